@@ -1,0 +1,1 @@
+"""Prompt to rollout group: prompts, the vLLM engine, and the pool of rollout workers."""

@@ -1,0 +1,97 @@
+"""Typed errors that cross process boundaries.
+
+One root. Every error is picklable (Ray serialises it), and names the role, the node and the remedy where they are known.
+None of them carries an object of vLLM, torch or DeepSpeed: unpickling one would import that library in the caller.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class RollcastError(Exception):
+    """Root of everything that rollcast raises on purpose.
+
+    Args:
+        message: the value, the rule and the remedy, in that order, as one or more sentences.
+        role: which part of the system failed ("rollout 1", "learner rank 0"), if known.
+        node: the node on which it ran, if known.
+        log_tail: the last lines of the failed process's log, if it is dead.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, role: str = "", node: str = "", log_tail: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.role = role
+        self.node = node
+        self.log_tail = log_tail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.message, self.role, self.node, self.log_tail))
+
+    def __str__(self) -> str:
+        where = " on ".join(part for part in (self.role, self.node and f"node {self.node}") if part)
+        text = f"{where}: {self.message}" if where else self.message
+        return f"{text}\n--- last lines of its log ---\n{self.log_tail}" if self.log_tail else text
+
+
+def _rebuild(kind: type[RollcastError], message: str, role: str, node: str, log_tail: str) -> RollcastError:
+    return kind(message, role=role, node=node, log_tail=log_tail)
+
+
+class ConfigError(RollcastError, ValueError):
+    """The configuration cannot work; nothing was started."""
+
+    exit_code = 2
+
+
+class DataError(RollcastError, ValueError):
+    """A data set is missing, empty, or not what the configuration says it is; nothing was started."""
+
+    exit_code = 2
+
+
+class PlacementError(RollcastError):
+    """The cluster does not have what the configuration asks for."""
+
+    exit_code = 2
+
+
+class RunDirectoryError(RollcastError):
+    """The run directory cannot be written, or another live run holds it."""
+
+    exit_code = 2
+
+
+class RolloutError(RollcastError):
+    """A rollout worker or its engine failed; the pool re-dispatches what it was doing."""
+
+
+class PoisonPromptError(RolloutError):
+    """A prompt that an engine refuses, or that was in two engines when they died; it is quarantined."""
+
+
+class AdapterError(RollcastError):
+    """An adapter is not finite, does not match its hash, or does not reproduce its canary."""
+
+
+class RewardError(RollcastError):
+    """A reward function broke its contract and the configuration says to stop for that."""
+
+
+class LearnerError(RollcastError):
+    """A learner rank failed; the group must be made again from the last commit."""
+
+
+class NonFiniteError(LearnerError):
+    """Loss or gradient was not finite too many steps in a row."""
+
+
+class CheckpointError(RollcastError):
+    """A checkpoint is missing, damaged, or belongs to another run."""
+
+
+class AccountingError(RollcastError):
+    """The ledger of prompts does not balance: a bug, and the run must not go on."""

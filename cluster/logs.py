@@ -1,0 +1,31 @@
+"""Worker output goes to files of the run directory, and is quoted when a worker dies."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def redirect_output(path: Path) -> None:
+    """Send this process's stdout and stderr, and those of the children it starts from now on, to the end of `path`.
+
+    Works on file descriptors, so that output of C++ libraries and of the vLLM engine process is caught as well.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def tail(path: Path, lines: int = 20, most_bytes: int = 16_384) -> str:
+    """The last lines of a log, or "" where there is none."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - most_bytes))
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""

@@ -1,0 +1,1 @@
+"""What a run is: the typed schema, its YAML files, and how they are read."""

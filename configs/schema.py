@@ -1,0 +1,339 @@
+"""The whole of a run as frozen records: one section per folder of the project.
+
+Parameter names are TRL's wherever TRL has one. Sections know nothing of each other; every check that needs two of them
+lives in `RunConfig`. Reading YAML and command-line overrides is `configs.loading`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+BUILTIN = "builtin:"
+"""Prefix of `model.path` and `data.path` values that rollcast makes on the spot instead of loading."""
+
+VLLM_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks for which the serving engine has buffers; a rank between two of them is served in the next larger one."""
+
+
+class Section(BaseModel):
+    """A closed, immutable part of the configuration: an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class LoraSection(Section):
+    """The adapter that is trained. Only what the serving engine can load is offered."""
+
+    r: PositiveInt = 16
+    """Rank of the adapter."""
+    alpha: PositiveFloat = 32.0
+    """Scale: the update is B A x alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input while training."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Modules that get an adapter: every linear layer but the head, or these names."""
+
+    @field_validator("r")
+    @classmethod
+    def _rank_is_servable(cls, r: int) -> int:
+        if r > VLLM_LORA_RANKS[-1]:
+            raise ValueError(f"r {r} is larger than {VLLM_LORA_RANKS[-1]}, the largest rank that vLLM serves; lower it")
+        return r
+
+
+class ModelSection(Section):
+    """The base model and its adapter."""
+
+    path: str
+    """A hub id, a local folder, or `builtin:tiny_qwen2` (made on the spot, for the quickstart and tests)."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Precision of the frozen base and of the engine. The CPU runs float32 faster."""
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    """Attention of the learner."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Off by default: it runs with your rights."""
+    chat_template: str | None = None
+    """A Jinja template, or the path of a file that holds one, used instead of the tokenizer's own everywhere."""
+    adapter: str | None = None
+    """A PEFT adapter folder to start from, instead of a fresh one."""
+    lora: LoraSection = LoraSection()
+
+
+class DataSection(Section):
+    """Which prompts are trained on, and which are held out."""
+
+    path: str
+    """A JSON, JSONL, CSV or Parquet file, a folder of them, a hub id, or `builtin:addition`."""
+    name: str | None = None
+    """Configuration name of a hub data set."""
+    split: str = "train"
+    """Split to train on."""
+    prompt_column: str = "prompt"
+    """Column that holds the prompt: a string, or a list of chat messages."""
+    system_prompt: str | None = None
+    """Put before every prompt as a system message."""
+    max_prompt_length: PositiveInt = 512
+    """Prompts longer than this many tokens are left out and counted."""
+    train_samples: int = -1
+    """Use this many rows, a seeded subset; -1 uses all."""
+    shuffle: bool = True
+    """Shuffle with the run's seed, anew every epoch."""
+    eval_path: str | None = None
+    """Data set for held-out accuracy. Without it, `eval_samples` rows are held out from the training data."""
+    eval_split: str = "test"
+    """Split of `eval_path` on a hub; a local file has only `train`."""
+    eval_samples: NonNegativeInt = 100
+    """How many held-out prompts are evaluated before and after training; 0 switches evaluation off."""
+
+
+class ActorsSection(Section):
+    """Rollout workers and how they sample."""
+
+    num_workers: PositiveInt = 1
+    """Rollout workers, one vLLM engine each."""
+    gpus_per_worker: NonNegativeFloat = 1.0
+    """GPUs of one worker: 0 for the CPU, a fraction to share one, more than 1 for tensor parallelism."""
+    cpus_per_worker: PositiveFloat = 1.0
+    """CPU cores that Ray reserves for one worker."""
+    num_generations: Annotated[int, Field(ge=2)] = 8
+    """Completions sampled for each prompt: the size G of a group."""
+    max_completion_length: PositiveInt = 256
+    """Most tokens that a completion may have."""
+    temperature: PositiveFloat = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: int = -1
+    """Sample from the k likeliest tokens; -1 from all."""
+    on_new_adapter: Literal["swap"] = "swap"
+    """What running requests do when a new adapter comes: go on with the new weights, each token tagged by version."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the GPU's memory that one engine may take."""
+    kv_cache_memory_bytes: PositiveInt | None = None
+    """Size of the key-value cache. Without it: all that `gpu_memory_utilization` leaves; 256 MiB on the CPU."""
+    max_num_seqs: PositiveInt = 128
+    """Completions that one engine decodes at the same time."""
+    enforce_eager: bool = False
+    """Do not capture CUDA graphs: starts sooner, samples slower."""
+    progress_timeout_s: PositiveFloat = 120.0
+    """An engine with work that yields no token for so long is wedged, and is replaced."""
+    start_timeout_s: PositiveFloat = 900.0
+    """A worker that is not ready after so long has failed."""
+    max_restarts: NonNegativeInt = 5
+    """How often workers may be replaced in a run before it ends with an error."""
+    canary_tolerance: PositiveFloat | None = None
+    """Largest mean difference of canary log-probabilities between engine and learner after a sync. Default: 1e-3 in float32, 0.1 in bfloat16."""
+
+
+class RewardSpec(Section):
+    """One reward: a built-in name or `path/to/file.py:function` or `package.module:function`."""
+
+    name: str
+    weight: float = 1.0
+    params: dict[str, Any] = {}
+    """Keyword arguments that configure the function, as in `spec` files: `{answer_style: answer_tag}`."""
+
+
+class RewardsSection(Section):
+    """How completions are scored."""
+
+    functions: tuple[RewardSpec, ...] = (RewardSpec(name="accuracy"),)
+    """Rewards in order; each entry is a name, or {name, weight, params}."""
+    aggregation: Literal["sum"] = "sum"
+    """The reward of a completion is the weighted sum of those that apply to it."""
+    on_error: Literal["exclude", "zero", "fail"] = "exclude"
+    """What a completion gets whose reward timed out, crashed or was invalid."""
+    max_error_rate: Fraction = 0.5
+    """Stop when more than this share of the last `error_window` completions failed."""
+    error_window: PositiveInt = 512
+    timeout_s: PositiveFloat = 10.0
+    """Hard limit on grading one completion with one reward; the grader process is killed."""
+    num_workers: PositiveInt = 1
+    """Reward workers."""
+    graders_per_worker: PositiveInt = 2
+    """Grader processes of one worker."""
+    cpus_per_worker: NonNegativeFloat = 1.0
+    """CPU cores that Ray reserves for one worker."""
+    memory_limit_bytes: PositiveInt = 4 << 30
+    """Address space that one grader process may use."""
+
+    @field_validator("functions", mode="before")
+    @classmethod
+    def _names_stand_for_themselves(cls, functions: Any) -> Any:
+        if isinstance(functions, (list, tuple)):
+            return tuple({"name": entry} if isinstance(entry, str) else entry for entry in functions)
+        return functions
+
+    @field_validator("functions")
+    @classmethod
+    def _some_and_distinct(cls, functions: tuple[RewardSpec, ...]) -> tuple[RewardSpec, ...]:
+        names = [spec.name for spec in functions]
+        if not names:
+            raise ValueError("no reward is listed; list at least one, such as [accuracy]")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"{', '.join(repeated)} is listed twice; list each reward once and set its weight")
+        return functions
+
+
+class WarmStartSection(Section):
+    """Supervised fine-tuning of the base model before GRPO, on the same learner group."""
+
+    demonstration_column: str = "demonstration"
+    """Column of the training data that holds the completion to imitate."""
+    max_steps: PositiveInt = 400
+    train_batch_size: PositiveInt = 32
+    """Sequences per step over all ranks."""
+    learning_rate: PositiveFloat = 3e-3
+    """Falls linearly to a tenth."""
+
+
+class LearnerSection(Section):
+    """The learner group and its objective."""
+
+    ranks: PositiveInt = 1
+    """Learner processes, one GPU (or CPU core) each, in one ZeRO-2 group."""
+    gpus_per_rank: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """GPUs of one rank: 0 for the CPU, a fraction to share one."""
+    cpus_per_rank: PositiveFloat = 1.0
+    """CPU cores that Ray reserves for one rank, and threads that it computes with on the CPU."""
+    train_batch_size: PositiveInt = 64
+    """Completions per optimizer step over all ranks: TRL's per_device_train_batch_size x gradient_accumulation_steps x ranks."""
+    token_budget: PositiveInt = 16384
+    """Most tokens (padding included) in one micro-batch of one rank."""
+    max_steps: int = -1
+    """Optimizer steps; -1 derives them from `num_train_epochs`."""
+    num_train_epochs: PositiveFloat = 1.0
+    learning_rate: PositiveFloat = 1e-6
+    lr_scheduler_type: Literal["cosine_with_min_lr", "cosine", "linear", "constant_with_warmup", "constant"] = "linear"
+    min_lr_rate: Fraction = 0.1
+    """Floor of `cosine_with_min_lr`, as a share of `learning_rate`."""
+    warmup_ratio: Fraction = 0.0
+    """Share of all steps over which the learning rate rises; `warmup_steps` wins."""
+    warmup_steps: NonNegativeInt | None = None
+    adam_beta1: Fraction = 0.9
+    adam_beta2: Fraction = 0.999
+    adam_epsilon: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this global norm."""
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "bnpo"
+    """How token losses are averaged."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Which standard deviation divides the advantages."""
+    epsilon: PositiveFloat = 0.2
+    """Lower clip range of the probability ratio."""
+    epsilon_high: PositiveFloat | None = None
+    """Upper clip range; `epsilon` when not given."""
+    beta: NonNegativeFloat = 0.0
+    """Weight of the KL divergence to the adapter-off model; 0 computes none."""
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    """Level of the truncated importance ratio that corrects stale or mismatched samples."""
+    importance_sampling_cap: PositiveFloat = 2.0
+    """The importance ratio is truncated here."""
+    filter_zero_variance: bool = False
+    """Leave out groups whose rewards are all equal, and sample others in their place (dynamic sampling)."""
+    gradient_checkpointing: bool = False
+    max_nonfinite_steps: PositiveInt = 3
+    """So many steps in a row without a finite loss and gradient end the run."""
+    process_group_timeout_s: PositiveFloat = 300.0
+    """A rank that waits so long for the others declares the group dead."""
+    warm_start: WarmStartSection | None = None
+    """Supervised training before GRPO; none when not given."""
+
+
+class ClusterSection(Section):
+    """Ray, the loop and what is written."""
+
+    address: str = "auto"
+    """`local` starts a private Ray; `auto` joins the cluster that RAY_ADDRESS names and is `local` without one; or host:port."""
+    max_staleness: NonNegativeInt = 1
+    """Most optimizer steps between the policy that sampled a token and the step that trains on it; 0 is synchronous."""
+    on_stale: Literal["drop", "keep"] = "drop"
+    """Groups over the bound: sampled again, or trained with the truncated ratio."""
+    sync_every_steps: PositiveInt = 1
+    """Broadcast the adapter after so many optimizer steps."""
+    save_steps: NonNegativeInt = 50
+    """Commit a checkpoint after so many steps, and at the end; 0 only at the end."""
+    save_total_limit: PositiveInt | None = 2
+    """Keep so many checkpoints; none given keeps all."""
+    logging_steps: PositiveInt = 1
+    """Print a line after so many steps where there is no live display."""
+    logged_groups_per_step: NonNegativeInt = 2
+    """Groups of a step whose completions are written to completions/*.parquet."""
+    dashboard: bool = False
+    """Serve the Ray dashboard on the loopback interface in local mode."""
+    object_store_memory_bytes: PositiveInt = 256 << 20
+    """Size of the object store in local mode."""
+    insecure_no_auth: bool = False
+    """Start Ray without token authentication: anyone who reaches its ports can run code as you."""
+    max_learner_restarts: NonNegativeInt = 2
+    """How often the learner group may be made again from the last commit."""
+
+
+class RunConfig(Section):
+    """One run. Cross-section rules are checked here, before anything starts."""
+
+    model: ModelSection
+    data: DataSection
+    actors: ActorsSection = ActorsSection()
+    rewards: RewardsSection = RewardsSection()
+    learner: LearnerSection = LearnerSection()
+    cluster: ClusterSection = ClusterSection()
+    seed: int = 0
+    out_dir: Path = Path("runs/rollcast")
+
+    @property
+    def groups_per_step(self) -> int:
+        """Prompts that one optimizer step consumes."""
+        return self.learner.train_batch_size // self.actors.num_generations
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest sequence, prompt and completion, in tokens."""
+        return self.data.max_prompt_length + self.actors.max_completion_length
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether any role computes on a GPU."""
+        return self.actors.gpus_per_worker > 0 or self.learner.gpus_per_rank > 0
+
+    @property
+    def canary_tolerance(self) -> float:
+        """Largest accepted mean difference of canary log-probabilities, in nats."""
+        return self.actors.canary_tolerance or (1e-3 if self.model.dtype == "float32" else 0.1)
+
+    @model_validator(mode="after")
+    def _combinations_work(self) -> RunConfig:
+        batch, group = self.learner.train_batch_size, self.actors.num_generations
+        if batch % group:
+            raise ValueError(
+                f"learner.train_batch_size {batch} is not divisible by actors.num_generations {group}: a step trains whole groups; "
+                f"use {max(group, batch - batch % group)} or {batch + group - batch % group}"
+            )
+        if self.learner.token_budget < self.max_model_len:
+            raise ValueError(
+                f"learner.token_budget {self.learner.token_budget} is less than data.max_prompt_length + actors.max_completion_length = "
+                f"{self.max_model_len}: the longest sequence must fit into one micro-batch; raise the budget"
+            )
+        if self.cluster.max_staleness < self.cluster.sync_every_steps - 1:
+            raise ValueError(
+                f"cluster.max_staleness {self.cluster.max_staleness} is less than sync_every_steps - 1 = {self.cluster.sync_every_steps - 1}: "
+                f"the last step before a sync trains on samples that old; raise max_staleness or lower sync_every_steps"
+            )
+        if self.data.train_samples == 0 or self.data.train_samples < -1:
+            raise ValueError(f"data.train_samples {self.data.train_samples} must be -1 (all rows) or positive")
+        if self.learner.max_steps == 0 or self.learner.max_steps < -1:
+            raise ValueError(f"learner.max_steps {self.learner.max_steps} must be -1 (from num_train_epochs) or positive")
+        if self.actors.gpus_per_worker > 1 and self.actors.gpus_per_worker % 1:
+            raise ValueError(f"actors.gpus_per_worker {self.actors.gpus_per_worker} must be a whole number above 1: it is the tensor-parallel size")
+        return self

@@ -1,0 +1,1 @@
+"""Rollout group to scores: reward functions, killable graders, and the pool of reward workers."""
