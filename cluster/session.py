@@ -1,0 +1,151 @@
+"""Connect to Ray, or start a private one for this run, with token authentication; leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from cluster.errors import PlacementError, RollcastError
+from cluster.placement import Node, Placement, place, roles
+from configs.schema import RunConfig
+
+
+@dataclass
+class RaySession:
+    """A connection to Ray for the time of one run; use as a context manager.
+
+    In local mode Ray's files live in a private folder, its token is readable by its owner alone, and its logs are copied to
+    `log_dir/ray` at the end. A cluster that was joined is left as it was found.
+    """
+
+    config: RunConfig
+    log_dir: Path
+    namespace: str
+    dashboard_url: str = ""
+    _folder: Path | None = None
+    _environment_before: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def is_local(self) -> bool:
+        address = self.config.cluster.address
+        return address == "local" or (address == "auto" and not os.environ.get("RAY_ADDRESS"))
+
+    def __enter__(self) -> RaySession:
+        self._set_environment(RAY_USAGE_STATS_ENABLED="0")
+        try:
+            self._start_local() if self.is_local else self._join()
+        except BaseException:
+            self._clean_up()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        import ray
+
+        ray.shutdown()
+        self._clean_up()
+
+    def placement(self) -> Placement:
+        """Where every role of the run sits.
+
+        Raises:
+            PlacementError: the cluster has less than the run asks for.
+        """
+        import ray
+
+        nodes = [
+            Node(node["NodeManagerHostname"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+        return place(self.config, nodes)
+
+    def _start_local(self) -> None:
+        # Ray's sockets live in this folder and a socket's path may have 107 characters: it must be short.
+        self._folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
+        self._authenticate(self._folder)
+        import ray
+
+        need = roles(self.config)
+        with suppress(FileNotFoundError):
+            self._check_shared_memory()
+        context = ray.init(
+            address="local",
+            # On a laptop the roles share what cores there are; the number only has to let every process be placed.
+            num_cpus=max(os.cpu_count() or 1, int(need.cpus + 0.999)),
+            namespace=self.namespace,
+            include_dashboard=self.config.cluster.dashboard,
+            dashboard_host="127.0.0.1",
+            object_store_memory=self.config.cluster.object_store_memory_bytes,
+            log_to_driver=False,
+            logging_level="error",
+            _temp_dir=str(self._folder),
+        )
+        self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else ""
+
+    def _join(self) -> None:
+        address = self.config.cluster.address
+        self._authenticate(None)
+        import ray
+
+        try:
+            ray.init(address="auto" if address == "auto" else address, namespace=self.namespace, log_to_driver=False, logging_level="error")
+        except ConnectionError as error:
+            raise PlacementError(
+                f"no Ray cluster answered at {os.environ.get('RAY_ADDRESS', address) if address == 'auto' else address}: start one with "
+                "`ray start --head`, give its token by RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, or use cluster.address=local "
+                f"({error})"
+            ) from error
+
+    def _authenticate(self, folder: Path | None) -> None:
+        """Token authentication for everything that this session starts; a cluster that is joined has its own rule."""
+        if self.config.cluster.insecure_no_auth:
+            self._set_environment(RAY_AUTH_MODE="disabled")
+        elif folder is not None:
+            token = folder / "token"
+            token.touch(mode=0o600)
+            token.write_text(secrets.token_hex(32))
+            self._set_environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
+        elif "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN_PATH") or (Path.home() / ".ray/auth_token").exists()):
+            # A driver that joins by address does not look for the token file by itself.
+            self._set_environment(RAY_AUTH_MODE="token")
+
+    def _check_shared_memory(self) -> None:
+        free = shutil.disk_usage("/dev/shm").free
+        wanted = self.config.cluster.object_store_memory_bytes
+        if free < wanted:
+            raise RollcastError(
+                f"/dev/shm has {free >> 20} MiB free but cluster.object_store_memory_bytes asks for {wanted >> 20} MiB: lower it, or give the container more (--shm-size)"
+            )
+
+    def _set_environment(self, **variables: str) -> None:
+        for name, value in variables.items():
+            self._environment_before.setdefault(name, os.environ.get(name))
+            os.environ[name] = value
+
+    def _clean_up(self) -> None:
+        for name, value in self._environment_before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._environment_before.clear()
+        if self._folder is None:
+            return
+        logs = next(iter(self._folder.glob("session_2*/logs")), None)
+        if logs is not None:
+            shutil.copytree(logs, self.log_dir / "ray", dirs_exist_ok=True, ignore_dangling_symlinks=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = None
+
+
+def node_name() -> str:
+    """The name of this machine, as errors and logs give it."""
+    return socket.gethostname()
