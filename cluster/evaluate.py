@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from pydantic import BaseModel
 
 from cluster.loop import Rewards, Rollouts
 from cluster.records import Prompt, RolloutRequest, Sampling, Scores
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(BaseModel):
     """Means over the held-out prompts. `accuracy` is the accuracy reward, or the whole reward where that is not configured."""
 
     accuracy: float
@@ -31,7 +31,7 @@ async def evaluate(rollouts: Rollouts, rewards: Rewards, prompts: Sequence[Promp
     scores = await asyncio.gather(*map(one, requests))
     means = {name: _mean([score.columns[name].values_G[0] for score in scores]) for name in scores[0].columns}
     overall = _mean([score.rewards_G[0] for score in scores])
-    return Evaluation(means.get("accuracy", overall), means, len(prompts))
+    return Evaluation(accuracy=means.get("accuracy", overall), rewards=means, prompts=len(prompts))
 
 
 def _mean(values: Sequence[float | None]) -> float:

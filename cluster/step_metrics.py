@@ -1,0 +1,114 @@
+"""From what the loop saw of a step to the flat metrics of docs/metrics.md, and from a run to its summary."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.loop import StepRecord, TrainLoop
+from cluster.records import SyncReport
+from cluster.window import Window
+
+
+@dataclass
+class RunTotals:
+    """Sums over the steps of a run, from which shares and rates are derived."""
+
+    completions: int = 0
+    completion_tokens: int = 0
+    train_s: float = 0.0
+    score_s: float = 0.0
+    step_s: float = 0.0
+    rollout_busy_s: float = 0.0
+    """Engine-seconds with work, over all rollout workers, since training began."""
+    rollout_workers: int = 1
+    step_seconds: list[float] = field(default_factory=list)
+    _busy_before_s: float = 0.0
+
+    def step(self, record: StepRecord, rollout_busy_s: float, window: Window) -> dict[str, float]:
+        """Add one step; returns its metrics. `rollout_busy_s` is the pool's running total."""
+        report, groups = record.report, record.groups
+        completion_tokens = sum(sum(group.summary.completion_tokens_G) for group in groups)
+        score_s = sum(group.scores.score_s for group in groups)
+        busy_s = (rollout_busy_s - self._busy_before_s) / self.rollout_workers
+        self._busy_before_s = rollout_busy_s
+        self._add(record, completion_tokens, score_s, rollout_busy_s)
+        metrics = dict(report.metrics)
+        metrics["train/reward"] = metrics.get("reward", 0.0)
+        if "rewards/accuracy/mean" in metrics:
+            metrics["train/accuracy"] = metrics["rewards/accuracy/mean"]
+        metrics |= {
+            "step_time": record.step_s,
+            "timing/generate_s": busy_s,
+            "timing/score_s": score_s,
+            "timing/train_s": report.train_s,
+            "timing/wait_s": record.wait_s,
+            "learner/idle": _share(record.wait_s, record.step_s),
+            "rollout/idle": max(0.0, 1.0 - _share(busy_s, record.step_s)),
+            "rollout/tokens_per_s": completion_tokens / record.step_s if record.step_s else 0.0,
+            "learner/tokens_per_s": report.tokens / report.train_s if report.train_s else 0.0,
+            "window/ready": float(window.ready),
+            "window/in_flight": float(window.in_flight),
+            "window/reissued_stale": float(window.reissued_stale),
+        }
+        if record.sync is not None:
+            metrics |= _sync_metrics(record.sync)
+        return metrics
+
+    def _add(self, record: StepRecord, completion_tokens: int, score_s: float, rollout_busy_s: float) -> None:
+        self.completions += sum(len(group.summary.completion_tokens_G) for group in record.groups)
+        self.completion_tokens += completion_tokens
+        self.train_s += record.report.train_s
+        self.score_s += score_s
+        self.step_s += record.step_s
+        self.rollout_busy_s = rollout_busy_s
+        self.step_seconds.append(record.step_s)
+
+
+def _sync_metrics(sync: SyncReport) -> dict[str, float]:
+    return {
+        "sync/total_s": sync.total_s,
+        "sync/paused_s": sync.paused_s,
+        "sync/bytes": float(sync.nbytes),
+        "sync/canary_difference": sync.canary_difference,
+    }
+
+
+def run_summary(totals: RunTotals, loop: TrainLoop) -> dict[str, Any]:
+    """The part of `summary.json` that the loop knows."""
+    steps = len(totals.step_seconds)
+    elapsed_s = loop.elapsed_s or 1e-9
+    generate_s = totals.rollout_busy_s / totals.rollout_workers
+    return {
+        "steps": loop.window.steps_taken,
+        "completions_per_s": totals.completions / elapsed_s,
+        "tokens_per_s": totals.completion_tokens / elapsed_s,
+        "learner_idle": _share(loop.waited_s, elapsed_s),
+        "rollout_idle": max(0.0, 1.0 - _share(generate_s, elapsed_s)),
+        "seconds_per_step": {
+            "step": elapsed_s / steps if steps else 0.0,
+            "generate": generate_s / steps if steps else 0.0,
+            "score": totals.score_s / steps if steps else 0.0,
+            "train": totals.train_s / steps if steps else 0.0,
+        },
+        "sync_s": percentiles([sync.total_s for sync in loop.syncs]),
+        "sync_paused_s": percentiles([sync.paused_s for sync in loop.syncs]),
+        "sync_bytes": loop.syncs[-1].nbytes if loop.syncs else 0,
+        "canary_difference": max((sync.canary_difference for sync in loop.syncs), default=0.0),
+        "reissued_stale": loop.window.reissued_stale,
+        "accounting": loop.window.accounting().as_json(),
+    }
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """The median and the 95th percentile (nearest rank)."""
+    if not seconds:
+        return {"p50": 0.0, "p95": 0.0}
+    ordered = sorted(seconds)
+    return {"p50": statistics.median(ordered), "p95": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]}
+
+
+def _share(part: float, whole: float) -> float:
+    return min(1.0, part / whole) if whole else 0.0

@@ -1,0 +1,309 @@
+"""`rollcast train`: the driver. Prepares the model and the data, starts the roles, runs the loop, and says what came of it.
+
+    open the run directory ─► model and data ─► Ray, placement ─► roles start together ─► warm start (optional)
+        ─► engines and learner load the model ─► adapter 0 ─► evaluate ─► loop ─► evaluate ─► final adapter, summary
+
+Nothing heavy is imported here: torch, vllm and deepspeed live in the workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from actors.pool import RolloutPool
+from actors.prompts import PromptSource
+from cluster import checkpoint
+from cluster.checkpoint import Commit
+from cluster.errors import LearnerError, NonFiniteError, RollcastError
+from cluster.evaluate import Evaluation, evaluate
+from cluster.loop import LoopSettings, Snapshot, StepRecord, TrainLoop
+from cluster.model_card import model_card
+from cluster.prepare import Prepared, prepare
+from cluster.progress import RunDisplay
+from cluster.records import Sampling, ScoredGroup
+from cluster.run_dir import Resume, RunDirectory
+from cluster.session import RaySession
+from cluster.sinks import MetricSinks, truncate_metrics, write_completions
+from cluster.step_metrics import RunTotals, run_summary
+from cluster.window import Window
+from configs.loading import dump_config
+from configs.schema import RunConfig
+from learner.group import LearnerGroup
+from rewards.pool import RewardPool
+
+CANARY_TOKENS = 64
+"""Most tokens of the sequence by which every sync is verified."""
+
+
+def run_training(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
+    """Run the whole of a training; returns what `summary.json` holds.
+
+    Raises:
+        RollcastError: of the kind that says what failed; `summary.json` names it as the exit reason.
+    """
+    with RunDirectory.open(config.out_dir, resume) as directory:
+        directory.write("config.yaml", dump_config(config))
+        display = RunDisplay(config.cluster.logging_steps)
+        display.say(f"run directory: {directory.path}")
+        summary: dict[str, Any] = {}
+        try:
+            commit = _commit_to_resume(directory, resume, display)
+            prepared = prepare(config, directory, display)
+            with RaySession(config, directory.logs, namespace=f"rollcast-{directory.path.name}") as session:
+                session.placement()
+                run = TrainingRun(config, directory, display, prepared, commit, session)
+                summary = asyncio.run(run.run())
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            directory.write_summary({**summary, "exit_reason": f"failed: {reason}", "phase_s": display.seconds})
+            if isinstance(error, RollcastError):
+                display.say(f"logs of every process: {directory.logs}")
+            raise
+        return summary
+
+
+def _commit_to_resume(directory: RunDirectory, resume: Resume, display: RunDisplay) -> Commit | None:
+    if resume == "none":
+        return None
+    commit = checkpoint.read(resume) if isinstance(resume, Path) else checkpoint.newest(directory.checkpoints, display.say)
+    if commit is not None:
+        display.say(f"resuming from {commit.folder} (step {commit.step})")
+    return commit
+
+
+@dataclass
+class TrainingRun:
+    """One training from started Ray to written summary."""
+
+    config: RunConfig
+    directory: RunDirectory
+    display: RunDisplay
+    prepared: Prepared
+    commit: Commit | None
+    session: RaySession
+    totals: RunTotals = field(default_factory=RunTotals)
+    sinks: MetricSinks = field(init=False)
+    rollouts: RolloutPool = field(init=False)
+    rewards: RewardPool = field(init=False)
+    learner: LearnerGroup = field(init=False)
+    total_steps: int = field(init=False)
+    _loop: TrainLoop | None = None
+    _stop_reason: str = ""
+
+    async def run(self) -> dict[str, Any]:
+        """Start the roles, train, evaluate, write; everything that was started is closed again."""
+        self._listen_for_signals()
+        self.sinks = MetricSinks(self.directory.path, self.directory.path.name)
+        self.total_steps = self._total_steps()
+        try:
+            await self._start_roles()
+            before = await self._evaluate("before")
+            reason = await self._train()
+            after = await self._evaluate("after") if reason in ("finished", "data exhausted") else None
+            return await self._finish(reason, before, after)
+        finally:
+            self.sinks.close()
+            await self._close_roles()
+
+    def _total_steps(self) -> int:
+        if self.config.learner.max_steps > 0:
+            return self.config.learner.max_steps
+        steps = int(self.config.learner.num_train_epochs * len(self.prepared.prompts)) // self.config.groups_per_step
+        if steps == 0:
+            raise RollcastError(
+                f"{len(self.prepared.prompts)} prompts make no step of {self.config.groups_per_step} prompts: lower learner.train_batch_size "
+                "or set learner.max_steps"
+            )
+        return steps
+
+    def _listen_for_signals(self) -> None:
+        """The first SIGTERM or SIGINT ends the run after the running step, with a commit; the second at once."""
+        loop, this = asyncio.get_running_loop(), asyncio.current_task()
+
+        def stop(name: str) -> None:
+            if self._stop_reason or self._loop is None:
+                self._stop_reason = f"stopped by {name}"
+                if this is not None:
+                    this.cancel()
+                return
+            self._stop_reason = f"stopped by {name}"
+            self.display.say(f"{name}: committing a checkpoint after the running step; a second {name} stops at once")
+            self._stopping = asyncio.ensure_future(self._loop.stop(self._stop_reason))
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop, number.name)
+
+    async def _start_roles(self) -> None:
+        """Every process starts at once; the engines import while the warm start runs."""
+        config, logs = self.config, self.directory.logs
+        need = self.session.placement()
+        self.rollouts = RolloutPool.create(config, ray_options=need.rollouts.ray_options(), log_dir=logs, run_name=self.session.namespace)
+        self.learner = LearnerGroup.create(config, ray_options=need.learners.ray_options(), log_dir=logs)
+        self.rewards = RewardPool.create(config, ray_options=need.rewards.ray_options(), log_dir=logs)
+        if self.prepared.warm_start is not None:
+            with self.display.phase(f"warm start: {self.prepared.warm_start.max_steps} supervised steps"):
+                await self.prepared.run_warm_start(self.learner, self.display)
+        with self.display.phase("starting engines, learner and graders"):
+            await _together(
+                self.rollouts.start(self.prepared.model_path),
+                self._start_learner(),
+                self.rewards.start(),
+            )
+            await self.rollouts.broadcast(*await self.learner.adapter())
+        self.totals.rollout_workers = self.config.actors.num_workers
+
+    async def _start_learner(self) -> None:
+        await self.learner.start(
+            self.prepared.model_path,
+            total_steps=self.total_steps,
+            canary_token_ids=self.prepared.canary_token_ids[:CANARY_TOKENS],
+            resume_folder=self.commit.learner_folder if self.commit else None,
+        )
+
+    async def _close_roles(self) -> None:
+        closing = [role.close() for name in ("rollouts", "rewards", "learner") if (role := getattr(self, name, None)) is not None]
+        await asyncio.gather(*closing, return_exceptions=True)
+
+    async def _evaluate(self, when: str) -> Evaluation | None:
+        """Held-out greedy accuracy under the current adapter, shown and kept; a resumed run keeps its first one."""
+        file = self.directory.path / f"evaluation_{when}.json"
+        prompts = self.prepared.prompts.eval_prompts()
+        if not prompts:
+            return None
+        if when == "before" and self.commit is not None and file.exists():
+            return Evaluation.model_validate_json(file.read_text())
+        with self.display.phase(f"greedy evaluation {when} training on {len(prompts)} held-out prompts"):
+            found = await evaluate(self.rollouts, self.rewards, prompts, self.config.actors.max_completion_length, self._step)
+        self.directory.write(file.name, found.model_dump_json())
+        self.display.say(f"held-out accuracy {when} training: {found.accuracy:.3f}")
+        return found
+
+    @property
+    def _step(self) -> int:
+        return self._loop.window.steps_taken if self._loop else 0
+
+    async def _train(self) -> str:
+        """Run the loop; a learner group that is lost is made again from the last commit, a bounded number of times."""
+        restarts = 0
+        while True:
+            self._loop = self._make_loop()
+            try:
+                with self.display.phase("training"), self.display.steps(self._step, self.total_steps):
+                    return await self._loop.run()
+            except NonFiniteError:
+                raise
+            except LearnerError as error:
+                restarts += 1
+                if restarts > self.config.cluster.max_learner_restarts:
+                    raise
+                await self._restore_learner(error, restarts)
+
+    def _make_loop(self) -> TrainLoop:
+        config = self.config
+        window = Window(
+            groups_per_step=config.groups_per_step,
+            max_staleness=config.cluster.max_staleness,
+            on_stale=config.cluster.on_stale,
+            total_steps=self.total_steps,
+            filter_zero_variance=config.learner.filter_zero_variance,
+        )
+        if self.commit is not None:
+            window.restore(self.commit.state["window"], self._stored_groups(self.commit))
+            self.prepared.prompts.restore(self.commit.state["cursor"])
+            truncate_metrics(self.directory.path / "metrics.jsonl", self.commit.step)
+        sampling = Sampling(
+            num_generations=config.actors.num_generations,
+            max_completion_length=config.actors.max_completion_length,
+            temperature=config.actors.temperature,
+            top_p=config.actors.top_p,
+            top_k=config.actors.top_k,
+        )
+        settings = LoopSettings(self.total_steps, sampling, config.seed, config.cluster.sync_every_steps, config.cluster.save_steps)
+        return TrainLoop(self.prepared.prompts, self.rollouts, self.rewards, self.learner, window, settings, self._on_step, self._commit)
+
+    def _stored_groups(self, commit: Commit) -> list[ScoredGroup]:
+        import ray
+
+        stored = checkpoint.read_groups(commit.folder / "ready")
+        return [ScoredGroup(ray.put(body), summary, scores) for summary, scores, body in stored]
+
+    async def _restore_learner(self, error: LearnerError, restarts: int) -> None:
+        self.display.say(f"{error.message}; making the learner group again ({restarts} of {self.config.cluster.max_learner_restarts})")
+        self.commit = checkpoint.newest(self.directory.checkpoints, self.display.say)
+        await self.learner.close()
+        self.learner = LearnerGroup.create(self.config, ray_options=self.session.placement().learners.ray_options(), log_dir=self.directory.logs)
+        await self._start_learner()
+        await self.rollouts.broadcast(*await self.learner.adapter())
+
+    async def _on_step(self, record: StepRecord) -> None:
+        assert self._loop is not None
+        busy_s = self.rollouts.busy_s()
+        metrics = self.totals.step(record, busy_s, self._loop.window)
+        self.sinks.emit(record.step, metrics)
+        self.display.step(record.step, self.total_steps, metrics)
+        logged = record.groups[: self.config.cluster.logged_groups_per_step]
+        if logged:
+            bodies = await asyncio.gather(*(_fetch(group.body) for group in logged))
+            await asyncio.to_thread(write_completions, self.directory.path / "completions", record.step, logged, bodies)
+
+    async def _commit(self, snapshot: Snapshot) -> None:
+        """Write one commit: the learner's state by its ranks, the rest here."""
+        folder = checkpoint.begin(self.directory.checkpoints, snapshot.step)
+        await self.learner.save(folder / "learner")
+        bodies = await asyncio.gather(*(_fetch(group.body) for group in snapshot.ready))
+        await asyncio.to_thread(checkpoint.write_groups, folder / "ready", snapshot.ready, bodies)
+        state = {"step": snapshot.step, "cursor": snapshot.cursor, "window": snapshot.window, "model": self.config.model.path}
+        await asyncio.to_thread(checkpoint.finish, folder, state, self.config.cluster.save_total_limit)
+
+    async def _finish(self, reason: str, before: Evaluation | None, after: Evaluation | None) -> dict[str, Any]:
+        """Write the final adapter with its tokenizer and card, and the summary; say where they are."""
+        assert self._loop is not None
+        adapter = self.directory.path / "adapter"
+        await self.learner.save_adapter(adapter)
+        self.prepared.save_tokenizer(adapter)
+        summary = {
+            "accuracy_before": before.accuracy if before else None,
+            "accuracy_after": after.accuracy if after else None,
+            **run_summary(self.totals, self._loop),
+            "exit_reason": reason,
+            "phase_s": {name: round(seconds, 2) for name, seconds in self.display.seconds.items()},
+            "rollout": self.rollouts.status(),
+            "rewards": self.rewards.status(),
+        }
+        (adapter / "README.md").write_text(model_card(self.config, summary))
+        self._say_summary(summary, self.directory.write_summary(summary))
+        return summary
+
+    def _say_summary(self, summary: dict[str, Any], file: Path) -> None:
+        say = self.display.say
+        say("")
+        if summary["accuracy_before"] is not None and summary["accuracy_after"] is not None:
+            say(f"held-out greedy accuracy: {summary['accuracy_before']:.3f} before, {summary['accuracy_after']:.3f} after {summary['steps']} steps")
+        sync = summary["sync_s"]
+        say(
+            f"{summary['completions_per_s']:.1f} completions/s; learner idle {summary['learner_idle']:.0%}, rollouts idle {summary['rollout_idle']:.0%}; "
+            f"adapter sync p50 {sync['p50']:.3f} s, p95 {sync['p95']:.3f} s"
+        )
+        say(f"accounting: {summary['accounting']}")
+        say(f"ended: {summary['exit_reason']}")
+        say(f"summary {file}; adapter {file.parent / 'adapter'}; curves: tensorboard --logdir {file.parent / 'tensorboard'}")
+
+
+async def _together(*parts: Awaitable[Any]) -> None:
+    """Wait for all; the first failure cancels the others and is raised."""
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _fetch(body: Any) -> Any:
+    return await body
