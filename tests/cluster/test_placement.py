@@ -1,0 +1,50 @@
+"""What fits where, and what is said when it does not."""
+
+import pytest
+
+from cluster.dry_run import batch_arithmetic, device_map
+from cluster.errors import PlacementError
+from cluster.placement import Node, place
+from configs.schema import RunConfig
+
+
+def config(**sections: dict) -> RunConfig:
+    return RunConfig.model_validate({"model": {"path": "m"}, "data": {"path": "d"}, **sections})
+
+
+def test_more_gpus_than_the_cluster_has_names_both_numbers_and_the_roles() -> None:
+    run = config(actors={"num_workers": 2}, learner={"ranks": 7})
+    with pytest.raises(PlacementError, match=r"9 GPUs \(2 x 1 for rollout, 7 x 1 for learner\) but the cluster has 8.*lower"):
+        place(run, [Node("a", 64, 8)])
+
+
+def test_more_cores_than_the_cluster_has() -> None:
+    run = config(actors={"gpus_per_worker": 0, "cpus_per_worker": 4}, learner={"gpus_per_rank": 0})
+    with pytest.raises(PlacementError, match=r"6 CPU cores .* but the cluster has 2"):
+        place(run, [Node("a", 2, 0)])
+
+
+def test_a_worker_that_spans_nodes_does_not_fit_though_the_sum_would() -> None:
+    run = config(actors={"gpus_per_worker": 4}, learner={"ranks": 4})
+    with pytest.raises(PlacementError, match="on one node"):
+        place(run, [Node("a", 8, 3), Node("b", 8, 5 - 2), Node("c", 8, 2)])
+
+
+def test_every_process_is_placed_once() -> None:
+    run = config(actors={"num_workers": 1}, learner={"ranks": 7})
+    placement = place(run, [Node("a", 64, 8)])
+    assert sorted(placement.nodes["a"]) == sorted(["rollout 0", "reward 0", *(f"learner {rank}" for rank in range(7))])
+
+
+def test_the_device_map_gives_each_gpu_its_processes() -> None:
+    whole = device_map(config(actors={"num_workers": 1}, learner={"ranks": 2}))
+    assert whole == {"GPU 0": ["rollout 0"], "GPU 1": ["learner 0"], "GPU 2": ["learner 1"], "CPU": ["reward 0"]}
+    shared = device_map(config(actors={"gpus_per_worker": 0.45}, learner={"gpus_per_rank": 0.45}))
+    assert shared == {"GPU 0": ["rollout 0", "learner 0"], "CPU": ["reward 0"]}
+    parallel = device_map(config(actors={"gpus_per_worker": 2}, learner={"ranks": 1}))
+    assert parallel["GPUs 0-1"] == ["rollout 0"]
+
+
+def test_batch_arithmetic_of_the_guide() -> None:
+    run = config(actors={"num_generations": 16}, learner={"ranks": 7, "train_batch_size": 448})
+    assert batch_arithmetic(run)[0].startswith("batch: 448 completions = 28 prompts x 16 generations a step; about 64 completions a rank")
