@@ -17,6 +17,10 @@ from cluster.placement import Node, Placement, place, roles
 from configs.schema import RunConfig
 
 
+KNOCK_TIMEOUT_S = 10.0
+"""How long the head of a cluster may take to accept a connection."""
+
+
 @dataclass
 class RaySession:
     """A connection to Ray for the time of one run; use as a context manager.
@@ -92,16 +96,17 @@ class RaySession:
 
     def _join(self) -> None:
         address = self.config.cluster.address
+        where = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
         self._authenticate(None)
         import ray
 
         try:
-            ray.init(address="auto" if address == "auto" else address, namespace=self.namespace, log_to_driver=False, logging_level="error")
-        except ConnectionError as error:
+            _knock(where)
+            ray.init(address=where, namespace=self.namespace, log_to_driver=False, logging_level="error")
+        except (ConnectionError, OSError) as error:
             raise PlacementError(
-                f"no Ray cluster answered at {os.environ.get('RAY_ADDRESS', address) if address == 'auto' else address}: start one with "
-                "`ray start --head`, give its token by RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, or use cluster.address=local "
-                f"({error})"
+                f"no Ray cluster answered at {where} ({error}): start one with `ray start --head`, give its token by RAY_AUTH_MODE=token and "
+                "RAY_AUTH_TOKEN_PATH, or use cluster.address=local"
             ) from error
 
     def _authenticate(self, folder: Path | None) -> None:
@@ -146,6 +151,8 @@ class RaySession:
         self._folder = None
 
 
-def node_name() -> str:
-    """The name of this machine, as errors and logs give it."""
-    return socket.gethostname()
+def _knock(address: str) -> None:
+    """Raise OSError at once where nobody listens: Ray itself would go on trying for many minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=KNOCK_TIMEOUT_S).close()
