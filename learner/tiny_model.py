@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import Qwen2Tokenizer
 
 VOCABULARY_SIZE = 128
 MAX_POSITIONS = 4096
@@ -77,25 +77,29 @@ def create_tiny_model(folder: Path, seed: int, shape: TinyShape = TinyShape()) -
     return folder
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of 128 entries: specials, tags, LF, the printable ASCII characters, and unused entries up to 128."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+def build_tokenizer() -> Qwen2Tokenizer:
+    """A tokenizer of 128 entries: specials, tags, LF, the printable ASCII characters, and unused entries up to 128.
 
-    characters = ["\n", *map(chr, range(0x20, 0x7F))]
+    Other characters are dropped from a text: there are not enough entries for every byte.
+    """
+    from tokenizers import AddedToken
+    from transformers import Qwen2Tokenizer
+
+    # transformers loads any Qwen2 model's tokenizer with the byte-level rules of this class, whatever was saved. They write
+    # LF and the space as these two letters; without merges, every character is a token.
+    characters = ["\u010a", "\u0120", *map(chr, range(0x21, 0x7F))]
     entries = [*SPECIALS, *TAGS, *characters]
     entries += [f"<|unused_{index}|>" for index in range(VOCABULARY_SIZE - len(entries))]
-    tokenizer = Tokenizer(models.WordLevel({entry: index for index, entry in enumerate(entries)}, unk_token=PAD))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?s)."), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    tokenizer = Qwen2Tokenizer(
+        vocab={entry: index for index, entry in enumerate(entries)},
+        merges=[],
+        unk_token=PAD,
         eos_token=TURN_END,
         pad_token=PAD,
-        unk_token=PAD,
         chat_template=CHAT_TEMPLATE,
         model_max_length=MAX_POSITIONS,
         clean_up_tokenization_spaces=False,
     )
+    tokenizer.add_tokens([AddedToken(TURN_START, special=True, normalized=False)], special_tokens=True)
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    return tokenizer
