@@ -1,0 +1,70 @@
+"""The data of `builtin:addition`: every sum of two two-digit numbers, with demonstrations that are wrong on purpose.
+
+A model that imitates them is mediocre in a way that rewards can mend: it writes the right layout most of the time, and
+has learnt to forget the carry.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+DROPPED_CARRY_SHARE = 0.75
+"""Share of demonstrations that never carry: right where there is nothing to carry, a consistent misconception elsewhere."""
+SLIP_SHARE = 0.15
+"""Share of demonstrations with one wrong digit. The rest are right."""
+DAMAGED_LAYOUT_SHARE = 0.5
+"""Share of demonstrations whose layout is damaged: half of them lack one tag, half of them a whole block."""
+
+
+def write_addition(folder: Path, seed: int) -> Path:
+    """Write all 8,100 sums to `addition.jsonl` in `folder`, one object a line, and return its path.
+
+    Columns: `prompt` ("What is 17+25?"), `solution` ("42"), `demonstration` (a completion to imitate, often faulty).
+    The same seed writes the same bytes on every platform.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "addition.jsonl"
+    random = np.random.Generator(np.random.Philox(key=seed % 2**64))
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for first in range(10, 100):
+            for second in range(10, 100):
+                row = {
+                    "prompt": f"What is {first}+{second}?",
+                    "solution": str(first + second),
+                    "demonstration": _demonstration(first, second, random.random(4)),
+                }
+                file.write(json.dumps(row) + "\n")
+    return path
+
+
+def _demonstration(first: int, second: int, draws_4: np.ndarray) -> str:
+    """A completion for `first + second`; `draws_4` in [0, 1) decide on its faults."""
+    fault, which_slip, damage, which_damage = draws_4
+    thought, answer = _worked_sum(first, second, carries=fault >= DROPPED_CARRY_SHARE)
+    if DROPPED_CARRY_SHARE <= fault < DROPPED_CARRY_SHARE + SLIP_SHARE:
+        thought, answer = _slip(thought, answer, which_slip)
+    lines = ["<think>", thought, "</think>", "<answer>", answer, "</answer>"]
+    if damage < DAMAGED_LAYOUT_SHARE:
+        lost = [(0,), (2,), (3,), (5,), (0, 1, 2), (0, 1, 2), (3, 4, 5), (3, 4, 5)][int(8 * which_damage)]
+        lines = [line for place, line in enumerate(lines) if place not in lost]
+    return "\n".join(lines)
+
+
+def _worked_sum(first: int, second: int, carries: bool) -> tuple[str, str]:
+    """Units, then tens: `("7+5=12 1+2+1=4", "42")` for 17 and 25; `("7+5=12 1+2+0=3", "32")` for who does not carry."""
+    units = first % 10 + second % 10
+    carry = units // 10 if carries else 0
+    tens = first // 10 + second // 10 + carry
+    return f"{first % 10}+{second % 10}={units} {first // 10}+{second // 10}+{carry}={tens}", f"{tens}{units % 10}"
+
+
+def _slip(thought: str, answer: str, which: float) -> tuple[str, str]:
+    """Change the last digit of the tens' sum, there and in the answer, by 1 to 9."""
+    wrong = (int(answer[-2]) + 1 + int(9 * which)) % 10
+    return f"{thought[:-1]}{wrong}", f"{answer[:-2]}{wrong}{answer[-1]}"
