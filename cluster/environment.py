@@ -178,8 +178,7 @@ class Installation:
         keep = version and not unfinished and not other_extra
         python = self.python if keep else find_python()
         if not keep and self.venv.exists():
-            print("The environment there is is not finished, or for other hardware: making it anew.", flush=True)
-            shutil.rmtree(str(self.venv))
+            self.remove_venv(note)
         self.require_disk(keep=bool(keep))
         stamp.write(self.extra)
         self.log.write_text("")
@@ -187,13 +186,17 @@ class Installation:
         upgrade = [self.python, "-m", "pip", "install", "--upgrade", "pip"]
         self.execute(f"{'Update' if keep else 'Make'} .venv ({python})", *make, upgrade)
 
+    def remove_venv(self, note: dict[str, str]) -> None:
+        if not note and not (self.venv / "pyvenv.cfg").exists():
+            raise InstallError(f"{self.venv} is no Python environment", "Move it away: that name is where the environment goes.")
+        print("The .venv that is there was not finished, or is for other hardware: making it anew", flush=True)
+        shutil.rmtree(str(self.venv))
+
     def require_disk(self, keep: bool) -> None:
         needed = 2 if keep else NEEDED_GB[self.extra]
         free = shutil.disk_usage(str(self.root)).free / 1e9
         if free < needed:
-            raise InstallError(
-                f"the disk of {self.root} has {free:.1f} GB free of the {needed} GB needed", "Free some, or use another disk."
-            )
+            raise InstallError(f"{free:.1f} GB are free on the disk of {self.root}; it takes {needed}", "Free some, or use another disk.")
 
     def install_cpu_torch(self) -> None:
         """The CPU build: from the user's own index where it has one, otherwise from PyTorch's."""
