@@ -29,7 +29,7 @@ class PromptId(NamedTuple):
     """A prompt as drawn: `PromptId(epoch=0, index=17)`, printed as `0:17`. `index` is the row in the data set."""
 
     epoch: int
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # a PromptId is not searched
 
     def __str__(self) -> str:
         return f"{self.epoch}:{self.index}"
@@ -330,7 +330,7 @@ class Adapter:
 
 def adapter_sha256(buffer: np.ndarray) -> str:
     """The hash that `AdapterManifest.sha256` holds."""
-    return hashlib.sha256(memoryview(np.ascontiguousarray(buffer)).cast("B")).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(buffer).data.cast("B")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,9 @@ class ActorsSection(Section):
     max_restarts: NonNegativeInt = 5
     """How often workers may be replaced in a run before it ends with an error."""
     canary_tolerance: PositiveFloat | None = None
-    """Largest mean difference of canary log-probabilities between engine and learner after a sync. Default: 1e-3 in float32, 0.1 in bfloat16."""
+    """Largest mean difference of canary log-probabilities between engine and learner after a sync.
+
+    Default: 1e-3 in float32, 0.1 in bfloat16."""
 
 
 class RewardSpec(Section):
@@ -327,13 +329,16 @@ class RunConfig(Section):
             )
         if self.cluster.max_staleness < self.cluster.sync_every_steps - 1:
             raise ValueError(
-                f"cluster.max_staleness {self.cluster.max_staleness} is less than sync_every_steps - 1 = {self.cluster.sync_every_steps - 1}: "
-                f"the last step before a sync trains on samples that old; raise max_staleness or lower sync_every_steps"
+                f"cluster.max_staleness {self.cluster.max_staleness} is less than sync_every_steps - 1 = "
+                f"{self.cluster.sync_every_steps - 1}: the last step before a sync trains on samples that old; "
+                f"raise max_staleness or lower sync_every_steps"
             )
         if self.data.train_samples == 0 or self.data.train_samples < -1:
             raise ValueError(f"data.train_samples {self.data.train_samples} must be -1 (all rows) or positive")
         if self.learner.max_steps == 0 or self.learner.max_steps < -1:
             raise ValueError(f"learner.max_steps {self.learner.max_steps} must be -1 (from num_train_epochs) or positive")
         if self.actors.gpus_per_worker > 1 and self.actors.gpus_per_worker % 1:
-            raise ValueError(f"actors.gpus_per_worker {self.actors.gpus_per_worker} must be a whole number above 1: it is the tensor-parallel size")
+            raise ValueError(
+                f"actors.gpus_per_worker {self.actors.gpus_per_worker} must be a whole number above 1: it is the tensor-parallel size"
+            )
         return self
