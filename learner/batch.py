@@ -14,7 +14,7 @@ Dimensions: `_B` rows, `_T` tokens of a row or of a sequence, `_N` predicted com
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,6 +47,26 @@ class TrainedGroup:
     def tokens(self) -> int:
         """Tokens that must be computed when the prompt is computed once."""
         return len(self.prompt_ids_T) + sum(len(completion.token_ids_T) - 1 for completion in self.completions)
+
+
+@dataclass(frozen=True, slots=True)
+class Denominators:
+    """Counts of the whole step over all ranks and micro-batches; completions that are left out do not count. None is less than 1."""
+
+    num_completions: int
+    num_tokens: int
+    max_completion_length: int
+
+    @classmethod
+    def of(cls, lengths_PG: Iterable[Sequence[int]], advantages_PG: Iterable[Sequence[float | None]], max_completion_length: int) -> Denominators:
+        """Count the completions that have an advantage and at least one token, as `trained_group` keeps them."""
+        lengths = [
+            length
+            for lengths_G, advantages_G in zip(lengths_PG, advantages_PG, strict=True)
+            for length, advantage in zip(lengths_G, advantages_G, strict=True)
+            if advantage is not None and length > 0
+        ]
+        return cls(max(1, len(lengths)), max(1, sum(lengths)), max_completion_length)
 
 
 @dataclass(frozen=True, slots=True)

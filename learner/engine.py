@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -120,8 +120,8 @@ class LearnerEngine:
         self.steps_done += applied
         return StepOutcome(applied, float(self._engine.get_global_grad_norm()), learning_rate)
 
-    def save(self, folder: Path) -> None:
-        """Write adapter, master weights, moments, and random states under `folder`, which exists. Collective."""
+    def save(self, folder: Path, facts: Mapping[str, int]) -> None:
+        """Write adapter, master weights, moments, random states and `facts` under `folder`, which exists."""
         from safetensors.torch import save_file
 
         state = self._gather()
@@ -129,11 +129,11 @@ class LearnerEngine:
         if self.rank == 0:
             save_file(state, folder / OPTIMIZER_FILE)
             self.policy.save_adapter(folder / ADAPTER_FOLDER)
-            (folder / STATE_FILE).write_text(json.dumps({"steps_done": self.steps_done, "world_size": self.world_size}))
+            (folder / STATE_FILE).write_text(json.dumps({"steps_done": self.steps_done, "world_size": self.world_size, "facts": dict(facts)}))
         torch.distributed.barrier()
 
-    def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote, with any number of ranks. With the same number, the run goes on bit for bit.
+    def load(self, folder: Path) -> dict[str, int]:
+        """Go on from what `save` wrote, with any number of ranks. With the same number, the run goes on bit for bit. Returns the facts.
 
         Raises:
             CheckpointError: something is missing, or belongs to another model or adapter.
@@ -154,21 +154,22 @@ class LearnerEngine:
         self.steps_done = facts["steps_done"]
         if random_states is not None:
             _restore_random_states(random_states)
+        return facts["facts"]
 
     def close(self) -> None:
         """Let go of DeepSpeed's hooks and buffers, so that another engine may be made in this process."""
         self._engine.destroy()
 
     def _gather(self) -> dict[str, Tensor]:
+        """Master weights and moments of every parameter, whole, on the CPU: `master/<name>`, `exp_avg/<name>`, `exp_avg_sq/<name>`."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         self._ensure_moments()
-        state = {}
+        state: dict[str, Any] = {}
         for name, parameter in self._parameters.items():
-            state[f"master/{name}"] = safe_get_full_fp32_param(parameter).cpu()
-            for key in MOMENTS:
-                state[f"{key}/{name}"] = safe_get_full_optimizer_state(parameter, key).cpu()
-        return state
+            state[f"master/{name}"] = safe_get_full_fp32_param(parameter)
+            state |= {f"{key}/{name}": safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
+        return {name: tensor.cpu() for name, tensor in state.items()}
 
     def _scatter(self, state: dict[str, Tensor], steps_done: int) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state

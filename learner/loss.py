@@ -16,17 +16,9 @@ import torch
 from torch import Tensor
 
 from cluster.metrics import Max, Mean, Metric, Min, Sum
+from learner.batch import Denominators
 
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo"]
-
-
-@dataclass(frozen=True, slots=True)
-class Denominators:
-    """Counts of the whole step over all ranks and micro-batches; completions that are left out do not count."""
-
-    num_completions: int
-    num_tokens: int
-    max_completion_length: int
 
 
 @dataclass(frozen=True, slots=True)

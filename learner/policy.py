@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from cluster.errors import AdapterError, ConfigError
 from cluster.records import Adapter, AdapterManifest, Canary, TensorSlot, adapter_sha256
-from configs.schema import LoraSection, ModelSection
+from configs.schema import ModelSection
 from learner.batch import MicroBatch
 from learner.logprob import token_logprobs
 
-ATTENTION_WIDTH_PER_HIDDEN = 4.0
-"""Row width, in hidden sizes, at which attention costs as much as the linear layers (12 H^2 against 2 T H multiplications a token,
-and the softmax of a dense mask half as much again)."""
+ATTENTION_WIDTH_PER_HIDDEN = 6.0
+"""Row width, in hidden sizes, at which attention costs as much as the linear layers: 12 H^2 against 2 T H multiplications a token.
+Flat: on a CPU core, steps of the quickstart at 2 to 16 hidden sizes took the same time within a tenth."""
 
 SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Largest accepted |difference|, in nats, from the model's own logits: rounding of 32 bits, or of logits held in 16."""
@@ -41,6 +41,10 @@ class PackedTensors:
     mask_B1TT: Tensor
     source_N: Tensor
     target_ids_N: Tensor
+    completion_N: Tensor
+    behaviour_logprobs_N: Tensor
+    advantages_C: Tensor
+    lengths_C: Tensor
 
 
 class Policy(nn.Module):
@@ -50,14 +54,15 @@ class Policy(nn.Module):
         ConfigError: an architecture whose attention or logits packing cannot reproduce.
     """
 
-    def __init__(self, model: nn.Module, *, adapter_scale: LoraSection | None, base_model: str) -> None:
+    model: Any
+    """A transformers causal language model, or PEFT's wrapper of one."""
+
+    def __init__(self, model: nn.Module, *, adapted: bool, base_model: str) -> None:
         super().__init__()
         self.model = model
-        self.lora = adapter_scale
+        self.adapted = adapted
         self.base_model = base_model
-        causal: Any = model.get_base_model() if adapter_scale is not None else model  # type: ignore[operator]
-        self.causal = (causal,)  # in a tuple, so that its parameters are not registered twice
-        _refuse_other_attention(causal.config)
+        _refuse_other_attention(self.causal.config)
 
     @classmethod
     def load(cls, model: ModelSection, path: str, *, full: bool = False, device: str = "cpu", seed: int = 0, gradient_checkpointing: bool = False) -> Policy:
@@ -67,21 +72,27 @@ class Policy(nn.Module):
         """
         from transformers import AutoModelForCausalLM
 
-        causal = AutoModelForCausalLM.from_pretrained(
+        causal: Any = AutoModelForCausalLM.from_pretrained(
             path,
             revision=model.revision if path == model.path else None,
             dtype=getattr(torch, model.dtype),
             attn_implementation=model.attn_implementation,
             trust_remote_code=model.trust_remote_code,
-        ).to(device)
+        )
+        causal.to(device)
         causal.config.use_cache = False
         if gradient_checkpointing:
             causal.gradient_checkpointing_enable({"use_reentrant": False})
         torch.manual_seed(seed)
-        policy = cls(causal if full else _with_adapter(causal, model), adapter_scale=None if full else model.lora, base_model=path)
+        policy = cls(causal if full else _with_adapter(causal, model), adapted=not full, base_model=path)
         policy.train()
         policy.check_logits()
         return policy
+
+    @property
+    def causal(self) -> Any:
+        """The language model itself, without PEFT's wrapper."""
+        return self.model.get_base_model() if self.adapted else self.model
 
     @property
     def device(self) -> torch.device:
@@ -89,12 +100,12 @@ class Policy(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.causal[0].dtype
+        return self.causal.dtype
 
     @property
     def attention_width(self) -> float:
         """What `batch.pack` wants to know of this model."""
-        return ATTENTION_WIDTH_PER_HIDDEN * self.causal[0].config.hidden_size
+        return ATTENTION_WIDTH_PER_HIDDEN * self.causal.config.hidden_size
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Parameters that get gradients, by name, in a fixed order."""
@@ -102,30 +113,24 @@ class Policy(nn.Module):
 
     def tensors(self, batch: MicroBatch) -> PackedTensors:
         """Move a micro-batch to the device and make its attention mask."""
-        to = {"device": self.device}
-        segments, prompts = torch.from_numpy(batch.segment_ids_BT).to(**to), torch.from_numpy(batch.prompt_segments_BT).to(**to)
+        on_device = {field.name: torch.from_numpy(getattr(batch, field.name)).to(self.device) for field in fields(MicroBatch)}
+        segments, prompts = on_device.pop("segment_ids_BT"), on_device.pop("prompt_segments_BT")
         own = segments[:, :, None] == segments[:, None, :]
         allowed = (own | (prompts[:, :, None] == segments[:, None, :])).tril_()
-        mask = torch.zeros(allowed.shape, dtype=self.dtype, **to).masked_fill_(~allowed, -torch.inf)
-        return PackedTensors(
-            token_ids_BT=torch.from_numpy(batch.token_ids_BT).to(**to),
-            position_ids_BT=torch.from_numpy(batch.position_ids_BT).to(**to),
-            mask_B1TT=mask[:, None],
-            source_N=torch.from_numpy(batch.source_N).to(**to),
-            target_ids_N=torch.from_numpy(batch.target_ids_N).to(**to),
-        )
+        mask = torch.zeros(allowed.shape, dtype=self.dtype, device=self.device).masked_fill_(~allowed, -torch.inf)
+        return PackedTensors(mask_B1TT=mask[:, None], **on_device)
 
     def forward(self, packed: PackedTensors, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the targets and entropies of their distributions, in nats: float32 [N] each."""
-        output = self.causal[0].get_decoder()(
+        output = self.causal.get_decoder()(
             input_ids=packed.token_ids_BT, position_ids=packed.position_ids_BT, attention_mask=packed.mask_B1TT, use_cache=False
         )
         hidden_NH = output.last_hidden_state.flatten(0, 1).index_select(0, packed.source_N)
-        return token_logprobs(hidden_NH, self.causal[0].get_output_embeddings().weight, packed.target_ids_N, temperature=temperature)
+        return token_logprobs(hidden_NH, self.causal.get_output_embeddings().weight, packed.target_ids_N, temperature=temperature)
 
     def reference_logprobs(self, packed: PackedTensors, temperature: float = 1.0) -> Tensor:
         """The targets' log-probabilities under the base model, the adapter switched off: float32 [N], without gradient."""
-        with torch.no_grad(), self.evaluating(), self.model.disable_adapter():  # type: ignore[operator]
+        with torch.no_grad(), self.evaluating(), self.model.disable_adapter():
             return self(packed, temperature)[0]
 
     @contextmanager
@@ -144,9 +149,9 @@ class Policy(nn.Module):
 
     def check_logits(self) -> None:
         """Compare with the model's own logits, so that a head that does more than multiply (soft caps, scales) is noticed at the start."""
-        token_ids = [1 + i % (self.causal[0].config.vocab_size - 1) for i in range(8)]
+        token_ids = [1 + i % (self.causal.config.vocab_size - 1) for i in range(8)]
         with torch.no_grad(), self.evaluating():
-            logits = self.causal[0](input_ids=torch.tensor([token_ids], device=self.device), use_cache=False).logits[0, :-1]
+            logits = self.causal(input_ids=torch.tensor([token_ids], device=self.device), use_cache=False).logits[0, :-1]
         expected = torch.log_softmax(logits.float(), -1).cpu()[range(len(token_ids) - 1), token_ids[1:]].numpy()
         difference = float(np.abs(self.sequence_logprobs(token_ids) - expected).max())
         if not difference <= SELF_CHECK_TOLERANCE[self.dtype]:
@@ -163,7 +168,7 @@ class Policy(nn.Module):
         """
         from peft import get_peft_model_state_dict
 
-        state: dict[str, Tensor] = get_peft_model_state_dict(self.model)  # type: ignore[arg-type]
+        state: dict[str, Tensor] = get_peft_model_state_dict(self.model)
         slots, parts, end = [], [], 0
         for name in sorted(state):
             tensor = state[name].detach().to(self.dtype).contiguous().cpu()
@@ -190,25 +195,25 @@ class Policy(nn.Module):
         manifest = adapter.manifest
         if adapter_sha256(adapter.buffer) != manifest.sha256:
             raise AdapterError(f"the buffer of adapter version {manifest.version} does not match its hash {manifest.sha256[:12]}; fetch it again")
-        expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(self.model).items()}  # type: ignore[arg-type]
+        expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(self.model).items()}
         if expected != {slot.name: slot.shape for slot in manifest.slots}:
             raise AdapterError(f"adapter version {manifest.version} (r {manifest.r}) has other tensors than this policy; check model.lora")
         dtype = getattr(torch, manifest.dtype)
         state = {
             slot.name: torch.from_numpy(adapter.buffer[slot.start_byte : slot.end_byte].copy()).view(dtype).reshape(slot.shape) for slot in manifest.slots
         }
-        set_peft_model_state_dict(self.model, state)  # type: ignore[arg-type]
+        set_peft_model_state_dict(self.model, state)
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter as a PEFT folder (safetensors)."""
-        self.model.save_pretrained(str(folder), safe_serialization=True)  # type: ignore[operator]
+        self.model.save_pretrained(str(folder), safe_serialization=True)
 
     def save_model(self, folder: Path) -> None:
         """Write the whole model as a transformers folder (safetensors)."""
-        self.causal[0].save_pretrained(str(folder), safe_serialization=True)
+        self.causal.save_pretrained(str(folder), safe_serialization=True)
 
     def _manifest(self, version: int, buffer: np.ndarray, slots: tuple[TensorSlot, ...], canary: Canary | None) -> AdapterManifest:
-        config = self.model.peft_config["default"]  # type: ignore[index, union-attr]
+        config = self.model.peft_config["default"]
         return AdapterManifest(
             version=version,
             sha256=adapter_sha256(buffer),
