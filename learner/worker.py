@@ -1,0 +1,196 @@
+"""LearnerWorker: one rank of the learner in one Ray process. Heavy imports are inside, so that the driver can import the class."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray
+
+from cluster.errors import LearnerError, NonFiniteError
+from cluster.logs import redirect_output
+from cluster.metrics import Mean, Metric, merge
+from cluster.records import AdapterManifest, RolloutGroup
+from configs.schema import RunConfig
+from learner.batch import Denominators, MicroBatch, pack, trained_group
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from learner.engine import LearnerEngine
+    from learner.loss import Objective
+    from learner.policy import Policy
+    from learner.sft import Row, WarmStart
+
+
+@dataclass(frozen=True, slots=True)
+class RankReport:
+    """One rank's part of a step. Metrics are not divided yet; the rest is the same on every rank."""
+
+    policy_version: int
+    applied: bool
+    grad_norm: float
+    learning_rate: float
+    metrics: dict[str, Metric]
+
+
+class LearnerWorker:
+    """One rank. Every method but `rendezvous`, `where` and `adapter` is collective: the group calls it on all ranks at once."""
+
+    def __init__(self, config: RunConfig, rank: int, log_dir: Path) -> None:
+        redirect_output(log_dir / f"learner-{rank}.log")
+        self._config = config
+        self._rank = rank
+        self._log_dir = log_dir
+        self._on_gpu = config.learner.gpus_per_rank > 0
+        self._canary_token_ids: tuple[int, ...] = ()
+        self._nonfinite_in_row = 0
+        self._policy: Policy
+        self._engine: LearnerEngine
+        self._objective: Objective
+        self._warm_start: WarmStart
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        _import_heavy(self._on_gpu, max(1, int(config.learner.cpus_per_rank)))
+
+    def where(self) -> tuple[int, str]:
+        """Process id, and address of the node."""
+        return os.getpid(), ray.util.get_node_ip_address()
+
+    def rendezvous(self) -> tuple[str, int]:
+        """Address of this node, and a port that is free now, where the ranks can meet."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def join(self, address: str, port: int) -> None:
+        """Become a rank of the process group."""
+        from learner.engine import join_process_group
+
+        join_process_group(
+            rank=self._rank,
+            world_size=self._config.learner.ranks,
+            address=address,
+            port=port,
+            on_gpu=self._on_gpu,
+            timeout_s=self._config.learner.process_group_timeout_s,
+        )
+
+    def begin_warm_start(self, model_path: str, rows: Sequence[Row]) -> None:
+        """Load the model for supervised training of all its weights."""
+        from learner.sft import WarmStart
+
+        settings = self._config.learner.warm_start
+        if settings is None:
+            raise LearnerError("learner.warm_start is not configured, but a warm start was asked for; set it")
+        policy = self._load_policy(model_path, full=True)
+        self._warm_start = WarmStart(policy, rows, settings, seed=self._config.seed, token_budget=self._config.learner.token_budget)
+
+    def warm_start_steps(self, first: int, last: int) -> list[float]:
+        """Steps `first` to `last` (exclusive); this rank's parts of their losses."""
+        return [self._warm_start.step(index) for index in range(first, last)]
+
+    def end_warm_start(self, model_path: str, out_folder: Path) -> None:
+        """Save the model and free it."""
+        self._warm_start.save(out_folder, model_path)
+        self._warm_start.close()
+        del self._warm_start
+
+    def start(self, model_path: str, total_steps: int, resume_folder: Path | None, canary_token_ids: Sequence[int]) -> dict[str, int]:
+        """Load base and adapter and make the engine, from a checkpoint if one is given. Returns what `save` was told to remember."""
+        from learner.engine import LearnerEngine, OptimizerSettings
+        from learner.loss import Objective
+        from learner.schedule import Schedule
+
+        learner = self._config.learner
+        self._policy = self._load_policy(model_path, full=False)
+        settings = OptimizerSettings(**{field.name: getattr(learner, field.name) for field in fields(OptimizerSettings)})
+        self._objective = Objective(**{field.name: getattr(learner, field.name) for field in fields(Objective)})
+        self._engine = LearnerEngine(self._policy, settings, Schedule.of(learner, total_steps))
+        self._canary_token_ids = tuple(canary_token_ids)
+        return {} if resume_folder is None else self._engine.load(resume_folder)
+
+    def step(self, bodies: Sequence[Any], advantages_PG: Sequence[Sequence[float | None]], denominators: Denominators, step: int) -> RankReport:
+        """One optimizer step; `bodies` are references to this rank's groups. See `LearnerGroup.step`."""
+        groups = [trained_group(RolloutGroup(table), advantages_G) for table, advantages_G in zip(ray.get(list(bodies)), advantages_PG, strict=True)]
+        batches = pack(groups, token_budget=self._config.learner.token_budget, attention_width=self._policy.attention_width)
+        metrics: list[dict[str, Metric]] = []
+        outcome = self._engine.step([partial(self._loss, batch, denominators, metrics) for batch in batches])
+        self._count_nonfinite(outcome.applied, batches, step)
+        return RankReport(self._engine.steps_done, outcome.applied, outcome.grad_norm, outcome.learning_rate, merge(metrics))
+
+    def adapter(self) -> tuple[AdapterManifest, np.ndarray]:
+        """The adapter as it stands: two return values, so that the caller owns the buffer and it outlives this process."""
+        adapter = self._policy.export(self._engine.steps_done, self._canary_token_ids)
+        return adapter.manifest, adapter.buffer
+
+    def save(self, folder: Path, facts: dict[str, int]) -> None:
+        """Write the learner's state under `folder`, and `facts` with it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._engine.save(folder, facts)
+
+    def _load_policy(self, model_path: str, *, full: bool) -> Policy:
+        from learner.policy import Policy
+
+        return Policy.load(
+            self._config.model,
+            model_path,
+            full=full,
+            device="cuda" if self._on_gpu else "cpu",
+            seed=self._config.seed,
+            gradient_checkpointing=self._config.learner.gradient_checkpointing,
+        )
+
+    def _loss(self, batch: MicroBatch, denominators: Denominators, metrics: list[dict[str, Metric]], model: Policy) -> Tensor:
+        from learner.loss import grpo_loss
+
+        temperature = self._config.actors.temperature
+        packed = self._policy.tensors(batch)
+        reference_N = self._policy.reference_logprobs(packed, temperature) if self._objective.beta > 0 else None
+        logprobs_N, entropies_N = model(packed, temperature)
+        loss, parts = grpo_loss(
+            logprobs_N,
+            behaviour_logprobs_N=packed.behaviour_logprobs_N,
+            advantages_C=packed.advantages_C,
+            lengths_C=packed.lengths_C,
+            completion_N=packed.completion_N,
+            objective=self._objective,
+            denominators=denominators,
+            reference_logprobs_N=reference_N,
+            entropies_N=entropies_N,
+        )
+        metrics.append(parts | {"packing/fill": Mean(batch.tokens, batch.segment_ids_BT.size)})
+        return loss
+
+    def _count_nonfinite(self, applied: bool, batches: Sequence[MicroBatch], step: int) -> None:
+        if applied:
+            self._nonfinite_in_row = 0
+            return
+        self._nonfinite_in_row += 1
+        stem = self._log_dir / f"nonfinite-step-{step:06d}-rank-{self._rank}"
+        for index, batch in enumerate(batches):
+            np.savez_compressed(f"{stem}-{index}.npz", **{field.name: getattr(batch, field.name) for field in fields(MicroBatch)})  # type: ignore[arg-type]
+        limit = self._config.learner.max_nonfinite_steps
+        if self._nonfinite_in_row >= limit:
+            raise NonFiniteError(
+                f"loss or gradient was not finite in {self._nonfinite_in_row} steps in a row, and learner.max_nonfinite_steps is {limit}; "
+                f"the batches are in {stem}-*.npz; lower learner.learning_rate or look for what is wrong with them",
+                role=f"learner rank {self._rank}",
+            )
+
+
+def _import_heavy(on_gpu: bool, threads: int) -> None:
+    """Import what `start` will need, so that the group's ranks do it while the rollout engines start."""
+    from learner.engine import import_deepspeed
+
+    import_deepspeed(on_gpu=on_gpu)
+    for module in ("peft", "learner.sft"):
+        importlib.import_module(module)
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(threads)
