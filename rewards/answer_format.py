@@ -53,4 +53,4 @@ class TagCount(PerCompletionReward):
     MARKS = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
 
     def grade(self, text: str, columns: Mapping[str, Any]) -> Grade:
-        return Grade(sum(0.25 for mark in self.MARKS if text.count(mark) == 1), "scored")
+        return Grade(0.25 * sum(text.count(mark) == 1 for mark in self.MARKS), "scored")
