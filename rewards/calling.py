@@ -134,7 +134,8 @@ def _arguments(reward: Reward, group: GroupInput, log: _Log) -> dict[str, Any]:
 
 def _checked(values: Any, size: int) -> Verdict:
     if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
-        return Verdict.failed("invalid", size, f"it gave a {type(values).__name__}; a reward gives a list, one number or None for each completion")
+        kind = type(values).__name__
+        return Verdict.failed("invalid", size, f"it gave a {kind}; a reward gives a list, one number or None for each completion")
     try:
         listed = list(values)
     except BaseException:

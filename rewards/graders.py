@@ -164,7 +164,8 @@ class Graders:
     replaced: int = 0
     """Graders that were killed or died, and were replaced."""
     _per_completion: list[bool] = field(default_factory=list)
-    _idle: asyncio.Queue[tuple[_Grader, _Output] | RewardError] = field(default_factory=asyncio.Queue)
+    _idle: asyncio.LifoQueue[tuple[_Grader, _Output] | RewardError] = field(default_factory=asyncio.LifoQueue)
+    """Last in, first out: the grader that worked last has the fullest caches."""
     _graders: dict[int, _Grader] = field(default_factory=dict)
     _started: int = 0
     _closing: bool = False
@@ -204,17 +205,20 @@ class Graders:
             raise
         return graders
 
-    def _start_warden(self, rewards: Sequence[tuple[str, dict[str, Any]]], memory_limit_bytes: int, cwd: Path, on_lost: Callable[[], None]) -> None:
+    def _start_warden(
+        self, rewards: Sequence[tuple[str, dict[str, Any]]], memory_limit_bytes: int, cwd: Path, on_lost: Callable[[], None]
+    ) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         self._on_lost = on_lost
-        path = [str(Path(__file__).parents[1]), *sys.path]
+        path = [str(Path(__file__).parents[1]), *sys.path, str(cwd)]
         # SECURITY: rewards need no GPU and no threads of their own; a session of its own keeps the warden alive, to clean up,
         # when the worker's process group is killed.
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         settings = json.dumps({"rewards": list(rewards), "memory_limit_bytes": memory_limit_bytes})
         self._warden = subprocess.Popen(
-            [sys.executable, "-m", "rewards.grader_process", str(theirs.fileno()), settings],
+            # -P: a folder "rewards" of the user's must not stand in for this package
+            [sys.executable, "-P", "-m", "rewards.grader_process", str(theirs.fileno()), settings],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
@@ -287,6 +291,11 @@ class Graders:
         except OSError:
             return  # the warden is gone, which `on_lost` has told
 
+    @property
+    def need_token_ids(self) -> bool:
+        """Whether any of the rewards may read the token ids of completions."""
+        return not all(self._per_completion)
+
     async def grade(self, group: GroupInput) -> list[Verdict]:
         """Every reward's verdict on a group, in order. Raises RewardError when a replaced grader can't load the rewards any more."""
         size = len(group.texts_G)
@@ -302,6 +311,9 @@ class Graders:
                 self._idle.put_nowait(idle)
                 raise idle
             grader, output = idle
+            if grader.exited.done():  # it died with nothing to do; no completion is to blame
+                self._replace(grader, output)
+                continue
             try:
                 reusable = await self._go_on(grader, output, progress)
             except BaseException:
@@ -331,6 +343,8 @@ class Graders:
                 return False
             progress.record(Verdict(**answer))
         last = await grader.answer(self.timeout_s)
+        if isinstance(last, dict) and last["left_children"]:
+            print("a reward left processes running after its group; they are ended, and its grader is replaced", flush=True)
         return isinstance(last, dict) and not last["left_children"]
 
     async def close(self) -> None:

@@ -95,7 +95,9 @@ def _gold_text(gold: Any) -> str:
     if gold is None:
         return ""
     if not isinstance(gold, (str, int, float)):
-        raise RewardError(f"accuracy: the gold answer {gold!r} is a {type(gold).__name__}, not text or a number; set gold_column to another column")
+        raise RewardError(
+            f"accuracy: the gold answer {gold!r} is a {type(gold).__name__}, not text or a number; set gold_column to another column"
+        )
     before, mark, after = str(gold).partition("####")
     return (after if mark else before).strip()
 

@@ -109,7 +109,10 @@ class RewardPool:
         validate(config.rewards)
         pool = cls(config.rewards, dict(ray_options), log_dir)
         try:
-            await asyncio.gather(*(pool._open(seat) for seat in pool._seats))
+            opened = await asyncio.gather(*(pool._open(seat) for seat in pool._seats), return_exceptions=True)
+            for error in opened:
+                if error is not None:
+                    raise error
         except BaseException:
             await pool.close()
             raise
@@ -134,7 +137,7 @@ class RewardPool:
             report = await self._score_on(seat, body, summary, step)
             if report is not None:
                 seat.busy_s, seat.graders_replaced = max(seat.busy_s, report.busy_s), max(seat.graders_replaced, report.graders_replaced)
-                self._account(body, report.scores)
+                await self._account(body, report.scores)
                 return report.scores
 
     async def _least_loaded(self) -> _Seat:
@@ -181,7 +184,9 @@ class RewardPool:
         actor_class = ray.remote(RewardWorker).options(  # type: ignore[attr-defined]
             **{"num_cpus": self._section.cpus_per_worker, "max_restarts": 0, "max_task_retries": 0, **self._ray_options}
         )
-        actor = seat.actor = actor_class.remote(self._section, seat.log_path, Path.cwd())
+        actor = seat.actor = actor_class.remote(  # type: ignore[attr-defined]
+            self._section, seat.log_path, Path.cwd()
+        )
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 seat.facts = await actor.start.remote()
@@ -232,7 +237,7 @@ class RewardPool:
         self._fatal = error
         self._changed.set()
 
-    def _account(self, body: Any, scores: Scores) -> None:
+    async def _account(self, body: Any, scores: Scores) -> None:
         for name, column in scores.columns.items():
             self._outcomes[name].update(column.outcomes_G)
         outcomes_G = list(zip(*(column.outcomes_G for column in scores.columns.values()), strict=True))
@@ -241,23 +246,22 @@ class RewardPool:
         self._first_error = self._first_error or scores.first_error
         if any(failed_G) and self._section.on_error == "fail":
             raise RewardError(f"a reward failed on group {scores.prompt_id}, and rewards.on_error is fail:\n{scores.first_error}")
-        if sum(self._failures) > self._section.max_error_rate * self._section.error_window:
+        rate, window = self._section.max_error_rate, self._section.error_window
+        if sum(self._failures) > rate * window:
             raise RewardError(
                 f"rewards failed on {sum(self._failures)} of the last {len(self._failures)} completions, more than "
-                f"rewards.max_error_rate {self._section.max_error_rate:g} of {self._section.error_window}; the first failure:\n{self._first_error}"
+                f"rewards.max_error_rate {rate:g} of {window}; the first failure:\n{self._first_error}"
             )
         if not any(failed_G) and None in scores.rewards_G and not self._warned_of_none:
             self._warned_of_none = True
-            self._warn_of_none(body, scores)
+            await self._warn_of_none(body, scores)
 
-    def _warn_of_none(self, body: Any, scores: Scores) -> None:
-        import ray
-
+    async def _warn_of_none(self, body: Any, scores: Scores) -> None:
         index = scores.rewards_G.index(None)
         said = ", ".join(f"{name}: {column.outcomes_G[index]}" for name, column in scores.columns.items())
         logger.warning(
             "no reward applies to completion %d of prompt %s (%s); such completions are left out of training. The columns of its row: %s",
-            index, scores.prompt_id, said, RolloutGroup(ray.get(body)).columns,
+            index, scores.prompt_id, said, RolloutGroup(await body).columns,
         )  # fmt: skip
 
     def status(self) -> RewardPoolStatus:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cluster.errors import ConfigError, DataError, RewardError
 from rewards.answer_format import Format, TagCount, ThinkFormat
@@ -50,12 +50,11 @@ def load(spec: str | Reward, **params: Any) -> Reward:
         >>> load("accuracy", answer_style="answer_tag")(completions=["<answer>4</answer>"], solution=["4"])
         [1.0]
     """
-    if isinstance(spec, str):
-        target = _builtin(spec, params) if ":" not in spec else _users_function(spec)
-    else:
-        target = spec
-    if spec in BUILTINS or inspect.isclass(target):
-        return target(**params)
+    if isinstance(spec, str) and ":" not in spec:
+        return _builtin(spec, params)(**params)
+    target: Any = _users_function(spec) if isinstance(spec, str) else spec
+    if inspect.isclass(target):
+        return cast(Reward, target(**params))
     if not callable(target):
         raise ConfigError(f"reward {spec}: {target!r} is not callable; name a function or a class")
     return functools.partial(target, **params) if params else target
@@ -93,9 +92,7 @@ def _builtin(name: str, params: dict[str, Any]) -> Callable[..., Reward]:
     known = inspect.signature(BUILTINS[name]).parameters
     for param in params:
         if param not in known:
-            raise ConfigError(
-                f"reward {name} has no parameter {param!r}{_nearest(param, known)}; it has {', '.join(known) or 'none'}"
-            )
+            raise ConfigError(f"reward {name} has no parameter {param!r}{_nearest(param, known)}; it has {', '.join(known) or 'none'}")
     return BUILTINS[name]
 
 
@@ -135,13 +132,16 @@ def _module_of_name(name: str, spec: str) -> ModuleType:
 def _check_users_function(spec: RewardSpec) -> None:
     where, _, name = spec.name.rpartition(":")
     if not where or not name:
-        raise ConfigError(f"reward {spec.name!r} has no {'function' if where else 'module'}; write path/to/file.py:function or package.module:function")
+        missing = "function" if where else "module"
+        raise ConfigError(f"reward {spec.name!r} has no {missing}; write path/to/file.py:function or package.module:function")
     if where.endswith(".py"):
         _check_file_defines(Path(where), name)
     elif "/" in where:
         raise ConfigError(f"reward {spec.name!r}: {where} is neither a module nor a .py file; write path/to/file.py:function")
-    elif importlib.util.find_spec(where.partition(".")[0]) is None and not Path(where.partition(".")[0]).exists():
-        raise ConfigError(f"reward {spec.name}: there is no module {where.partition('.')[0]!r}; install it, or set PYTHONPATH on every node")
+    else:
+        package = where.partition(".")[0]
+        if importlib.util.find_spec(package) is None and not any(Path(name).exists() for name in (package, f"{package}.py")):
+            raise ConfigError(f"reward {spec.name}: there is no module {package!r}; install it, or set PYTHONPATH on every node")
 
 
 def _check_file_defines(path: Path, name: str) -> None:

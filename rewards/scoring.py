@@ -10,12 +10,12 @@ from configs.schema import RewardsSection
 from rewards.calling import GroupInput, Verdict
 
 
-def as_input(group: RolloutGroup, step: int) -> GroupInput:
-    """The part of a group's body that rewards see."""
+def as_input(group: RolloutGroup, step: int, with_token_ids: bool) -> GroupInput:
+    """The part of a group's body that rewards see. Token ids cost time as JSON, and no built-in reads them."""
     return GroupInput(
         prompt=group.messages if group.conversational else group.prompt_text,
         texts_G=group.texts_G,
-        token_ids_G=group.table.column("token_ids").to_pylist(),
+        token_ids_G=group.table.column("token_ids").to_pylist() if with_token_ids else [],
         columns=group.columns,
         step=step,
     )
