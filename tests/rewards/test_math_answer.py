@@ -169,10 +169,11 @@ integers = st.integers(-(10**14), 10**14).map(str)
 @settings(max_examples=150, deadline=None)
 @given(integers, integers)
 def test_the_short_cut_for_integers_gives_what_math_verify_gives(gold: str, answer: str) -> None:
-    for answer in (answer, gold):  # noqa: PLR1704 - the same gold against another and the same answer
-        parsed = math_answer._parse(f"\\boxed{{{answer}}}", latex_only=True)
-        assert math_answer._verify_latex(gold, f"\\boxed{{{answer}}}") == math_answer._verify(math_answer._parse(gold), parsed)
-        assert math_answer._verify_tagged(gold, answer) == math_answer._verify(math_answer._parse(gold), math_answer._parse(answer))
+    for said in (answer, gold):
+        box = f"\\boxed{{{said}}}"
+        gold_parsed = math_answer._parse(gold)
+        assert math_answer._verify_latex(gold, box) == math_answer._verify(gold_parsed, math_answer._parse(box, latex_only=True))
+        assert math_answer._verify_tagged(gold, said) == math_answer._verify(gold_parsed, math_answer._parse(said))
 
 
 fragments = st.sampled_from(
