@@ -167,6 +167,8 @@ class RewardsSection(Section):
     """CPU cores that Ray reserves for one worker."""
     memory_limit_bytes: PositiveInt = 4 << 30
     """Address space that one grader process may use."""
+    max_restarts: NonNegativeInt = 5
+    """How often reward workers may be replaced in a run before it ends with an error. Graders are replaced without limit."""
 
     @field_validator("functions", mode="before")
     @classmethod

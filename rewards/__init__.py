@@ -1,1 +1,10 @@
-"""Rollout group to scores: reward functions, killable graders, and the pool of reward workers."""
+"""Rollout group to scores: reward functions, killable graders, and the pool of reward workers.
+
+In a notebook: `rewards.load("accuracy")(completions=["\\\\boxed{4}"], solution=["4"])` is `[1.0]`.
+"""
+
+from __future__ import annotations
+
+from rewards.registry import load, validate
+
+__all__ = ["load", "validate"]

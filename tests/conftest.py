@@ -12,11 +12,11 @@ import pytest
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """A private Ray for the whole session, in a folder of its own that is removed at the end."""
+    """A private Ray with four logical cores for the whole session, in a folder of its own that is removed at the end."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    folder = tempfile.mkdtemp(prefix="rc", dir="/tmp")  # short: socket paths may not exceed 107 characters
+    folder = tempfile.mkdtemp(prefix="rc-", dir="/tmp")  # short: socket paths may not exceed 107 characters
     ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=256 << 20, log_to_driver=False, _temp_dir=folder)
     yield
     ray.shutdown()

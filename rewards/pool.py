@@ -1,0 +1,308 @@
+"""RewardPool: the driver's handle of all reward workers. The only file of rewards/ that calls Ray.
+
+A group goes to the worker with the least to do. A worker that dies or stands still is replaced, and its groups are scored
+by another: scoring is idempotent. Ray itself retries and restarts nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import RewardError, RolloutError
+from cluster.logs import tail
+from cluster.records import FAILED_OUTCOMES, GroupSummary, Outcome, RolloutGroup, Scores
+from configs.schema import RewardsSection, RunConfig
+from rewards.registry import validate
+from rewards.worker import RewardWorker, WorkerFacts, WorkerReport
+
+logger = logging.getLogger("rollcast.rewards")
+
+START_TIMEOUT_S = 300.0
+"""A worker that has not loaded its rewards after so long has failed; its process may wait for a node."""
+
+CALL_SLACK_S = 30.0
+"""What a call may take beyond the deadlines of its gradings: Ray's transfer, and replacing graders."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardPoolStatus:
+    """The pool at one moment; counts are since its start."""
+
+    workers: int
+    """Workers that can score."""
+    in_flight: int
+    """Groups being scored."""
+    busy_s: float
+    """Wall seconds in which workers scored, summed over workers, replaced ones included."""
+    busy_share: float
+    """Those seconds over all that the workers could have worked."""
+    graders_replaced: int
+    workers_restarted: int
+    outcomes: Mapping[str, Mapping[Outcome, int]]
+    """Completions by reward and outcome."""
+
+
+@dataclass
+class _Seat:
+    """The place of one worker in the pool, which its replacements take over."""
+
+    index: int
+    log_path: Path
+    actor: Any = None
+    facts: WorkerFacts | None = None
+    completions: int = 0
+    """In flight."""
+    groups: int = 0
+    busy_s: float = 0.0
+    graders_replaced: int = 0
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def name(self) -> str:
+        return f"reward worker {self.index}"
+
+
+class RewardPool:
+    """Scores groups on reward workers. Make one with `start`; all methods run on one event loop.
+
+    Example:
+        pool = await RewardPool.start(config, ray_options={}, log_dir=run_dir / "logs")
+        scores = await pool.score(body_ref, summary, step=0)
+        await pool.close()
+    """
+
+    def __init__(self, section: RewardsSection, ray_options: dict[str, Any], log_dir: Path) -> None:
+        self._section = section
+        self._ray_options = ray_options
+        self._seats = [_Seat(index, (log_dir / f"reward-{index}.log").absolute()) for index in range(section.num_workers)]
+        self._restarts = 0
+        self._retired_busy_s = 0.0
+        self._retired_graders_replaced = 0
+        self._outcomes: dict[str, Counter[Outcome]] = {spec.name: Counter() for spec in section.functions}
+        self._failures: deque[bool] = deque(maxlen=section.error_window)
+        self._first_error = ""
+        self._warned_of_none = False
+        self._fatal: RewardError | None = None
+        self._changed = asyncio.Event()
+        self._restarting: set[asyncio.Task[None]] = set()
+        self._started_s = 0.0
+
+    @classmethod
+    async def start(cls, config: RunConfig, *, ray_options: Mapping[str, Any], log_dir: Path) -> RewardPool:
+        """Start all workers and load the rewards.
+
+        Args:
+            config: the run.
+            ray_options: options of each worker's actor beyond its CPU cores: node labels, runtime environment.
+            log_dir: folder of the workers' logs, `reward-<index>.log`.
+
+        Raises:
+            ConfigError: a reward's name or parameter is wrong; nothing was started.
+            RewardError: a reward cannot be loaded, or a worker does not start.
+        """
+        validate(config.rewards)
+        pool = cls(config.rewards, dict(ray_options), log_dir)
+        try:
+            opened = await asyncio.gather(*(pool._open(seat) for seat in pool._seats), return_exceptions=True)
+            for error in opened:
+                if error is not None:
+                    raise error
+        except BaseException:
+            await pool.close()
+            raise
+        pool._started_s = asyncio.get_running_loop().time()
+        return pool
+
+    async def score(self, body: Any, summary: GroupSummary, step: int) -> Scores:
+        """Score one group.
+
+        Args:
+            body: reference of its table in the object store; the worker pulls it, once.
+            summary: its facts.
+            step: optimizer steps done.
+
+        Raises:
+            RewardError: `on_error` is `fail` and a reward failed; too many failed of the last `error_window` completions; or no
+                worker can be kept alive.
+            RolloutError: the body is lost; the group must be sampled again.
+        """
+        while True:
+            seat = await self._least_loaded()
+            report = await self._score_on(seat, body, summary, step)
+            if report is not None:
+                seat.busy_s, seat.graders_replaced = max(seat.busy_s, report.busy_s), max(seat.graders_replaced, report.graders_replaced)
+                await self._account(body, report.scores)
+                return report.scores
+
+    async def _least_loaded(self) -> _Seat:
+        while True:
+            if self._fatal:
+                raise self._fatal
+            ready = [seat for seat in self._seats if seat.ready.is_set()]
+            if ready:
+                return min(ready, key=lambda seat: seat.completions)
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _score_on(self, seat: _Seat, body: Any, summary: GroupSummary, step: int) -> WorkerReport | None:
+        """Score on this worker; None when it was lost, and is being replaced."""
+        from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+
+        actor, size = seat.actor, len(summary.completion_tokens_G)
+        seat.completions += size
+        seat.groups += 1
+        try:
+            async with asyncio.timeout(self._deadline_s(seat.completions)):
+                return await actor.score.remote(body, step)
+        except (RayActorError, TimeoutError) as error:
+            self._lost(seat, actor, error)
+        except ObjectLostError as error:
+            raise RolloutError(f"the body of group {summary.prompt_id} is lost with its node; sample the prompt again") from error
+        except RayTaskError as error:
+            raise _cause(error, seat) from error
+        finally:
+            if seat.actor is actor:
+                seat.completions -= size
+                seat.groups -= 1
+        return None
+
+    def _deadline_s(self, completions: int) -> float:
+        """No set of groups keeps a worker for longer than if each completion ran into each reward's deadline, one by one."""
+        return self._section.timeout_s * completions * len(self._section.functions) + CALL_SLACK_S
+
+    async def _open(self, seat: _Seat) -> None:
+        """Put a new worker on a seat."""
+        import ray
+        from ray.exceptions import RayActorError, RayTaskError
+
+        actor_class = ray.remote(RewardWorker).options(  # type: ignore[attr-defined]
+            **{"num_cpus": self._section.cpus_per_worker, "max_restarts": 0, "max_task_retries": 0, **self._ray_options}
+        )
+        actor = seat.actor = actor_class.remote(  # type: ignore[attr-defined]
+            self._section, seat.log_path, Path.cwd()
+        )
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                seat.facts = await actor.start.remote()
+        except RayTaskError as error:
+            raise _cause(error, seat) from error
+        except (RayActorError, TimeoutError) as error:
+            why = "did not start" if isinstance(error, RayActorError) else f"was not ready after {START_TIMEOUT_S:g} s"
+            raise RewardError(f"it {why}: {error}", role=seat.name, log_tail=tail(seat.log_path)) from error
+        seat.completions = seat.groups = 0
+        seat.ready.set()
+        self._changed.set()
+
+    def _lost(self, seat: _Seat, actor: Any, error: Exception) -> None:
+        """Begin to replace a worker; of the many calls that its death ends only the first does so."""
+        import ray
+
+        if seat.actor is not actor or not seat.ready.is_set():
+            return
+        seat.ready.clear()
+        ray.kill(actor)
+        self._retired_busy_s += seat.busy_s
+        self._retired_graders_replaced += seat.graders_replaced
+        seat.busy_s, seat.graders_replaced = 0.0, 0
+        self._restarts += 1
+        why = "stood still" if isinstance(error, TimeoutError) else "died"
+        if self._restarts > self._section.max_restarts:
+            self._end(
+                RewardError(
+                    f"it {why}, and rewards.max_restarts {self._section.max_restarts} replacements are used up; look at its log",
+                    role=seat.name,
+                    node=seat.facts.node if seat.facts else "",
+                    log_tail=tail(seat.log_path),
+                )
+            )
+            return
+        logger.warning("%s %s; it is replaced (%d of %d)", seat.name, why, self._restarts, self._section.max_restarts)
+        task = asyncio.get_running_loop().create_task(self._reopen(seat))
+        self._restarting.add(task)
+        task.add_done_callback(self._restarting.discard)
+
+    async def _reopen(self, seat: _Seat) -> None:
+        try:
+            await self._open(seat)
+        except RewardError as error:
+            self._end(error)
+
+    def _end(self, error: RewardError) -> None:
+        self._fatal = error
+        self._changed.set()
+
+    async def _account(self, body: Any, scores: Scores) -> None:
+        for name, column in scores.columns.items():
+            self._outcomes[name].update(column.outcomes_G)
+        outcomes_G = list(zip(*(column.outcomes_G for column in scores.columns.values()), strict=True))
+        failed_G = [not FAILED_OUTCOMES.isdisjoint(outcomes) for outcomes in outcomes_G]
+        self._failures.extend(failed_G)
+        self._first_error = self._first_error or scores.first_error
+        if any(failed_G) and self._section.on_error == "fail":
+            raise RewardError(f"a reward failed on group {scores.prompt_id}, and rewards.on_error is fail:\n{scores.first_error}")
+        rate, window = self._section.max_error_rate, self._section.error_window
+        if sum(self._failures) > rate * window:
+            raise RewardError(
+                f"rewards failed on {sum(self._failures)} of the last {len(self._failures)} completions, more than "
+                f"rewards.max_error_rate {rate:g} of {window}; the first failure:\n{self._first_error}"
+            )
+        if not any(failed_G) and None in scores.rewards_G and not self._warned_of_none:
+            self._warned_of_none = True
+            await self._warn_of_none(body, scores)
+
+    async def _warn_of_none(self, body: Any, scores: Scores) -> None:
+        index = scores.rewards_G.index(None)
+        said = ", ".join(f"{name}: {column.outcomes_G[index]}" for name, column in scores.columns.items())
+        logger.warning(
+            "no reward applies to completion %d of prompt %s (%s); such completions are left out of training. The columns of its row: %s",
+            index, scores.prompt_id, said, RolloutGroup(await body).columns,
+        )  # fmt: skip
+
+    def status(self) -> RewardPoolStatus:
+        """How the pool does."""
+        elapsed_s = (asyncio.get_running_loop().time() - self._started_s) * len(self._seats)
+        busy_s = self._retired_busy_s + sum(seat.busy_s for seat in self._seats)
+        return RewardPoolStatus(
+            workers=sum(seat.ready.is_set() for seat in self._seats),
+            in_flight=sum(seat.groups for seat in self._seats),
+            busy_s=busy_s,
+            busy_share=min(1.0, busy_s / elapsed_s) if elapsed_s else 0.0,
+            graders_replaced=self._retired_graders_replaced + sum(seat.graders_replaced for seat in self._seats),
+            workers_restarted=self._restarts,
+            outcomes={name: dict(counts) for name, counts in self._outcomes.items()},
+        )
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that can score, in the order of their logs."""
+        return [seat.facts.pid for seat in self._seats if seat.facts and seat.ready.is_set()]
+
+    async def close(self) -> None:
+        """End all workers and their graders. Calls in flight fail."""
+        import ray
+
+        for task in list(self._restarting):
+            task.cancel()
+        self._end(RewardError("the pool of reward workers is closed"))
+        actors = [seat.actor for seat in self._seats if seat.actor is not None]
+        closing = [asyncio.ensure_future(actor.close.remote()) for actor in actors]
+        if closing:
+            await asyncio.wait(closing, timeout=CALL_SLACK_S)
+        for actor in actors:
+            ray.kill(actor)
+        for call in closing:
+            call.cancel()
+        await asyncio.gather(*closing, return_exceptions=True)
+
+
+def _cause(error: Any, seat: _Seat) -> RewardError:
+    """What a worker raised, as an error that does not drag Ray's along."""
+    cause = error.cause
+    if isinstance(cause, RewardError):
+        return RewardError(cause.message, role=seat.name, node=seat.facts.node if seat.facts else "")
+    return RewardError(f"{type(cause).__name__}: {cause}", role=seat.name, log_tail=str(error)[-4000:])

@@ -1,0 +1,101 @@
+"""RewardWorker: one Ray process that scores groups on its own killable graders."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.logs import redirect_output
+from cluster.metrics import BusyClock
+from cluster.records import RolloutGroup, Scores
+from configs.schema import RewardsSection
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from rewards.graders import Graders
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """Where a worker runs: `WorkerFacts(pid=4242, node="10.0.0.7", grader_pids=(4250,))`."""
+
+    pid: int
+    node: str
+    grader_pids: tuple[int, ...]
+    """The warden of its graders; everything that grades is below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """What comes back with each group: the scores, and how the worker does."""
+
+    scores: Scores
+    busy_s: float
+    """Wall seconds since its start in which it scored at least one group."""
+    graders_replaced: int
+
+
+class RewardWorker:
+    """An asynchronous Ray actor; the pool makes it one. Scoring the same group twice gives the same scores and does no harm.
+
+    Args:
+        section: the rewards of the run.
+        log_path: file that its output and its graders' goes to; it takes effect on the node that the worker runs on.
+        cwd: folder of the driver, from which relative paths of users' functions start, where this node has it.
+    """
+
+    def __init__(self, section: RewardsSection, log_path: Path, cwd: Path) -> None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves it unset for an actor without GPUs, and a reward could take one
+        redirect_output(log_path)
+        self._section = section
+        self._cwd = cwd if cwd.is_dir() else Path.cwd()
+        self._clock = BusyClock()
+        self._graders: Graders | None = None
+
+    async def start(self) -> WorkerFacts:
+        """Start the graders. Raises RewardError when a reward cannot be loaded."""
+        import ray
+
+        from rewards.graders import Graders
+
+        self._graders = await Graders.start(
+            [(spec.name, spec.params) for spec in self._section.functions],
+            count=self._section.graders_per_worker,
+            timeout_s=self._section.timeout_s,
+            memory_limit_bytes=self._section.memory_limit_bytes,
+            cwd=self._cwd,
+            on_lost=_die,
+        )
+        return WorkerFacts(os.getpid(), ray.util.get_node_ip_address(), tuple(self._graders.pids()))
+
+    async def score(self, table: pa.Table, step: int) -> WorkerReport:
+        """Score one group.
+
+        Args:
+            table: the group's body; Ray hands over the table where the caller passes its reference.
+            step: optimizer steps done, which functions see as `trainer_state.global_step`.
+        """
+        from rewards.scoring import aggregate, as_input
+
+        assert self._graders is not None, "start comes before score"
+        started_s = time.monotonic()
+        with self._clock.busy():
+            group = RolloutGroup(table)
+            verdicts = await self._graders.grade(as_input(group, step, self._graders.need_token_ids))
+            scores = aggregate(self._section, group, verdicts, time.monotonic() - started_s)
+        return WorkerReport(scores, self._clock.total_s(), self._graders.replaced)
+
+    async def close(self) -> None:
+        """End the graders; returns when their processes have ended."""
+        if self._graders:
+            await self._graders.close()
+
+
+def _die() -> None:
+    """Without its warden a worker can grade nothing: it ends, and the pool makes another."""
+    print("the warden of the graders is gone; this reward worker ends", flush=True)
+    os._exit(1)

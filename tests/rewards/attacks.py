@@ -1,0 +1,96 @@
+"""Reward functions that misbehave; each does so where a completion says "attack", and scores 1.0 each otherwise."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def _attack(act: Callable[[int], Any]) -> Callable[..., Any]:
+    def reward(completions: list[str], **kwargs: Any) -> Any:
+        if "attack" in completions:
+            return act(len(completions))
+        return [1.0] * len(completions)
+
+    return reward
+
+
+def _spin(size: int) -> None:
+    while True:
+        pass
+
+
+def _spin_with_the_gil(size: int) -> None:
+    ctypes.PyDLL(None).sleep(3600)  # a PyDLL keeps the GIL
+
+
+def _ignore_signals_and_sleep(size: int) -> None:
+    import signal
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, signal.SIG_IGN)
+    time.sleep(3600)
+
+
+def _exit(size: int) -> None:
+    print("last words")
+    os._exit(3)
+
+
+def _daemon(size: int) -> list[float]:
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.setsid()
+        time.sleep(3600)
+    return [1.0] * size
+
+
+def _daemon_and_hang(size: int) -> None:
+    _daemon(size)
+    _spin(size)
+
+
+def _return_twice(size: int) -> list[float]:
+    os.fork()
+    return [1.0] * size
+
+
+def _print_much(size: int) -> list[float]:
+    for _ in range(100):
+        print("x" * 1_000_000)
+    return [1.0] * size
+
+
+def _raise(size: int) -> None:
+    raise KeyError("no such thing")
+
+
+def _sys_exit(size: int) -> None:
+    raise SystemExit(0)
+
+
+hang = _attack(_spin)
+gil_hang = _attack(_spin_with_the_gil)
+deaf = _attack(_ignore_signals_and_sleep)
+exit_now = _attack(_exit)
+sys_exit = _attack(_sys_exit)
+segfault = _attack(lambda size: ctypes.string_at(0))
+daemon = _attack(_daemon)
+daemon_and_hang = _attack(_daemon_and_hang)
+return_twice = _attack(_return_twice)
+allocate = _attack(lambda size: len(bytearray(6 << 30)))
+print_much = _attack(_print_much)
+raise_error = _attack(_raise)
+nan = _attack(lambda size: [float("nan")] + [1.0] * (size - 1))
+wrong_length = _attack(lambda size: [1.0] * (size + 1))
+unpicklable = _attack(lambda size: [lambda: None] * size)
+text = _attack(lambda size: ["1.0"] * size)
+
+
+def slow(completions: list[str], **kwargs: Any) -> list[float]:
+    time.sleep(1.5)
+    return [1.0] * len(completions)

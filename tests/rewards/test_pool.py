@@ -1,0 +1,181 @@
+"""The pool of reward workers on a real Ray. What is protected:
+
+1. A group is scored, once, with the outcomes and counts that its rewards deserve.
+2. A reward worker killed in the middle of a group is replaced and the group scored, up to the restart budget.
+3. Rewards that fail too often, or at all under `on_error: fail`, end the run with the first traceback.
+4. `close` leaves no process behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.errors import ConfigError, RewardError
+from cluster.records import PromptId, RolloutGroup, Scores
+from configs.schema import RunConfig
+from rewards.pool import RewardPool
+from tests.rewards.groups import rollout_group, summary_of
+
+ATTACKS = Path(__file__).parent / "attacks.py"
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+
+def config(*functions: str, **settings: Any) -> RunConfig:
+    rewards = {"functions": functions, "timeout_s": 5.0, "cpus_per_worker": 0.1, "graders_per_worker": 1} | settings
+    return RunConfig.model_validate({"model": {"path": "m"}, "data": {"path": "d"}, "rewards": rewards})
+
+
+def with_pool(run: RunConfig, log_dir: Path, act: Callable[[RewardPool], Awaitable[Any]]) -> Any:
+    async def main() -> Any:
+        pool = await RewardPool.start(run, ray_options={}, log_dir=log_dir)
+        pids = pool.worker_pids()
+        try:
+            return await act(pool)
+        finally:
+            pids += pool.worker_pids()
+            await pool.close()
+            await gone(pids)
+
+    return asyncio.run(main())
+
+
+async def gone(pids: list[int]) -> None:
+    deadline_s = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) or wardens():
+        assert time.monotonic() < deadline_s, (pids, wardens())
+        await asyncio.sleep(0.05)
+
+
+def wardens() -> list[int]:
+    """Wardens and graders of any pool: tests run one after another."""
+    return [
+        int(name)
+        for name in filter(str.isdigit, os.listdir("/proc"))
+        if _belongs_to_us(Path(f"/proc/{name}")) and b"rewards.grader_process" in _command(Path(f"/proc/{name}"))
+    ]
+
+
+def _command(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _belongs_to_us(process: Path) -> bool:
+    """Other checkouts may run their tests on this machine."""
+    try:
+        return f"PWD={os.environ.get('PWD', '')}".encode() in (process / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+async def score(pool: RewardPool, group: RolloutGroup) -> Scores:
+    import ray
+
+    return await pool.score(ray.put(group.table), summary_of(group), step=3)
+
+
+def test_groups_are_scored_counted_and_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def act(pool: RewardPool) -> None:
+        groups = [rollout_group(["\\boxed{4}", "\\boxed{5}"], index=i, conversational=i % 2 == 0, solution="4") for i in range(6)]
+        for group, scores in zip(groups, await asyncio.gather(*(score(pool, group) for group in groups)), strict=True):
+            assert scores.prompt_id == group.prompt_id
+            assert scores.rewards_G == (1.0, 0.0)
+        assert not caplog.records
+        for index in (7, 8):
+            assert (await score(pool, rollout_group(["\\boxed{4}"], index=index, solution=""))).rewards_G == (None,)
+        (warning,) = caplog.records
+        assert "completion 0 of prompt 0:7 (accuracy: unparsable_gold)" in warning.getMessage()
+        assert "{'solution': ''}" in warning.getMessage()
+        status = pool.status()
+        assert status.outcomes == {"accuracy": {"scored": 12, "unparsable_gold": 2}}
+        assert (status.workers, status.in_flight, status.graders_replaced, status.workers_restarted) == (2, 0, 0, 0)
+        assert 0 < status.busy_s and 0 < status.busy_share < 1
+        assert len(set(pool.worker_pids())) == 2
+
+    with caplog.at_level(logging.WARNING, "rollcast.rewards"):
+        with_pool(config("accuracy", num_workers=2), tmp_path, act)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_worker_killed_while_it_scores_is_replaced_and_its_group_scored(tmp_path: Path, num_workers: int) -> None:
+    async def act(pool: RewardPool) -> None:
+        victim = pool.worker_pids()[0]
+        scoring = asyncio.ensure_future(score(pool, rollout_group(["a", "b"], index=5)))
+        await asyncio.sleep(0.5)
+        assert pool.status().in_flight == 1
+        os.kill(victim, signal.SIGKILL)
+        scores = await scoring
+        assert (scores.prompt_id, scores.rewards_G) == (PromptId(0, 5), (1.0, 1.0))
+        while len(pool.worker_pids()) < num_workers:
+            await asyncio.sleep(0.05)
+        assert victim not in pool.worker_pids()
+        assert pool.status().workers_restarted == 1
+        assert pool.status().outcomes == {f"{ATTACKS}:slow": {"scored": 2}}
+
+    with_pool(config(f"{ATTACKS}:slow", num_workers=num_workers), tmp_path, act)
+
+
+def test_a_used_up_restart_budget_ends_with_the_log(tmp_path: Path) -> None:
+    async def act(pool: RewardPool) -> None:
+        await score(pool, rollout_group(["a", "attack"]))
+        scoring = asyncio.ensure_future(score(pool, rollout_group(["a", "b"])))
+        await asyncio.sleep(0.3)
+        os.kill(pool.worker_pids()[0], signal.SIGKILL)
+        with pytest.raises(RewardError, match="reward worker 0 on node .*max_restarts 0 replacements are used up(.|\n)*last words"):
+            await scoring
+
+    with_pool(config(f"{ATTACKS}:slow", f"{ATTACKS}:exit_now", max_restarts=0), tmp_path, act)
+    assert "last words" in (tmp_path / "reward-0.log").read_text()
+
+
+def test_a_worker_whose_warden_dies_is_replaced(tmp_path: Path) -> None:
+    async def act(pool: RewardPool) -> None:
+        (warden,) = pool._seats[0].facts.grader_pids  # type: ignore[union-attr]
+        os.kill(warden, signal.SIGKILL)
+        assert (await score(pool, rollout_group(["a"]))).rewards_G == (0.0,)
+
+    with_pool(config("tag_count"), tmp_path, act)
+
+
+def test_on_error_fail_ends_the_run(tmp_path: Path) -> None:
+    async def act(pool: RewardPool) -> None:
+        assert (await score(pool, rollout_group(["a"]))).rewards_G == (1.0,)
+        with pytest.raises(RewardError, match="on_error is fail:\nreward .*raise_error: (.|\n)*no such thing"):
+            await score(pool, rollout_group(["attack"]))
+
+    with_pool(config(f"{ATTACKS}:raise_error", on_error="fail"), tmp_path, act)
+
+
+def test_too_many_failures_end_the_run_with_the_first_traceback(tmp_path: Path) -> None:
+    async def act(pool: RewardPool) -> None:
+        for _ in range(2):
+            assert (await score(pool, rollout_group(["attack", "b"]))).rewards_G == (None, None)
+            assert (await score(pool, rollout_group(["a", "b"]))).rewards_G == (1.0, 1.0)
+        with pytest.raises(RewardError, match="failed on 6 of the last 8 completions(.|\n)*no such thing"):
+            await asyncio.gather(*(score(pool, rollout_group(["attack", "b"])) for _ in range(2)))
+
+    with_pool(config(f"{ATTACKS}:raise_error", max_error_rate=0.6, error_window=8), tmp_path, act)
+
+
+def test_what_cannot_work_is_refused_at_the_start(tmp_path: Path) -> None:
+    async def act(pool: RewardPool) -> None:
+        pytest.fail("started")
+
+    with pytest.raises(ConfigError, match="did you mean 'accuracy'"):
+        with_pool(config("acuracy"), tmp_path, act)
+    (tmp_path / "broken.py").write_text("import not_installed_anywhere\ndef f(completions): ...\n")
+    with pytest.raises(RewardError, match="reward worker 0.*cannot be loaded:(.|\n)*not_installed_anywhere"):
+        with_pool(config(f"{tmp_path}/broken.py:f"), tmp_path, act)
+    asyncio.run(gone([]))

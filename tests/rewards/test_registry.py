@@ -1,0 +1,119 @@
+"""Names to functions, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import ConfigError, DataError
+from configs.schema import RewardsSection
+from rewards import load, validate
+
+USER_FILE = """
+import functools
+from helper_beside import BONUS
+
+def length(completions, scale=1.0, **kwargs):
+    return [scale * len(completion) + BONUS for completion in completions]
+
+class Constant:
+    def __init__(self, value=1.0):
+        self.value = value
+        self.__name__ = "constant"
+    def __call__(self, completions, **kwargs):
+        return [self.value] * len(completions)
+
+half = functools.partial(length, scale=0.5)
+number = 3
+"""
+
+
+@pytest.fixture
+def user_file(tmp_path: Path) -> Path:
+    (tmp_path / "helper_beside.py").write_text("BONUS = 10.0\n")
+    path = tmp_path / "mine.py"
+    path.write_text(USER_FILE)
+    return path
+
+
+def section(*functions: object) -> RewardsSection:
+    return RewardsSection.model_validate({"functions": functions})
+
+
+def test_functions_classes_and_partials_of_a_file(user_file: Path) -> None:
+    assert load(f"{user_file}:length")(completions=["ab"]) == [12.0]
+    assert load(f"{user_file}:length", scale=2.0)(completions=["ab"]) == [14.0]
+    assert load(f"{user_file}:half")(completions=["ab"]) == [11.0]
+    assert load(f"{user_file}:Constant", value=7.0)(completions=["ab"]) == [7.0]
+
+
+def test_a_callable_and_a_module() -> None:
+    assert load(functools.partial(max, default=1.0))([3, 4]) == 4
+    assert load("statistics:fmean")([1, 2]) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("acuracy", {}, "reward 'acuracy' is unknown; did you mean 'accuracy'"),
+        ("accuracy", {"answer_stile": "auto"}, "no parameter 'answer_stile'; did you mean 'answer_style'"),
+        ("tag_count", {"x": 1}, "no parameter 'x'; it has none"),
+        ("nowhere.py:f", {}, "reward file nowhere.py is not there"),
+        ("no_such_module_x.y:f", {}, "no module 'no_such_module_x'"),
+        (":f", {}, "has no module"),
+        ("statistics:", {}, "has no function"),
+        ("some/folder:f", {}, "neither a module nor a .py file"),
+    ],
+)
+def test_wrong_names_and_parameters_are_refused_at_once(name: str, params: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validate(section({"name": name, "params": params}))
+
+
+def test_a_missing_function_is_found_without_running_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def length(completions): ...\nraise SystemExit\n")
+    validate(section(f"{path}:length"))
+    with pytest.raises(ConfigError, match="defines no 'lenght'; did you mean 'length'"):
+        validate(section(f"{path}:lenght"))
+    path.write_text("def length(:\n")
+    with pytest.raises(ConfigError, match="is not Python"):
+        validate(section(f"{path}:length"))
+
+
+def test_a_missing_gold_column_is_refused_when_columns_are_known() -> None:
+    validate(section("accuracy", "format"), columns=["solution"])
+    with pytest.raises(DataError, match="accuracy needs the column key, but the data has solution"):
+        validate(section({"name": "accuracy", "params": {"gold_column": "key"}}), columns=["solution"])
+
+
+def test_loading_reports_what_a_module_lacks(user_file: Path) -> None:
+    with pytest.raises(ConfigError, match="has no 'lenght'; did you mean 'length'"):
+        load(f"{user_file}:lenght")
+    with pytest.raises(ConfigError, match="3 is not callable"):
+        load(f"{user_file}:number")
+
+
+def test_the_driver_can_validate_without_heavy_imports() -> None:
+    code = (
+        "import sys, rewards, rewards.pool\n"
+        "from configs.schema import RewardsSection\n"
+        "rewards.validate(RewardsSection())\n"
+        "heavy = {'torch', 'vllm', 'deepspeed', 'transformers', 'math_verify', 'sympy', 'ray'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_grader_imports_no_heavy_library() -> None:
+    code = (
+        "import sys, rewards.grader_process, rewards.math_answer\n"
+        "rewards.math_answer.preload()\n"
+        "heavy = {'torch', 'vllm', 'ray', 'numpy', 'pyarrow', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
