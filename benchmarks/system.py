@@ -102,7 +102,9 @@ def measure(workload: Workload, rounds: int, folder: Path, with_trl: bool) -> No
 
 def run_rollcast(workload: Workload, out_dir: Path, max_staleness: int) -> dict[str, Any]:
     """One training; figures of its steps after the first ones."""
-    reward = {"name": workload.reward, "params": {"answer_style": "answer_tag"}} if workload.reward == "accuracy" else {"name": workload.reward}
+    reward = (
+        {"name": workload.reward, "params": {"answer_style": "answer_tag"}} if workload.reward == "accuracy" else {"name": workload.reward}
+    )
     _rollcast(
         [
             f"model.path={workload.model}", f"data.path={workload.data}", "data.eval_samples=0", "learner.warm_start=null",
@@ -166,7 +168,9 @@ def _print_table(workload: Workload, found: dict[str, list[dict[str, Any]]]) -> 
     for name, form in FORMATS.items():
         print(f"{name:20}" + "".join(f"{form.format(medians[kind][name]) if name in medians[kind] else '-':>14}" for kind in found))
     for other in [kind for kind in found if kind != "async"]:
-        ratios = [ours["completions_per_s"] / theirs["completions_per_s"] for ours, theirs in zip(found["async"], found[other], strict=True)]
+        ratios = [
+            ours["completions_per_s"] / theirs["completions_per_s"] for ours, theirs in zip(found["async"], found[other], strict=True)
+        ]
         print(f"async / {other}: {statistics.median(ratios):.2f} (rounds: {', '.join(f'{ratio:.2f}' for ratio in ratios)})")
     print(flush=True)
 

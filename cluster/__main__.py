@@ -11,7 +11,12 @@ from rich.console import Console
 
 from cluster.errors import RollcastError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="GRPO post-training as a disaggregated actor/learner system on Ray.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="GRPO post-training as a disaggregated actor/learner system on Ray.",
+)
 
 
 @app.callback()
@@ -22,10 +27,16 @@ def rollcast() -> None:
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run, such as configs/quickstart.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Dotted settings over the file: learner.learning_rate=1e-4 out_dir=runs/mine.")] = None,
-    resume: Annotated[str, typer.Option(help="auto: go on with an unfinished run in out_dir; none: begin anew; or the path of a checkpoint.")] = "auto",
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Dotted settings over the file: learner.learning_rate=1e-4 out_dir=runs/mine.")
+    ] = None,
+    resume: Annotated[
+        str, typer.Option(help="auto: go on with an unfinished run in out_dir; none: begin anew; or the path of a checkpoint.")
+    ] = "auto",
     address: Annotated[str | None, typer.Option(help="Ray cluster to join (host:port, auto, or local); overrides cluster.address.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved run, placement, batch arithmetic and memory, and start nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved run, placement, batch arithmetic and memory, and start nothing.")
+    ] = False,
 ) -> None:
     """Train a model by GRPO."""
     from cluster.train import run_training

@@ -90,7 +90,9 @@ def read(folder: Path) -> Commit:
     try:
         files = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} is no whole commit ({error}): a commit holds a readable {MANIFEST}; give another with --resume PATH") from error
+        raise CheckpointError(
+            f"{folder} is no whole commit ({error}): a commit holds a readable {MANIFEST}; give another with --resume PATH"
+        ) from error
     for name, expected in files.items():
         file = folder / name
         if not file.is_file() or _sha256(file) != expected:

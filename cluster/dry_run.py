@@ -73,7 +73,12 @@ def _memory(config: RunConfig) -> Table | str:
     if shape is None:
         return f"memory: the shape of {config.model.path} is not known without loading it; no estimate"
     found = estimate(config, shape)
-    table = Table("part", "bytes", title=f"memory estimate: {found.parameters / 1e6:,.1f} M parameters, adapter {found.adapter_parameters / 1e6:,.2f} M", title_justify="left")
+    table = Table(
+        "part",
+        "bytes",
+        title=f"memory estimate: {found.parameters / 1e6:,.1f} M parameters, adapter {found.adapter_parameters / 1e6:,.2f} M",
+        title_justify="left",
+    )
     for owner, parts in (("learner rank", found.learner), ("engine", found.rollout)):
         for part, size in parts.items():
             table.add_row(f"{owner}: {part}", human_bytes(size))

@@ -27,7 +27,15 @@ class ModelShape:
         """(inputs, outputs) of the linear modules of one layer: q, k, v, o, gate, up, down."""
         attention, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         hidden, intermediate = self.hidden, self.intermediate
-        return ((hidden, attention), (hidden, kv), (hidden, kv), (attention, hidden), (hidden, intermediate), (hidden, intermediate), (intermediate, hidden))
+        return (
+            (hidden, attention),
+            (hidden, kv),
+            (hidden, kv),
+            (attention, hidden),
+            (hidden, intermediate),
+            (hidden, intermediate),
+            (intermediate, hidden),
+        )
 
     @property
     def parameters(self) -> int:
@@ -125,6 +133,8 @@ def estimate(config: RunConfig, shape: ModelShape) -> Estimate:
     kv_per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * element_bytes
     rollout = {
         "weights": shape.parameters * element_bytes,
-        f"key-value cache for {config.actors.max_num_seqs} full-length completions": kv_per_token * config.max_model_len * config.actors.max_num_seqs,
+        f"key-value cache for {config.actors.max_num_seqs} full-length completions": kv_per_token
+        * config.max_model_len
+        * config.actors.max_num_seqs,
     }
     return Estimate(shape.parameters, adapter, adapter * element_bytes, learner, rollout)

@@ -24,7 +24,18 @@ from typing import Any, Protocol
 
 from cluster.errors import PoisonPromptError
 from cluster.metrics import BusyClock
-from cluster.records import AdapterManifest, GroupSummary, Prompt, PromptId, RolloutRequest, Sampling, ScoredGroup, Scores, StepReport, SyncReport
+from cluster.records import (
+    AdapterManifest,
+    GroupSummary,
+    Prompt,
+    PromptId,
+    RolloutRequest,
+    Sampling,
+    ScoredGroup,
+    Scores,
+    StepReport,
+    SyncReport,
+)
 from cluster.window import Window
 
 
@@ -74,7 +85,9 @@ class Rewards(Protocol):
 class Learner(Protocol):
     """The ranks that turn scored groups into adapters."""
 
-    async def step(self, groups: list[ScoredGroup], step: int) -> StepReport: ...
+    async def step(self, groups: list[ScoredGroup], step: int) -> StepReport:
+        """Train one batch; `step` optimizer steps were done before it."""
+        ...
 
     async def adapter(self) -> tuple[AdapterManifest, Any]: ...
 
@@ -206,7 +219,7 @@ class TrainLoop:
             if groups is None:
                 break
             with self.learner_clock.busy():
-                report = await self.learner.step(groups, self.window.steps_taken)
+                report = await self.learner.step(groups, self.window.steps_taken - 1)
             self.window.finish_step()
             step = self.window.steps_taken
             snapshot = self._snapshot() if self._commit_due(step) else None

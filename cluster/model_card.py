@@ -11,7 +11,11 @@ from configs.schema import RunConfig
 def model_card(config: RunConfig, summary: dict[str, Any]) -> str:
     """A card in the hub's format: what was trained on what, with which settings, and what came of it."""
     front = f"---\nlibrary_name: peft\nbase_model: {config.model.path}\ntags: [grpo, lora, rollcast]\n---\n"
-    results = [("steps", summary["steps"]), ("held-out accuracy before", summary["accuracy_before"]), ("held-out accuracy after", summary["accuracy_after"])]
+    results = [
+        ("steps", summary["steps"]),
+        ("held-out accuracy before", summary["accuracy_before"]),
+        ("held-out accuracy after", summary["accuracy_after"]),
+    ]
     lines = "\n".join(f"| {name} | {value} |" for name, value in results if value is not None)
     rewards = ", ".join(f"{spec.name} (weight {spec.weight:g})" for spec in config.rewards.functions)
     return (

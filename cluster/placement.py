@@ -91,7 +91,9 @@ def place(config: RunConfig, nodes: list[Node]) -> Placement:
         raise PlacementError(f"the run asks for {need.gpus:g} GPUs ({asked}) but the cluster has {have_gpus:g}: {remedy}")
     if need.cpus > have_cpus + 1e-9:
         asked = ", ".join(f"{role.count} x {role.cpus:g} for {role.name}" for role in need.roles if role.cpus)
-        raise PlacementError(f"the run asks for {need.cpus:g} CPU cores ({asked}) but the cluster has {have_cpus:g}: lower the cpus_per_* of the roles, or add nodes")
+        raise PlacementError(
+            f"the run asks for {need.cpus:g} CPU cores ({asked}) but the cluster has {have_cpus:g}: lower the cpus_per_* of the roles, or add nodes"
+        )
     free = {node.name: [node.gpus, node.cpus] for node in nodes}
     placed: dict[str, list[str]] = {node.name: [] for node in nodes}
     for role in sorted(need.roles, key=lambda role: (-role.gpus, -role.cpus)):
@@ -99,7 +101,9 @@ def place(config: RunConfig, nodes: list[Node]) -> Placement:
             node = _node_with_room(free, role)
             if node is None:
                 left = "; ".join(f"{name}: {gpus:g} GPUs, {cpus:g} cores" for name, (gpus, cpus) in free.items())
-                raise PlacementError(f"{role.name} {index} needs {role.gpus:g} GPUs and {role.cpus:g} CPU cores on one node, and none has them left ({left}): {remedy}")
+                raise PlacementError(
+                    f"{role.name} {index} needs {role.gpus:g} GPUs and {role.cpus:g} CPU cores on one node, and none has them left ({left}): {remedy}"
+                )
             free[node][0] -= role.gpus
             free[node][1] -= role.cpus
             placed[node].append(f"{role.name} {index}")

@@ -58,7 +58,9 @@ class RunDisplay:
         if not self._console.is_terminal:
             yield
             return
-        self._bar = Progress(TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self._bar = Progress(
+            TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+        )
         self._bar.add_task("train", total=total, completed=first)
         with Live(self._bar, console=self._console, refresh_per_second=4) as self._live:
             yield

@@ -1,10 +1,10 @@
 """Everything that a run leaves behind, in one folder that one live run holds.
 
-    config.yaml       the resolved configuration            summary.json     what came of it
-    metrics.jsonl     a line a step                         tensorboard/     the same, as events
-    completions/      step-000001.parquet ...               checkpoints/     step-000050/ ...
-    adapter/          the final adapter, tokenizer, card    logs/            one file a process, and Ray's own
-    model/  data/     what `builtin:` names made
+config.yaml       the resolved configuration            summary.json     what came of it
+metrics.jsonl     a line a step                         tensorboard/     the same, as events
+completions/      step-000001.parquet ...               checkpoints/     step-000050/ ...
+adapter/          the final adapter, tokenizer, card    logs/            one file a process, and Ray's own
+model/  data/     what `builtin:` names made
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -15,7 +16,6 @@ from types import TracebackType
 from cluster.errors import PlacementError, RollcastError
 from cluster.placement import Node, Placement, place, roles
 from configs.schema import RunConfig
-
 
 KNOCK_TIMEOUT_S = 10.0
 """How long the head of a cluster may take to accept a connection."""
@@ -89,7 +89,7 @@ class RaySession:
             dashboard_host="127.0.0.1",
             object_store_memory=self.config.cluster.object_store_memory_bytes,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             _temp_dir=str(self._folder),
         )
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else ""
@@ -102,7 +102,7 @@ class RaySession:
 
         try:
             _knock(where)
-            ray.init(address=where, namespace=self.namespace, log_to_driver=False, logging_level="error")
+            ray.init(address=where, namespace=self.namespace, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, OSError) as error:
             raise PlacementError(
                 f"no Ray cluster answered at {where} ({error}): start one with `ray start --head`, give its token by RAY_AUTH_MODE=token and "

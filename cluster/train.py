@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from actors.pool import RolloutPool
-from actors.prompts import PromptSource
+
 from cluster import checkpoint
 from cluster.checkpoint import Commit
 from cluster.errors import LearnerError, NonFiniteError, RollcastError
@@ -237,7 +236,9 @@ class TrainingRun:
         self.display.say(f"{error.message}; making the learner group again ({restarts} of {self.config.cluster.max_learner_restarts})")
         self.commit = checkpoint.newest(self.directory.checkpoints, self.display.say)
         await self.learner.close()
-        self.learner = LearnerGroup.create(self.config, ray_options=self.session.placement().learners.ray_options(), log_dir=self.directory.logs)
+        self.learner = LearnerGroup.create(
+            self.config, ray_options=self.session.placement().learners.ray_options(), log_dir=self.directory.logs
+        )
         await self._start_learner()
         await self.rollouts.broadcast(*await self.learner.adapter())
 
@@ -284,7 +285,9 @@ class TrainingRun:
         say = self.display.say
         say("")
         if summary["accuracy_before"] is not None and summary["accuracy_after"] is not None:
-            say(f"held-out greedy accuracy: {summary['accuracy_before']:.3f} before, {summary['accuracy_after']:.3f} after {summary['steps']} steps")
+            say(
+                f"held-out greedy accuracy: {summary['accuracy_before']:.3f} before, {summary['accuracy_after']:.3f} after {summary['steps']} steps"
+            )
         sync = summary["sync_s"]
         say(
             f"{summary['completions_per_s']:.1f} completions/s; learner idle {summary['learner_idle']:.0%}, rollouts idle {summary['rollout_idle']:.0%}; "

@@ -119,7 +119,9 @@ class Window:
     def admit(self, prompt_id: PromptId) -> int:
         """Enter a prompt as in flight; returns its attempt. A prompt that was to be re-issued is not drawn again."""
         if prompt_id in self._in_flight or prompt_id in self._ready or prompt_id in self._learning:
-            raise AccountingError(f"prompt {prompt_id} is outstanding already: a prompt is drawn once; this is a bug in rollcast, please report it")
+            raise AccountingError(
+                f"prompt {prompt_id} is outstanding already: a prompt is drawn once; this is a bug in rollcast, please report it"
+            )
         attempt = self._again.pop(prompt_id, None)
         if attempt is None:
             self.drawn += 1

@@ -23,8 +23,10 @@ def test_the_newest_whole_commit_is_used_and_the_damaged_one_named(tmp_path: Pat
     (damaged / "learner" / "state.bin").write_bytes(b"x" * 999)
     said: list[str] = []
     found = checkpoint.newest(tmp_path, said.append)
-    assert found is not None and found.step == 5
-    assert len(said) == 1 and "state.bin" in said[0]
+    assert found is not None
+    assert found.step == 5
+    assert len(said) == 1
+    assert "state.bin" in said[0]
     with pytest.raises(CheckpointError, match="does not match its hash"):
         checkpoint.read(damaged)
 
@@ -33,7 +35,8 @@ def test_an_interrupted_commit_is_ignored_and_cleaned(tmp_path: Path) -> None:
     commit(tmp_path, 5)
     checkpoint.begin(tmp_path, 10)
     found = checkpoint.newest(tmp_path)
-    assert found is not None and found.step == 5
+    assert found is not None
+    assert found.step == 5
     commit(tmp_path, 10)
     assert not list(tmp_path.glob("*.tmp"))
 
@@ -52,12 +55,17 @@ def test_old_commits_are_removed(tmp_path: Path) -> None:
 def test_stored_groups_come_back_as_they_were(tmp_path: Path) -> None:
     facts = scored(PromptId(1, 7), version=3)
     prompt = Prompt(PromptId(1, 7), (4, 5, 6), "was ist 1+1?", {"solution": "zwei"})
-    completions = [Completion((1, 2), (-0.5, -0.25), (VersionSpan(3, 0, 2),), "stop", "zwei"), Completion((9,), (-1.0,), (VersionSpan(4, 0, 1),), "length", "九")]
+    completions = [
+        Completion((1, 2), (-0.5, -0.25), (VersionSpan(3, 0, 2),), "stop", "zwei"),
+        Completion((9,), (-1.0,), (VersionSpan(4, 0, 1),), "length", "九"),
+    ]
     body = RolloutGroup.build(RolloutRequest(prompt, Sampling(2, 8)), completions)
     checkpoint.write_groups(tmp_path / "ready", [ScoredGroup(None, facts.summary, facts.scores)], [body.table])
     ((summary, scores, table),) = checkpoint.read_groups(tmp_path / "ready")
     assert (summary, scores) == (facts.summary, facts.scores)
     again = RolloutGroup(table)
     assert again.table.equals(body.table, check_metadata=True)
-    assert again.columns == {"solution": "zwei"} and again.prompt_token_ids.tolist() == [4, 5, 6]
-    assert again.logprobs_T(0).tolist() == [-0.5, -0.25] and again.spans(1) == (VersionSpan(4, 0, 1),)
+    assert again.columns == {"solution": "zwei"}
+    assert again.prompt_token_ids.tolist() == [4, 5, 6]
+    assert again.logprobs_T(0).tolist() == [-0.5, -0.25]
+    assert again.spans(1) == (VersionSpan(4, 0, 1),)

@@ -96,10 +96,10 @@ class CountingLearner:
     trained: list[PromptId] = field(default_factory=list)
 
     async def step(self, groups: list[ScoredGroup], step: int) -> StepReport:
-        assert all(self.version - group.summary.min_policy_version <= self.max_staleness for group in groups)
+        assert step == self.version
+        assert all(step - group.summary.min_policy_version <= self.max_staleness for group in groups)
         await asyncio.sleep(self.step_s)
         self.version += 1
-        assert step == self.version
         self.trained += [group.summary.prompt_id for group in groups]
         return StepReport(self.version, False, {}, self.step_s, 10)
 
@@ -107,7 +107,9 @@ class CountingLearner:
         return AdapterManifest(self.version, "", "float32", (), 1, 1.0, (), "tiny"), None
 
 
-def make_loop(*, steps: int = 4, max_staleness: int = 1, groups: int = 2, save_steps: int = 0, **parts: Any) -> tuple[TrainLoop, list[StepRecord], list[Snapshot]]:
+def make_loop(
+    *, steps: int = 4, max_staleness: int = 1, groups: int = 2, save_steps: int = 0, **parts: Any
+) -> tuple[TrainLoop, list[StepRecord], list[Snapshot]]:
     records: list[StepRecord] = []
     snapshots: list[Snapshot] = []
 
@@ -140,7 +142,8 @@ async def test_every_step_trains_distinct_groups_within_the_bound(max_staleness:
     assert len(learner.trained) == len(set(learner.trained)) == 24
     accounting = loop.window.accounting()
     assert (accounting.drawn, accounting.trained, accounting.in_flight, accounting.ready) == (24, 24, 0, 0)
-    assert rollouts.version == 12 and [snapshot.step for snapshot in snapshots] == [12]
+    assert rollouts.version == 12
+    assert [snapshot.step for snapshot in snapshots] == [12]
 
 
 async def test_generation_goes_on_while_the_learner_trains() -> None:
@@ -171,7 +174,8 @@ async def test_a_poison_prompt_is_dropped_with_a_reason_and_replaced() -> None:
 async def test_the_end_of_the_data_ends_the_run_and_leaves_the_rest_ready() -> None:
     loop, records, snapshots = make_loop(steps=100, prompts=CountedPrompts(limit=5))
     assert await loop.run() == "data exhausted"
-    assert len(records) == 2 and loop.window.accounting().ready == 1
+    assert len(records) == 2
+    assert loop.window.accounting().ready == 1
     assert snapshots[-1].step == 2
 
 

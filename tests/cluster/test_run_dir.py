@@ -12,7 +12,10 @@ from cluster.run_dir import RunDirectory
 
 
 def test_a_directory_that_a_live_run_holds_is_refused_and_named(tmp_path: Path) -> None:
-    with RunDirectory.open(tmp_path / "run", "auto"), pytest.raises(RunDirectoryError, match=rf"held by a live run \(process {os.getpid()} on .*out_dir=PATH"):
+    with (
+        RunDirectory.open(tmp_path / "run", "auto"),
+        pytest.raises(RunDirectoryError, match=rf"held by a live run \(process {os.getpid()} on .*out_dir=PATH"),
+    ):
         RunDirectory.open(tmp_path / "run", "auto")
 
 

@@ -13,7 +13,11 @@ from configs.schema import RunConfig
 
 
 def config(**sections: dict) -> RunConfig:
-    on_cpu = {"actors": {"gpus_per_worker": 0}, "learner": {"gpus_per_rank": 0}, "cluster": {"address": "local", "object_store_memory_bytes": 80 << 20}}
+    on_cpu = {
+        "actors": {"gpus_per_worker": 0},
+        "learner": {"gpus_per_rank": 0},
+        "cluster": {"address": "local", "object_store_memory_bytes": 80 << 20},
+    }
     return RunConfig.model_validate({"model": {"path": "m"}, "data": {"path": "d"}, **on_cpu, **sections})
 
 
@@ -40,5 +44,8 @@ def test_a_private_session_is_authenticated_and_leaves_nothing(tmp_path: Path, m
 
 
 def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PlacementError, match=r"no Ray cluster answered at 127\.0\.0\.1:1.*ray start --head"), RaySession(config(cluster={"address": "127.0.0.1:1"}), tmp_path, "t"):
+    with (
+        pytest.raises(PlacementError, match=r"no Ray cluster answered at 127\.0\.0\.1:1.*ray start --head"),
+        RaySession(config(cluster={"address": "127.0.0.1:1"}), tmp_path, "t"),
+    ):
         pass

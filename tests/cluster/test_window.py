@@ -72,7 +72,8 @@ def test_keep_trains_what_is_over_the_bound() -> None:
 def test_zero_variance_groups_are_filtered_and_refilled() -> None:
     window = Window(groups_per_step=2, max_staleness=0, total_steps=1, filter_zero_variance=True)
     first, second, third = ids(3)
-    window.admit(first), window.admit(second)
+    window.admit(first)
+    window.admit(second)
     window.add(scored(first, 0, rewards=(1.0, 1.0)))
     assert window.room(0) == 0
     window.add(scored(second, 0))
