@@ -76,9 +76,7 @@ PRODUCTS: dict[int, PackedA] = {}
 """By the identity of a layer's tuple of A's, which lives as long as the model."""
 
 
-def update_metadata(
-    self: Any, mapping: LoRAMapping, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **_: Any
-) -> None:
+def update_metadata(self: Any, mapping: LoRAMapping, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **_: Any) -> None:
     """Note which rows of the coming batch each slot serves."""
     self._update_base_metadata(mapping, lora_index_to_id, max_loras, vocab_size)
     self.is_prefill = False

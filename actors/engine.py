@@ -144,7 +144,7 @@ class Engine:
         """
         try:
             llm = await asyncio.to_thread(AsyncLLM.from_engine_args, engine_args(config, model_path, seed))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not cross the process boundary as vLLM's
             raise RolloutError(f"vLLM did not start on {model_path}: {type(error).__name__}: {error}") from None
         return cls(llm, config.actors.max_num_seqs)
 
@@ -229,7 +229,9 @@ class Engine:
         Raises:
             RolloutError: the engine died.
         """
-        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
+        params = SamplingParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+        )
         output = await self._output(*await self._add(token_ids, params))
         positions = (output.prompt_logprobs or [])[1:]
         return np.array([(at or {})[token].logprob for at, token in zip(positions, token_ids[1:], strict=True)])
@@ -281,7 +283,7 @@ class Engine:
             await self._llm.add_lora(request)
         except EngineDeadError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - vLLM raises a bare Exception for a refused adapter
             raise AdapterError(f"vLLM refuses the adapter in {request.lora_path}: {error}") from None
 
     async def _wait_for_first_tokens(self) -> None:
