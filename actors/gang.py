@@ -1,0 +1,65 @@
+"""Gangs: prompts that start on one engine together, in the order of their ids, so that a synchronous run repeats bit for bit.
+
+What an engine computes for a completion depends, in its last bits, on what else is in the batch; and that depends on which
+request came a millisecond earlier. In synchronous mode nothing overlaps, so all prompts of a step can be held back until the
+last has come. The pool assigns (`assign_gangs`), the worker collects (`Muster`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
+
+from cluster.records import Gang, RolloutRequest
+
+Member = TypeVar("Member")
+
+
+def assign_gangs(requests: Sequence[RolloutRequest], workers: int, name: str) -> list[tuple[int, RolloutRequest]]:
+    """Spread requests evenly over workers, as one gang each; the same requests always go to the same places.
+
+    Args:
+        requests: in any order; the id decides.
+        workers: how many engines take part, at least 1.
+        name: distinct for every call of a run.
+
+    Returns:
+        For each request, in the order given: the number of its worker, and the request with its gang.
+    """
+    order = sorted(range(len(requests)), key=lambda position: (requests[position].prompt.id, requests[position].attempt))
+    worker_of = {position: rank % workers for rank, position in enumerate(order)}
+    sizes = [len(range(worker, len(requests), workers)) for worker in range(workers)]
+    return [
+        (worker_of[position], replace(request, gang=Gang(f"{name}/{worker_of[position]}", sizes[worker_of[position]])))
+        for position, request in enumerate(requests)
+    ]
+
+
+@dataclass
+class Muster(Generic[Member]):
+    """The members of one gang that have arrived.
+
+    Example::
+
+        muster = Muster(size=3)
+        muster.arrive("b")    # None: one of three
+        muster.excuse()       # None: another will not come
+        muster.arrive("a")    # ["b", "a"]: complete
+    """
+
+    size: int
+    members: list[Member] = field(default_factory=list)
+
+    def arrive(self, member: Member) -> list[Member] | None:
+        """Count a member in; gives all members when it was the last."""
+        self.members.append(member)
+        return self._complete()
+
+    def excuse(self) -> list[Member] | None:
+        """A member will not come (its prompt was refused): do not wait for it."""
+        self.size -= 1
+        return self._complete()
+
+    def _complete(self) -> list[Member] | None:
+        return self.members if len(self.members) == self.size else None

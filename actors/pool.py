@@ -1,0 +1,414 @@
+"""RolloutPool: the rollout workers as others see them. The only place that says `.remote` to one.
+
+    one task per place:  spawn ─► start ─► install the current adapter ─► ready ─► watch ──lost──► kill, and again (bounded)
+    rollout:             pick the ready worker with the least in hand ─► ask ──lost──► the same prompt elsewhere, attempt + 1
+    broadcast:           every started worker at once; one that fails is lost, and its place starts anew
+
+Whoever notices first that a worker is lost (a call that fails, the watchdog, a broadcast) says so by `Worker.lose`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.adapter_store import remove_abandoned, run_folder, shared_memory
+from actors.gang import assign_gangs
+from actors.worker import AdapterTimes, RolloutWorker, WorkerFacts, WorkerStatus
+from cluster.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
+from cluster.logs import tail
+from cluster.records import AdapterManifest, GroupSummary, PromptId, RolloutRequest, SyncReport
+from configs.schema import BUILTIN, RunConfig
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+CLOSE_S = 15.0
+KILLED_GONE_S = 3.0
+WATCH_S = 2.0
+ENGINE_DEATHS_OF_POISON = 2
+CONCURRENT_CALLS = 10_000
+"""Of one worker: its calls are coroutines that mostly wait, and it must never be too busy to say how it is."""
+
+
+def engine_env(config: RunConfig) -> dict[str, str]:
+    """Environment variables of a worker and its engine; they must be there before vllm is imported."""
+    env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false"}
+    if config.model.path.startswith(BUILTIN) or Path(config.model.path).exists():
+        env["HF_HUB_OFFLINE"] = "1"
+    if config.actors.gpus_per_worker > 0:
+        return env
+    return env | {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # on the CPU: the engine computes in its own process, not in one more
+        "TORCHDYNAMO_DISABLE": "1",  # or the first request compiles the sampler for seconds, and needs a C++ compiler
+        "OMP_NUM_THREADS": str(max(1, int(config.actors.cpus_per_worker))),
+    }
+
+
+@dataclass(eq=False)
+class Worker:
+    """One incarnation of a worker, from its spawning to its loss."""
+
+    index: int
+    handle: Any
+    lost: asyncio.Future[RollcastError]
+    facts: WorkerFacts | None = None
+    version: int = -1
+    """Version that it has confirmed; -1 until the first: not ready."""
+    sha256: str = ""
+    times: AdapterTimes | None = None
+    """What its last adapter cost."""
+    tokens_in_hand: int = 0
+    engine_died: bool = False
+    installing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def name(self) -> str:
+        return f"rollout {self.index}"
+
+    @property
+    def ready(self) -> bool:
+        return self.version >= 0 and not self.lost.done()
+
+    def lose(self, error: Exception, *, engine_died: bool = False) -> None:
+        """Note that the worker is gone or not to be trusted; the first reason stays."""
+        if not self.lost.done():
+            self.engine_died = engine_died
+            self.lost.set_result(error if isinstance(error, RollcastError) else RolloutError(str(error), role=self.name))
+
+
+def plain(error: Exception) -> Exception:
+    """The worker's own error, if Ray has wrapped one."""
+    cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else None
+    return cause if isinstance(cause, RollcastError) else error
+
+
+def group_cost(request: RolloutRequest) -> int:
+    """Tokens that a group may take: what routing balances."""
+    sampling = request.sampling
+    return len(request.prompt.token_ids) + sampling.num_generations * sampling.max_completion_length
+
+
+class RolloutPool:
+    """All rollout workers of a run.
+
+    Example::
+
+        pool = RolloutPool.create(config, ray_options={"num_cpus": 1}, log_dir=run / "logs", run_name="run-7")
+        await pool.start("/models/tiny")
+        await pool.broadcast(manifest, buffer_ref)
+        summary, body = await pool.rollout(RolloutRequest(prompt, sampling, seed=config.seed))
+        await pool.close()
+    """
+
+    def __init__(self, config: RunConfig, ray_options: dict[str, Any], log_dir: Path, run_name: str) -> None:
+        self._config = config
+        self._run_name = run_name
+        self._log_dir = log_dir.resolve()
+        own_env = ray_options.get("runtime_env", {})
+        runtime_env = own_env | {"env_vars": engine_env(config) | own_env.get("env_vars", {})}
+        # Ray neither restarts nor retries: a new worker must first be given an adapter, and a retried sample is another sample
+        self._options = {
+            **ray_options,
+            "runtime_env": runtime_env,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "max_concurrency": CONCURRENT_CALLS,
+        }
+        self._workers: dict[int, Worker] = {}
+        self._places: list[asyncio.Task[None]] = []
+        self._model_path = ""
+        self._adapter: tuple[AdapterManifest, ObjectRef] | None = None
+        self._broadcasting = asyncio.Lock()
+        self._changed = asyncio.Condition()
+        self._failure: RolloutError | None = None
+        self._gang_numbers = itertools.count()
+        self._gang_workers: dict[str, Worker] = {}
+        self._engine_deaths: Counter[PromptId] = Counter()
+        self.restarts = 0
+        """Workers replaced so far."""
+
+    @classmethod
+    def create(cls, config: RunConfig, *, ray_options: dict[str, Any], log_dir: Path, run_name: str) -> RolloutPool:
+        """Spawn the workers' processes and return at once; they import vllm while the rest of the run is set up.
+
+        Args:
+            ray_options: for `.options` of every worker: num_cpus, num_gpus, label_selector, scheduling_strategy, …
+            log_dir: for `rollout-<index>.log`.
+            run_name: distinct among the runs of a node.
+        """
+        pool = cls(config, ray_options, log_dir, run_name)
+        for index in range(config.actors.num_workers):
+            pool._spawn(index)
+        return pool
+
+    async def start(self, model_path: str) -> None:
+        """Load the model in every worker; returns when all have, or have been replaced by one that has.
+
+        Raises:
+            RolloutError: no worker could start.
+        """
+        self._model_path = model_path
+        self._places = [asyncio.create_task(self._keep_place(index)) for index in range(self._config.actors.num_workers)]
+        await self._until(lambda: all(worker.facts for worker in self._workers.values()))
+
+    def assign(self, requests: Sequence[RolloutRequest]) -> list[RolloutRequest]:
+        """For synchronous mode: make the prompts of one step gangs, spread evenly over the ready workers.
+
+        All of them must then be given to `rollout`, at once: a gang starts when its last member has come. Without a ready worker
+        the requests come back as they are.
+        """
+        ready = [worker for worker in self._ordered() if worker.ready]
+        if not ready:
+            return list(requests)
+        assigned = assign_gangs(requests, len(ready), f"gang {next(self._gang_numbers)}")
+        self._gang_workers = {request.gang.name: ready[number] for number, request in assigned if request.gang}
+        return [request for _, request in assigned]
+
+    async def rollout(self, request: RolloutRequest) -> tuple[GroupSummary, ObjectRef]:
+        """Sample one group, on another worker again if the first is lost.
+
+        Returns:
+            The summary, and the reference of the body (`RolloutGroup.table`), which the caller owns.
+
+        Raises:
+            PoisonPromptError: no engine can sample this prompt, or two engines died with it in hand.
+            RolloutError: no worker is left and none may be started.
+        """
+        for reissued in itertools.count():
+            worker = await self._pick(request)
+            result = await self._ask(worker, request)
+            if result is not None:
+                return replace(result[0], reissued=reissued), result[1]
+            self._count_engine_death(worker, request.prompt.id)
+            request = replace(request, attempt=request.attempt + 1, gang=None)
+        raise AssertionError  # count() does not end
+
+    async def broadcast(self, manifest: AdapterManifest, buffer_ref: ObjectRef, *, rewind: bool = False) -> SyncReport:
+        """Give every worker an adapter; returns when all that live sample with it and have reproduced its canary.
+
+        A worker that fails is replaced. Ray pulls the buffer once to each node.
+
+        Args:
+            buffer_ref: reference of `Adapter.buffer`, uint8 [manifest.nbytes].
+            rewind: accept an older version: the learner was restored from a commit.
+
+        Raises:
+            AdapterError: the version is not newer than the one before.
+            RolloutError: no worker is left and none may be started.
+        """
+        async with self._broadcasting:
+            self._refuse_old(manifest, rewind)
+            began = time.monotonic()
+            self._adapter = (manifest, buffer_ref)
+            await self._announce()
+            started = [worker for worker in self._ordered() if worker.facts and not worker.lost.done()]
+            await asyncio.gather(*(self._install(worker) for worker in started))
+            await self._until(lambda: self.version == manifest.version)
+            return self._report(manifest, time.monotonic() - began, [worker.name for worker in started if worker.lost.done()])
+
+    @property
+    def version(self) -> int:
+        """The least version that a ready worker has confirmed; -1 when none is ready."""
+        return min((worker.version for worker in self._workers.values() if worker.ready), default=-1)
+
+    async def status(self) -> dict[str, WorkerStatus | None]:
+        """How every worker is doing, by name; None for one that is starting or does not answer within a second."""
+        workers = self._ordered()
+        answers = await asyncio.gather(*(self._status_of(worker, 1.0) for worker in workers))
+        return {worker.name: answer for worker, answer in zip(workers, answers, strict=True)}
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that have started."""
+        return [worker.facts.pid for worker in self._ordered() if worker.facts]
+
+    def engine_pids(self) -> list[int]:
+        """Process ids of their engines."""
+        return [pid for worker in self._ordered() if worker.facts for pid in worker.facts.engine_pids]
+
+    async def close(self) -> None:
+        """End all workers and engines, and remove the adapters from shared memory. Takes at most about `CLOSE_S`."""
+        for place in self._places:
+            place.cancel()
+        await asyncio.gather(*self._places, return_exceptions=True)
+        workers = self._ordered()
+        self._workers.clear()
+        await asyncio.gather(*(self._close_worker(worker) for worker in workers))
+        await asyncio.to_thread(self._remove_adapters)
+
+    def _ordered(self) -> list[Worker]:
+        return [self._workers[index] for index in sorted(self._workers)]
+
+    def _spawn(self, index: int) -> Worker:
+        actor = ray.remote(RolloutWorker).options(**self._options)
+        handle = actor.remote(self._config, index, self._run_name, self._log_dir)
+        worker = self._workers[index] = Worker(index, handle, asyncio.get_running_loop().create_future())
+        return worker
+
+    async def _keep_place(self, index: int) -> None:
+        worker = self._workers[index]
+        while True:
+            await self._bring_up(worker)
+            if not worker.lost.done():
+                await self._watch(worker)
+            error = worker.lost.result()
+            ray.kill(worker.handle, no_restart=True)
+            if self.restarts >= self._config.actors.max_restarts:
+                await self._give_up(index, error)
+                return
+            self.restarts += 1
+            worker = self._spawn(index)
+            await self._announce()
+
+    async def _bring_up(self, worker: Worker) -> None:
+        limit_s = self._config.actors.start_timeout_s
+        try:
+            worker.facts = await asyncio.wait_for(worker.handle.start.remote(self._model_path), limit_s)
+        except TimeoutError:
+            worker.lose(
+                RolloutError(f"it was not ready after {limit_s:g} s; raise actors.start_timeout_s or see its log", role=worker.name)
+            )
+        except (RayActorError, RayTaskError) as error:
+            worker.lose(plain(error))
+        else:
+            await self._announce()
+            await self._until(lambda: self._adapter is not None or worker.lost.done())
+            await self._install(worker)
+
+    async def _install(self, worker: Worker) -> None:
+        async with worker.installing:
+            assert self._adapter is not None
+            manifest, buffer_ref = self._adapter
+            if worker.lost.done() or worker.sha256 == manifest.sha256 and worker.version == manifest.version:
+                return
+            try:
+                times = await self._or_lost(worker, worker.handle.set_adapter.remote(manifest, buffer_ref))
+            except (RayActorError, RayTaskError) as error:
+                worker.lose(plain(error))
+            else:
+                if times is not None:
+                    worker.times, worker.version, worker.sha256 = times, manifest.version, manifest.sha256
+        await self._announce()
+
+    def _report(self, manifest: AdapterManifest, total_s: float, failed: list[str]) -> SyncReport:
+        times = [worker.times for worker in self._ordered() if worker.ready and worker.times]
+        return SyncReport(
+            version=manifest.version,
+            nbytes=manifest.nbytes,
+            total_s=total_s,
+            paused_s=max(time_.paused_s for time_ in times),
+            canary_difference=max(time_.canary_difference for time_ in times),
+            failed_workers=tuple(failed),
+        )
+
+    async def _watch(self, worker: Worker) -> None:
+        limit_s = self._config.actors.progress_timeout_s
+        while not worker.lost.done():
+            await asyncio.wait([worker.lost], timeout=min(WATCH_S, limit_s / 4))
+            status = await self._status_of(worker, limit_s)
+            if worker.lost.done():
+                return
+            if status is None:
+                worker.lose(RolloutError(f"it did not answer for {limit_s:g} s; it is replaced", role=worker.name), engine_died=True)
+            elif status.stalled_s > limit_s:
+                reason = f"its engine has work and has sampled no token for {status.stalled_s:.1f} s; it is replaced"
+                worker.lose(RolloutError(reason, role=worker.name), engine_died=True)
+
+    async def _status_of(self, worker: Worker, timeout_s: float) -> WorkerStatus | None:
+        if not worker.facts or worker.lost.done():
+            return None
+        try:
+            return await asyncio.wait_for(self._or_lost(worker, worker.handle.status.remote()), timeout_s)
+        except TimeoutError:
+            return None
+        except (RayActorError, RayTaskError) as error:
+            worker.lose(plain(error))
+            return None
+
+    async def _pick(self, request: RolloutRequest) -> Worker:
+        if request.gang and (worker := self._gang_workers.get(request.gang.name)) and worker.ready:
+            return worker
+        await self._until(lambda: any(worker.ready for worker in self._workers.values()))
+        return min((worker for worker in self._ordered() if worker.ready), key=lambda worker: worker.tokens_in_hand)
+
+    async def _ask(self, worker: Worker, request: RolloutRequest) -> tuple[GroupSummary, ObjectRef] | None:
+        cost = group_cost(request)
+        worker.tokens_in_hand += cost
+        try:
+            summary, body = worker.handle.rollout.options(num_returns=2).remote(request)
+            found = await self._or_lost(worker, summary)
+            return None if found is None else (found, body)
+        except RayActorError as error:
+            worker.lose(error)
+        except RayTaskError as error:
+            cause = plain(error)
+            if isinstance(cause, PoisonPromptError) or not isinstance(cause, RollcastError):
+                raise cause from None
+            worker.lose(cause, engine_died=True)
+        finally:
+            worker.tokens_in_hand -= cost
+        return None
+
+    async def _or_lost(self, worker: Worker, call: ObjectRef) -> Any:
+        """What the call returns, or None as soon as the worker is lost: a call to a stopped process would fail only after its kill."""
+        future = asyncio.wrap_future(call.future())  # type: ignore[attr-defined]
+        await asyncio.wait([future, worker.lost], return_when=asyncio.FIRST_COMPLETED)
+        if future.done():
+            return future.result()
+        future.cancel()
+        return None
+
+    def _count_engine_death(self, worker: Worker, prompt_id: PromptId) -> None:
+        if not worker.engine_died:
+            return
+        self._engine_deaths[prompt_id] += 1
+        if self._engine_deaths[prompt_id] >= ENGINE_DEATHS_OF_POISON:
+            raise PoisonPromptError(f"prompt {prompt_id} was in {ENGINE_DEATHS_OF_POISON} engines when they died; it is not sampled again")
+
+    def _refuse_old(self, manifest: AdapterManifest, rewind: bool) -> None:
+        if self._adapter and manifest.version <= self._adapter[0].version and not rewind:
+            raise AdapterError(
+                f"adapter {manifest.version} is not newer than {self._adapter[0].version}, which the workers have; versions only grow, but after "
+                "the learner was restored (rewind)"
+            )
+
+    async def _give_up(self, index: int, error: RollcastError) -> None:
+        del self._workers[index]
+        if not self._workers:
+            log_tail = tail(self._log_dir / f"rollout-{index}.log")
+            reason = f"no rollout worker is left after {self.restarts} replacements (actors.max_restarts); the last one: {error.message}"
+            self._failure = RolloutError(reason, role=f"rollout {index}", log_tail=log_tail)
+        await self._announce()
+
+    async def _announce(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _until(self, condition: Any) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._failure is not None or condition())
+        if self._failure is not None:
+            raise self._failure
+
+    def _remove_adapters(self) -> None:
+        """What workers of this node that were killed have left; a killed process lets go of it when it is quite gone."""
+        deadline = time.monotonic() + KILLED_GONE_S
+        while run_folder(shared_memory(), self._run_name).exists() and time.monotonic() < deadline:
+            remove_abandoned(shared_memory())
+            time.sleep(0.05)
+
+    async def _close_worker(self, worker: Worker) -> None:
+        try:
+            await asyncio.wait_for(worker.handle.close.remote(), CLOSE_S)
+        except (TimeoutError, RayActorError, RayTaskError):
+            pass  # it is killed either way
+        ray.kill(worker.handle, no_restart=True)

@@ -1,0 +1,322 @@
+"""RolloutWorker: one Ray process that holds one engine and samples groups.
+
+    STALE ──start──► started ──set_adapter, canary agrees──► sampling ──canary disagrees──► STALE
+                                                              └─ engine process gone ──► exits at once
+
+A worker samples only while it is sure of its policy: with an adapter whose canary the engine reproduces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from actors.adapter_store import AdapterStore, shared_memory
+from actors.gang import Muster
+from cluster.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
+from cluster.logs import redirect_output
+from cluster.metrics import BusyClock
+from cluster.records import AdapterManifest, Completion, GroupSummary, RolloutGroup, RolloutRequest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from actors.engine import Engine, SamplingJob
+    from configs.schema import RunConfig
+
+GangMember = tuple[RolloutRequest, "asyncio.Future[list[Completion]]"]
+
+WATCH_S = 0.2
+LAST_WORDS_S = 0.3
+"""Time for the errors of pending calls to leave the process before it exits."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """Where a started worker runs."""
+
+    pid: int
+    engine_pids: tuple[int, ...]
+    node: str
+    start_s: float
+    """Wall seconds from the process's own start to the engine's readiness."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterTimes:
+    """What one adapter update cost a worker, in wall seconds."""
+
+    version: int
+    store_s: float
+    """Verify and write to shared memory, or wait for the worker of this node that does."""
+    drain_s: float
+    """Until every submitted prompt was read; the engine works meanwhile."""
+    paused_s: float
+    load_s: float
+    """Of the pause, reading the adapter into the slot."""
+    canary_s: float
+    canary_difference: float
+    """Mean |engine - learner| log-probability over the canary's tokens, in nats; 0 without a canary."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """How a worker is doing."""
+
+    version: int
+    """Policy version that samples; -1 while STALE."""
+    tokens: int
+    """Tokens sampled since its start."""
+    busy_s: float
+    """Seconds since its start with at least one group in hand."""
+    uptime_s: float
+    in_flight: int
+    """Completions that the engine works on."""
+    stalled_s: float
+    """How long it has had work and not one new token, as seen by the calls of `status`."""
+
+
+class RolloutWorker:
+    """One rollout worker; a Ray actor with asyncio. See `actors.pool`, the only place that calls it."""
+
+    def __init__(self, config: RunConfig, index: int, run_name: str, log_dir: Path) -> None:
+        """Start importing vllm, which takes seconds, without waiting for it.
+
+        Args:
+            index: number of the worker in its pool, and of its log `rollout-<index>.log`.
+            run_name: names the adapters' folder in shared memory.
+        """
+        redirect_output(log_dir / f"rollout-{index}.log")
+        self.name = f"rollout {index}"
+        self.config = config
+        self._seed = config.seed * 1009 + index
+        self._run_name = run_name
+        self._began = time.monotonic()
+        self._engine_module: Future[Any] = ThreadPoolExecutor(1, "import").submit(importlib.import_module, "actors.engine")
+        self._engine: Engine | None = None
+        self._store: AdapterStore | None = None
+        self._updating = asyncio.Lock()
+        self._stale = "it has no adapter yet"
+        self._musters: dict[str, Muster[GangMember]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._clock = BusyClock()
+        self._progress = (0, time.monotonic())
+
+    async def start(self, model_path: str) -> WorkerFacts:
+        """Load the model. The worker is STALE until `set_adapter`.
+
+        Raises:
+            RolloutError: vllm could not be imported or the engine could not start.
+        """
+        import ray
+
+        try:
+            module = await asyncio.wrap_future(self._engine_module)
+        except Exception as error:  # noqa: BLE001 - an import may fail in any way
+            raise RolloutError(f"vllm cannot be imported: {error}; install its dependencies", role=self.name) from None
+        self._engine = await module.Engine.start(self.config, model_path, seed=self._seed)
+        self._store = AdapterStore(shared_memory(), self._run_name)
+        self._watcher = asyncio.create_task(self._exit_when_engine_dies())
+        node = ray.get_runtime_context().get_node_id()
+        return WorkerFacts(os.getpid(), tuple(self._started.pids), node, time.monotonic() - self._began)
+
+    async def rollout(self, request: RolloutRequest) -> tuple[GroupSummary, pa.Table]:
+        """Sample one group.
+
+        Returns:
+            The summary, and the body as a table of `ROLLOUT_SCHEMA`.
+
+        Raises:
+            PoisonPromptError: the prompt cannot be sampled; the engine never saw it.
+            RolloutError: the worker is STALE, or its engine died.
+        """
+        engine = self._started
+        if not self._updating.locked():
+            self._refuse_when_stale()
+        try:
+            engine.check_prompt(request.prompt.token_ids, request.sampling)
+        except PoisonPromptError as error:
+            self._excuse(request)
+            raise PoisonPromptError(f"prompt {request.prompt.id}: {error.message}", role=self.name) from None
+        began = time.monotonic()
+        with self._clock.busy():
+            completions_G = await (self._sample_in_gang(request) if request.gang else self._sample(request))
+            async with self._updating:  # tokens of an adapter that is being checked wait for the verdict
+                self._refuse_when_stale()
+        return summarize(request, completions_G, self.name, time.monotonic() - began), RolloutGroup.build(request, completions_G).table
+
+    async def set_adapter(self, manifest: AdapterManifest, buffer: np.ndarray) -> AdapterTimes:
+        """Sample with this adapter from now on, after checking that the engine gives the learner's log-probabilities.
+
+        Args:
+            buffer: uint8 [manifest.nbytes].
+
+        Raises:
+            AdapterError: the adapter is damaged, refused, or computes something else here; the worker is then STALE.
+            RolloutError: the engine died.
+        """
+        engine, store = self._started, self._store
+        assert store is not None
+        async with self._updating:
+            try:
+                began = time.monotonic()
+                folder = await asyncio.to_thread(store.put, manifest, buffer)
+                stored = time.monotonic()
+                swap = await engine.set_adapter(manifest.version, folder)
+                swapped = time.monotonic()
+                difference = await self._check_canary(manifest)
+            except RollcastError as error:
+                self._stale = error.message
+                raise
+            self._stale = ""
+            canary_s = time.monotonic() - swapped
+            return AdapterTimes(manifest.version, stored - began, swap.drain_s, swap.paused_s, swap.load_s, canary_s, difference)
+
+    def status(self) -> WorkerStatus:
+        """How the worker is doing; `stalled_s` is as exact as the interval between calls."""
+        engine, now = self._engine, time.monotonic()
+        tokens, in_flight = (engine.tokens_sampled(), engine.in_flight) if engine else (0, 0)
+        has_work = in_flight > 0 or (self._updating.locked() and engine is not None)
+        if tokens != self._progress[0] or not has_work:
+            self._progress = (tokens, now)
+        version = -1 if self._stale or engine is None else engine.version
+        return WorkerStatus(version, tokens, self._clock.total_s(), now - self._began, in_flight, now - self._progress[1])
+
+    async def score(self, token_ids: Sequence[int]) -> np.ndarray:
+        """Log-probabilities of `token_ids[1:]` under the current adapter, at temperature 1: float64 [T - 1], in nats."""
+        return await self._started.score(token_ids)
+
+    async def close(self) -> None:
+        """End the engine and leave the adapter store."""
+        if self._engine is not None:
+            self._watcher.cancel()
+            await self._engine.shutdown()
+        if self._store is not None:
+            self._store.close()
+
+    @property
+    def _started(self) -> Engine:
+        if self._engine is None:
+            raise RolloutError("it was asked to work before it was started; await start(model_path) first", role=self.name)
+        return self._engine
+
+    def _refuse_when_stale(self) -> None:
+        if self._stale:
+            raise RolloutError(f"it does not sample because {self._stale}", role=self.name)
+
+    async def _check_canary(self, manifest: AdapterManifest) -> float:
+        canary = manifest.canary
+        if canary is None:
+            return 0.0
+        scored = await self._started.score(canary.token_ids)
+        difference = float(np.abs(scored - np.asarray(canary.logprobs)).mean())
+        if not difference <= self.config.canary_tolerance:  # so that nan is refused as well
+            raise AdapterError(
+                f"adapter {manifest.version} gives log-probabilities that differ from the learner's by {difference:.3g} nats on average, more "
+                f"than {self.config.canary_tolerance:g}; engine and learner do not compute the same model",
+                role=self.name,
+            )
+        return difference
+
+    async def _sample(self, request: RolloutRequest) -> list[Completion]:
+        engine, prompt = self._started, request.prompt
+        seeds = [request.completion_seed(index) for index in range(request.sampling.num_generations)]
+        return await all_or_none([engine.sample(prompt.token_ids, request.sampling, seed) for seed in seeds])
+
+    async def _sample_in_gang(self, request: RolloutRequest) -> list[Completion]:
+        assert request.gang is not None
+        completions: asyncio.Future[list[Completion]] = asyncio.get_running_loop().create_future()
+        muster = self._musters.setdefault(request.gang.name, Muster(request.gang.size))
+        self._start_when_complete(request.gang.name, muster.arrive((request, completions)))
+        return await completions
+
+    def _excuse(self, request: RolloutRequest) -> None:
+        if request.gang is None:
+            return
+        muster = self._musters.setdefault(request.gang.name, Muster(request.gang.size))
+        self._start_when_complete(request.gang.name, muster.excuse())
+
+    def _start_when_complete(self, name: str, members: list[GangMember] | None) -> None:
+        if members is None:
+            return
+        del self._musters[name]
+        self._spawn(self._sample_gang(sorted(members, key=lambda member: member[0].prompt.id)))
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)  # the event loop holds tasks weakly
+        task.add_done_callback(self._tasks.discard)
+
+    async def _sample_gang(self, members: list[GangMember]) -> None:
+        jobs = [job for request, _ in members for job in self._jobs(request)]
+        try:
+            running = await self._started.sample_together(jobs)
+        except RollcastError as error:
+            for _, completions in members:
+                completions.set_exception(error)
+            return
+        start = 0
+        for request, completions in members:
+            end = start + request.sampling.num_generations
+            self._spawn(settle(completions, all_or_none(running[start:end])))
+            start = end
+
+    def _jobs(self, request: RolloutRequest) -> list[SamplingJob]:
+        job = self._engine_module.result().SamplingJob
+        seeds = [request.completion_seed(index) for index in range(request.sampling.num_generations)]
+        return [job(request.prompt.token_ids, request.sampling, seed) for seed in seeds]
+
+    async def _exit_when_engine_dies(self) -> None:
+        while not self._started.dead:
+            await asyncio.sleep(WATCH_S)
+        # a dead engine cannot be revived in its process; pending calls have failed by now, and their errors leave first
+        threading.Timer(LAST_WORDS_S, os._exit, (1,)).start()
+
+
+async def all_or_none(coroutines: Sequence[Coroutine[Any, Any, Completion]]) -> list[Completion]:
+    """Await all at once, in order; when one fails the others are cancelled, and none is left running."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def settle(future: asyncio.Future[list[Completion]], coroutine: Coroutine[Any, Any, list[Completion]]) -> None:
+    """Give a future what a coroutine returns or raises."""
+    try:
+        result = await coroutine
+    except RollcastError as error:
+        if not future.done():
+            future.set_exception(error)
+    else:
+        if not future.done():
+            future.set_result(result)
+
+
+def summarize(request: RolloutRequest, completions_G: Sequence[Completion], worker: str, generate_s: float) -> GroupSummary:
+    """The facts of a sampled group."""
+    versions = [span.version for completion in completions_G for span in completion.spans]
+    return GroupSummary(
+        prompt_id=request.prompt.id,
+        attempt=request.attempt,
+        prompt_tokens=len(request.prompt.token_ids),
+        completion_tokens_G=tuple(len(completion.token_ids) for completion in completions_G),
+        truncated_G=tuple(completion.finish_reason == "length" for completion in completions_G),
+        min_policy_version=min(versions),
+        max_policy_version=max(versions),
+        worker=worker,
+        generate_s=generate_s,
+    )
