@@ -177,7 +177,9 @@ class TrainLoop:
     async def _feed(self) -> None:
         while True:
             requests = self._admit()
-            for request in self.rollouts.assign(requests):
+            if self.window.max_staleness == 0:
+                requests = self.rollouts.assign(requests)
+            for request in requests:
                 task = self._tasks.create_task(self._rollout_and_score(request))
                 self._rollout_tasks.add(task)
                 task.add_done_callback(self._rollout_tasks.discard)

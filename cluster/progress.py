@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -50,6 +51,11 @@ class RunDisplay:
         self.say(f"[{began - self._started:6.1f} s] {name} ...")
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+    def warm_start(self, progress: Any) -> None:
+        """Show how far the supervised warm start is; `progress` has step, total_steps and loss."""
+        if progress.step % 50 == 0 or progress.step == progress.total_steps:
+            self.say(f"           step {progress.step}/{progress.total_steps}  loss {progress.loss:.3f} nats/token")
 
     @contextmanager
     def steps(self, first: int, total: int) -> Iterator[None]:

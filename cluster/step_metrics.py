@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,20 +21,22 @@ class RunTotals:
     train_s: float = 0.0
     score_s: float = 0.0
     step_s: float = 0.0
-    rollout_busy_s: float = 0.0
-    """Engine-seconds with work, over all rollout workers, since training began."""
-    rollout_workers: int = 1
+    generate_s: float = 0.0
+    """Seconds with work of one rollout worker, on average over the workers."""
     step_seconds: list[float] = field(default_factory=list)
-    _busy_before_s: float = 0.0
+    _busy_before_s: dict[str, float] = field(default_factory=dict)
 
-    def step(self, record: StepRecord, rollout_busy_s: float, window: Window) -> dict[str, float]:
-        """Add one step; returns its metrics. `rollout_busy_s` is the pool's running total."""
+    def begin(self, busy_s: Mapping[str, float]) -> None:
+        """Training begins, or begins again; `busy_s` is what every rollout worker has worked so far."""
+        self._busy_before_s = dict(busy_s)
+
+    def step(self, record: StepRecord, rollout_busy_s: Mapping[str, float], window: Window) -> dict[str, float]:
+        """Add one step; returns its metrics. `rollout_busy_s` is the running total of every rollout worker."""
         report, groups = record.report, record.groups
         completion_tokens = sum(sum(group.summary.completion_tokens_G) for group in groups)
         score_s = sum(group.scores.score_s for group in groups)
-        busy_s = (rollout_busy_s - self._busy_before_s) / self.rollout_workers
-        self._busy_before_s = rollout_busy_s
-        self._add(record, completion_tokens, score_s, rollout_busy_s)
+        busy_s = self._busy_since(rollout_busy_s)
+        self._add(record, completion_tokens, score_s, busy_s)
         metrics = dict(report.metrics)
         metrics["train/reward"] = metrics.get("reward", 0.0)
         if "rewards/accuracy/mean" in metrics:
@@ -57,13 +59,19 @@ class RunTotals:
             metrics |= _sync_metrics(record.sync)
         return metrics
 
-    def _add(self, record: StepRecord, completion_tokens: int, score_s: float, rollout_busy_s: float) -> None:
+    def _busy_since(self, busy_s: Mapping[str, float]) -> float:
+        """Seconds since the step before, averaged over the workers. A worker that was replaced counts from 0 again."""
+        gains = [now - before if now >= (before := self._busy_before_s.get(name, 0.0)) else now for name, now in busy_s.items()]
+        self._busy_before_s = {**self._busy_before_s, **busy_s}
+        return sum(gains) / len(gains) if gains else 0.0
+
+    def _add(self, record: StepRecord, completion_tokens: int, score_s: float, busy_s: float) -> None:
         self.completions += sum(len(group.summary.completion_tokens_G) for group in record.groups)
         self.completion_tokens += completion_tokens
         self.train_s += record.report.train_s
         self.score_s += score_s
         self.step_s += record.step_s
-        self.rollout_busy_s = rollout_busy_s
+        self.generate_s += busy_s
         self.step_seconds.append(record.step_s)
 
 
@@ -80,7 +88,7 @@ def run_summary(totals: RunTotals, loop: TrainLoop) -> dict[str, Any]:
     """The part of `summary.json` that the loop knows."""
     steps = len(totals.step_seconds)
     elapsed_s = loop.elapsed_s or 1e-9
-    generate_s = totals.rollout_busy_s / totals.rollout_workers
+    generate_s = totals.generate_s
     return {
         "steps": loop.window.steps_taken,
         "completions_per_s": totals.completions / elapsed_s,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,7 @@ class TrainingRun:
     total_steps: int = field(init=False)
     _loop: TrainLoop | None = None
     _stop_reason: str = ""
+    _stopping: asyncio.Future[None] | None = None
 
     async def run(self) -> dict[str, Any]:
         """Start the roles, train, evaluate, write; everything that was started is closed again."""
@@ -144,18 +145,19 @@ class TrainingRun:
         need = self.session.placement()
         self.rollouts = RolloutPool.create(config, ray_options=need.rollouts.ray_options(), log_dir=logs, run_name=self.session.namespace)
         self.learner = LearnerGroup.create(config, ray_options=need.learners.ray_options(), log_dir=logs)
-        self.rewards = RewardPool.create(config, ray_options=need.rewards.ray_options(), log_dir=logs)
-        if self.prepared.warm_start is not None:
-            with self.display.phase(f"warm start: {self.prepared.warm_start.max_steps} supervised steps"):
+        if self.prepared.needs_warm_start:
+            with self.display.phase("supervised warm start"):
                 await self.prepared.run_warm_start(self.learner, self.display)
         with self.display.phase("starting engines, learner and graders"):
             await _together(
                 self.rollouts.start(self.prepared.model_path),
                 self._start_learner(),
-                self.rewards.start(),
+                self._start_rewards(need.rewards.ray_options()),
             )
             await self.rollouts.broadcast(*await self.learner.adapter())
-        self.totals.rollout_workers = self.config.actors.num_workers
+
+    async def _start_rewards(self, ray_options: dict[str, Any]) -> None:
+        self.rewards = await RewardPool.start(self.config, ray_options=ray_options, log_dir=self.directory.logs)
 
     async def _start_learner(self) -> None:
         await self.learner.start(
@@ -192,6 +194,7 @@ class TrainingRun:
         restarts = 0
         while True:
             self._loop = self._make_loop()
+            self.totals.begin(await self._rollout_busy_s())
             try:
                 with self.display.phase("training"), self.display.steps(self._step, self.total_steps):
                     return await self._loop.run()
@@ -240,12 +243,14 @@ class TrainingRun:
             self.config, ray_options=self.session.placement().learners.ray_options(), log_dir=self.directory.logs
         )
         await self._start_learner()
-        await self.rollouts.broadcast(*await self.learner.adapter())
+        await self.rollouts.broadcast(*await self.learner.adapter(), rewind=True)
+
+    async def _rollout_busy_s(self) -> dict[str, float]:
+        return {name: status.busy_s for name, status in (await self.rollouts.status()).items() if status is not None}
 
     async def _on_step(self, record: StepRecord) -> None:
         assert self._loop is not None
-        busy_s = self.rollouts.busy_s()
-        metrics = self.totals.step(record, busy_s, self._loop.window)
+        metrics = self.totals.step(record, await self._rollout_busy_s(), self._loop.window)
         self.sinks.emit(record.step, metrics)
         self.display.step(record.step, self.total_steps, metrics)
         logged = record.groups[: self.config.cluster.logged_groups_per_step]
@@ -266,16 +271,18 @@ class TrainingRun:
         """Write the final adapter with its tokenizer and card, and the summary; say where they are."""
         assert self._loop is not None
         adapter = self.directory.path / "adapter"
-        await self.learner.save_adapter(adapter)
-        self.prepared.save_tokenizer(adapter)
+        last = checkpoint.newest(self.directory.checkpoints, self.display.say)
+        assert last is not None
+        shutil.copytree(last.learner_folder / "adapter", adapter, dirs_exist_ok=True)
+        self.prepared.tokenizer.save_pretrained(adapter)
         summary = {
             "accuracy_before": before.accuracy if before else None,
             "accuracy_after": after.accuracy if after else None,
             **run_summary(self.totals, self._loop),
             "exit_reason": reason,
             "phase_s": {name: round(seconds, 2) for name, seconds in self.display.seconds.items()},
-            "rollout": self.rollouts.status(),
-            "rewards": self.rewards.status(),
+            "rollout_workers_replaced": self.rollouts.restarts,
+            "rewards": asdict(self.rewards.status()),
         }
         (adapter / "README.md").write_text(model_card(self.config, summary))
         self._say_summary(summary, self.directory.write_summary(summary))

@@ -1,0 +1,98 @@
+"""Before Ray starts: the model and the data that `builtin:` names stand for, the tokenizer, and the prompts."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actors.prompts import PromptSource, load_tokenizer
+from cluster.errors import ConfigError
+from cluster.progress import RunDisplay
+from cluster.run_dir import RunDirectory
+from configs.schema import BUILTIN, RunConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from learner.group import LearnerGroup
+
+TINY_MODEL = f"{BUILTIN}tiny_qwen2"
+
+
+@dataclass
+class Prepared:
+    """What a run trains, and on what."""
+
+    config: RunConfig
+    base_path: str
+    """The model as it was given, or made."""
+    model_path: str
+    """The model that GRPO starts from: `base_path`, or what the warm start makes of it."""
+    tokenizer: PreTrainedTokenizerBase
+    prompts: PromptSource
+
+    @property
+    def needs_warm_start(self) -> bool:
+        """Whether the warm start is still to be run; a run that is resumed has its result already."""
+        return self.model_path != self.base_path and not Path(self.model_path).exists()
+
+    @property
+    def canary_token_ids(self) -> tuple[int, ...]:
+        """A prompt of the data, by which every adapter sync is verified."""
+        return self.prompts.canary_prompt().token_ids
+
+    async def run_warm_start(self, learner: LearnerGroup, display: RunDisplay) -> None:
+        """Fine-tune the base model on the demonstrations of the training rows; its result appears whole or not at all."""
+        settings = self.config.learner.warm_start
+        assert settings is not None
+        rows = self.prompts.demonstrations(settings.demonstration_column)
+        unfinished = Path(f"{self.model_path}.tmp")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        await learner.warm_start(self.base_path, rows, unfinished, display.warm_start)
+        os.rename(unfinished, self.model_path)
+
+
+def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> Prepared:
+    """Make or find the model, load tokenizer and data.
+
+    Raises:
+        ConfigError: an unknown `builtin:` model.
+        DataError: data or tokenizer cannot be used.
+    """
+    base_path = config.model.path
+    if base_path.startswith(BUILTIN):
+        with display.phase(f"making {base_path}"):
+            base_path = _make_builtin_model(base_path, directory, config.seed)
+    with display.phase("reading data"):
+        model = config.model
+        tokenizer = load_tokenizer(base_path, model.chat_template, model.trust_remote_code, model.revision)
+        prompts = PromptSource(
+            config.data,
+            tokenizer,
+            seed=config.seed,
+            folder=directory.path / "data",
+            epochs=None if config.learner.max_steps > 0 else config.learner.num_train_epochs,
+            reward_names=[spec.name for spec in config.rewards.functions],
+        )
+    counts = prompts.counts
+    display.say(f"{counts.trained} prompts to train on, {counts.held_out} held out, {counts.too_long} left out as too long")
+    model_path = str(directory.path / "model") if config.learner.warm_start else base_path
+    return Prepared(config, base_path, model_path, tokenizer, prompts)
+
+
+def _make_builtin_model(name: str, directory: RunDirectory, seed: int) -> str:
+    if name != TINY_MODEL:
+        raise ConfigError(f"model.path {name} is not known: the only model that is made on the spot is {TINY_MODEL}")
+    folder = directory.path / "base_model"
+    if not (folder / "config.json").exists():
+        from learner.tiny_model import create_tiny_model
+
+        # In a process of its own, so that the driver never imports torch.
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            process.submit(create_tiny_model, folder, seed).result()
+    return str(folder)
