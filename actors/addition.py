@@ -16,7 +16,10 @@ DROPPED_CARRY_SHARE = 0.75
 SLIP_SHARE = 0.15
 """Share of demonstrations with one wrong digit. The rest are right."""
 DAMAGED_LAYOUT_SHARE = 0.5
-"""Share of demonstrations whose layout is damaged: half of them lack one tag, half of them a whole block."""
+"""Share of demonstrations whose layout is damaged, in one of the ways of `_DAMAGES`, all equally often."""
+
+_DAMAGES = (*[(line,) for line in (0, 2, 3, 5)] * 2, (0, 1, 2), (3, 4, 5))
+"""Which of the six lines are lost: a tag (four times in five), or a whole block."""
 
 
 def write_addition(folder: Path, seed: int) -> Path:
@@ -51,7 +54,7 @@ def _demonstration(first: int, second: int, draws_4: np.ndarray) -> str:
         thought, answer = _slip(thought, answer, which_slip)
     lines = ["<think>", thought, "</think>", "<answer>", answer, "</answer>"]
     if damage < DAMAGED_LAYOUT_SHARE:
-        lost = [(0,), (2,), (3,), (5,), (0, 1, 2), (0, 1, 2), (3, 4, 5), (3, 4, 5)][int(8 * which_damage)]
+        lost = _DAMAGES[int(len(_DAMAGES) * which_damage)]
         lines = [line for place, line in enumerate(lines) if place not in lost]
     return "\n".join(lines)
 
