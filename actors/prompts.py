@@ -265,6 +265,10 @@ class PromptSource:
             messages=messages,
         )
 
+    def canary_prompt(self) -> Prompt:
+        """A prompt of the training data, always the same. Does not move the stream."""
+        return self.prompt(PromptId(0, int(self._train[0])))
+
     def eval_prompts(self) -> list[Prompt]:
         """The held-out prompts, always in the same order; their ids have the epoch `EVAL_EPOCH`."""
         return [self.prompt(PromptId(EVAL_EPOCH, index)) for index in self._eval]
@@ -381,7 +385,7 @@ class PromptSource:
         if counts.also_held_out:
             logger.warning("%d training prompts equal a held-out prompt and are left out", counts.also_held_out)
         looking = [name for name in reward_names if name in _TAG_REWARDS]
-        opening = re.search(r"<[a-z_]+>\s*$", self.prompt(PromptId(0, int(self._train[0]))).text)
+        opening = re.search(r"<[a-z_]+>\s*$", self.canary_prompt().text)
         if looking and opening and self._renderer.conversational:
             logger.warning(
                 "the chat template ends the prompt with %s, so that no completion can hold it, but the rewards %s look for it there; "
