@@ -121,6 +121,7 @@ class RaySession:
         elif "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN_PATH") or (Path.home() / ".ray/auth_token").exists()):
             # A driver that joins by address does not look for the token file by itself.
             self._set_environment(RAY_AUTH_MODE="token")
+        _reread_authentication()
 
     def _check_shared_memory(self) -> None:
         free = shutil.disk_usage("/dev/shm").free
@@ -149,6 +150,14 @@ class RaySession:
             shutil.copytree(logs, self.log_dir / "ray", dirs_exist_ok=True, ignore_dangling_symlinks=True)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = None
+
+
+def _reread_authentication() -> None:
+    """Ray reads its environment when it is imported, and keeps the token; have it look again."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[reportAttributeAccessIssue]
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _knock(address: str) -> None:

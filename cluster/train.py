@@ -9,6 +9,7 @@ Nothing heavy is imported here: torch, vllm and deepspeed live in the workers.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 from collections.abc import Awaitable
 from dataclasses import asdict, dataclass, field
