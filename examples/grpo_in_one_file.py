@@ -30,7 +30,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 PAD, END = 0, 1
 CHARACTERS = "\0.0123456789+=,#"  # a character's token id is its place here: padding, end of text, then the rest
 NUM_PROMPTS, NUM_GENERATIONS, MAX_COMPLETION_LENGTH = 16, 8, 24
-WARM_START_STEPS, GRPO_STEPS = 300, 60
+WARM_START_STEPS, GRPO_STEPS = 250, 100
 
 
 # ---------------------------------------------------------------------------------------------------------------- the task
@@ -175,7 +175,7 @@ def warm_start(model: Qwen2ForCausalLM, rng: random.Random, steps: int) -> None:
         rows = []
         for _ in range(32):
             a, b = rng.randrange(100), rng.randrange(100)
-            rows.append((encode(make_prompt(a, b)), encode(demonstration(a, b, carries=rng.random() < 0.3))))
+            rows.append((encode(make_prompt(a, b)), encode(demonstration(a, b, carries=rng.random() < 0.25))))
         batch = pad([prompt for prompt, _ in rows], [completion for _, completion in rows])
         loss = average(-token_logprobs(model, batch, 1.0), batch.completion_mask_BT, "bnpo", MAX_COMPLETION_LENGTH)
         optimizer.zero_grad()
@@ -205,7 +205,6 @@ def sample(model: torch.nn.Module, prompts: list[list[int]], *, greedy: bool = F
         input_ids=torch.tensor(prompts),
         attention_mask=torch.ones(len(prompts), len(prompts[0]), dtype=torch.long),
         do_sample=not greedy,
-        top_k=0,
         max_new_tokens=MAX_COMPLETION_LENGTH,
         return_dict_in_generate=True,
         output_logits=True,
@@ -247,11 +246,11 @@ def main() -> None:
     model = get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
     before = accuracy(model)
     print(f"greedy accuracy before GRPO: {before:.2f}")
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
     for step in range(GRPO_STEPS):
         batch, mean_reward = rollout(model, rng)
         loss, grad_norm = grpo_step(model, optimizer, batch)
-        if (step + 1) % 5 == 0:
+        if (step + 1) % 10 == 0:
             print(f"step {step + 1:3d}/{GRPO_STEPS}  reward {mean_reward:.2f}  loss {loss:+.3f}  gradient norm {grad_norm:.2f}", flush=True)
     print(f"greedy accuracy: {before:.2f} before GRPO, {accuracy(model):.2f} after")
 
