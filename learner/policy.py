@@ -221,7 +221,7 @@ class Policy(nn.Module):
             slots=slots,
             r=config.r,
             alpha=float(config.lora_alpha),
-            target_modules=tuple(sorted(config.target_modules)),
+            target_modules=tuple(sorted({slot.name.split(".")[-3] for slot in slots})),  # "all-linear" may be whole paths in PEFT's own
             base_model=self.base_model,
             canary=canary,
         )

@@ -1,0 +1,53 @@
+"""Advantages: TRL's three scalings, rewards that are None, and the properties that hold for any rewards."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learner.advantage import advantages_of, group_std
+
+rewards = st.floats(-10, 10).map(lambda value: round(value, 3))
+groups_of = st.lists(st.lists(st.one_of(st.none(), rewards), min_size=2, max_size=8), min_size=1, max_size=5)
+
+
+def test_group_scaling_is_trls() -> None:
+    rewards_PG = [[1.0, 0.0, 0.0, 0.5], [2.0, 2.0, 0.0, 1.0]]
+    values = torch.tensor(rewards_PG, dtype=torch.float64)
+    expected = (values - values.mean(1, keepdim=True)) / (values.std(1, keepdim=True) + 1e-4)
+    assert advantages_of(rewards_PG, "group") == [pytest.approx(row) for row in expected.tolist()]
+
+
+def test_batch_scaling_divides_by_the_deviation_of_all_rewards() -> None:
+    rewards_PG = [[1.0, 0.0], [5.0, 1.0]]
+    divisor = np.std([1.0, 0.0, 5.0, 1.0], ddof=1) + 1e-4
+    assert advantages_of(rewards_PG, "batch") == [pytest.approx((0.5 / divisor, -0.5 / divisor)), pytest.approx((2 / divisor, -2 / divisor))]
+
+
+def test_a_completion_without_a_reward_is_out_of_the_statistics() -> None:
+    (with_none,) = advantages_of([[1.0, None, 0.0, 0.5]], "group")
+    (without,) = advantages_of([[1.0, 0.0, 0.5]], "group")
+    assert with_none == (without[0], None, without[1], without[2])
+    assert advantages_of([[None, 3.0], [None, None]], "group") == [(None, 0.0), (None, None)]
+    assert group_std([None, 3.0]) == 0.0
+
+
+@given(groups_of, st.sampled_from(["group", "batch", "none"]))
+def test_each_group_sums_to_zero_and_keeps_its_order(rewards_PG: list[list[float | None]], scale_rewards: str) -> None:
+    for rewards_G, advantages_G in zip(rewards_PG, advantages_of(rewards_PG, scale_rewards), strict=True):  # type: ignore[arg-type]
+        pairs = [(r, a) for r, a in zip(rewards_G, advantages_G, strict=True) if r is not None and a is not None]
+        assert [r is None for r in rewards_G] == [a is None for a in advantages_G]
+        # float64 rounding of numbers up to 20 over a deviation of at least 1e-4: 8 x 20 x 2^-53 / 1e-4 = 2e-10.
+        assert abs(sum(a for _, a in pairs)) < 1e-9
+        assert all((r1 < r2) <= (a1 < a2) and (r1 == r2) <= (a1 == a2) for r1, a1 in pairs for r2, a2 in pairs)
+
+
+@given(groups_of, st.floats(-5, 5).map(lambda value: round(value, 3)))
+def test_adding_a_constant_to_all_rewards_changes_nothing(rewards_PG: list[list[float | None]], shift: float) -> None:
+    shifted_PG = [[None if reward is None else reward + shift for reward in rewards_G] for rewards_G in rewards_PG]
+    for before_G, after_G in zip(advantages_of(rewards_PG, "group"), advantages_of(shifted_PG, "group"), strict=True):
+        # Rounding of r + shift (2e-15) divided by as little as 1e-4, and relative errors of deviations: 1e-6 is generous.
+        assert all(a == b or abs(a - b) < 1e-6 for a, b in zip(before_G, after_G, strict=True) if a is not None and b is not None)

@@ -1,0 +1,114 @@
+"""Log-probabilities: chunked against whole, packed against unpacked, ours against transformers in float64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from configs.schema import LoraSection, ModelSection
+from learner.batch import TrainedGroup, pack
+from learner.logprob import token_logprobs
+from learner.policy import Policy
+from tests.learner.rollouts import VOCABULARY, trained_groups
+
+# float32 against float64: two layers of sums of 32 to 64 terms, logits up to about 10: 10 x 64 x 2^-24 = 4e-5 at worst; 2e-5 is what
+# rounding that does not conspire leaves.
+TOLERANCE = 2e-5
+
+
+@pytest.mark.parametrize("chunk_logits", [1, 3 * 50, 1 << 20])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_chunks_change_neither_values_nor_gradients(chunk_logits: int, temperature: float) -> None:
+    torch.manual_seed(0)
+    hidden_NH = torch.randn(11, 8, dtype=torch.float64, requires_grad=True)
+    head_VH = torch.randn(50, 8, dtype=torch.float64, requires_grad=True)
+    target_ids_N = torch.randint(0, 50, (11,))
+    weight_N = torch.randn(11, dtype=torch.float64)
+    distribution = torch.distributions.Categorical(logits=hidden_NH @ head_VH.T / temperature)
+    expected = torch.autograd.grad((distribution.log_prob(target_ids_N) * weight_N).sum(), (hidden_NH, head_VH))
+    logprobs_N, entropies_N = token_logprobs(hidden_NH, head_VH, target_ids_N, temperature=temperature, chunk_logits=chunk_logits)
+    gradients = torch.autograd.grad((logprobs_N * weight_N).sum(), (hidden_NH, head_VH))
+    torch.testing.assert_close(logprobs_N, distribution.log_prob(target_ids_N), rtol=0, atol=1e-12)  # float64 throughout: rounding only
+    torch.testing.assert_close(entropies_N, distribution.entropy(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-12)
+
+
+def test_bfloat16_logits_are_accumulated_in_float32() -> None:
+    torch.manual_seed(0)
+    hidden_NH, head_VH = torch.randn(5, 64).bfloat16(), torch.randn(40, 64).bfloat16()
+    target_ids_N = torch.randint(0, 40, (5,))
+    logprobs_N, _ = token_logprobs(hidden_NH, head_VH, target_ids_N)
+    exact = torch.log_softmax(hidden_NH.double() @ head_VH.double().T, -1).gather(1, target_ids_N[:, None])[:, 0]
+    # Logits are about 8, so holding them in bfloat16 would cost 8 x 2^-9 = 0.016; float32 sums of 64 terms cost 1e-5.
+    assert (logprobs_N - exact).abs().max() < 1e-4
+
+
+def policy_of(path: Path) -> Policy:
+    policy = Policy.load(ModelSection(path=str(path), dtype="float32", lora=LoraSection(r=4, alpha=8.0)), str(path))
+    with torch.no_grad():
+        for name, parameter in policy.trainable().items():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.3)  # a fresh B is 0, and the adapter would do nothing
+    return policy
+
+
+def padded_float64(policy: Policy, groups: list[TrainedGroup]) -> dict[bytes, tuple[np.ndarray, np.ndarray]]:
+    """Every sequence alone through transformers in float64: (log-probabilities, entropies) by its tokens."""
+    policy.double().eval()
+    found = {}
+    for group in groups:
+        for completion in group.completions:
+            token_ids = np.concatenate([group.prompt_ids_T, completion.token_ids_T]).astype(np.int64)
+            logits = policy.model(input_ids=torch.from_numpy(token_ids)[None]).logits[0, len(group.prompt_ids_T) - 1 : -1]
+            distribution = torch.distributions.Categorical(logits=logits)
+            logprobs_T = distribution.log_prob(torch.from_numpy(completion.token_ids_T.astype(np.int64)))
+            found[completion.token_ids_T.tobytes()] = (logprobs_T.detach().numpy(), distribution.entropy().detach().numpy())
+    policy.float().train()
+    return found
+
+
+@pytest.mark.parametrize(("token_budget", "attention_width"), [(64, 1.0), (4096, 1e9)])
+def test_packed_rows_give_what_transformers_gives_for_each_sequence_alone(tiny_qwen2: Path, token_budget: int, attention_width: float) -> None:
+    policy = policy_of(tiny_qwen2)
+    groups = trained_groups(1, prompts=5)
+    expected = padded_float64(policy, groups)
+    seen = 0
+    for batch in pack(groups, token_budget=token_budget, attention_width=attention_width):
+        logprobs_N, entropies_N = (part.detach().numpy() for part in policy(policy.tensors(batch)))
+        ends = np.cumsum(batch.lengths_C)
+        for start, end in zip(ends - batch.lengths_C, ends, strict=True):
+            target_ids_T = batch.target_ids_N[start:end].astype(np.int32)
+            logprobs_T, entropy_T = expected[target_ids_T.tobytes()]
+            assert np.abs(logprobs_N[start:end] - logprobs_T).max() < TOLERANCE
+            assert np.abs(entropies_N[start:end] - entropy_T).max() < TOLERANCE
+            seen += 1
+    assert seen == len(expected) == 20
+
+
+def test_bfloat16_engine_computes_what_the_policy_alone_computes(tiny_qwen2: Path) -> None:
+    """DeepSpeed casts a bfloat16 module's buffers; rotary frequencies must stay float32, or long positions rotate by wrong angles."""
+    import socket
+    import subprocess
+    import sys
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = f"""
+import numpy as np
+from learner.engine import LearnerEngine, OptimizerSettings, join_process_group
+join_process_group(rank=0, world_size=1, address="127.0.0.1", port={port}, on_gpu=False, timeout_s=30)
+from configs.schema import ModelSection
+from learner.policy import Policy
+from learner.schedule import Schedule
+policy = Policy.load(ModelSection(path={str(tiny_qwen2)!r}, dtype="bfloat16"), {str(tiny_qwen2)!r})
+token_ids = [1 + i * 7 % {VOCABULARY - 1} for i in range(200)]
+before = policy.sequence_logprobs(token_ids)
+LearnerEngine(policy, OptimizerSettings(), Schedule("constant", 1e-3, 0, 1))
+assert np.array_equal(before, policy.sequence_logprobs(token_ids)), np.abs(before - policy.sequence_logprobs(token_ids)).max()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
