@@ -1,10 +1,10 @@
-"""RolloutPool: the rollout workers as others see them. The only place that says `.remote` to one.
+"""RolloutPool: the rollout workers as others see them.
 
     one task per place:  spawn ─► start ─► install the current adapter ─► ready ─► watch ──lost──► kill, and again (bounded)
     rollout:             pick the ready worker with the least in hand ─► ask ──lost──► the same prompt elsewhere, attempt + 1
     broadcast:           every started worker at once; one that fails is lost, and its place starts anew
 
-Whoever notices first that a worker is lost (a call that fails, the watchdog, a broadcast) says so by `Worker.lose`.
+Whoever notices first that a worker is lost (a call that fails, the watchdog, a broadcast) says so by `WorkerHandle.lose`.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ray
-from ray.exceptions import RayActorError, RayTaskError
-
 from actors.adapter_store import remove_abandoned, run_folder, shared_memory
 from actors.gang import assign_gangs
-from actors.worker import AdapterTimes, RolloutWorker, WorkerFacts, WorkerStatus
+from actors.handle import WorkerHandle
+from actors.worker import WorkerStatus
 from cluster.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
 from cluster.logs import tail
 from cluster.records import AdapterManifest, GroupSummary, PromptId, RolloutRequest, SyncReport
-from configs.schema import BUILTIN, RunConfig
+from configs.schema import RunConfig
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -36,66 +35,6 @@ CLOSE_S = 15.0
 KILLED_GONE_S = 3.0
 WATCH_S = 2.0
 ENGINE_DEATHS_OF_POISON = 2
-CONCURRENT_CALLS = 10_000
-"""Of one worker: its calls are coroutines that mostly wait, and it must never be too busy to say how it is."""
-
-
-def engine_env(config: RunConfig) -> dict[str, str]:
-    """Environment variables of a worker and its engine; they must be there before vllm is imported."""
-    env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false"}
-    if config.model.path.startswith(BUILTIN) or Path(config.model.path).exists():
-        env["HF_HUB_OFFLINE"] = "1"
-    if config.actors.gpus_per_worker > 0:
-        return env
-    return env | {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # on the CPU: the engine computes in its own process, not in one more
-        "TORCHDYNAMO_DISABLE": "1",  # or the first request compiles the sampler for seconds, and needs a C++ compiler
-        "OMP_NUM_THREADS": str(max(1, int(config.actors.cpus_per_worker))),
-    }
-
-
-@dataclass(eq=False)
-class Worker:
-    """One incarnation of a worker, from its spawning to its loss."""
-
-    index: int
-    handle: Any
-    lost: asyncio.Future[RollcastError]
-    facts: WorkerFacts | None = None
-    version: int = -1
-    """Version that it has confirmed; -1 until the first: not ready."""
-    sha256: str = ""
-    times: AdapterTimes | None = None
-    """What its last adapter cost."""
-    tokens_in_hand: int = 0
-    engine_died: bool = False
-    installing: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def name(self) -> str:
-        return f"rollout {self.index}"
-
-    @property
-    def ready(self) -> bool:
-        return self.version >= 0 and not self.lost.done()
-
-    def lose(self, error: Exception, *, engine_died: bool = False) -> None:
-        """Note that the worker is gone or not to be trusted; the first reason stays."""
-        if not self.lost.done():
-            self.engine_died = engine_died
-            self.lost.set_result(error if isinstance(error, RollcastError) else RolloutError(str(error), role=self.name))
-
-
-def plain(error: Exception) -> Exception:
-    """The worker's own error, if Ray has wrapped one."""
-    cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else None
-    return cause if isinstance(cause, RollcastError) else error
-
-
-def group_cost(request: RolloutRequest) -> int:
-    """Tokens that a group may take: what routing balances."""
-    sampling = request.sampling
-    return len(request.prompt.token_ids) + sampling.num_generations * sampling.max_completion_length
 
 
 class RolloutPool:
@@ -110,29 +49,23 @@ class RolloutPool:
         await pool.close()
     """
 
-    def __init__(self, config: RunConfig, ray_options: dict[str, Any], log_dir: Path, run_name: str) -> None:
+    def __init__(self, config: RunConfig, spawn: Callable[[int], WorkerHandle], log_dir: Path, run_name: str) -> None:
+        """See `create`. `spawn` starts the process of the worker with a number and returns at once."""
         self._config = config
+        self._spawn = spawn
+        self._log_dir = log_dir
         self._run_name = run_name
-        self._log_dir = log_dir.resolve()
-        own_env = ray_options.get("runtime_env", {})
-        runtime_env = own_env | {"env_vars": engine_env(config) | own_env.get("env_vars", {})}
-        # Ray neither restarts nor retries: a new worker must first be given an adapter, and a retried sample is another sample
-        self._options = {
-            **ray_options,
-            "runtime_env": runtime_env,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-            "max_concurrency": CONCURRENT_CALLS,
-        }
-        self._workers: dict[int, Worker] = {}
+        self._workers = {index: spawn(index) for index in range(config.actors.num_workers)}
         self._places: list[asyncio.Task[None]] = []
         self._model_path = ""
         self._adapter: tuple[AdapterManifest, ObjectRef] | None = None
         self._broadcasting = asyncio.Lock()
         self._changed = asyncio.Condition()
         self._failure: RolloutError | None = None
+        self._ever_started = False
+        self._failed_starts = 0
         self._gang_numbers = itertools.count()
-        self._gang_workers: dict[str, Worker] = {}
+        self._gang_workers: dict[str, WorkerHandle] = {}
         self._engine_deaths: Counter[PromptId] = Counter()
         self.restarts = 0
         """Workers replaced so far."""
@@ -141,15 +74,16 @@ class RolloutPool:
     def create(cls, config: RunConfig, *, ray_options: dict[str, Any], log_dir: Path, run_name: str) -> RolloutPool:
         """Spawn the workers' processes and return at once; they import vllm while the rest of the run is set up.
 
+        Needs a running event loop, the one that will use the pool.
+
         Args:
             ray_options: for `.options` of every worker: num_cpus, num_gpus, label_selector, scheduling_strategy, …
             log_dir: for `rollout-<index>.log`.
             run_name: distinct among the runs of a node.
         """
-        pool = cls(config, ray_options, log_dir, run_name)
-        for index in range(config.actors.num_workers):
-            pool._spawn(index)
-        return pool
+        log_dir = log_dir.resolve()
+        spawn = partial(WorkerHandle.spawn, config, run_name=run_name, log_dir=log_dir, ray_options=ray_options)
+        return cls(config, spawn, log_dir, run_name)
 
     async def start(self, model_path: str) -> None:
         """Load the model in every worker; returns when all have, or have been replaced by one that has.
@@ -186,7 +120,7 @@ class RolloutPool:
         """
         for reissued in itertools.count():
             worker = await self._pick(request)
-            result = await self._ask(worker, request)
+            result = await worker.rollout(request)
             if result is not None:
                 return replace(result[0], reissued=reissued), result[1]
             self._count_engine_death(worker, request.prompt.id)
@@ -224,7 +158,7 @@ class RolloutPool:
     async def status(self) -> dict[str, WorkerStatus | None]:
         """How every worker is doing, by name; None for one that is starting or does not answer within a second."""
         workers = self._ordered()
-        answers = await asyncio.gather(*(self._status_of(worker, 1.0) for worker in workers))
+        answers = await asyncio.gather(*(worker.status(1.0) for worker in workers))
         return {worker.name: answer for worker, answer in zip(workers, answers, strict=True)}
 
     def worker_pids(self) -> list[int]:
@@ -242,61 +176,48 @@ class RolloutPool:
         await asyncio.gather(*self._places, return_exceptions=True)
         workers = self._ordered()
         self._workers.clear()
-        await asyncio.gather(*(self._close_worker(worker) for worker in workers))
+        self._failure = self._failure or RolloutError("the pool was closed while work was in hand")
+        await self._announce()
+        await asyncio.gather(*(worker.close(CLOSE_S) for worker in workers))
         await asyncio.to_thread(self._remove_adapters)
 
-    def _ordered(self) -> list[Worker]:
+    def _ordered(self) -> list[WorkerHandle]:
         return [self._workers[index] for index in sorted(self._workers)]
 
-    def _spawn(self, index: int) -> Worker:
-        actor = ray.remote(RolloutWorker).options(**self._options)
-        handle = actor.remote(self._config, index, self._run_name, self._log_dir)
-        worker = self._workers[index] = Worker(index, handle, asyncio.get_running_loop().create_future())
-        return worker
-
     async def _keep_place(self, index: int) -> None:
-        worker = self._workers[index]
-        while True:
-            await self._bring_up(worker)
-            if not worker.lost.done():
-                await self._watch(worker)
-            error = worker.lost.result()
-            ray.kill(worker.handle, no_restart=True)
-            if self.restarts >= self._config.actors.max_restarts:
-                await self._give_up(index, error)
-                return
-            self.restarts += 1
-            worker = self._spawn(index)
-            await self._announce()
-
-    async def _bring_up(self, worker: Worker) -> None:
-        limit_s = self._config.actors.start_timeout_s
         try:
-            worker.facts = await asyncio.wait_for(worker.handle.start.remote(self._model_path), limit_s)
-        except TimeoutError:
-            worker.lose(
-                RolloutError(f"it was not ready after {limit_s:g} s; raise actors.start_timeout_s or see its log", role=worker.name)
-            )
-        except (RayActorError, RayTaskError) as error:
-            worker.lose(plain(error))
-        else:
-            await self._announce()
-            await self._until(lambda: self._adapter is not None or worker.lost.done())
+            while True:
+                worker = self._workers[index]
+                await self._bring_up(worker)
+                if not worker.lost.done():
+                    await self._watch(worker)
+                worker.kill()
+                if not self._may_replace(worker):
+                    return await self._give_up(index, worker.lost.result())
+                self.restarts += 1
+                self._workers[index] = self._spawn(index)
+        except Exception as error:  # noqa: BLE001 - whatever it is (Ray gone, a bug), those who wait must hear of it
+            await self._give_up(index, RolloutError(f"{type(error).__name__}: {error}"))
+
+    def _may_replace(self, worker: WorkerHandle) -> bool:
+        if worker.facts is None:
+            self._failed_starts += 1
+        # when nothing has ever started, it is the configuration, and trying again would only take longer to say so
+        hopeless = not self._ever_started and self._failed_starts >= self._config.actors.num_workers
+        return not hopeless and self.restarts < self._config.actors.max_restarts
+
+    async def _bring_up(self, worker: WorkerHandle) -> None:
+        await worker.start(self._model_path, self._config.actors.start_timeout_s)
+        self._ever_started |= worker.facts is not None
+        await self._announce()
+        if not worker.lost.done():
+            await self._until(lambda: self._adapter is not None)
             await self._install(worker)
 
-    async def _install(self, worker: Worker) -> None:
+    async def _install(self, worker: WorkerHandle) -> None:
         async with worker.installing:
             assert self._adapter is not None
-            manifest, buffer_ref = self._adapter
-            if worker.lost.done() or worker.sha256 == manifest.sha256 and worker.version == manifest.version:
-                return
-            try:
-                times = await self._or_lost(worker, worker.handle.set_adapter.remote(manifest, buffer_ref))
-            except (RayActorError, RayTaskError) as error:
-                worker.lose(plain(error))
-            else:
-                if times is not None:
-                    worker.times, worker.version, worker.sha256 = times, manifest.version, manifest.sha256
+            await worker.set_adapter(*self._adapter)
         await self._announce()
 
     def _report(self, manifest: AdapterManifest, total_s: float, failed: list[str]) -> SyncReport:
@@ -310,64 +231,24 @@ class RolloutPool:
             failed_workers=tuple(failed),
         )
 
-    async def _watch(self, worker: Worker) -> None:
+    async def _watch(self, worker: WorkerHandle) -> None:
         limit_s = self._config.actors.progress_timeout_s
         while not worker.lost.done():
             await asyncio.wait([worker.lost], timeout=min(WATCH_S, limit_s / 4))
-            status = await self._status_of(worker, limit_s)
-            if worker.lost.done():
-                return
+            status = await worker.status(limit_s)
             if status is None:
                 worker.lose(RolloutError(f"it did not answer for {limit_s:g} s; it is replaced", role=worker.name), engine_died=True)
             elif status.stalled_s > limit_s:
                 reason = f"its engine has work and has sampled no token for {status.stalled_s:.1f} s; it is replaced"
                 worker.lose(RolloutError(reason, role=worker.name), engine_died=True)
 
-    async def _status_of(self, worker: Worker, timeout_s: float) -> WorkerStatus | None:
-        if not worker.facts or worker.lost.done():
-            return None
-        try:
-            return await asyncio.wait_for(self._or_lost(worker, worker.handle.status.remote()), timeout_s)
-        except TimeoutError:
-            return None
-        except (RayActorError, RayTaskError) as error:
-            worker.lose(plain(error))
-            return None
-
-    async def _pick(self, request: RolloutRequest) -> Worker:
+    async def _pick(self, request: RolloutRequest) -> WorkerHandle:
         if request.gang and (worker := self._gang_workers.get(request.gang.name)) and worker.ready:
             return worker
         await self._until(lambda: any(worker.ready for worker in self._workers.values()))
         return min((worker for worker in self._ordered() if worker.ready), key=lambda worker: worker.tokens_in_hand)
 
-    async def _ask(self, worker: Worker, request: RolloutRequest) -> tuple[GroupSummary, ObjectRef] | None:
-        cost = group_cost(request)
-        worker.tokens_in_hand += cost
-        try:
-            summary, body = worker.handle.rollout.options(num_returns=2).remote(request)
-            found = await self._or_lost(worker, summary)
-            return None if found is None else (found, body)
-        except RayActorError as error:
-            worker.lose(error)
-        except RayTaskError as error:
-            cause = plain(error)
-            if isinstance(cause, PoisonPromptError) or not isinstance(cause, RollcastError):
-                raise cause from None
-            worker.lose(cause, engine_died=True)
-        finally:
-            worker.tokens_in_hand -= cost
-        return None
-
-    async def _or_lost(self, worker: Worker, call: ObjectRef) -> Any:
-        """What the call returns, or None as soon as the worker is lost: a call to a stopped process would fail only after its kill."""
-        future = asyncio.wrap_future(call.future())  # type: ignore[attr-defined]
-        await asyncio.wait([future, worker.lost], return_when=asyncio.FIRST_COMPLETED)
-        if future.done():
-            return future.result()
-        future.cancel()
-        return None
-
-    def _count_engine_death(self, worker: Worker, prompt_id: PromptId) -> None:
+    def _count_engine_death(self, worker: WorkerHandle, prompt_id: PromptId) -> None:
         if not worker.engine_died:
             return
         self._engine_deaths[prompt_id] += 1
@@ -383,7 +264,7 @@ class RolloutPool:
 
     async def _give_up(self, index: int, error: RollcastError) -> None:
         del self._workers[index]
-        if not self._workers:
+        if not self._workers and self._failure is None:
             log_tail = tail(self._log_dir / f"rollout-{index}.log")
             reason = f"no rollout worker is left after {self.restarts} replacements (actors.max_restarts); the last one: {error.message}"
             self._failure = RolloutError(reason, role=f"rollout {index}", log_tail=log_tail)
@@ -405,10 +286,3 @@ class RolloutPool:
         while run_folder(shared_memory(), self._run_name).exists() and time.monotonic() < deadline:
             remove_abandoned(shared_memory())
             time.sleep(0.05)
-
-    async def _close_worker(self, worker: Worker) -> None:
-        try:
-            await asyncio.wait_for(worker.handle.close.remote(), CLOSE_S)
-        except (TimeoutError, RayActorError, RayTaskError):
-            pass  # it is killed either way
-        ray.kill(worker.handle, no_restart=True)

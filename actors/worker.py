@@ -138,7 +138,8 @@ class RolloutWorker:
 
         Raises:
             PoisonPromptError: the prompt cannot be sampled; the engine never saw it.
-            RolloutError: the worker is STALE, or its engine died.
+            AdapterError: the worker is STALE.
+            RolloutError: its engine died.
         """
         engine = self._started
         if not self._updating.locked():
@@ -212,7 +213,7 @@ class RolloutWorker:
 
     def _refuse_when_stale(self) -> None:
         if self._stale:
-            raise RolloutError(f"it does not sample because {self._stale}", role=self.name)
+            raise AdapterError(f"it is STALE and does not sample: {self._stale}", role=self.name)
 
     async def _check_canary(self, manifest: AdapterManifest) -> float:
         canary = manifest.canary

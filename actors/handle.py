@@ -1,0 +1,171 @@
+"""One rollout worker as the pool holds it: the only place that says `.remote` to one.
+
+Nothing here raises because a worker is gone: every call that finds that out notes it (`lose`), and gives None.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.worker import AdapterTimes, RolloutWorker, WorkerFacts, WorkerStatus
+from cluster.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
+from cluster.records import AdapterManifest, GroupSummary, RolloutRequest
+from configs.schema import BUILTIN, RunConfig
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+CONCURRENT_CALLS = 10_000
+"""Of one worker: its calls are coroutines that mostly wait, and it must never be too busy to say how it is."""
+
+
+def engine_env(config: RunConfig) -> dict[str, str]:
+    """Environment variables of a worker and its engine; they must be there before vllm is imported."""
+    env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false"}
+    if config.model.path.startswith(BUILTIN) or Path(config.model.path).exists():
+        env["HF_HUB_OFFLINE"] = "1"
+    if config.actors.gpus_per_worker > 0:
+        return env
+    return env | {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # on the CPU: the engine computes in its own process, not in one more
+        "TORCHDYNAMO_DISABLE": "1",  # or the first request compiles the sampler for seconds, and needs a C++ compiler
+        "OMP_NUM_THREADS": str(max(1, int(config.actors.cpus_per_worker))),
+    }
+
+
+def group_cost(request: RolloutRequest) -> int:
+    """Tokens that a group may take: what routing balances."""
+    sampling = request.sampling
+    return len(request.prompt.token_ids) + sampling.num_generations * sampling.max_completion_length
+
+
+def plain(error: Exception) -> Exception:
+    """The worker's own error, if Ray has wrapped one."""
+    cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else None
+    return cause if isinstance(cause, RollcastError) else error
+
+
+class WorkerHandle:
+    """One incarnation of a worker, from its spawning to its loss."""
+
+    def __init__(self, index: int, actor: Any) -> None:
+        self.index = index
+        self.name = f"rollout {index}"
+        self.lost: asyncio.Future[RollcastError] = asyncio.get_running_loop().create_future()
+        self.engine_died = False
+        """Whether it was lost because its engine died or hung, for which a prompt may be to blame."""
+        self.facts: WorkerFacts | None = None
+        self.version = -1
+        """Version that it has confirmed; -1 until the first: not ready."""
+        self.sha256 = ""
+        self.times: AdapterTimes | None = None
+        """What its last adapter cost."""
+        self.installing = asyncio.Lock()
+        self.tokens_in_hand = 0
+        self._actor = actor
+
+    @classmethod
+    def spawn(cls, config: RunConfig, index: int, run_name: str, log_dir: Path, ray_options: dict[str, Any]) -> WorkerHandle:
+        """Start its process and return at once."""
+        own_env = ray_options.get("runtime_env", {})
+        # Ray neither restarts nor retries: a new worker must first be given an adapter, and a retried sample is another sample
+        options = ray_options | {
+            "runtime_env": own_env | {"env_vars": engine_env(config) | own_env.get("env_vars", {})},
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "max_concurrency": CONCURRENT_CALLS,
+        }
+        return cls(index, ray.remote(RolloutWorker).options(**options).remote(config, index, run_name, log_dir))
+
+    @property
+    def ready(self) -> bool:
+        return self.version >= 0 and not self.lost.done()
+
+    def lose(self, error: Exception, *, engine_died: bool = False) -> None:
+        """Note that the worker is gone or not to be trusted; the first reason stays."""
+        if not self.lost.done():
+            self.engine_died = engine_died
+            self.lost.set_result(error if isinstance(error, RollcastError) else RolloutError(str(error), role=self.name))
+
+    async def start(self, model_path: str, limit_s: float) -> None:
+        """Load the model, within the limit."""
+        try:
+            self.facts = await asyncio.wait_for(self._answer(self._actor.start.remote(model_path)), limit_s)
+        except TimeoutError:
+            self.lose(RolloutError(f"it was not ready after {limit_s:g} s; raise actors.start_timeout_s or see its log", role=self.name))
+        except (RayActorError, RayTaskError) as error:
+            self.lose(plain(error))
+
+    async def set_adapter(self, manifest: AdapterManifest, buffer_ref: ObjectRef) -> None:
+        """Install and verify an adapter, unless it is there already."""
+        if self.lost.done() or (self.version, self.sha256) == (manifest.version, manifest.sha256):
+            return
+        try:
+            times = await self._answer(self._actor.set_adapter.remote(manifest, buffer_ref))
+        except (RayActorError, RayTaskError) as error:
+            self.lose(plain(error))
+            return
+        if times is not None:
+            self.version, self.sha256, self.times = manifest.version, manifest.sha256, times
+
+    async def rollout(self, request: RolloutRequest) -> tuple[GroupSummary, ObjectRef] | None:
+        """Sample a group; None if the worker was lost over it.
+
+        Raises:
+            PoisonPromptError: the prompt cannot be sampled.
+            Exception: a bug in the worker, as Ray hands it over.
+        """
+        cost = group_cost(request)
+        self.tokens_in_hand += cost
+        try:
+            summary, body = self._actor.rollout.options(num_returns=2).remote(request)
+            found = await self._answer(summary)
+            return None if found is None else (found, body)
+        except RayActorError as error:
+            self.lose(error)
+        except RayTaskError as error:
+            cause = plain(error)
+            if isinstance(cause, PoisonPromptError) or not isinstance(cause, RollcastError):
+                raise cause from None
+            self.lose(cause, engine_died=not isinstance(cause, AdapterError))
+        finally:
+            self.tokens_in_hand -= cost
+        return None
+
+    async def status(self, limit_s: float) -> WorkerStatus | None:
+        """How it is doing; None if it has not started, is lost, or does not answer within the limit."""
+        if self.facts is None or self.lost.done():
+            return None
+        try:
+            return await asyncio.wait_for(self._answer(self._actor.status.remote()), limit_s)
+        except TimeoutError:
+            return None
+        except (RayActorError, RayTaskError) as error:
+            self.lose(plain(error))
+            return None
+
+    async def close(self, limit_s: float) -> None:
+        """Let it end its engine, within the limit; its process is gone soon after either way."""
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(self._actor.close.remote().future()), limit_s)
+        except (TimeoutError, RayActorError, RayTaskError):
+            pass  # it is killed now
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL; Ray takes the engine with it."""
+        ray.kill(self._actor, no_restart=True)
+
+    async def _answer(self, call: ObjectRef) -> Any:
+        """What the call returns, or None as soon as the worker is lost: to a stopped process a call would wait for its end."""
+        answer = asyncio.wrap_future(call.future())  # type: ignore[attr-defined]
+        await asyncio.wait([answer, self.lost], return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        answer.cancel()
+        return None
