@@ -28,6 +28,9 @@ CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec", "triton")
 """vLLM and its dependencies ask for these. An index that is not PyTorch's own serves CUDA builds, which break `import transformers` beside
 a CPU torch."""
 
+UPDATING = "updating"
+"""Fingerprint of an environment that was finished once: without a network it stays, and is updated the next time."""
+
 NEEDED_GB = {"cpu": 6, "gpu": 20}
 """Free disk space: the environment (3 GB without CUDA), pip's cache and what it unpacks on the way."""
 
@@ -180,7 +183,7 @@ class Installation:
         if not keep and self.venv.exists():
             self.remove_venv(note)
         self.require_disk(keep=bool(keep))
-        stamp.write(self.extra)
+        stamp.write(self.extra, UPDATING if keep else "")
         self.log.write_text("")
         make = [] if keep else [[python, "-m", "venv", str(self.venv)]]
         upgrade = [self.python, "-m", "pip", "install", "--upgrade", "pip"]
@@ -214,7 +217,11 @@ class Installation:
         """Everything heavy imports, in one process. Run outside the root, so that rollcast itself must be installed."""
         if self.extra == "cpu":
             self.environ.update(DS_ACCELERATOR="cpu", TORCHDYNAMO_DISABLE="1")
-        self.execute("Import everything once", [self.python, "-c", VERIFY, self.extra], cwd=self.venv)
+        try:
+            self.execute("Import everything once", [self.python, "-c", VERIFY, self.extra], cwd=self.venv)
+        except InstallError:
+            Stamp(self.venv).write(self.extra)
+            raise
 
     def pip(self, title: str, *arguments: str) -> None:
         self.execute(title, [self.python, "-m", "pip", *arguments])
@@ -302,7 +309,7 @@ def ensure(root: Path, extra: str, dev: bool) -> None:
     """Make the environment, or bring it up to date, or do nothing.
 
     Raises:
-        InstallError: it could not be made; what is there is marked unfinished.
+        InstallError: it could not be made; what is there does not count as up to date.
     """
     import fcntl
 
