@@ -220,7 +220,9 @@ class PromptSource:
         known = set(eval_fitting.digests.values())
         kept = {index: digest for index, digest in fitting.digests.items() if digest not in known}
         if not kept:
-            raise DataError(f"every prompt of {data.path} is held out as well, so that nothing is left to train on; use another data.eval_path")
+            raise DataError(
+                f"every prompt of {data.path} is held out as well, so that nothing is left to train on; use another data.eval_path"
+            )
         self._train = np.fromiter(kept, dtype=np.int64)
         self._eval = list(eval_fitting.digests)
         self.counts = PromptCounts(
@@ -290,8 +292,8 @@ class PromptSource:
         """
         if cursor["data"] != self._digest:
             raise CheckpointError(
-                f"the checkpoint was made with other prompts than {self._data.path} gives now (data, seed, template or length limit changed); "
-                "restore them, or start a new run in another out_dir"
+                f"the checkpoint was made with other prompts than {self._data.path} gives now "
+                "(data, seed, template or length limit changed); restore them, or start a new run in another out_dir"
             )
         self._drawn = int(cursor["drawn"])
 
@@ -377,7 +379,9 @@ class PromptSource:
     def _report(self, reward_names: Sequence[str]) -> None:
         counts = self.counts
         if counts.too_long:
-            logger.warning("%d prompts have more than data.max_prompt_length %d tokens and are left out", counts.too_long, self._data.max_prompt_length)
+            logger.warning(
+                "%d prompts have more than data.max_prompt_length %d tokens and are left out", counts.too_long, self._data.max_prompt_length
+            )
         if counts.also_held_out:
             logger.warning("%d training prompts equal a held-out prompt and are left out", counts.also_held_out)
         looking = [name for name in reward_names if name in _TAG_REWARDS]
