@@ -208,13 +208,13 @@ class PromptSource:
             messages=messages,
         )
 
+    def canary_prompt(self) -> Prompt:
+        """A prompt of the training data, always the same. Does not move the stream."""
+        return self.prompt(PromptId(0, int(self._train[0])))
+
     def eval_prompts(self) -> list[Prompt]:
         """The held-out prompts, always in the same order; their ids have the epoch `EVAL_EPOCH`."""
         return [self.prompt(PromptId(EVAL_EPOCH, index)) for index in self._eval]
-
-    def canary_prompt(self) -> Prompt:
-        """A fixed prompt of the training data, by which adapter syncs can be verified."""
-        return self.prompt(PromptId(0, int(self._train[0])))
 
     def demonstrations(self, column: str) -> list[tuple[list[int], list[int]]]:
         """Every training row as a supervised example: token ids of the prompt, and of the demonstration with its end token.
