@@ -118,7 +118,7 @@ def _describe_yaml_error(path: Path, text: str, error: yaml.YAMLError) -> str:
         return f"{path}:{mark.line + 1}:{mark.column + 1}: not readable as YAML: {error.problem}{remedy}{quoted}"
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
-        return f"{path}:{line}: not readable as YAML: character {error.character!r} is not allowed; remove it"
+        return f"{path}:{line}: not readable as YAML: character {chr(error.character)!r} is not allowed; remove it"
     return f"{path}: not readable as YAML: {error}"
 
 
@@ -218,6 +218,8 @@ def _describe(error: ErrorDetails) -> str:
         return f"{key}: not given, and there is no default; add `{key.rpartition('.')[2]}: ...`{_meaning(error['loc'])}"
     if kind == "extra_forbidden":
         return f"{key}: there is no such key; {_suggestion(error['loc'])}"
+    if value is None:
+        return f"{key}: is empty; give a value"
     rule, remedy = _rule(error)
     return f"{key}: {_shown(value)} {rule}; {remedy}"
 
@@ -252,8 +254,6 @@ _RULES: Mapping[str, tuple[str, str]] = {
 
 def _rule(error: ErrorDetails) -> tuple[str, str]:
     kind, context = error["type"], error.get("ctx", {})
-    if error["input"] is None:
-        return "is empty", "give a value"
     bounds = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
     if kind in bounds:
         words = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}[bounds[kind]]
