@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from actors.addition import write_addition
+from actors.rendering import PromptRenderer
 from actors.rows import Rows, load_rows
 from cluster.errors import CheckpointError, DataError
 from cluster.records import Prompt, PromptId
@@ -84,68 +87,6 @@ def _read_template(chat_template: str) -> str:
         raise DataError(
             f"model.chat_template {chat_template!r} is neither a Jinja template nor a readable file ({error.strerror}); give one of them"
         ) from None
-
-
-@dataclass(frozen=True)
-class PromptRenderer:
-    """A prompt as it stands in a column -> the text that the model reads.
-
-    With a chat template, a string becomes one user message after the system prompt. Without one, it stays plain text.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    system_prompt: str | None = None
-
-    @property
-    def conversational(self) -> bool:
-        return bool(self.tokenizer.chat_template)
-
-    def messages(self, prompt: Any) -> tuple[dict[str, str], ...]:
-        """Chat messages of a prompt column's value; none for plain text. Messages that begin with a system message keep it.
-
-        Raises:
-            ValueError: it is neither text nor messages, or needs a chat template that the tokenizer does not have.
-        """
-        if not isinstance(prompt, (str, list)) or not prompt or (isinstance(prompt, str) and not prompt.strip()):
-            raise ValueError(f"holds {prompt!r}; a prompt is text or a list of chat messages")
-        if not self.conversational:
-            if isinstance(prompt, list) or self.system_prompt is not None:
-                what = "data.system_prompt" if isinstance(prompt, str) else "a prompt of chat messages"
-                raise ValueError(f"cannot be rendered: {what} needs a chat template and the tokenizer has none; set model.chat_template")
-            return ()
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [_checked_message(part) for part in prompt]
-        if self.system_prompt is not None and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": self.system_prompt})
-        return tuple(messages)
-
-    def text(self, prompt: Any, messages: Sequence[Mapping[str, str]]) -> str:
-        """The rendered prompt, ready for the completion. A last message of the assistant is a beginning to go on with.
-
-        Raises:
-            ValueError: the template refuses the messages.
-        """
-        if not messages:
-            return prompt
-        from jinja2 import TemplateError
-
-        begun = messages[-1]["role"] == "assistant"
-        try:
-            rendered = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=not begun, continue_final_message=begun
-            )
-        except TemplateError as error:
-            raise ValueError(f"is refused by the chat template: {error}; correct the row or model.chat_template") from None
-        return str(rendered)
-
-    def tokenise(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of rendered prompts. A template writes its own BOS: adding special tokens again would double it."""
-        return self.tokenizer(texts, add_special_tokens=not self.conversational, verbose=False)["input_ids"]  # type: ignore[return-value]
-
-
-def _checked_message(message: Any) -> dict[str, str]:
-    if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
-        raise ValueError(f"holds the message {message!r}; a message has the texts `role` and `content`")
-    return {"role": message["role"], "content": message["content"]}
 
 
 def render_demonstration(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, demonstration: str) -> tuple[list[int], list[int]]:
@@ -220,7 +161,9 @@ class PromptSource:
         known = set(eval_fitting.digests.values())
         kept = {index: digest for index, digest in fitting.digests.items() if digest not in known}
         if not kept:
-            raise DataError(f"every prompt of {data.path} is held out as well, so that nothing is left to train on; use another data.eval_path")
+            raise DataError(
+                f"every prompt of {data.path} is held out as well, so that nothing is left to train on; use another data.eval_path"
+            )
         self._train = np.fromiter(kept, dtype=np.int64)
         self._eval = list(eval_fitting.digests)
         self.counts = PromptCounts(
@@ -294,8 +237,8 @@ class PromptSource:
         """
         if cursor["data"] != self._digest:
             raise CheckpointError(
-                f"the checkpoint was made with other prompts than {self._data.path} gives now (data, seed, template or length limit changed); "
-                "restore them, or start a new run in another out_dir"
+                f"the checkpoint was made with other prompts than {self._data.path} gives now "
+                "(data, seed, template or length limit changed); restore them, or start a new run in another out_dir"
             )
         self._drawn = int(cursor["drawn"])
 
@@ -330,20 +273,18 @@ class PromptSource:
         return np.sort(order[:wanted]), held_out
 
     def _fitting(self, rows: Rows, indices: np.ndarray, purpose: str) -> _Fitting:
-        from tqdm import tqdm
-
+        """Which of these rows are short enough; `purpose` is for people."""
         fitting, shortest = _Fitting({}), math.inf
-        quiet = True if len(indices) < _PROGRESS_FROM_ROWS else None
-        with tqdm(total=len(indices), desc=f"tokenising {purpose} prompts", unit=" prompts", disable=quiet, leave=False) as progress:
-            for batch in np.array_split(indices, max(1, math.ceil(len(indices) / _TOKENISED_AT_ONCE))):
-                for index, text, tokens in self._measured(rows, batch.tolist()):
-                    shortest = min(shortest, tokens)
-                    if tokens > self._data.max_prompt_length:
-                        fitting.too_long += 1
-                        continue
-                    fitting.digests[index] = hashlib.blake2b(text.encode(), digest_size=16).digest()
-                    fitting.longest_tokens = max(fitting.longest_tokens, tokens)
-                progress.update(len(batch))
+        batches = np.array_split(indices, max(1, math.ceil(len(indices) / _TOKENISED_AT_ONCE)))
+        quiet, console = len(indices) < _PROGRESS_FROM_ROWS, Console(stderr=True)
+        for batch in track(batches, f"tokenising {purpose} prompts", console=console, transient=True, disable=quiet):
+            for index, text, tokens in self._measured(rows, batch.tolist()):
+                shortest = min(shortest, tokens)
+                if tokens > self._data.max_prompt_length:
+                    fitting.too_long += 1
+                    continue
+                fitting.digests[index] = hashlib.blake2b(text.encode(), digest_size=16).digest()
+                fitting.longest_tokens = max(fitting.longest_tokens, tokens)
         if len(indices) and not fitting.digests:
             raise DataError(
                 f"every one of the {len(indices)} {purpose} prompts is longer than data.max_prompt_length {self._data.max_prompt_length}; "
@@ -381,7 +322,9 @@ class PromptSource:
     def _report(self, reward_names: Sequence[str]) -> None:
         counts = self.counts
         if counts.too_long:
-            logger.warning("%d prompts have more than data.max_prompt_length %d tokens and are left out", counts.too_long, self._data.max_prompt_length)
+            logger.warning(
+                "%d prompts have more than data.max_prompt_length %d tokens and are left out", counts.too_long, self._data.max_prompt_length
+            )
         if counts.also_held_out:
             logger.warning("%d training prompts equal a held-out prompt and are left out", counts.also_held_out)
         looking = [name for name in reward_names if name in _TAG_REWARDS]

@@ -215,7 +215,7 @@ def _json_object(file: Path, number: int, line: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise DataError(f"{file}:{number}:{error.colno}: not JSON: {error.msg}; every line must be one JSON object") from None
     if not isinstance(record, dict):
-        raise DataError(f"{file}:{number}: {_shown(record)} is not a JSON object; every line must be one, such as {{\"prompt\": ...}}")
+        raise DataError(f'{file}:{number}: {_shown(record)} is not a JSON object; every line must be one, such as {{"prompt": ...}}')
     return record
 
 
@@ -237,7 +237,9 @@ def _csv_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for record in reader:
             if None in record or None in record.values():
                 wanted = len(reader.fieldnames or ())
-                raise DataError(f"{file}:{reader.line_num}: the row does not have the {wanted} fields of the header; quote fields that hold commas")
+                raise DataError(
+                    f"{file}:{reader.line_num}: the row does not have the {wanted} fields of the header; quote fields that hold commas"
+                )
             yield reader.line_num, record
     except csv.Error as error:
         raise DataError(f"{file}:{reader.line_num}: not CSV: {error}; quote fields that hold commas, quotes or line ends") from None
@@ -245,11 +247,12 @@ def _csv_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _load_with_datasets(path: str, name: str | None, split: str) -> Rows:
     import datasets
+    from datasets.exceptions import DatasetNotFoundError
 
     called = f"data set {path}" + (f", configuration {name}" if name else "")
     try:
         dataset = datasets.load_dataset(path, name, split=split)
-    except datasets.exceptions.DatasetNotFoundError:
+    except DatasetNotFoundError:
         raise DataError(f"{called}: neither a local file nor a data set that you can read on the hub; check its name, or log in") from None
     except RuntimeError as error:
         if "script" not in str(error):

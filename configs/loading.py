@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -29,7 +29,7 @@ _SCIENTIFIC = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+")
 class _Loader(yaml.SafeLoader):
     """Safe loading that refuses a key given twice, which plain YAML resolves to the last one in silence."""
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers: ClassVar = {
         letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -93,7 +93,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; give the path of a YAML file") from None
     try:
-        tree = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        tree = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(_describe_yaml_error(path, text, error)) from None
     if tree is None:
@@ -118,7 +118,7 @@ def _describe_yaml_error(path: Path, text: str, error: yaml.YAMLError) -> str:
         return f"{path}:{mark.line + 1}:{mark.column + 1}: not readable as YAML: {error.problem}{remedy}{quoted}"
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
-        return f"{path}:{line}: not readable as YAML: character {error.character!r} is not allowed; remove it"
+        return f"{path}:{line}: not readable as YAML: character {chr(error.character)!r} is not allowed; remove it"
     return f"{path}: not readable as YAML: {error}"
 
 
@@ -140,7 +140,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 def _parse_value(names: Sequence[str], text: str, override: str) -> Any:
     """The value of an override. Text keys take anything as it stands: a template or `1234567` needs no quotes."""
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         if _holds_text(names):
             return text
@@ -218,6 +218,8 @@ def _describe(error: ErrorDetails) -> str:
         return f"{key}: not given, and there is no default; add `{key.rpartition('.')[2]}: ...`{_meaning(error['loc'])}"
     if kind == "extra_forbidden":
         return f"{key}: there is no such key; {_suggestion(error['loc'])}"
+    if value is None:
+        return f"{key}: is empty; give a value"
     rule, remedy = _rule(error)
     return f"{key}: {_shown(value)} {rule}; {remedy}"
 
@@ -252,8 +254,6 @@ _RULES: Mapping[str, tuple[str, str]] = {
 
 def _rule(error: ErrorDetails) -> tuple[str, str]:
     kind, context = error["type"], error.get("ctx", {})
-    if error["input"] is None:
-        return "is empty", "give a value"
     bounds = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
     if kind in bounds:
         words = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}[bounds[kind]]

@@ -82,8 +82,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
 
     Other characters are dropped from a text: there are not enough entries for every byte.
     """
-    from tokenizers import AddedToken
-    from transformers import Qwen2Tokenizer
+    from transformers import AddedToken, Qwen2Tokenizer
 
     # transformers loads any Qwen2 model's tokenizer with the byte-level rules of this class, whatever was saved. They write
     # LF and the space as these two letters; without merges, every character is a token.

@@ -1,0 +1,182 @@
+"""What a user's YAML and overrides become, and what bad ones are told.
+
+Protected here: every shipped YAML loads and survives a round trip; every fault ends in one ConfigError with the key, the
+rule and the remedy, and in none of pydantic's own words.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.errors import ConfigError
+from configs.loading import dump_config, load_config
+from configs.schema import RewardSpec, RunConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SHIPPED = sorted(CONFIGS.glob("*.yaml"))
+SMALL = "model: {path: builtin:tiny_qwen2}\ndata: {path: builtin:addition}\n"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return written(tmp_path, SMALL)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    message = str(caught.value)
+    assert not any(jargon in message for jargon in ("pydantic", "Input should", "input_value", "validation error", "type=")), message
+    return message
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_files_load_and_survive_a_round_trip(path: Path, tmp_path: Path):
+    config = load_config(path)
+    assert load_config(written(tmp_path, dump_config(config))) == config
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_files_name_templates_that_are_shipped(path: Path):
+    template = load_config(path).model.chat_template
+    assert template is None or (CONFIGS.parent / template).is_file()
+
+
+def test_the_open_r1_run_has_the_values_of_the_guide():
+    config = load_config(CONFIGS / "openr1_distill_1.5b.yaml")
+    assert (config.learner.ranks, config.learner.train_batch_size, config.groups_per_step) == (7, 7 * 16 * 4, 28)
+    assert (config.learner.beta, config.learner.loss_type, config.learner.epsilon) == (0.04, "bnpo", 0.2)
+    assert (config.learner.learning_rate, config.learner.lr_scheduler_type, config.learner.min_lr_rate) == (1e-6, "cosine_with_min_lr", 0.1)
+    assert (config.data.max_prompt_length, config.actors.max_completion_length, config.actors.temperature) == (512, 2048, 0.7)
+    assert [spec.name for spec in config.rewards.functions] == ["accuracy", "format", "tag_count"]
+    assert config.data.system_prompt == (
+        "You are a helpful AI Assistant that provides well-reasoned and detailed responses. You first think about the reasoning process "
+        "as an internal monologue and then provide the user with the answer. Respond in the following format: "
+        "<think>\n...\n</think>\n<answer>\n...\n</answer>"
+    )
+
+
+@settings(deadline=None, max_examples=50)  # reading YAML takes longer than the default deadline on a loaded machine
+@given(
+    prompt=st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n")),
+    rate=st.floats(min_value=1e-30, max_value=1e30),
+    params=st.dictionaries(st.text("abc", min_size=1), st.one_of(st.booleans(), st.integers(), st.text(st.characters(codec="ascii")))),
+)
+def test_any_run_survives_a_round_trip(tmp_path_factory: pytest.TempPathFactory, prompt: str, rate: float, params: dict):
+    config = RunConfig.model_validate(
+        {
+            "model": {"path": "1e-4"},
+            "data": {"path": "2024-01-01", "name": "on", "system_prompt": prompt},
+            "learner": {"learning_rate": rate},
+            "rewards": {"functions": (RewardSpec(name="accuracy", params=params),)},
+        }
+    )
+    assert load_config(written(tmp_path_factory.mktemp("round"), dump_config(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "name", "value"),
+    [
+        ("learner.learning_rate=1e-4", "learner", "learning_rate", 1e-4),
+        ("learner.learning_rate=2E5", "learner", "learning_rate", 2e5),
+        ("learner.warmup_steps=", "learner", "warmup_steps", None),
+        ("data.shuffle=false", "data", "shuffle", False),
+        ("data.system_prompt=Answer: yes", "data", "system_prompt", "Answer: yes"),
+        ("model.revision=1234567", "model", "revision", "1234567"),
+        ("model.chat_template={{ bos_token }}", "model", "chat_template", "{{ bos_token }}"),
+        ("data.path=a=b.jsonl", "data", "path", "a=b.jsonl"),
+    ],
+)
+def test_overrides_are_read_as_what_the_key_holds(small: Path, override: str, section: str, name: str, value: object):
+    assert getattr(getattr(load_config(small, [override]), section), name) == value
+
+
+def test_overrides_reach_into_sections_that_are_not_there_and_the_last_one_wins(small: Path):
+    config = load_config(small, ["learner.warm_start.max_steps=3", "learner.warm_start.max_steps=4", "rewards.functions=[format]"])
+    assert config.learner.warm_start is not None
+    assert config.learner.warm_start.max_steps == 4
+    assert config.rewards.functions == (RewardSpec(name="format"),)
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("actors.temprature=1", "actors.temprature: there is no such key; did you mean actors.temperature?"),
+        ("num_generations=4", "num_generations: there is no such key; did you mean actors.num_generations?"),
+        ("learner.num_generations=4", "did you mean actors.num_generations?"),
+        ("learnr.max_steps=4", "learnr: there is no such key; did you mean learner?"),
+        ("model.lora.rnk=4", "model.lora.rnk: there is no such key"),
+        ("rewards.functions=[{name: format, wieght: 2}]", "rewards.functions[0].wieght: there is no such key; did you mean"),
+        ("xyzzy=1", "xyzzy: there is no such key; the keys here are model, data, actors, rewards, learner, cluster, seed, out_dir"),
+        ("learner.max_steps=abc", "learner.max_steps: 'abc' is not a whole number; write a whole number"),
+        ("learner.max_steps=1.5", "learner.max_steps: 1.5 is not a whole number"),
+        ("learner.learning_rate=-1", "learner.learning_rate: -1 must be more than 0"),
+        ("learner.learning_rate=.nan", "learner.learning_rate: nan"),
+        ("actors.top_p=2", "actors.top_p: 2 must be at most 1.0; lower it"),
+        ("learner.loss_type=ppo", "learner.loss_type: 'ppo' is not one of the choices; choose 'grpo', 'bnpo', 'dr_grpo' or 'dapo'"),
+        ("model.path=", "model.path: is empty; give a value"),
+        ("model.lora.target_modules=7", "model.lora.target_modules: 7 is not"),
+        ("learner.warm_start=3", "learner.warm_start: 3 is not a section"),
+        ("rewards.functions=[]", "rewards.functions: no reward is listed; list at least one"),
+        ("learner.train_batch_size=100", "learner.train_batch_size 100 is not divisible by actors.num_generations 8"),
+        ("learner", "override 'learner' must have the form section.key=value"),
+        ("seed.x=1", "override 'seed.x=1'"),
+        ("learner.max_steps=[", "override 'learner.max_steps=['"),
+    ],
+)
+def test_bad_values_are_answered_with_key_rule_and_remedy(small: Path, override: str, wanted: str):
+    small.write_text(SMALL + "seed: 1\n")
+    assert wanted in refusal(small, override)
+
+
+def test_all_faults_are_listed_at_once(tmp_path: Path):
+    message = refusal(written(tmp_path, SMALL + "actors: {temprature: 1, top_p: 3}\nlearner: {ranks: 0}\n"))
+    assert all(key in message for key in ("run.yaml", "actors.temprature", "actors.top_p", "learner.ranks"))
+
+
+def test_a_missing_key_is_named_with_its_meaning(tmp_path: Path):
+    message = refusal(written(tmp_path, "model: {path: x}\ndata: {name: main}\n"))
+    assert "data.path: not given, and there is no default; add `path: ...` (A JSON, JSONL" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("model:\n  path: [a\n", ":3:1:", "expected ',' or ']'"),
+        ("model:\n\tpath: a\n", ":2:1:", "indent with spaces"),
+        ("seed: 1\nmodel: {path: a}\nseed: 2\n", ":3:1:", "the key 'seed' was given in line 1 already"),
+        ("model:\n  path: a\n  path: b\n", ":3:3:", "the key 'path' was given in line 2 already"),
+        ("model: {path: \x07}\n", ":1:", "'\\x07' is not allowed"),
+        ("", "", "is empty"),
+        ("- a\n- b\n", "", "not sections such as `model:`"),
+        ("!!python/object/apply:os.system [echo]\n", ":1:1:", "could not determine a constructor"),
+    ],
+)
+def test_unreadable_yaml_names_file_and_line(tmp_path: Path, text: str, place: str, words: str):
+    path = written(tmp_path, text)
+    message = refusal(path)
+    assert message.startswith(f"{path}{place}")
+    assert words in message
+
+
+def test_a_file_that_is_not_there_or_not_text(tmp_path: Path, small: Path):
+    assert f"did you mean {small}?" in refusal(tmp_path / "runn.yaml")
+    assert "cannot be read" in refusal(tmp_path)
+    small.write_bytes(b"seed: \xff")
+    assert "is not UTF-8 text" in refusal(small)
+
+
+def test_scientific_numbers_in_files_are_numbers_and_quoted_ones_stay_text(tmp_path: Path):
+    path = written(tmp_path, 'model: {path: "1e-4", revision: 2024-01-01}\ndata: {path: x}\nlearner: {learning_rate: 1e-4}\n')
+    config = load_config(path)
+    assert (config.model.path, config.model.revision, config.learner.learning_rate) == ("1e-4", "2024-01-01", 1e-4)
