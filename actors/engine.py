@@ -144,7 +144,7 @@ class Engine:
         """
         try:
             llm = await asyncio.to_thread(AsyncLLM.from_engine_args, engine_args(config, model_path, seed))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not cross the process boundary as vLLM's
+        except Exception as error:
             raise RolloutError(f"vLLM did not start on {model_path}: {type(error).__name__}: {error}") from None
         return cls(llm, config.actors.max_num_seqs)
 
@@ -283,7 +283,7 @@ class Engine:
             await self._llm.add_lora(request)
         except EngineDeadError:
             raise
-        except Exception as error:  # noqa: BLE001 - vLLM raises a bare Exception for a refused adapter
+        except Exception as error:
             raise AdapterError(f"vLLM refuses the adapter in {request.lora_path}: {error}") from None
 
     async def _wait_for_first_tokens(self) -> None:

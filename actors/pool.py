@@ -196,7 +196,7 @@ class RolloutPool:
                     return await self._give_up(index, worker.lost.result())
                 self.restarts += 1
                 self._workers[index] = self._spawn(index)
-        except Exception as error:  # noqa: BLE001 - whatever it is (Ray gone, a bug), those who wait must hear of it
+        except Exception as error:
             await self._give_up(index, RolloutError(f"{type(error).__name__}: {error}"))
 
     def _may_replace(self, worker: WorkerHandle) -> bool:

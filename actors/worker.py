@@ -122,7 +122,7 @@ class RolloutWorker:
 
         try:
             module = await asyncio.wrap_future(self._engine_module)
-        except Exception as error:  # noqa: BLE001 - an import may fail in any way
+        except Exception as error:
             raise RolloutError(f"vllm cannot be imported: {error}; install its dependencies", role=self.name) from None
         self._engine = await module.Engine.start(self.config, model_path, seed=self._seed)
         self._store = AdapterStore(shared_memory(), self._run_name)

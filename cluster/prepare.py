@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from actors.prompts import PromptSource, load_tokenizer
 from cluster.errors import ConfigError
+from cluster.logs import redirect_output
 from cluster.progress import RunDisplay
 from cluster.run_dir import RunDirectory
 from configs.schema import BUILTIN, RunConfig
@@ -93,6 +94,7 @@ def _make_builtin_model(name: str, directory: RunDirectory, seed: int) -> str:
         from learner.tiny_model import create_tiny_model
 
         # In a process of its own, so that the driver never imports torch.
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, spawn, initializer=redirect_output, initargs=(directory.logs / "prepare.log",)) as process:
             process.submit(create_tiny_model, folder, seed).result()
     return str(folder)

@@ -12,6 +12,14 @@ from cluster.records import SyncReport
 from cluster.window import Window
 
 
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Seconds with work since the workers started: of every rollout worker by name, and of the reward workers together."""
+
+    rollout_s: Mapping[str, float]
+    reward_s: float
+
+
 @dataclass
 class RunTotals:
     """Sums over the steps of a run, from which shares and rates are derived."""
@@ -24,18 +32,18 @@ class RunTotals:
     generate_s: float = 0.0
     """Seconds with work of one rollout worker, on average over the workers."""
     step_seconds: list[float] = field(default_factory=list)
-    _busy_before_s: dict[str, float] = field(default_factory=dict)
+    _before: Busy = field(default_factory=lambda: Busy({}, 0.0))
 
-    def begin(self, busy_s: Mapping[str, float]) -> None:
-        """Training begins, or begins again; `busy_s` is what every rollout worker has worked so far."""
-        self._busy_before_s = dict(busy_s)
+    def begin(self, busy: Busy) -> None:
+        """Training begins, or begins again; `busy` is what the workers have worked so far."""
+        self._before = busy
 
-    def step(self, record: StepRecord, rollout_busy_s: Mapping[str, float], window: Window) -> dict[str, float]:
-        """Add one step; returns its metrics. `rollout_busy_s` is the running total of every rollout worker."""
+    def step(self, record: StepRecord, busy: Busy, window: Window) -> dict[str, float]:
+        """Add one step; returns its metrics. `busy` holds the running totals of the workers."""
         report, groups = record.report, record.groups
         completion_tokens = sum(sum(group.summary.completion_tokens_G) for group in groups)
-        score_s = sum(group.scores.score_s for group in groups)
-        busy_s = self._busy_since(rollout_busy_s)
+        busy_s, score_s = self._rollout_gain_s(busy), busy.reward_s - self._before.reward_s
+        self._before = busy
         self._add(record, completion_tokens, score_s, busy_s)
         metrics = dict(report.metrics)
         metrics["train/reward"] = metrics.get("reward", 0.0)
@@ -59,10 +67,10 @@ class RunTotals:
             metrics |= _sync_metrics(record.sync)
         return metrics
 
-    def _busy_since(self, busy_s: Mapping[str, float]) -> float:
+    def _rollout_gain_s(self, busy: Busy) -> float:
         """Seconds since the step before, averaged over the workers. A worker that was replaced counts from 0 again."""
-        gains = [now - before if now >= (before := self._busy_before_s.get(name, 0.0)) else now for name, now in busy_s.items()]
-        self._busy_before_s = {**self._busy_before_s, **busy_s}
+        before_s = self._before.rollout_s
+        gains = [_gain(before_s.get(name, 0.0), now) for name, now in busy.rollout_s.items()]
         return sum(gains) / len(gains) if gains else 0.0
 
     def _add(self, record: StepRecord, completion_tokens: int, score_s: float, busy_s: float) -> None:
@@ -116,6 +124,10 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
         return {"p50": 0.0, "p95": 0.0}
     ordered = sorted(seconds)
     return {"p50": statistics.median(ordered), "p95": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]}
+
+
+def _gain(before_s: float, now_s: float) -> float:
+    return now_s - before_s if now_s >= before_s else now_s
 
 
 def _share(part: float, whole: float) -> float:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from actors.pool import RolloutPool
-
 from cluster import checkpoint
 from cluster.checkpoint import Commit
 from cluster.errors import LearnerError, NonFiniteError, RollcastError
@@ -30,7 +29,7 @@ from cluster.records import Sampling, ScoredGroup
 from cluster.run_dir import Resume, RunDirectory
 from cluster.session import RaySession
 from cluster.sinks import MetricSinks, truncate_metrics, write_completions
-from cluster.step_metrics import RunTotals, run_summary
+from cluster.step_metrics import Busy, RunTotals, run_summary
 from cluster.window import Window
 from configs.loading import dump_config
 from configs.schema import RunConfig
@@ -195,7 +194,7 @@ class TrainingRun:
         restarts = 0
         while True:
             self._loop = self._make_loop()
-            self.totals.begin(await self._rollout_busy_s())
+            self.totals.begin(await self._busy())
             try:
                 with self.display.phase("training"), self.display.steps(self._step, self.total_steps):
                     return await self._loop.run()
@@ -246,12 +245,13 @@ class TrainingRun:
         await self._start_learner()
         await self.rollouts.broadcast(*await self.learner.adapter(), rewind=True)
 
-    async def _rollout_busy_s(self) -> dict[str, float]:
-        return {name: status.busy_s for name, status in (await self.rollouts.status()).items() if status is not None}
+    async def _busy(self) -> Busy:
+        rollouts = {name: status.busy_s for name, status in (await self.rollouts.status()).items() if status is not None}
+        return Busy(rollouts, self.rewards.status().busy_s)
 
     async def _on_step(self, record: StepRecord) -> None:
         assert self._loop is not None
-        metrics = self.totals.step(record, await self._rollout_busy_s(), self._loop.window)
+        metrics = self.totals.step(record, await self._busy(), self._loop.window)
         self.sinks.emit(record.step, metrics)
         self.display.step(record.step, self.total_steps, metrics)
         logged = record.groups[: self.config.cluster.logged_groups_per_step]

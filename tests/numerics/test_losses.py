@@ -16,7 +16,6 @@ from cluster.metrics import values
 from learner.batch import Denominators
 from learner.loss import Objective, grpo_loss, importance_weights
 
-
 LENGTHS = (3, 7, 1, 5)
 MAX_LENGTH = 9
 # Our sums are float32 of about 16 terms of size 1: 16 x 2^-24 = 1e-6, doubled for exp.

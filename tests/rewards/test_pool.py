@@ -101,7 +101,7 @@ def test_groups_are_scored_counted_and_warned_of(tmp_path: Path, caplog: pytest.
         status = pool.status()
         assert status.outcomes == {"accuracy": {"scored": 12, "unparsable_gold": 2}}
         assert (status.workers, status.in_flight, status.graders_replaced, status.workers_restarted) == (2, 0, 0, 0)
-        assert 0 < status.busy_s and 0 < status.busy_share < 1
+        assert status.busy_s > 0 and 0 < status.busy_share < 1
         assert len(set(pool.worker_pids())) == 2
 
     with caplog.at_level(logging.WARNING, "rollcast.rewards"):
