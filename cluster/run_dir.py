@@ -42,11 +42,11 @@ class RunDirectory:
         path = path.absolute()
         lock = _lock(path)
         directory = cls(path, lock)
-        if resume == "none" or (resume == "auto" and directory.finished):
-            if any(child.name != "run.lock" for child in path.iterdir()):
-                os.rename(path, _aside(path))
-                lock.close()
-                directory = cls(path, _lock(path))
+        begins_anew = resume == "none" or (resume == "auto" and directory.finished)
+        if begins_anew and any(child.name != "run.lock" for child in path.iterdir()):
+            os.rename(path, _aside(path))
+            lock.close()
+            directory = cls(path, _lock(path))
         for name in ("logs", "checkpoints", "completions"):
             (path / name).mkdir(exist_ok=True)
         return directory

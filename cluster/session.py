@@ -128,7 +128,8 @@ class RaySession:
         wanted = self.config.cluster.object_store_memory_bytes
         if free < wanted:
             raise RollcastError(
-                f"/dev/shm has {free >> 20} MiB free but cluster.object_store_memory_bytes asks for {wanted >> 20} MiB: lower it, or give the container more (--shm-size)"
+                f"/dev/shm has {free >> 20} MiB free but cluster.object_store_memory_bytes asks for {wanted >> 20} MiB: lower it, or give "
+                "the container more (--shm-size)"
             )
 
     def _set_environment(self, **variables: str) -> None:

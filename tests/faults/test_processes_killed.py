@@ -1,0 +1,60 @@
+"""kill -9 of any one process of a run: it goes on (or resumes), nothing is lost or trained twice, nothing is left behind."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.runs.training import SMALL, training
+
+STEPS = 30
+FAULTY = (*SMALL, f"learner.max_steps={STEPS}", "cluster.save_steps=5", "data.eval_samples=0")
+
+
+@pytest.mark.slow
+def test_rollout_actor_engine_and_reward_worker_are_replaced(tmp_path: Path) -> None:
+    with training(tmp_path / "run", *FAULTY) as run:
+        for step, name in ((2, "ray::RewardWorker"), (4, "EngineCore"), (8, "ray::RolloutWorker")):
+            run.wait_for_step(step)
+            run.wait_for(name).kill()
+        everything = psutil.Process(run.process.pid).children(recursive=True)
+        assert run.finish() == 0, run.output()
+    summary = run.summary()
+    accounting = summary["accounting"]
+    assert (summary["exit_reason"], summary["steps"]) == ("finished", STEPS)
+    assert (accounting["drawn"], accounting["trained"], accounting["dropped"]) == (4 * STEPS, 4 * STEPS, 0)
+    assert summary["rollout_workers_replaced"] == 2
+    assert summary["rewards"]["workers_restarted"] == 1
+    _, alive = psutil.wait_procs(everything, timeout=10)
+    assert not alive, alive
+
+
+@pytest.mark.slow
+def test_a_lost_learner_is_made_again_from_the_last_commit(tmp_path: Path) -> None:
+    with training(tmp_path / "run", *FAULTY) as run:
+        run.wait_for_step(8)
+        run.wait_for("ray::LearnerWorker").kill()
+        assert run.finish() == 0, run.output()
+    assert "learner rank 0" in run.output()
+    assert "making the learner group again (1 of 2)" in run.output()
+    assert [step["step"] for step in run.metrics()] == list(range(1, STEPS + 1))
+    assert run.summary()["accounting"]["trained"] == 4 * STEPS
+
+
+@pytest.mark.slow
+def test_sigterm_commits_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with training(tmp_path / "run", *FAULTY, "cluster.save_steps=0") as run:
+        run.wait_for_step(3)
+        everything = psutil.Process(run.process.pid).children(recursive=True)
+        run.process.send_signal(signal.SIGTERM)
+        assert run.finish(60) == 0, run.output()
+    summary = run.summary()
+    assert summary["exit_reason"] == "stopped by SIGTERM"
+    assert (run.out_dir / "checkpoints" / f"step-{summary['steps']:06d}" / "manifest.json").exists()
+    accounting = summary["accounting"]
+    assert accounting["drawn"] == accounting["trained"] + accounting["ready"] + accounting["in_flight"]
+    _, alive = psutil.wait_procs(everything, timeout=10)
+    assert not alive, alive

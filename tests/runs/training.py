@@ -1,0 +1,108 @@
+"""Start `rollcast train` as a user does, watch it, and look at what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+SMALL = (
+    "learner.warm_start=null", "learner.train_batch_size=16", "actors.num_generations=4", "actors.max_completion_length=24",
+    "actors.max_num_seqs=32", "data.eval_samples=4", "learner.max_steps=6", "cluster.object_store_memory_bytes=83886080",
+)  # fmt: skip
+"""The quickstart on an untrained model, 4 prompts x 4 completions a step: everything but the learning."""
+
+
+@dataclass
+class Training:
+    """A running `rollcast train`."""
+
+    process: subprocess.Popen[str]
+    out_dir: Path
+
+    def steps_done(self) -> int:
+        try:
+            return len((self.out_dir / "metrics.jsonl").read_text().splitlines())
+        except OSError:
+            return 0
+
+    def wait_for_step(self, step: int, timeout_s: float = 240.0) -> None:
+        """Return as soon as `step` steps are logged; fail when the process ends before or it takes too long."""
+        deadline = time.monotonic() + timeout_s
+        while self.steps_done() < step:
+            assert self.process.poll() is None, f"ended before step {step}: {self.output()}"
+            assert time.monotonic() < deadline, f"no step {step} after {timeout_s} s: {self.output()}"
+            time.sleep(0.02)
+
+    def descendants(self, name: str) -> list[psutil.Process]:
+        """Processes of this run whose command line holds `name`, such as ray::RolloutWorker."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if name in " ".join(process.cmdline()):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def wait_for(self, name: str, timeout_s: float = 60.0) -> psutil.Process:
+        """The first such process."""
+        deadline = time.monotonic() + timeout_s
+        while not (found := self.descendants(name)):
+            assert time.monotonic() < deadline, f"no process {name}"
+            time.sleep(0.05)
+        return found[0]
+
+    def finish(self, timeout_s: float = 300.0) -> int:
+        """Wait for the end; returns the exit status."""
+        return self.process.wait(timeout_s)
+
+    def output(self) -> str:
+        return (self.out_dir.parent / f"{self.out_dir.name}.out").read_text()
+
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.out_dir / "summary.json").read_text())
+
+    def metrics(self) -> list[dict[str, float]]:
+        return [json.loads(line) for line in (self.out_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@contextmanager
+def training(out_dir: Path, *overrides: str, options: tuple[str, ...] = ()) -> Iterator[Training]:
+    """Run the quickstart's configuration with `overrides`; whatever of it is left at the end is killed, and is an error."""
+    command = [sys.executable, "-m", "cluster", "train", "configs/quickstart.yaml", *overrides, f"out_dir={out_dir}", *options]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with (out_dir.parent / f"{out_dir.name}.out").open("w") as output:
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment)
+        run = Training(process, out_dir)
+        try:
+            yield run
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+
+
+def run_to_end(out_dir: Path, *overrides: str, options: tuple[str, ...] = ()) -> Training:
+    """A whole run that must succeed."""
+    with training(out_dir, *overrides, options=options) as run:
+        assert run.finish() == 0, run.output()
+    return run
+
+
+def learnt(metrics: list[dict[str, float]]) -> list[dict[str, float]]:
+    """What of the metrics is arithmetic and not time: it must be equal in runs that are."""
+    timed = ("time", "step_time", "timing/", "rollout/", "learner/", "sync/total_s", "sync/paused_s", "window/")
+    return [{name: value for name, value in step.items() if not name.startswith(timed)} for step in metrics]
