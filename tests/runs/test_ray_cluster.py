@@ -1,0 +1,103 @@
+"""On a Ray cluster that is already running: `ray job submit`, as the README says, and joining by address."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.runs.training import REPOSITORY, SMALL
+
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+@dataclass
+class Head:
+    """A head node that this test started."""
+
+    process: subprocess.Popen[bytes]
+    environment: dict[str, str]
+    gcs_port: int
+    dashboard_port: int
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))  # short: sockets live in it
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = inherited | {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+    ports = free_port(), free_port()
+    command = [
+        RAY, "start", "--head", "--block", "--num-cpus=4", f"--port={ports[0]}", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}",
+        f"--temp-dir={folder}", "--object-store-memory=104857600", "--disable-usage-stats",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    started = psutil.Process(process.pid)
+    try:
+        deadline = time.monotonic() + 120
+        while not listening(ports[1]):
+            assert process.poll() is None and time.monotonic() < deadline, "the head node did not start"
+            time.sleep(0.2)
+        yield Head(process, environment, *ports)
+    finally:
+        family = [*started.children(recursive=True), started]
+        process.terminate()
+        _, alive = psutil.wait_procs(family, timeout=20)
+        for left in alive:
+            left.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_a_job_trains_and_its_end_is_the_jobs_end(head: Head, tmp_path: Path) -> None:
+    settings = [*SMALL, "learner.max_steps=2", "data.eval_samples=0", f"out_dir={tmp_path / 'job'}"]
+    address = f"http://127.0.0.1:{head.dashboard_port}"
+    command = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", "python", "-m", "cluster", "train", "configs/quickstart.yaml"]
+    done = subprocess.run([*command, *settings], cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert json.loads((tmp_path / "job" / "summary.json").read_text())["exit_reason"] == "finished"
+    assert not (tmp_path / "job" / "logs" / "ray").exists(), "the cluster's own logs are the cluster's"
+
+
+@pytest.mark.slow
+def test_joining_by_address_leaves_the_cluster_as_it_was(head: Head, tmp_path: Path) -> None:
+    settings = [*SMALL, "learner.max_steps=2", "data.eval_samples=0", f"out_dir={tmp_path / 'joined'}"]
+    command = [sys.executable, "-m", "cluster", "train", "configs/quickstart.yaml", "--address", f"127.0.0.1:{head.gcs_port}", *settings]
+    done = subprocess.run(command, cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert json.loads((tmp_path / "joined" / "summary.json").read_text())["steps"] == 2
+    assert head.process.poll() is None
+    too_much = subprocess.run([*command, "actors.num_workers=9"], cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, timeout=120, check=False)
+    assert too_much.returncode == 2
+    assert "the run asks for 10 CPU cores" in too_much.stderr
