@@ -181,12 +181,10 @@ class RewardPool:
         import ray
         from ray.exceptions import RayActorError, RayTaskError
 
-        actor_class = ray.remote(RewardWorker).options(  # type: ignore[attr-defined]
+        actor_class: Any = ray.remote(RewardWorker).options(  # type: ignore[attr-defined]
             **{"num_cpus": self._section.cpus_per_worker, "max_restarts": 0, "max_task_retries": 0, **self._ray_options}
         )
-        actor = seat.actor = actor_class.remote(  # type: ignore[attr-defined]
-            self._section, seat.log_path, Path.cwd()
-        )
+        actor = seat.actor = actor_class.remote(self._section, seat.log_path, Path.cwd())
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 seat.facts = await actor.start.remote()

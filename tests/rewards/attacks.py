@@ -49,6 +49,17 @@ def _daemon(size: int) -> list[float]:
     return [1.0] * size
 
 
+def _orphan(size: int) -> list[float]:
+    child = os.fork()
+    if child == 0:
+        if os.fork() == 0:
+            os.setsid()
+            time.sleep(3600)
+        os._exit(0)
+    os.waitpid(child, 0)
+    return [1.0] * size
+
+
 def _daemon_and_hang(size: int) -> None:
     _daemon(size)
     _spin(size)
@@ -80,6 +91,7 @@ exit_now = _attack(_exit)
 sys_exit = _attack(_sys_exit)
 segfault = _attack(lambda size: ctypes.string_at(0))
 daemon = _attack(_daemon)
+orphan = _attack(_orphan)
 daemon_and_hang = _attack(_daemon_and_hang)
 return_twice = _attack(_return_twice)
 allocate = _attack(lambda size: len(bytearray(6 << 30)))

@@ -177,17 +177,56 @@ def test_the_short_cut_for_integers_gives_what_math_verify_gives(gold: str, answ
 
 
 fragments = st.sampled_from(
-    ["\\boxed{", "\\boxed{3}", "{", "}", "}", "1", "x", "\\frac{1}{2}", " and ", "final answer is ", ". I hope", "$", "[", "] ", " ", "\n", ","]
+    [
+        "\\boxed{",
+        "\\boxed{3}",
+        "{",
+        "}",
+        "}",
+        "1",
+        "x",
+        "\\frac{1}{2}",
+        " and ",
+        "final answer is ",
+        ". I hope",
+        "$",
+        "[",
+        "] ",
+        " ",
+        "\n",
+        ",",
+    ]
     + ["\\fbox{2}", "\\text{cm}", "answer: ", "%", "<answer>", "so it is "]
 )
 
 
+prose = st.lists(fragments, max_size=5).map("".join)
+
+
 @settings(max_examples=400, deadline=None)
-@given(st.lists(fragments, max_size=12).map("".join))
-def test_cutting_to_the_only_box_changes_nothing(text: str) -> None:
+@given(prose, prose)
+def test_cutting_to_the_only_box_changes_nothing(before: str, after: str) -> None:
+    text = f"{before}\\boxed{{7}}{after}"
     box = math_answer._lone_box(text)
     if box is not None:
         assert math_answer._parse(box, latex_only=True) == math_answer._parse(text, latex_only=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$\\boxed{7}$ %",
+        "\\(\\boxed{7}\\) %",
+        "it is [\\boxed{7}] % so",
+        "\\boxed{7} \\fbox{8}",
+        "\\boxed{7} \\boxed{8}",
+        "\\boxed{7} final answer is: \\frac{1}{2}. I hope",
+    ],
+)
+def test_what_else_math_verify_reads_keeps_the_whole_text(text: str) -> None:
+    """In each of these the text around the box changes what is read."""
+    assert math_answer._parse(text, latex_only=True) != math_answer._parse("\\boxed{7}", latex_only=True)
+    assert math_answer._lone_box(text) is None
 
 
 def test_long_completions_are_cut_to_the_box() -> None:

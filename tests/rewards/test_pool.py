@@ -103,6 +103,7 @@ def test_groups_are_scored_counted_and_warned_of(tmp_path: Path, caplog: pytest.
         assert (status.workers, status.in_flight, status.graders_replaced, status.workers_restarted) == (2, 0, 0, 0)
         assert status.busy_s > 0 and 0 < status.busy_share < 1
         assert len(set(pool.worker_pids())) == 2
+        assert len(wardens()) >= 4, "else the check that they are gone sees nothing"
 
     with caplog.at_level(logging.WARNING, "rollcast.rewards"):
         with_pool(config("accuracy", num_workers=2), tmp_path, act)

@@ -56,4 +56,10 @@ def test_scores_carry_columns_metrics_extras_and_the_first_error() -> None:
 @pytest.mark.parametrize(("conversational", "prompt"), [(False, "2+2?"), (True, [{"role": "user", "content": "2+2?"}])])
 def test_a_body_becomes_what_rewards_see(conversational: bool, prompt: object) -> None:
     seen = as_input(rollout_group(["a", "b"], conversational=conversational, solution="4"), step=3, with_token_ids=True)
-    assert (seen.prompt, seen.texts_G, seen.token_ids_G, seen.columns, seen.step) == (prompt, ["a", "b"], [[5, 6]] * 2, {"solution": "4"}, 3)
+    assert (seen.prompt, seen.texts_G, seen.token_ids_G, seen.columns, seen.step) == (
+        prompt,
+        ["a", "b"],
+        [[5, 6]] * 2,
+        {"solution": "4"},
+        3,
+    )
