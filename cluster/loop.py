@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from cluster.errors import PoisonPromptError
+from cluster.errors import PoisonPromptError, RolloutError
 from cluster.metrics import BusyClock
 from cluster.records import (
     AdapterManifest,
@@ -79,7 +79,9 @@ class Rollouts(Protocol):
 class Rewards(Protocol):
     """Graders of groups."""
 
-    async def score(self, body: Any, summary: GroupSummary, step: int) -> Scores: ...
+    async def score(self, body: Any, summary: GroupSummary, step: int) -> Scores:
+        """Score one group; RolloutError when its body is lost."""
+        ...
 
 
 class Learner(Protocol):
@@ -205,11 +207,19 @@ class TrainLoop:
     async def _rollout_and_score(self, request: RolloutRequest) -> None:
         try:
             summary, body = await self.rollouts.rollout(request)
-            scores = await self.rewards.score(body, summary, self.window.steps_taken)
-            self.window.add(ScoredGroup(body, summary, scores))
         except PoisonPromptError:
             self.window.drop(request.prompt.id, "poison_prompt")
+        else:
+            await self._score(body, summary)
         await self._notify()
+
+    async def _score(self, body: Any, summary: GroupSummary) -> None:
+        try:
+            scores = await self.rewards.score(body, summary, self.window.steps_taken)
+            self.window.add(ScoredGroup(body, summary, scores))
+        except RolloutError:
+            # The body was lost with its node before anyone read it.
+            self.window.lose(summary.prompt_id)
 
     async def _learn(self) -> str:
         last = time.monotonic()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import PoisonPromptError, RewardError
+from cluster.errors import PoisonPromptError, RewardError, RolloutError
 from cluster.loop import LoopSettings, Snapshot, StepRecord, TrainLoop
 from cluster.records import (
     AdapterManifest,
@@ -169,6 +169,23 @@ async def test_a_poison_prompt_is_dropped_with_a_reason_and_replaced() -> None:
     assert await loop.run() == "finished"
     assert loop.window.accounting().as_json()["dropped_by_reason"] == {"poison_prompt": 1}
     assert loop.window.drawn == 7
+
+
+async def test_a_group_whose_body_is_lost_is_sampled_again() -> None:
+    class LosesOne(ConstantRewards):
+        lost = False
+
+        async def score(self, body: Any, summary: GroupSummary, step: int) -> Scores:
+            if summary.prompt_id.index == 2 and not self.lost:
+                self.lost = True
+                raise RolloutError("the node is gone")
+            return await super().score(body, summary, step)
+
+    rollouts = ScriptedRollouts()
+    loop, _, _ = make_loop(steps=3, rollouts=rollouts, rewards=LosesOne())
+    assert await loop.run() == "finished"
+    assert rollouts.started.count(PromptId(0, 2)) == 2
+    assert loop.window.accounting().as_json()["trained"] == loop.window.drawn == 6
 
 
 async def test_the_end_of_the_data_ends_the_run_and_leaves_the_rest_ready() -> None:
