@@ -242,7 +242,7 @@ def _csv_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 )
             yield reader.line_num, record
     except csv.Error as error:
-        raise DataError(f"{file}:{reader.line_num}: not CSV: {error}; quote fields that hold commas, quotes or line ends") from None
+        raise DataError(f"{file}:{reader.reader.line_num}: not CSV: {error}; quote fields that hold commas, quotes or line ends") from None
 
 
 def _load_with_datasets(path: str, name: str | None, split: str) -> Rows:
