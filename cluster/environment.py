@@ -253,12 +253,26 @@ class Installation:
 
 
 def wait(child: subprocess.Popen[bytes], line: Line, log: Path, start: int) -> int:
-    """The exit status of a command, whose last line of output is shown until then."""
+    """The exit status of a command; what it is doing is shown until then."""
+    before = installed_packages(log.parent)
     while True:
         try:
             return child.wait(timeout=0.2)
         except subprocess.TimeoutExpired:
-            line.show((output(log, start).splitlines() or [""])[-1])
+            line.show(doing(output(log, start), installed_packages(log.parent) - before))
+
+
+def installed_packages(venv: Path) -> int:
+    return sum(1 for _ in venv.glob("lib/python3*/site-packages/*.dist-info"))
+
+
+def doing(text: str, installed: int) -> str:
+    """The last line of a command's output; in pip's longest stage, of which it says nothing, how many packages are through."""
+    rows = [row for row in text.splitlines() if not row.startswith("WARNING")]
+    packages = next((row for row in rows if row.startswith("Installing collected packages")), "")
+    if packages:
+        return f"{installed} of {packages.count(',') + 1} packages installed"
+    return rows[-1].strip() if rows else ""
 
 
 def output(log: Path, start: int) -> str:

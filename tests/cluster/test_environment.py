@@ -147,6 +147,14 @@ def test_without_a_python_that_will_do_the_error_names_what_there_is(only_path: 
     assert "python3.11-venv" in raised.value.remedy
 
 
+def test_the_long_silent_stage_of_pip_is_counted() -> None:
+    collecting = "Collecting ray\nWARNING: slow index\n"
+    assert environment.doing("", 0) == ""
+    assert environment.doing(collecting, 0) == "Collecting ray"
+    silent = f"{collecting}Installing collected packages: ray, torch, vllm\n  Attempting uninstall: setuptools"
+    assert environment.doing(silent, 2) == "2 of 3 packages installed"
+
+
 @pytest.mark.parametrize(
     ("status", "text", "remedy"),
     [
