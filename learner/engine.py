@@ -68,7 +68,7 @@ def import_deepspeed(*, on_gpu: bool) -> Any:
     import deepspeed.ops
 
     # With no op said to be compatible, `init_distributed` does not build its shared-memory collectives: two minutes, and a C++ compiler.
-    setattr(deepspeed.ops, "__compatible_ops__", {})  # noqa: B010 (a plain assignment would be name-mangled advice to readers)
+    setattr(deepspeed.ops, "__compatible_ops__", {})  # noqa: B010 (the type checker does not know the attribute)
     return deepspeed
 
 
@@ -94,10 +94,7 @@ class LearnerEngine:
             eps=settings.adam_epsilon,
             weight_decay=settings.weight_decay,
         )
-        buffers = {name: buffer for name, buffer in policy.named_buffers() if buffer.is_floating_point()}
-        copies = {name: buffer.clone() for name, buffer in buffers.items()}
         self._engine: Any = deepspeed.initialize(model=policy, optimizer=optimizer, config=_deepspeed_config(policy, settings))[0]
-        self._restore_buffers(copies)
 
     def step(self, losses: Iterable[Callable[[Policy], Tensor]]) -> StepOutcome:
         """One optimizer step on the sum of `losses` over all ranks, each made and differentiated in turn.
@@ -196,12 +193,6 @@ class LearnerEngine:
         self._engine.step()
         for moments in self._engine.optimizer.state.values():
             moments["step"].zero_()
-
-    def _restore_buffers(self, copies: dict[str, Tensor]) -> None:
-        # DeepSpeed casts buffers to bfloat16 as well; rotary frequencies would lose the precision that long positions need.
-        for name, copy in copies.items():
-            owner, _, buffer = name.rpartition(".")
-            setattr(self.policy.get_submodule(owner), buffer, copy)
 
 
 def _deepspeed_config(policy: Policy, settings: OptimizerSettings) -> dict[str, Any]:

@@ -50,12 +50,12 @@ def test_every_completion_is_packed_once_behind_its_prompt(seed: int, prompts: i
 
 
 def test_the_prompt_of_a_group_is_computed_once_unless_attention_forbids() -> None:
-    completion = TrainedCompletion(np.arange(9), np.zeros(9, np.float32), 1.0)
-    groups = [TrainedGroup(np.arange(40), (completion,) * 8) for _ in range(2)]
+    completion = TrainedCompletion(np.arange(33), np.zeros(33, np.float32), 1.0)
+    groups = [TrainedGroup(np.arange(8), (completion,) * 8) for _ in range(2)]
     (wide,) = pack(groups, token_budget=10_000, attention_width=1e9)
     (narrow,) = pack(groups, token_budget=10_000, attention_width=1.0)
-    assert wide.tokens == sum(group.tokens for group in groups) == 2 * (40 + 8 * 8) and wide.token_ids_BT.shape == (2, 104)
-    assert narrow.tokens == 16 * (40 + 8) and narrow.token_ids_BT.shape == (16, 48)
+    assert wide.tokens == sum(group.tokens for group in groups) == 2 * (8 + 8 * 32)
+    assert narrow.tokens == 16 * (8 + 32) and narrow.token_ids_BT.shape == (16, 40)
 
 
 def test_rows_of_a_large_batch_are_well_filled() -> None:
