@@ -52,7 +52,9 @@ def join_process_group(*, rank: int, world_size: int, address: str, port: int, o
 
     Call it before any other use of deepspeed in the process.
     """
-    os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+    os.environ.update(
+        MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1"
+    )
     import_deepspeed(on_gpu=on_gpu).init_distributed(
         dist_backend="nccl" if on_gpu else "gloo", auto_mpi_discovery=False, timeout=timedelta(seconds=timeout_s), verbose=False
     )
@@ -126,7 +128,9 @@ class LearnerEngine:
         if self.rank == 0:
             save_file(state, folder / OPTIMIZER_FILE)
             self.policy.save_adapter(folder / ADAPTER_FOLDER)
-            (folder / STATE_FILE).write_text(json.dumps({"steps_done": self.steps_done, "world_size": self.world_size, "facts": dict(facts)}))
+            (folder / STATE_FILE).write_text(
+                json.dumps({"steps_done": self.steps_done, "world_size": self.world_size, "facts": dict(facts)})
+            )
         torch.distributed.barrier()
 
     def load(self, folder: Path) -> dict[str, int]:
@@ -146,7 +150,9 @@ class LearnerEngine:
             raise CheckpointError(f"{folder} is no learner checkpoint that can be read ({error}); resume from another one") from error
         expected = {f"{key}/{name}": tuple(parameter.shape) for name, parameter in self._parameters.items() for key in ("master", *MOMENTS)}
         if expected != {name: tuple(tensor.shape) for name, tensor in state.items()}:
-            raise CheckpointError(f"{folder} was written by another model or adapter than this run's: its tensors differ; check model.path and model.lora")
+            raise CheckpointError(
+                f"{folder} was written by another model or adapter than this run's: its tensors differ; check model.path and model.lora"
+            )
         self._scatter(state, facts["steps_done"])
         self.steps_done = facts["steps_done"]
         if random_states is not None:

@@ -47,9 +47,9 @@ def engine_of(policy: Policy, rate: float = 1e-2) -> LearnerEngine:
 
 
 def packed(policy: Policy) -> PackedTensors:
-    from learner.policy import _one_sequence
+    from learner.policy import one_sequence
 
-    return policy.tensors(_one_sequence(TOKEN_IDS))
+    return policy.tensors(one_sequence(TOKEN_IDS))
 
 
 def unlikelihood(tensors: PackedTensors, model: Policy, *, plus: float = 0.0) -> Tensor:
@@ -105,6 +105,8 @@ def test_a_truncated_checkpoint_is_recognised(name: str, tiny_qwen2: Path, tmp_p
 
 
 def test_the_driver_can_import_the_group_without_torch() -> None:
-    program = "import sys, learner.group; sys.exit(str([m for m in ('torch', 'deepspeed', 'transformers', 'peft', 'vllm') if m in sys.modules]))"
+    program = (
+        "import sys, learner.group; sys.exit(str([m for m in ('torch', 'deepspeed', 'transformers', 'peft', 'vllm') if m in sys.modules]))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.stderr.strip() == "[]"

@@ -71,7 +71,9 @@ def padded_float64(policy: Policy, groups: list[TrainedGroup]) -> dict[bytes, tu
 
 
 @pytest.mark.parametrize(("token_budget", "attention_width"), [(64, 1.0), (4096, 1e9)])
-def test_packed_rows_give_what_transformers_gives_for_each_sequence_alone(tiny_qwen2: Path, token_budget: int, attention_width: float) -> None:
+def test_packed_rows_give_what_transformers_gives_for_each_sequence_alone(
+    tiny_qwen2: Path, token_budget: int, attention_width: float
+) -> None:
     policy = policy_of(tiny_qwen2)
     groups = trained_groups(1, prompts=5)
     expected = padded_float64(policy, groups)
