@@ -11,8 +11,8 @@ One GRPO step (DeepSeekMath, arXiv:2402.03300):
   2. reward each completion; its advantage is its reward minus its group's mean, over the group's standard deviation;
   3. raise the log-probability of tokens in proportion to their completion's advantage.
 
-What the real system does otherwise: sampling, rewards and training run in processes of their own at the same time; sequences are packed, not
-padded; log-probabilities never need all logits at once; the optimizer is sharded over ranks. The numbers must be the same.
+What the real system does otherwise: sampling, rewards and training run in processes of their own at the same time; sequences are packed,
+not padded; log-probabilities never need all logits at once; the optimizer is sharded over ranks. The numbers must be the same.
 
 Dimensions: `_B` sequences, `_T` tokens (prompt and completion), `_P` prompts, `_G` completions of a prompt, `_V` vocabulary.
 """
@@ -131,7 +131,13 @@ def grpo_loss(
 
 
 def grpo_step(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, *, temperature: float = 1.0, max_grad_norm: float = 1.0, **objective: object
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    *,
+    temperature: float = 1.0,
+    max_grad_norm: float = 1.0,
+    **objective: object,
 ) -> tuple[float, float]:
     """One update. `objective` are the keyword arguments of `grpo_loss`. Returns (loss, gradient norm before clipping)."""
     reference_logprobs_BT = None
@@ -188,7 +194,9 @@ def warm_start(model: Qwen2ForCausalLM, rng: random.Random, steps: int) -> None:
 def pad(prompts: list[list[int]], completions: list[list[int]]) -> Batch:
     """Right-pad prompt + completion; log-probabilities and advantages are filled in by the caller."""
     shape = (len(prompts), max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True)))
-    batch = Batch(torch.full(shape, PAD), torch.zeros(shape, dtype=torch.long), torch.zeros(shape), torch.zeros(shape), torch.zeros(len(prompts)))
+    batch = Batch(
+        torch.full(shape, PAD), torch.zeros(shape, dtype=torch.long), torch.zeros(shape), torch.zeros(shape), torch.zeros(len(prompts))
+    )
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         end = len(prompt) + len(completion)
         batch.token_ids_BT[row, :end] = torch.tensor(prompt + completion)

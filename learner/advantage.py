@@ -16,14 +16,12 @@ STD_EPSILON = 1e-4
 ScaleRewards = Literal["group", "batch", "none"]
 
 
-def advantages_of(
-    rewards_PG: Sequence[Sequence[float | None]], scale_rewards: ScaleRewards
-) -> list[tuple[float | None, ...]]:
+def advantages_of(rewards_PG: Sequence[Sequence[float | None]], scale_rewards: ScaleRewards) -> list[tuple[float | None, ...]]:
     """The group-relative advantage of every completion of a step: A = (r - mean(r_G)) / (std + 1e-4).
 
     `scale_rewards` chooses the standard deviation, as TRL's argument of that name does (`GRPOTrainer._generate_and_score_completions`):
-    `group`: that of the completion's own group (DeepSeekMath, arXiv:2402.03300, eq. 3 with outcome supervision, section 4.1.2);
-    `batch`: that of all rewards of the step (arXiv:2508.08221, section 4.2); `none`: nothing is divided (Dr. GRPO, arXiv:2503.20783, eq. 2).
+    `group`: that of the completion's own group (DeepSeekMath, arXiv:2402.03300, section 4.1.2);
+    `batch`: that of all rewards of the step (arXiv:2508.08221); `none`: nothing is divided (Dr. GRPO, arXiv:2503.20783, section 3.2).
     Both deviations are the unbiased ones (torch's default, n - 1).
 
     Args:

@@ -58,7 +58,9 @@ class Denominators:
     max_completion_length: int
 
     @classmethod
-    def of(cls, lengths_PG: Iterable[Sequence[int]], advantages_PG: Iterable[Sequence[float | None]], max_completion_length: int) -> Denominators:
+    def of(
+        cls, lengths_PG: Iterable[Sequence[int]], advantages_PG: Iterable[Sequence[float | None]], max_completion_length: int
+    ) -> Denominators:
         """Count the completions that have an advantage and at least one token, as `trained_group` keeps them."""
         lengths = [
             length
@@ -113,7 +115,9 @@ def trained_group(group: RolloutGroup, advantages_G: Sequence[float | None]) -> 
     for index, advantage in enumerate(advantages_G):
         token_ids_T, logprobs_T = group.token_ids_T(index), group.logprobs_T(index)
         if len(token_ids_T) != len(logprobs_T):
-            raise ValueError(f"completion {index} of group {group.prompt_id} has {len(token_ids_T)} tokens but {len(logprobs_T)} log-probabilities")
+            raise ValueError(
+                f"completion {index} of group {group.prompt_id} has {len(token_ids_T)} tokens but {len(logprobs_T)} log-probabilities"
+            )
         if advantage is not None and len(token_ids_T):
             completions.append(TrainedCompletion(token_ids_T, logprobs_T, advantage))
     return TrainedGroup(group.prompt_token_ids, tuple(completions))

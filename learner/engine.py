@@ -52,7 +52,9 @@ def join_process_group(*, rank: int, world_size: int, address: str, port: int, o
 
     Call it before any other use of deepspeed in the process.
     """
-    os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+    os.environ.update(
+        MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1"
+    )
     import_deepspeed(on_gpu=on_gpu).init_distributed(
         dist_backend="nccl" if on_gpu else "gloo", auto_mpi_discovery=False, timeout=timedelta(seconds=timeout_s), verbose=False
     )
@@ -68,7 +70,7 @@ def import_deepspeed(*, on_gpu: bool) -> Any:
     import deepspeed.ops
 
     # With no op said to be compatible, `init_distributed` does not build its shared-memory collectives: two minutes, and a C++ compiler.
-    setattr(deepspeed.ops, "__compatible_ops__", {})  # noqa: B010 (a plain assignment would be name-mangled advice to readers)
+    setattr(deepspeed.ops, "__compatible_ops__", {})  # noqa: B010 (the type checker does not know the attribute)
     return deepspeed
 
 
@@ -94,10 +96,7 @@ class LearnerEngine:
             eps=settings.adam_epsilon,
             weight_decay=settings.weight_decay,
         )
-        buffers = {name: buffer for name, buffer in policy.named_buffers() if buffer.is_floating_point()}
-        copies = {name: buffer.clone() for name, buffer in buffers.items()}
         self._engine: Any = deepspeed.initialize(model=policy, optimizer=optimizer, config=_deepspeed_config(policy, settings))[0]
-        self._restore_buffers(copies)
 
     def step(self, losses: Iterable[Callable[[Policy], Tensor]]) -> StepOutcome:
         """One optimizer step on the sum of `losses` over all ranks, each made and differentiated in turn.
@@ -129,7 +128,9 @@ class LearnerEngine:
         if self.rank == 0:
             save_file(state, folder / OPTIMIZER_FILE)
             self.policy.save_adapter(folder / ADAPTER_FOLDER)
-            (folder / STATE_FILE).write_text(json.dumps({"steps_done": self.steps_done, "world_size": self.world_size, "facts": dict(facts)}))
+            (folder / STATE_FILE).write_text(
+                json.dumps({"steps_done": self.steps_done, "world_size": self.world_size, "facts": dict(facts)})
+            )
         torch.distributed.barrier()
 
     def load(self, folder: Path) -> dict[str, int]:
@@ -149,7 +150,9 @@ class LearnerEngine:
             raise CheckpointError(f"{folder} is no learner checkpoint that can be read ({error}); resume from another one") from error
         expected = {f"{key}/{name}": tuple(parameter.shape) for name, parameter in self._parameters.items() for key in ("master", *MOMENTS)}
         if expected != {name: tuple(tensor.shape) for name, tensor in state.items()}:
-            raise CheckpointError(f"{folder} was written by another model or adapter than this run's: its tensors differ; check model.path and model.lora")
+            raise CheckpointError(
+                f"{folder} was written by another model or adapter than this run's: its tensors differ; check model.path and model.lora"
+            )
         self._scatter(state, facts["steps_done"])
         self.steps_done = facts["steps_done"]
         if random_states is not None:
@@ -196,12 +199,6 @@ class LearnerEngine:
         self._engine.step()
         for moments in self._engine.optimizer.state.values():
             moments["step"].zero_()
-
-    def _restore_buffers(self, copies: dict[str, Tensor]) -> None:
-        # DeepSpeed casts buffers to bfloat16 as well; rotary frequencies would lose the precision that long positions need.
-        for name, copy in copies.items():
-            owner, _, buffer = name.rpartition(".")
-            setattr(self.policy.get_submodule(owner), buffer, copy)
 
 
 def _deepspeed_config(policy: Policy, settings: OptimizerSettings) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """LearnerGroup: the handle on all ranks of the learner, the only place that says `.remote` to them.
 
-    start ─► step ─► step ─► ...          each call goes to every rank; the first rank that fails ends the group:
-               └► adapter (rank 0)        the others, which would wait for it, are killed within seconds, and a
-               └► save                    LearnerError names the rank and quotes the end of its log
+start ─► step ─► step ─► ...          each call goes to every rank; the first rank that fails ends the group:
+           └► adapter (rank 0)        the others, which would wait for it, are killed within seconds, and a
+           └► save                    LearnerError names the rank and quotes the end of its log
 """
 
 from __future__ import annotations
@@ -61,14 +61,23 @@ class LearnerGroup:
     def create(cls, config: RunConfig, *, ray_options: dict[str, Any], log_dir: Path) -> LearnerGroup:
         """Start one actor a rank; their imports begin at once. `ray_options` say where (labels, placement group)."""
         learner = config.learner
-        options = {"num_cpus": learner.cpus_per_rank, "num_gpus": learner.gpus_per_rank, "max_restarts": 0, "max_task_retries": 0} | ray_options
+        options = {
+            "num_cpus": learner.cpus_per_rank,
+            "num_gpus": learner.gpus_per_rank,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        } | ray_options
         actor = ray.remote(LearnerWorker).options(**options)
         return cls(config, [actor.remote(config, rank, log_dir) for rank in range(learner.ranks)], log_dir)
 
     async def warm_start(
-        self, model_path: str, rows: Sequence[tuple[Sequence[int], Sequence[int]]], out_folder: Path, on_progress: Callable[[WarmStartProgress], None]
+        self,
+        model_path: str,
+        rows: Sequence[tuple[Sequence[int], Sequence[int]]],
+        out_folder: Path,
+        on_progress: Callable[[WarmStartProgress], None],
     ) -> None:
-        """Train every weight of `model_path` on rows of (prompt ids, completion ids) and save the model, with its tokenizer, in `out_folder`."""
+        """Train every weight of `model_path` on rows of (prompt ids, completion ids); save model and tokenizer in `out_folder`."""
         settings = self._config.learner.warm_start
         if settings is None:
             raise LearnerError("learner.warm_start is not configured, but a warm start was asked for; set it")
@@ -80,7 +89,9 @@ class LearnerGroup:
             on_progress(WarmStartProgress(last, settings.max_steps, sum(map(sum, losses_RS)) / (last - first)))
         await self._everywhere("end_warm_start", model_path, out_folder)
 
-    async def start(self, model_path: str, total_steps: int, resume_folder: Path | None = None, *, canary_token_ids: Sequence[int] = ()) -> None:
+    async def start(
+        self, model_path: str, total_steps: int, resume_folder: Path | None = None, *, canary_token_ids: Sequence[int] = ()
+    ) -> None:
         """Load the model with its adapter on every rank; go on from `resume_folder` (written by `save`) if given.
 
         Raises:

@@ -30,7 +30,9 @@ def token_logprobs(
 
 class _ChunkedLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, target_ids_N: Tensor, temperature: float, chunk_logits: int) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden_NH: Tensor, head_VH: Tensor, target_ids_N: Tensor, temperature: float, chunk_logits: int
+    ) -> tuple[Tensor, Tensor]:
         rows = max(1, chunk_logits // len(head_VH))
         logprobs, entropies, normalisers = [], [], []
         for hidden, targets in zip(hidden_NH.split(rows), target_ids_N.split(rows), strict=True):

@@ -55,9 +55,9 @@ def importance_weights(
 ) -> Tensor:
     """Truncated importance weights min(pi_old / pi_behaviour, cap), detached: [N].
 
-    pi_old is the learner's policy when the step begins, pi_behaviour the one that sampled (an older version, or other kernels). `token`: the
-    ratio of the token (truncated importance sampling of Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
-    training"; decoupled PPO, AReaL, arXiv:2505.24298, eq. 5). `sequence`: the product of the token's whole completion, the unbiased weight of the sequence.
+    pi_old is the learner's policy when the step begins, pi_behaviour the one that sampled (an older version, or other kernels).
+    `token`: the ratio of the token (truncated importance sampling: Yao et al. 2025, "Your efficient RL framework secretly brings you
+    off-policy RL training"; decoupled PPO: AReaL, arXiv:2505.24298, section 5.2). `sequence`: the product over the token's completion.
     """
     difference_N = (logprobs_N - behaviour_logprobs_N).detach()
     if level == "sequence":
@@ -89,8 +89,8 @@ def grpo_loss(
 
     token_loss = -w min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A) + beta k3     (arXiv:2402.03300 eq. 3; arXiv:2503.14476 eq. 8)
 
-    with r = pi / pi_old and w = min(pi_old / pi_behaviour, cap). pi_old is the learner's own policy at the beginning of the step, so a stale or
-    mismatched sample is corrected once, by w, and clipping bounds only what this step's own updates change.
+    with r = pi / pi_old and w = min(pi_old / pi_behaviour, cap). pi_old is the learner's own policy at the beginning of the step, so a
+    stale or mismatched sample is corrected once, by w, and clipping bounds only what this step's own updates change.
 
     Args:
         logprobs_N: under the policy being trained, differentiable.
@@ -140,7 +140,11 @@ def _mean(values_N: Tensor) -> Mean:
 def _ratio_metrics(ratio_N: Tensor, advantages_N: Tensor, low: float, high: float) -> dict[str, Metric]:
     is_low_N = (ratio_N < low) & (advantages_N < 0)
     is_high_N = (ratio_N > high) & (advantages_N > 0)
-    return {"clip_ratio/low_mean": _mean(is_low_N), "clip_ratio/high_mean": _mean(is_high_N), "clip_ratio/region_mean": _mean(is_low_N | is_high_N)}
+    return {
+        "clip_ratio/low_mean": _mean(is_low_N),
+        "clip_ratio/high_mean": _mean(is_high_N),
+        "clip_ratio/region_mean": _mean(is_low_N | is_high_N),
+    }
 
 
 def _sampling_metrics(old_N: Tensor, behaviour_logprobs_N: Tensor, weights_N: Tensor) -> dict[str, Metric]:

@@ -65,7 +65,9 @@ class Policy(nn.Module):
         _refuse_other_attention(self.causal.config)
 
     @classmethod
-    def load(cls, model: ModelSection, path: str, *, full: bool = False, device: str = "cpu", seed: int = 0, gradient_checkpointing: bool = False) -> Policy:
+    def load(
+        cls, model: ModelSection, path: str, *, full: bool = False, device: str = "cpu", seed: int = 0, gradient_checkpointing: bool = False
+    ) -> Policy:
         """Load the base from `path` and put a fresh adapter (or `model.adapter`) on it; `full` trains every weight instead.
 
         The same seed gives the same adapter on every rank.
@@ -145,7 +147,7 @@ class Policy(nn.Module):
     def sequence_logprobs(self, token_ids: Sequence[int]) -> np.ndarray:
         """Log-probabilities of tokens 1.. of one sequence at temperature 1, in nats: float32 [len - 1]. Without gradient or dropout."""
         with torch.no_grad(), self.evaluating():
-            return self(self.tensors(_one_sequence(token_ids)))[0].float().cpu().numpy()
+            return self(self.tensors(one_sequence(token_ids)))[0].float().cpu().numpy()
 
     def check_logits(self) -> None:
         """Compare with the model's own logits, so that a head that does more than multiply (soft caps, scales) is noticed at the start."""
@@ -194,13 +196,16 @@ class Policy(nn.Module):
 
         manifest = adapter.manifest
         if adapter_sha256(adapter.buffer) != manifest.sha256:
-            raise AdapterError(f"the buffer of adapter version {manifest.version} does not match its hash {manifest.sha256[:12]}; fetch it again")
+            raise AdapterError(
+                f"the buffer of adapter version {manifest.version} does not match its hash {manifest.sha256[:12]}; fetch it again"
+            )
         expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(self.model).items()}
         if expected != {slot.name: slot.shape for slot in manifest.slots}:
             raise AdapterError(f"adapter version {manifest.version} (r {manifest.r}) has other tensors than this policy; check model.lora")
         dtype = getattr(torch, manifest.dtype)
         state = {
-            slot.name: torch.from_numpy(adapter.buffer[slot.start_byte : slot.end_byte].copy()).view(dtype).reshape(slot.shape) for slot in manifest.slots
+            slot.name: torch.from_numpy(adapter.buffer[slot.start_byte : slot.end_byte].copy()).view(dtype).reshape(slot.shape)
+            for slot in manifest.slots
         }
         set_peft_model_state_dict(self.model, state)
 
@@ -233,18 +238,24 @@ def _with_adapter(causal: Any, model: ModelSection) -> nn.Module:
     if model.adapter is not None:
         return PeftModel.from_pretrained(causal, model.adapter, is_trainable=True, autocast_adapter_dtype=False)
     lora = model.lora
-    targets = lora.target_modules if lora.target_modules == "all-linear" else list(lora.target_modules)
-    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none", task_type="CAUSAL_LM")  # type: ignore[arg-type]
-    return get_peft_model(causal, config, autocast_adapter_dtype=False)
+    options: dict[str, Any] = {
+        "r": lora.r,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": lora.target_modules if lora.target_modules == "all-linear" else list(lora.target_modules),
+    }
+    return get_peft_model(causal, LoraConfig(**options, bias="none", task_type="CAUSAL_LM"), autocast_adapter_dtype=False)
 
 
 def _refuse_other_attention(config: Any) -> None:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
-        raise ConfigError(f"model has layers of kind {', '.join(sorted(kinds))}: packed rows need full attention in every layer; choose another model")
+        raise ConfigError(
+            f"model has layers of kind {', '.join(sorted(kinds))}: packed rows need full attention in every layer; choose another model"
+        )
 
 
-def _one_sequence(token_ids: Sequence[int]) -> MicroBatch:
+def one_sequence(token_ids: Sequence[int]) -> MicroBatch:
     """Predict tokens 1.. of a sequence: its first token is the prompt."""
     from learner.batch import TrainedCompletion, TrainedGroup, pack
 

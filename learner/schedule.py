@@ -10,7 +10,7 @@ from configs.schema import LearnerSection
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A learning-rate schedule under transformers' name `kind` (`transformers.get_scheduler`). `min_rate` is the floor's share of `peak`."""
+    """A learning-rate schedule under transformers' name `kind`. `min_rate` is the floor's share of `peak`."""
 
     kind: str
     peak: float
@@ -20,7 +20,7 @@ class Schedule:
 
     @classmethod
     def of(cls, learner: LearnerSection, total_steps: int) -> Schedule:
-        """The schedule of a run; `warmup_steps` wins over `warmup_ratio`, which is rounded up as in `TrainingArguments.get_warmup_steps`."""
+        """The schedule of a run; `warmup_steps` wins over `warmup_ratio`, which is rounded up (`TrainingArguments.get_warmup_steps`)."""
         warmup = learner.warmup_steps if learner.warmup_steps is not None else math.ceil(total_steps * learner.warmup_ratio)
         floor = learner.min_lr_rate if learner.lr_scheduler_type == "cosine_with_min_lr" else 0.0
         return cls(learner.lr_scheduler_type, learner.learning_rate, warmup, total_steps, floor)

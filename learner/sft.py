@@ -66,7 +66,10 @@ class WarmStart:
     def _rows_of_step(self, index: int) -> list[int]:
         """The next `train_batch_size` rows of an endless stream that is shuffled anew every epoch."""
         positions = range(index * self._batch_size, (index + 1) * self._batch_size)
-        orders = {epoch: np.random.default_rng((self._seed, epoch)).permutation(len(self._groups)) for epoch in {p // len(self._groups) for p in positions}}
+        orders = {
+            epoch: np.random.default_rng((self._seed, epoch)).permutation(len(self._groups))
+            for epoch in {p // len(self._groups) for p in positions}
+        }
         return [int(orders[p // len(self._groups)][p % len(self._groups)]) for p in positions]
 
 

@@ -116,9 +116,14 @@ class LearnerWorker:
         self._canary_token_ids = tuple(canary_token_ids)
         return {} if resume_folder is None else self._engine.load(resume_folder)
 
-    def step(self, bodies: Sequence[Any], advantages_PG: Sequence[Sequence[float | None]], denominators: Denominators, step: int) -> RankReport:
+    def step(
+        self, bodies: Sequence[Any], advantages_PG: Sequence[Sequence[float | None]], denominators: Denominators, step: int
+    ) -> RankReport:
         """One optimizer step; `bodies` are references to this rank's groups. See `LearnerGroup.step`."""
-        groups = [trained_group(RolloutGroup(table), advantages_G) for table, advantages_G in zip(ray.get(list(bodies)), advantages_PG, strict=True)]
+        groups = [
+            trained_group(RolloutGroup(table), advantages_G)
+            for table, advantages_G in zip(ray.get(list(bodies)), advantages_PG, strict=True)
+        ]
         batches = pack(groups, token_budget=self._config.learner.token_budget, attention_width=self._policy.attention_width)
         metrics: list[dict[str, Metric]] = []
         outcome = self._engine.step([partial(self._loss, batch, denominators, metrics) for batch in batches])

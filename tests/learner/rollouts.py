@@ -59,19 +59,27 @@ def trained_groups(seed: int, *, prompts: int = 4, generations: int = 4, longest
     ]
 
 
-def scored_groups(seed: int, put: Any, *, prompts: int = 4, generations: int = 4, left_out: int = 1, poison: float | None = None) -> list[ScoredGroup]:
+def scored_groups(
+    seed: int, put: Any, *, prompts: int = 4, generations: int = 4, left_out: int = 1, poison: float | None = None
+) -> list[ScoredGroup]:
     """Random groups with their bodies stored by `put`; the first `left_out` completions have no reward, `poison` is one log-probability."""
     rng = np.random.default_rng(seed)
     groups = []
     for index, group in enumerate(trained_groups(seed, prompts=prompts, generations=generations)):
         completions = [
-            Completion(tuple(map(int, c.token_ids_T)), tuple(map(float, c.logprobs_T)), (VersionSpan(0, 0, len(c.token_ids_T)),), "stop", "text")
+            Completion(
+                tuple(map(int, c.token_ids_T)), tuple(map(float, c.logprobs_T)), (VersionSpan(0, 0, len(c.token_ids_T)),), "stop", "text"
+            )
             for c in group.completions
         ]
         if poison is not None and index == 0:
-            completions[-1] = Completion(completions[-1].token_ids, (poison,) * len(completions[-1].token_ids), completions[-1].spans, "stop", "")
+            completions[-1] = Completion(
+                completions[-1].token_ids, (poison,) * len(completions[-1].token_ids), completions[-1].spans, "stop", ""
+            )
         rewards_G = tuple(None if index == 0 and g < left_out else float(rng.integers(0, 3)) for g in range(generations))
-        request = RolloutRequest(Prompt(PromptId(0, index), tuple(map(int, group.prompt_ids_T)), "prompt"), Sampling(generations, MAX_COMPLETION_LENGTH))
+        request = RolloutRequest(
+            Prompt(PromptId(0, index), tuple(map(int, group.prompt_ids_T)), "prompt"), Sampling(generations, MAX_COMPLETION_LENGTH)
+        )
         summary = GroupSummary(
             prompt_id=PromptId(0, index),
             attempt=0,

@@ -24,7 +24,10 @@ def test_group_scaling_is_trls() -> None:
 def test_batch_scaling_divides_by_the_deviation_of_all_rewards() -> None:
     rewards_PG = [[1.0, 0.0], [5.0, 1.0]]
     divisor = np.std([1.0, 0.0, 5.0, 1.0], ddof=1) + 1e-4
-    assert advantages_of(rewards_PG, "batch") == [pytest.approx((0.5 / divisor, -0.5 / divisor)), pytest.approx((2 / divisor, -2 / divisor))]
+    assert advantages_of(rewards_PG, "batch") == [
+        pytest.approx((0.5 / divisor, -0.5 / divisor)),
+        pytest.approx((2 / divisor, -2 / divisor)),
+    ]
 
 
 def test_a_completion_without_a_reward_is_out_of_the_statistics() -> None:

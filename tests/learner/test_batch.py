@@ -34,28 +34,37 @@ def sequences_in(batch: MicroBatch) -> list[tuple[tuple[int, ...], tuple[int, ..
 
 def expected_of(groups: list[TrainedGroup]) -> list[tuple[tuple[int, ...], tuple[int, ...], float]]:
     return [
-        (tuple(group.prompt_ids_T.tolist()), tuple(c.token_ids_T.tolist()), float(np.float32(c.advantage))) for group in groups for c in group.completions
+        (tuple(group.prompt_ids_T.tolist()), tuple(c.token_ids_T.tolist()), float(np.float32(c.advantage)))
+        for group in groups
+        for c in group.completions
     ]
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 6), st.sampled_from([40, 64, 200, 5000]), st.sampled_from([1.0, 100.0, 1e9]))
-def test_every_completion_is_packed_once_behind_its_prompt(seed: int, prompts: int, generations: int, budget: int, attention_width: float) -> None:
+@given(
+    st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 6), st.sampled_from([40, 64, 200, 5000]), st.sampled_from([1.0, 100.0, 1e9])
+)
+def test_every_completion_is_packed_once_behind_its_prompt(
+    seed: int, prompts: int, generations: int, budget: int, attention_width: float
+) -> None:
     groups = trained_groups(seed, prompts=prompts, generations=generations)
     batches = pack(groups, token_budget=budget, attention_width=attention_width)
     assert sorted(sequence for batch in batches for sequence in sequences_in(batch)) == sorted(expected_of(groups))
     assert all(batch.token_ids_BT.size <= budget for batch in batches)
     again = pack(groups, token_budget=budget, attention_width=attention_width)
-    assert all(np.array_equal(a.token_ids_BT, b.token_ids_BT) and np.array_equal(a.source_N, b.source_N) for a, b in zip(batches, again, strict=True))
+    assert all(
+        np.array_equal(a.token_ids_BT, b.token_ids_BT) and np.array_equal(a.source_N, b.source_N)
+        for a, b in zip(batches, again, strict=True)
+    )
 
 
 def test_the_prompt_of_a_group_is_computed_once_unless_attention_forbids() -> None:
-    completion = TrainedCompletion(np.arange(9), np.zeros(9, np.float32), 1.0)
-    groups = [TrainedGroup(np.arange(40), (completion,) * 8) for _ in range(2)]
+    completion = TrainedCompletion(np.arange(33), np.zeros(33, np.float32), 1.0)
+    groups = [TrainedGroup(np.arange(8), (completion,) * 8) for _ in range(2)]
     (wide,) = pack(groups, token_budget=10_000, attention_width=1e9)
     (narrow,) = pack(groups, token_budget=10_000, attention_width=1.0)
-    assert wide.tokens == sum(group.tokens for group in groups) == 2 * (40 + 8 * 8) and wide.token_ids_BT.shape == (2, 104)
-    assert narrow.tokens == 16 * (40 + 8) and narrow.token_ids_BT.shape == (16, 48)
+    assert wide.tokens == sum(group.tokens for group in groups) == 2 * (8 + 8 * 32)
+    assert narrow.tokens == 16 * (8 + 32) and narrow.token_ids_BT.shape == (16, 40)
 
 
 def test_rows_of_a_large_batch_are_well_filled() -> None:

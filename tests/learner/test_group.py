@@ -1,8 +1,8 @@
 """LearnerGroup over real Ray, DeepSpeed and gloo.
 
-Protected: a step trains and reports; the same batch in another order is the same step, bit for bit; a resumed run is the uninterrupted one,
-bit for bit, and may go on with another number of ranks; a batch that is not finite is skipped, saved, and ends the run when repeated; a dead
-rank ends the group with an error that names it.
+Protected: a step trains and reports; the same batch in another order is the same step, bit for bit; a resumed run is the
+uninterrupted one, bit for bit, and may go on with another number of ranks; a batch that is not finite is skipped, saved, and ends the
+run when repeated; a dead rank ends the group with an error that names it.
 """
 
 from __future__ import annotations
@@ -83,8 +83,9 @@ def test_order_of_groups_and_accumulation_do_not_matter(tiny_qwen2: Path, tmp_pa
         group = await started(run_config(tiny_qwen2, token_budget=budget), tmp_path / folder)
         groups = scored_groups(1, ray.put)
         report = await group.step(groups[::-1] if backwards else groups, step=3)
-        manifest, buffer_ref = await group.adapter()
-        buffer = ray.get(buffer_ref).view(np.float32).copy()
+        _, buffer_ref = await group.adapter()
+        buffer: Any = ray.get(buffer_ref)
+        buffer = buffer.view(np.float32).copy()
         await group.close()
         return dict(report.metrics), buffer
 
@@ -97,7 +98,13 @@ def test_order_of_groups_and_accumulation_do_not_matter(tiny_qwen2: Path, tmp_pa
     # may turn rounding (1e-7 of its terms) into a visible share of a step: 1e-4 is a hundredth of one.
     assert np.abs(adapter - accumulated).max() < 1e-4
     assert metrics["staleness/max"] == 3 and metrics["num_tokens"] > 0 and 0 < metrics["packing/fill"] <= 1
-    assert {"kl"}.isdisjoint(metrics) and {"entropy", "reward", "reward_std", "rewards/accuracy/mean", "train/learning_rate"} <= metrics.keys()
+    assert {"kl"}.isdisjoint(metrics) and {
+        "entropy",
+        "reward",
+        "reward_std",
+        "rewards/accuracy/mean",
+        "train/learning_rate",
+    } <= metrics.keys()
 
 
 def test_batches_that_are_not_finite_are_skipped_saved_and_end_the_run(tiny_qwen2: Path, tmp_path: Path) -> None:
@@ -138,7 +145,7 @@ def test_a_checkpoint_of_another_adapter_is_refused(tiny_qwen2: Path, tmp_path: 
         group = await started(run_config(tiny_qwen2), tmp_path / "a")
         await group.save(tmp_path / "checkpoint")
         await group.close()
-        with pytest.raises(CheckpointError, match="model.lora"):
+        with pytest.raises(CheckpointError, match=r"model\.lora"):
             await started(run_config(tiny_qwen2, model={"lora": {"r": 8, "alpha": 8.0}}), tmp_path / "b", tmp_path / "checkpoint")
 
     run(scenario())

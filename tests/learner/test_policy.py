@@ -53,10 +53,10 @@ def test_the_canary_is_what_transformers_says_of_the_sequence(tiny_qwen2: Path) 
 
 
 def test_the_reference_is_the_model_without_its_adapter(tiny_qwen2: Path) -> None:
-    from learner.policy import _one_sequence
+    from learner.policy import one_sequence
 
     policy = load(tiny_qwen2)
-    packed = policy.tensors(_one_sequence((1, 2, 3, 4)))
+    packed = policy.tensors(one_sequence((1, 2, 3, 4)))
     fresh = policy(packed)[0].detach()  # B = 0: the adapter does nothing yet
     randomise(policy)
     assert torch.equal(policy.reference_logprobs(packed), fresh)
@@ -66,10 +66,10 @@ def test_the_reference_is_the_model_without_its_adapter(tiny_qwen2: Path) -> Non
 
 def test_values_that_are_not_finite_are_refused(tiny_qwen2: Path) -> None:
     policy = load(tiny_qwen2)
-    name, parameter = next(iter(policy.trainable().items()))
+    parameter = next(iter(policy.trainable().values()))
     with torch.no_grad():
         parameter[0, 0] = float("inf")
-    with pytest.raises(AdapterError, match="version 4 has values in .*q_proj.lora_A.weight that are not finite"):
+    with pytest.raises(AdapterError, match=r"version 4 has values in .*q_proj.lora_A.weight that are not finite"):
         policy.export(4)
 
 
@@ -96,7 +96,14 @@ def test_a_saved_folder_is_one_that_peft_loads(tiny_qwen2: Path, tmp_path: Path)
 def test_models_that_packing_cannot_reproduce_are_refused(tiny_qwen2: Path, tmp_path: Path) -> None:
     from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-    size = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    size = {
+        "vocab_size": 32,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
     sliding = Qwen2Config(**size, use_sliding_window=True, sliding_window=8, max_window_layers=1)  # type: ignore[arg-type]
     Qwen2ForCausalLM(sliding).save_pretrained(tmp_path / "sliding")
     with pytest.raises(ConfigError, match="sliding_attention"):
@@ -108,14 +115,16 @@ def test_models_that_packing_cannot_reproduce_are_refused(tiny_qwen2: Path, tmp_
 
 
 def test_gradient_checkpointing_changes_no_gradient(tiny_qwen2: Path) -> None:
-    from learner.policy import _one_sequence
+    from learner.policy import one_sequence
 
     gradients = []
     for checkpointing in (False, True):
         policy = Policy.load(
-            ModelSection(path=str(tiny_qwen2), dtype="float32", lora=LoraSection(r=4)), str(tiny_qwen2), gradient_checkpointing=checkpointing
+            ModelSection(path=str(tiny_qwen2), dtype="float32", lora=LoraSection(r=4)),
+            str(tiny_qwen2),
+            gradient_checkpointing=checkpointing,
         )
-        policy(policy.tensors(_one_sequence(range(1, 20))))[0].sum().backward()
+        policy(policy.tensors(one_sequence(range(1, 20))))[0].sum().backward()
         gradients.append({name: parameter.grad for name, parameter in policy.trainable().items()})
     assert all(gradient is not None and torch.equal(gradient, gradients[1][name]) for name, gradient in gradients[0].items())
     assert any(bool(gradient.any()) for gradient in gradients[0].values())

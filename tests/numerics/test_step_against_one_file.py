@@ -53,7 +53,8 @@ def padded(groups: list[ScoredGroup]) -> Batch:
 
 @pytest.mark.usefixtures("ray_local")
 @pytest.mark.parametrize(
-    ("ranks", "loss_type", "beta", "level"), [(1, "bnpo", 0.0, "token"), (2, "grpo", 0.1, "sequence"), (2, "dr_grpo", 0.0, "token"), (1, "dapo", 0.1, "token")]
+    ("ranks", "loss_type", "beta", "level"),
+    [(1, "bnpo", 0.0, "token"), (2, "grpo", 0.1, "sequence"), (2, "dr_grpo", 0.0, "token"), (1, "dapo", 0.1, "token")],
 )
 def test_a_step_is_the_one_file_step(
     ranks: int, loss_type: str, beta: float, level: str, tiny_qwen2: Path, adapter_folder: Path, tmp_path: Path
@@ -68,7 +69,7 @@ def test_a_step_is_the_one_file_step(
         await group.start(str(tiny_qwen2), 10)
         report = await group.step(groups, step=0)
         manifest, buffer_ref = await group.adapter()
-        buffer = ray.get(buffer_ref)
+        buffer: Any = ray.get(buffer_ref)
         await group.close()
         return report, {slot.name: buffer[slot.start_byte : slot.end_byte].view(np.float32).reshape(slot.shape) for slot in manifest.slots}
 
@@ -77,7 +78,13 @@ def test_a_step_is_the_one_file_step(
     policy = Policy.load(config.model, str(tiny_qwen2))
     optimizer = torch.optim.AdamW(policy.trainable().values(), lr=1e-2, betas=(0.9, 0.99), eps=1e-3, weight_decay=0.1)
     loss, norm = grpo_step(
-        policy.model, optimizer, padded(groups), temperature=TEMPERATURE, max_grad_norm=0.2, max_completion_length=MAX_COMPLETION_LENGTH, **objective
+        policy.model,
+        optimizer,
+        padded(groups),
+        temperature=TEMPERATURE,
+        max_grad_norm=0.2,
+        max_completion_length=MAX_COMPLETION_LENGTH,
+        **objective,
     )
     assert norm > 0.2, "the step must be clipped for clipping to be tested"
     assert report.metrics["train/loss"] == pytest.approx(loss, abs=LOSS_TOLERANCE)
