@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
-_DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json")
-"""Files that `datasets` puts beside data."""
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -137,7 +135,7 @@ def _read_folder(folder: Path, split: str) -> Rows:
         found = DataFilesDict.from_patterns(patterns, base_path=str(folder), allowed_extensions=list(SUFFIXES))
     except (EmptyDatasetError, FileNotFoundError):
         found = {}
-    files = {str(kind): sorted(Path(file) for file in paths if Path(file).name not in _DESCRIPTIONS) for kind, paths in found.items()}
+    files = {str(kind): sorted(map(Path, paths)) for kind, paths in found.items()}
     files = {kind: paths for kind, paths in files.items() if paths}
     if not files:
         there = ", ".join(sorted(file.name for file in folder.iterdir())[:10]) or "nothing"

@@ -241,7 +241,7 @@ def test_a_demonstration_follows_its_prompt_and_ends(tmp_path: Path):
 @pytest.mark.parametrize(("reward", "warned"), [("format", True), ("tag_count", True), ("accuracy", False)])
 def test_a_template_that_opens_the_tag_itself_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture, reward: str, warned: bool):
     tokenizer = build_tokenizer()
-    tokenizer.chat_template += "{{ '<think>\\n' }}"
+    tokenizer.chat_template = f"{tokenizer.chat_template}<think>"
     with caplog.at_level(logging.WARNING):
         source_of(tmp_path, tokenizer=tokenizer, reward_names=[reward])
     assert (

@@ -130,7 +130,6 @@ def test_a_missing_file_is_refused_with_the_nearest_one(tmp_path: Path):
 def test_a_folder_has_the_splits_that_its_files_are_named_after(tmp_path: Path):
     for split, answer in (("train", 1), ("test", 2)):
         file_with(tmp_path, f"data/{split}-00000.jsonl", json.dumps({"a": answer}))
-    file_with(tmp_path, "dataset_infos.json", "{}")
     assert load_rows(str(tmp_path)).row(0) == {"a": 1}
     assert load_rows(str(tmp_path), split="test").row(0) == {"a": 2}
     assert "no split 'validation'; it has train, test" in refusal(tmp_path, split="validation")
@@ -140,6 +139,12 @@ def test_a_folder_without_splits_is_read_whole_in_the_order_of_names(tmp_path: P
     for name, answer in (("b.jsonl", 2), ("a.json", 1)):
         file_with(tmp_path, name, json.dumps({"a": answer}))
     assert all_rows(load_rows(str(tmp_path), split="test")) == [{"a": 1}, {"a": 2}]
+
+
+def test_the_description_that_datasets_puts_beside_data_is_no_data(tmp_path: Path):
+    write_parquet(tmp_path / "part.parquet", {"a": [1]})
+    file_with(tmp_path, "dataset_infos.json", "{}")
+    assert all_rows(load_rows(str(tmp_path))) == [{"a": 1}]
 
 
 def test_a_folder_that_holds_no_data_or_a_mixture_is_refused(tmp_path: Path):
@@ -154,9 +159,7 @@ def test_a_folder_that_holds_no_data_or_a_mixture_is_refused(tmp_path: Path):
 @pytest.fixture
 def hub_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder laid out like a data set repository, and a cache of its own for `datasets`."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "repository"
     file_with(folder, "main/train.jsonl", '{"question": "1+1?"}\n')
     file_with(folder, "README.md", "---\nconfigs:\n- config_name: main\n  data_files: main/train.jsonl\n---\n")
@@ -175,8 +178,6 @@ def test_a_loader_script_is_not_executed(hub_like: Path):
 
 
 def test_a_hub_that_cannot_be_reached_is_said_so(monkeypatch: pytest.MonkeyPatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "connect to the hub once to fill the cache, or give local files" in refusal("nobody/nothing")

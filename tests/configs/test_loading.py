@@ -122,6 +122,7 @@ def test_overrides_reach_into_sections_that_are_not_there_and_the_last_one_wins(
         ("learner.max_steps=1.5", "learner.max_steps: 1.5 is not a whole number"),
         ("learner.learning_rate=-1", "learner.learning_rate: -1 must be more than 0"),
         ("learner.learning_rate=.nan", "learner.learning_rate: nan"),
+        ("learner.learning_rate=.inf", "learner.learning_rate: inf is not a finite number; write a finite number"),
         ("actors.top_p=2", "actors.top_p: 2 must be at most 1.0; lower it"),
         ("learner.loss_type=ppo", "learner.loss_type: 'ppo' is not one of the choices; choose 'grpo', 'bnpo', 'dr_grpo' or 'dapo'"),
         ("model.path=", "model.path: is empty; give a value"),
