@@ -116,7 +116,7 @@ def test_a_gang_gives_the_same_bits_in_fresh_engines(run: Run, workers: list[Wor
         return groups + await sample_all(worker, gang(2)[::-1] if reverse else gang(2), pause_s=0.01 if reverse else 0.0)
 
     async def both() -> list[list[RolloutGroup]]:
-        return await asyncio.gather(steps(workers[0], False), steps(workers[1], True))
+        return list(await asyncio.gather(steps(workers[0], False), steps(workers[1], True)))
 
     one, other = run(both())
     assert len(one) == 12
@@ -194,7 +194,7 @@ def test_a_gang_does_not_wait_for_a_poison_prompt(run: Run, workers: list[Worker
 
     async def scene() -> list[Any]:
         calls = (sample(workers[1], requests[0]), sample(workers[1], poison), sample(workers[1], requests[1]))
-        return await asyncio.gather(*calls, return_exceptions=True)
+        return list(await asyncio.gather(*calls, return_exceptions=True))
 
     first, refused, second = run(scene())
     assert len(first) == len(second) == 4 and isinstance(refused, PoisonPromptError)
