@@ -23,7 +23,7 @@ from tests.actors.conftest import TinyPolicy, make_config, make_request
 
 RUN_NAME = f"faults-test-{os.getpid()}"
 LENGTH = 200
-PROGRESS_TIMEOUT_S = 4.0
+PROGRESS_TIMEOUT_S = 15.0  # a busy machine must not look like a stopped engine
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 MakePolicy = Callable[[int], TinyPolicy]
