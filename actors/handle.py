@@ -122,8 +122,8 @@ class WorkerHandle:
         """
         cost = group_cost(request)
         self.tokens_in_hand += cost
+        summary, body = self._actor.rollout.options(num_returns=2).remote(request)
         try:
-            summary, body = self._actor.rollout.options(num_returns=2).remote(request)
             found = await self._answer(summary)
             return None if found is None else (found, body)
         except RayActorError as error:
@@ -131,10 +131,12 @@ class WorkerHandle:
         except RayTaskError as error:
             cause = plain(error)
             if isinstance(cause, PoisonPromptError) or not isinstance(cause, RollcastError):
+                body.future()
                 raise cause from None
             self.lose(cause, engine_died=not isinstance(cause, AdapterError))
         finally:
             self.tokens_in_hand -= cost
+        body.future()  # or Ray would report the same error again, as one that nobody has seen
         return None
 
     async def status(self, limit_s: float) -> WorkerStatus | None:

@@ -24,12 +24,12 @@ class TinyPolicy(NamedTuple):
 
 
 def make_config(model_path: Path, **actors: Any) -> RunConfig:
-    """A CPU run: float32, prompts up to 32 tokens, completions up to 48."""
+    """A CPU run: float32, prompts up to 80 tokens, completions up to 48."""
     settings = {"gpus_per_worker": 0, "num_generations": 4, "max_completion_length": 48, "max_num_seqs": 16, "start_timeout_s": 300}
     return RunConfig.model_validate(
         {
             "model": {"path": str(model_path), "dtype": "float32", "lora": {"r": RANK, "alpha": 16}},
-            "data": {"path": "builtin:addition", "max_prompt_length": 32},
+            "data": {"path": "builtin:addition", "max_prompt_length": 80},
             "actors": settings | actors,
             "learner": {"gpus_per_rank": 0, "train_batch_size": 8},
         }
@@ -66,7 +66,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=2,
         num_key_value_heads=1,  # of 32 values: vLLM has no smaller ones on the CPU
         vocab_size=VOCABULARY,
-        max_position_embeddings=256,
+        max_position_embeddings=512,
         tie_word_embeddings=True,
         initializer_range=0.12,  # large enough for distributions that are far from flat
         eos_token_id=1,

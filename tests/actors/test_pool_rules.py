@@ -21,7 +21,7 @@ from actors.handle import WorkerHandle
 from actors.pool import RolloutPool
 from actors.worker import AdapterTimes, WorkerFacts, WorkerStatus, summarize
 from cluster.errors import AdapterError, PoisonPromptError, RolloutError
-from cluster.records import AdapterManifest, Completion, RolloutRequest, VersionSpan
+from cluster.records import AdapterManifest, Completion, RolloutRequest, SyncReport, VersionSpan
 from tests.actors.conftest import make_config, make_request
 
 
@@ -85,7 +85,10 @@ class Stage:
 
     async def begin(self) -> None:
         await self.pool.start("model")
-        await self.pool.broadcast(manifest(0), "buffer")
+        await self.broadcast(0)
+
+    async def broadcast(self, version: int, buffer: Any = "buffer", **options: Any) -> SyncReport:
+        return await self.pool.broadcast(manifest(version), buffer, **options)
 
     def ask(self, *indices: int) -> list[asyncio.Task[Any]]:
         return [asyncio.create_task(self.pool.rollout(make_request(index))) for index in indices]
@@ -179,11 +182,11 @@ def test_versions_only_grow_unless_rewound() -> None:
     async def scene() -> None:
         stage = Stage(num_workers=2)
         await stage.begin()
-        assert (await stage.pool.broadcast(manifest(4), "buffer")).version == stage.pool.version == 4
+        assert (await stage.broadcast(4)).version == stage.pool.version == 4
         for version in (4, 3):
             with pytest.raises(AdapterError, match="not newer"):
-                await stage.pool.broadcast(manifest(version), "buffer")
-        await stage.pool.broadcast(manifest(2), "buffer", rewind=True)
+                await stage.broadcast(version)
+        await stage.broadcast(2, rewind=True)
         assert stage.pool.version == 2
         await stage.pool.close()
 
@@ -194,7 +197,7 @@ def test_a_worker_that_fails_a_broadcast_is_replaced_and_named() -> None:
     async def scene() -> None:
         stage = Stage(num_workers=2)
         await stage.begin()
-        report = await stage.pool.broadcast(manifest(1), "refused by 1")
+        report = await stage.broadcast(1, "refused by 1")
         assert report.failed_workers == ("rollout 1",) and stage.pool.version == 1
         await stage.pool.close()
 
@@ -205,7 +208,7 @@ def test_a_replacement_comes_back_with_the_current_adapter() -> None:
     async def scene() -> None:
         stage = Stage(num_workers=1)
         await stage.begin()
-        await stage.pool.broadcast(manifest(3), "buffer")
+        await stage.broadcast(3)
         stage.made[0].lose(RolloutError("killed"))
         await settle()
         assert stage.made[1].version == stage.pool.version == 3

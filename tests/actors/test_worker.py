@@ -116,7 +116,7 @@ def test_a_gang_gives_the_same_bits_in_fresh_engines(run: Run, workers: list[Wor
         return groups + await sample_all(worker, gang(2)[::-1] if reverse else gang(2), pause_s=0.01 if reverse else 0.0)
 
     async def both() -> list[list[RolloutGroup]]:
-        return await asyncio.gather(steps(workers[0], False), steps(workers[1], True))
+        return list(await asyncio.gather(steps(workers[0], False), steps(workers[1], True)))
 
     one, other = run(both())
     assert len(one) == 12
@@ -150,9 +150,11 @@ def test_temperature_0_is_greedy(run: Run, workers: list[WorkerHandle], make_pol
 
 
 def test_a_swap_in_mid_generation_replays_exactly(run: Run, workers: list[WorkerHandle], make_policy: MakePolicy) -> None:
+    """With prompts longer than two cache blocks, so that siblings sampled after a swap would show keys of the policy before it."""
+
     async def scene() -> list[RolloutGroup]:
         await install(workers[0], make_policy(5))
-        sampling = asyncio.create_task(sample_all(workers[0], [make_request(400 + index) for index in range(10)]))
+        sampling = asyncio.create_task(sample_all(workers[0], [make_request(400 + index, tokens=70) for index in range(10)]))
         for version in (6, 7):
             await asyncio.sleep(0.06)
             await install(workers[0], make_policy(version))
@@ -176,7 +178,7 @@ def test_end_of_sequence_is_a_token_and_no_text(run: Run, workers: list[WorkerHa
 
 @pytest.mark.parametrize(
     ("token_ids", "reason"),
-    [((), "without tokens"), ((5,) * 33, "longer than 32"), ((5, VOCABULARY), "has 0 to 127"), ((5, -1), "has 0 to 127")],
+    [((), "without tokens"), ((5,) * 81, "longer than 80"), ((5, VOCABULARY), "has 0 to 127"), ((5, -1), "has 0 to 127")],
 )
 def test_poison_prompts_never_reach_the_engine(run: Run, workers: list[WorkerHandle], token_ids: tuple[int, ...], reason: str) -> None:
     request = make_request(600)
@@ -194,7 +196,7 @@ def test_a_gang_does_not_wait_for_a_poison_prompt(run: Run, workers: list[Worker
 
     async def scene() -> list[Any]:
         calls = (sample(workers[1], requests[0]), sample(workers[1], poison), sample(workers[1], requests[1]))
-        return await asyncio.gather(*calls, return_exceptions=True)
+        return list(await asyncio.gather(*calls, return_exceptions=True))
 
     first, refused, second = run(scene())
     assert len(first) == len(second) == 4 and isinstance(refused, PoisonPromptError)
