@@ -236,7 +236,9 @@ class TrainingRun:
         return [ScoredGroup(ray.put(body), summary, scores) for summary, scores, body in stored]
 
     async def _restore_learner(self, error: LearnerError, restarts: int) -> None:
-        self.display.say(f"{error.role}: {error.message}; making the learner group again ({restarts} of {self.config.cluster.max_learner_restarts})")
+        self.display.say(
+            f"{error.role}: {error.message}; making the learner group again ({restarts} of {self.config.cluster.max_learner_restarts})"
+        )
         self.commit = checkpoint.newest(self.directory.checkpoints, self.display.say)
         await self.learner.close()
         self.learner = LearnerGroup.create(

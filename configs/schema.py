@@ -249,7 +249,7 @@ class LearnerSection(Section):
     gradient_checkpointing: bool = False
     max_nonfinite_steps: PositiveInt = 3
     """So many steps in a row without a finite loss and gradient end the run."""
-    process_group_timeout_s: PositiveFloat = 300.0
+    process_group_timeout_s: PositiveFloat = 100.0
     """A rank that waits so long for the others declares the group dead."""
     warm_start: WarmStartSection | None = None
     """Supervised training before GRPO; none when not given."""

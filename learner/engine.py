@@ -77,7 +77,7 @@ def import_deepspeed(*, on_gpu: bool) -> Any:
 class LearnerEngine:
     """One rank's engine. Every method is collective: all ranks call it, in the same order.
 
-    `steps_done` counts the optimizer steps that were applied: the policy version.
+    `steps_done` counts the steps, skipped ones included: the policy version, which the window and the engines count as well.
     """
 
     def __init__(self, policy: Policy, settings: OptimizerSettings, schedule: Schedule) -> None:
@@ -87,6 +87,7 @@ class LearnerEngine:
         self.policy = policy
         self.schedule = schedule
         self.steps_done = 0
+        self._updates = 0
         self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self._parameters = policy.trainable()
         optimizer = torch.optim.AdamW(
@@ -116,7 +117,8 @@ class LearnerEngine:
         self._engine.set_gradient_accumulation_boundary(True)
         self._engine.step()
         applied = not self._engine.optimizer.overflow
-        self.steps_done += applied
+        self.steps_done += 1
+        self._updates += applied
         return StepOutcome(applied, float(self._engine.get_global_grad_norm()), learning_rate)
 
     def save(self, folder: Path, facts: Mapping[str, int]) -> None:
@@ -129,7 +131,7 @@ class LearnerEngine:
             save_file(state, folder / OPTIMIZER_FILE)
             self.policy.save_adapter(folder / ADAPTER_FOLDER)
             (folder / STATE_FILE).write_text(
-                json.dumps({"steps_done": self.steps_done, "world_size": self.world_size, "facts": dict(facts)})
+                json.dumps({"steps_done": self.steps_done, "updates": self._updates, "world_size": self.world_size, "facts": dict(facts)})
             )
         torch.distributed.barrier()
 
@@ -153,8 +155,8 @@ class LearnerEngine:
             raise CheckpointError(
                 f"{folder} was written by another model or adapter than this run's: its tensors differ; check model.path and model.lora"
             )
-        self._scatter(state, facts["steps_done"])
-        self.steps_done = facts["steps_done"]
+        self._scatter(state, facts["updates"])
+        self.steps_done, self._updates = facts["steps_done"], facts["updates"]
         if random_states is not None:
             _restore_random_states(random_states)
         return facts["facts"]
@@ -174,7 +176,7 @@ class LearnerEngine:
             state |= {f"{key}/{name}": safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
         return {name: tensor.cpu() for name, tensor in state.items()}
 
-    def _scatter(self, state: dict[str, Tensor], steps_done: int) -> None:
+    def _scatter(self, state: dict[str, Tensor], updates: int) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         self._ensure_moments()
@@ -184,7 +186,7 @@ class LearnerEngine:
             for key in MOMENTS:
                 safe_set_full_optimizer_state(parameter, state[f"{key}/{name}"].to(parameter.device), key)
         for moments in self._engine.optimizer.state.values():
-            moments["step"].fill_(steps_done)
+            moments["step"].fill_(updates)
 
     def _ensure_moments(self) -> None:
         """Adam makes its moments in its first step; a step with zero gradients at rate 0 makes them and changes nothing."""

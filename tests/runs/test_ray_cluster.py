@@ -83,8 +83,24 @@ def listening(port: int) -> bool:
 def test_a_job_trains_and_its_end_is_the_jobs_end(head: Head, tmp_path: Path) -> None:
     settings = [*SMALL, "learner.max_steps=2", "data.eval_samples=0", f"out_dir={tmp_path / 'job'}"]
     address = f"http://127.0.0.1:{head.dashboard_port}"
-    command = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", "python", "-m", "cluster", "train", "configs/quickstart.yaml"]
-    done = subprocess.run([*command, *settings], cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, timeout=400, check=False)
+    command = [
+        RAY,
+        "job",
+        "submit",
+        "--address",
+        address,
+        "--working-dir",
+        ".",
+        "--",
+        "python",
+        "-m",
+        "cluster",
+        "train",
+        "configs/quickstart.yaml",
+    ]
+    done = subprocess.run(
+        [*command, *settings], cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, timeout=400, check=False
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert json.loads((tmp_path / "job" / "summary.json").read_text())["exit_reason"] == "finished"
     assert not (tmp_path / "job" / "logs" / "ray").exists(), "the cluster's own logs are the cluster's"
@@ -98,6 +114,8 @@ def test_joining_by_address_leaves_the_cluster_as_it_was(head: Head, tmp_path: P
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert json.loads((tmp_path / "joined" / "summary.json").read_text())["steps"] == 2
     assert head.process.poll() is None
-    too_much = subprocess.run([*command, "actors.num_workers=9"], cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, timeout=120, check=False)
+    too_much = subprocess.run(
+        [*command, "actors.num_workers=9"], cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert too_much.returncode == 2
     assert "the run asks for 10 CPU cores" in too_much.stderr
