@@ -93,5 +93,11 @@ class CheckpointError(RollcastError):
     """A checkpoint is missing, damaged, or belongs to another run."""
 
 
+class StoppedError(RollcastError):
+    """A signal ended the run before it could commit anything, or a second one did not let it."""
+
+    exit_code = 130
+
+
 class AccountingError(RollcastError):
     """The ledger of prompts does not balance: a bug, and the run must not go on."""

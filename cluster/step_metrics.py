@@ -118,6 +118,22 @@ def run_summary(totals: RunTotals, loop: TrainLoop) -> dict[str, Any]:
     }
 
 
+IDLE_WORTH_SAYING = 0.15
+"""Idle share of a role above which the summary says what to change."""
+
+
+def advice(summary: Mapping[str, Any]) -> str | None:
+    """One sentence on what bounds the run, if anything is idle enough to be worth a change."""
+    learner, rollouts = summary["learner_idle"], summary["rollout_idle"]
+    if max(learner, rollouts) < IDLE_WORTH_SAYING:
+        return None
+    if learner > rollouts:
+        return f"rollout-bound: the learner was idle {learner:.0%} of the time; more rollout workers or a larger cluster.max_staleness would help"
+    return (
+        f"learner-bound: the engines were idle {rollouts:.0%} of the time; more learner ranks or a larger cluster.max_staleness would help"
+    )
+
+
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
     """The median and the 95th percentile (nearest rank)."""
     if not seconds:

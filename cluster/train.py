@@ -19,7 +19,7 @@ from typing import Any
 from actors.pool import RolloutPool
 from cluster import checkpoint
 from cluster.checkpoint import Commit
-from cluster.errors import LearnerError, NonFiniteError, RollcastError
+from cluster.errors import CheckpointError, LearnerError, NonFiniteError, RollcastError, StoppedError
 from cluster.evaluate import Evaluation, evaluate
 from cluster.loop import LoopSettings, Snapshot, StepRecord, TrainLoop
 from cluster.model_card import model_card
@@ -29,7 +29,7 @@ from cluster.records import Sampling, ScoredGroup
 from cluster.run_dir import Resume, RunDirectory
 from cluster.session import RaySession
 from cluster.sinks import MetricSinks, truncate_metrics, write_completions
-from cluster.step_metrics import Busy, RunTotals, run_summary
+from cluster.step_metrics import Busy, RunTotals, advice, run_summary
 from cluster.window import Window
 from configs.loading import dump_config
 from configs.schema import RunConfig
@@ -52,7 +52,7 @@ def run_training(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
         display.say(f"run directory: {directory.path}")
         summary: dict[str, Any] = {}
         try:
-            commit = _commit_to_resume(directory, resume, display)
+            commit = _commit_to_resume(config, directory, resume, display)
             prepared = prepare(config, directory, display)
             with RaySession(config, directory.logs, namespace=f"rollcast-{directory.path.name}") as session:
                 session.placement()
@@ -67,11 +67,15 @@ def run_training(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
         return summary
 
 
-def _commit_to_resume(directory: RunDirectory, resume: Resume, display: RunDisplay) -> Commit | None:
+def _commit_to_resume(config: RunConfig, directory: RunDirectory, resume: Resume, display: RunDisplay) -> Commit | None:
     if resume == "none":
         return None
     commit = checkpoint.read(resume) if isinstance(resume, Path) else checkpoint.newest(directory.checkpoints, display.say)
     if commit is not None:
+        if commit.state["model"] != config.model.path:
+            raise CheckpointError(
+                f"{commit.folder} trains {commit.state['model']}, but model.path is {config.model.path}: give that model, another out_dir, or --resume none"
+            )
         display.say(f"resuming from {commit.folder} (step {commit.step})")
     return commit
 
@@ -92,6 +96,7 @@ class TrainingRun:
     rewards: RewardPool = field(init=False)
     learner: LearnerGroup = field(init=False)
     total_steps: int = field(init=False)
+    _first_cursor: dict[str, Any] = field(default_factory=dict)
     _loop: TrainLoop | None = None
     _stop_reason: str = ""
     _stopping: asyncio.Future[None] | None = None
@@ -102,11 +107,14 @@ class TrainingRun:
         self.sinks = MetricSinks(self.directory.path, self.directory.path.name)
         self.total_steps = self._total_steps()
         try:
+            self._first_cursor = self.prepared.prompts.cursor()
             await self._start_roles()
             before = await self._evaluate("before")
             reason = await self._train()
             after = await self._evaluate("after") if reason in ("finished", "data exhausted") else None
             return await self._finish(reason, before, after)
+        except asyncio.CancelledError:
+            raise StoppedError(f"{self._stop_reason or 'cancelled'}: run the same command again to go on from the last commit") from None
         finally:
             self.sinks.close()
             await self._close_roles()
@@ -217,8 +225,8 @@ class TrainingRun:
         )
         if self.commit is not None:
             window.restore(self.commit.state["window"], self._stored_groups(self.commit))
-            self.prepared.prompts.restore(self.commit.state["cursor"])
-            truncate_metrics(self.directory.path / "metrics.jsonl", self.commit.step)
+        self.prepared.prompts.restore(self.commit.state["cursor"] if self.commit else self._first_cursor)
+        truncate_metrics(self.directory.path / "metrics.jsonl", self.commit.step if self.commit else 0)
         sampling = Sampling(
             num_generations=config.actors.num_generations,
             max_completion_length=config.actors.max_completion_length,
@@ -303,6 +311,8 @@ class TrainingRun:
             f"{summary['completions_per_s']:.1f} completions/s; learner idle {summary['learner_idle']:.0%}, rollouts idle {summary['rollout_idle']:.0%}; "
             f"adapter sync p50 {sync['p50']:.3f} s, p95 {sync['p95']:.3f} s"
         )
+        if (sentence := advice(summary)) is not None:
+            say(sentence)
         say(f"accounting: {summary['accounting']}")
         say(f"ended: {summary['exit_reason']}")
         say(f"summary {file}; adapter {file.parent / 'adapter'}; curves: tensorboard --logdir {file.parent / 'tensorboard'}")
