@@ -153,10 +153,8 @@ class WorkerHandle:
 
     async def close(self, limit_s: float) -> None:
         """Let it end its engine, within the limit; its process is gone soon after either way."""
-        try:
+        with suppress(TimeoutError, RayActorError, RayTaskError):
             await asyncio.wait_for(asyncio.wrap_future(self._actor.close.remote().future()), limit_s)
-        except (TimeoutError, RayActorError, RayTaskError):
-            pass  # it is killed now
         self.kill()
 
     def kill(self) -> None:

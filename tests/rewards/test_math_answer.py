@@ -195,8 +195,13 @@ fragments = st.sampled_from(
         " ",
         "\n",
         ",",
+        "\\fbox{2}",
+        "\\text{cm}",
+        "answer: ",
+        "%",
+        "<answer>",
+        "so it is ",
     ]
-    + ["\\fbox{2}", "\\text{cm}", "answer: ", "%", "<answer>", "so it is "]
 )
 
 
