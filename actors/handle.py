@@ -6,6 +6,7 @@ Nothing here raises because a worker is gone: every call that finds that out not
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 

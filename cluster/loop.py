@@ -71,7 +71,7 @@ class Rollouts(Protocol):
         """Sample one group; its body stays where it is."""
         ...
 
-    async def broadcast(self, manifest: AdapterManifest, buffer: Any) -> SyncReport:
+    async def broadcast(self, manifest: AdapterManifest, buffer: Any, /) -> SyncReport:
         """Give every engine a new adapter."""
         ...
 

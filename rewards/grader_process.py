@@ -173,8 +173,8 @@ def _confine(warden: int, output: int, memory_limit_bytes: int) -> None:
     os.close(nothing)
     os.close(output)
     # new objects: the old ones may believe that they write to a file that can be sought in
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     random.seed()
 
 

@@ -20,7 +20,8 @@ def test_a_directory_that_a_live_run_holds_is_refused_and_named(tmp_path: Path) 
 
 
 def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
-    code = f"import os\nfrom pathlib import Path\nfrom cluster.run_dir import RunDirectory\nRunDirectory.open(Path({str(tmp_path / 'run')!r}), 'auto')\nos.kill(os.getpid(), 9)"
+    opened = f"RunDirectory.open(Path({str(tmp_path / 'run')!r}), 'auto')"
+    code = f"import os\nfrom pathlib import Path\nfrom cluster.run_dir import RunDirectory\n{opened}\nos.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     RunDirectory.open(tmp_path / "run", "auto").close()
 
