@@ -50,3 +50,12 @@ def group_std(rewards_G: Sequence[float | None]) -> float:
 def _std(values: np.ndarray) -> float:
     applying = values[~np.isnan(values)]
     return float(applying.std(ddof=1)) if applying.size > 1 else 0.0
+
+
+def without_zeros(advantages_G: Sequence[float | None]) -> tuple[float | None, ...]:
+    """Advantages with None in place of 0: such a completion adds nothing to the gradient, and need not be computed.
+
+    Only where nothing but the advantage weighs a token (no KL term). The denominators of the loss count it all the same.
+    Example: a group whose rewards are all equal, `(0.0, 0.0)`, becomes `(None, None)`.
+    """
+    return tuple(advantage or None for advantage in advantages_G)

@@ -22,7 +22,7 @@ from cluster.logs import tail
 from cluster.metrics import Max, Mean, merge, values
 from cluster.records import AdapterManifest, ScoredGroup, StepReport
 from configs.schema import RunConfig
-from learner.advantage import advantages_of
+from learner.advantage import advantages_of, without_zeros
 from learner.batch import Denominators, balance
 from learner.report import batch_metrics
 from learner.worker import LearnerWorker, RankReport
@@ -122,6 +122,8 @@ class LearnerGroup:
         denominators = Denominators.of(
             [group.summary.completion_tokens_G for group in groups], advantages_PG, self._config.actors.max_completion_length
         )
+        if self._config.learner.beta == 0:
+            advantages_PG = [without_zeros(advantages_G) for advantages_G in advantages_PG]
         parts = balance([_cost(group, advantages_G) for group, advantages_G in zip(groups, advantages_PG, strict=True)], len(self._workers))
         reports: list[RankReport] = await self._settle(
             [

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.advantage import advantages_of, group_std
+from learner.advantage import advantages_of, group_std, without_zeros
 
 rewards = st.floats(-10, 10).map(lambda value: round(value, 3))
 groups_of = st.lists(st.lists(st.one_of(st.none(), rewards), min_size=2, max_size=8), min_size=1, max_size=5)
@@ -54,3 +54,7 @@ def test_adding_a_constant_to_all_rewards_changes_nothing(rewards_PG: list[list[
     for before_G, after_G in zip(advantages_of(rewards_PG, "group"), advantages_of(shifted_PG, "group"), strict=True):
         # Rounding of r + shift (2e-15) divided by as little as 1e-4, and relative errors of deviations: 1e-6 is generous.
         assert all(a == b or abs(a - b) < 1e-6 for a, b in zip(before_G, after_G, strict=True) if a is not None and b is not None)
+
+
+def test_completions_without_a_gradient_are_not_computed() -> None:
+    assert without_zeros((0.0, -0.0, None, 0.5, -1.0)) == (None, None, None, 0.5, -1.0)
