@@ -12,7 +12,8 @@ are those of the training steps after the first three.
 
 Workloads (16 prompts x 8 completions a step, float32, LoRA r 16):
     quickstart   0.6 M parameters, warm-started on addition; about 25 tokens a completion
-    ragged       3 M parameters, untrained: lengths are spread over 1..256 tokens, mean about 130
+    ragged       3 M parameters, untrained: lengths are spread over 1..256 tokens, mean about 80. The reward is the share of digits, so
+                 that every completion has a gradient, and the learning rate next to nothing, so that the lengths stay what they are
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Workload:
     max_completion_length: int
     token_budget: int
     reward: str
+    learning_rate: float
     steps: int
     trl_steps: int
 
@@ -75,11 +77,11 @@ def make_workload(name: str, folder: Path, steps: int | None) -> Workload:
     data = write_addition(folder / "data", seed=0)
     if name == "ragged":
         model = create_tiny_model(folder / "model", seed=0, shape=TinyShape(256, 4, 8, 4, 768))
-        return Workload(name, model, data, 256, 4096, "tag_count", steps or 12, 5)
+        return Workload(name, model, data, 256, 4096, "examples/digit_share.py:digit_share", 1e-6, steps or 12, 5)
     print("quickstart: warm-starting the model once", flush=True)
     out_dir = folder / "warm"
     _rollcast(["learner.max_steps=1", "data.eval_samples=0", f"out_dir={out_dir}"])
-    return Workload(name, out_dir / "model", data, 40, 2048, "accuracy", steps or 40, 12)
+    return Workload(name, out_dir / "model", data, 40, 2048, "accuracy", 1e-3, steps or 40, 12)
 
 
 def measure(workload: Workload, rounds: int, folder: Path, with_trl: bool) -> None:
@@ -110,7 +112,8 @@ def run_rollcast(workload: Workload, out_dir: Path, max_staleness: int) -> dict[
             f"model.path={workload.model}", f"data.path={workload.data}", "data.eval_samples=0", "learner.warm_start=null",
             f"actors.max_completion_length={workload.max_completion_length}", f"learner.token_budget={workload.token_budget}",
             "actors.kv_cache_memory_bytes=536870912", f"rewards.functions={json.dumps([reward])}", f"learner.max_steps={workload.steps}",
-            f"cluster.max_staleness={max_staleness}", "cluster.save_steps=0", "cluster.logged_groups_per_step=0", f"out_dir={out_dir}",
+            f"cluster.max_staleness={max_staleness}", f"learner.learning_rate={workload.learning_rate}",
+            "cluster.save_steps=0", "cluster.logged_groups_per_step=0", f"out_dir={out_dir}",
         ]
     )  # fmt: skip
     steps = [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()][WARM_UP_STEPS:]
@@ -147,6 +150,7 @@ def run_trl(workload: Workload, out_dir: Path) -> dict[str, Any]:
     command = [
         sys.executable, str(Path(__file__).with_name("trl_grpo.py")), str(workload.model), str(workload.data), str(out_dir),
         "--reward", workload.reward, "--max-completion-length", str(workload.max_completion_length), "--steps", str(workload.trl_steps + WARM_UP_STEPS),
+        "--learning-rate", str(workload.learning_rate),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count()), "HF_HUB_OFFLINE": "1"}
     subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL, env=environment)

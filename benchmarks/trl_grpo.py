@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--reward", required=True)
     parser.add_argument("--max-completion-length", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--learning-rate", type=float, required=True)
     arguments = parser.parse_args()
 
     from datasets import Dataset
@@ -53,7 +54,7 @@ def main() -> None:
             per_device_train_batch_size=128,
             num_generations=8,
             max_completion_length=arguments.max_completion_length,
-            learning_rate=2e-3,
+            learning_rate=arguments.learning_rate,
             beta=0.0,
             loss_type="dapo",
             temperature=1.0,

@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = (
     "learner.warm_start=null", "learner.train_batch_size=16", "actors.num_generations=4", "actors.max_completion_length=24",
     "actors.max_num_seqs=32", "data.eval_samples=4", "learner.max_steps=6", "cluster.object_store_memory_bytes=83886080",
-    "rewards.functions=[tests/runs/digit_share.py:digit_share, tag_count]",
+    "rewards.functions=[examples/digit_share.py:digit_share, tag_count]",
 )  # fmt: skip
 """The quickstart on an untrained model, 4 prompts x 4 completions a step: everything but the learning."""
 
