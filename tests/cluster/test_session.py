@@ -1,7 +1,11 @@
 """A private Ray: authenticated, its token private, nothing left behind, its logs kept."""
 
+import json
 import os
-import stat
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -10,6 +14,7 @@ import pytest
 from cluster.errors import PlacementError
 from cluster.session import RaySession
 from configs.schema import RunConfig
+from tests.runs.training import REPOSITORY
 
 
 def config(**sections: dict) -> RunConfig:
@@ -21,25 +26,48 @@ def config(**sections: dict) -> RunConfig:
     return RunConfig.model_validate({"model": {"path": "m"}, "data": {"path": "d"}, **on_cpu, **sections})
 
 
-def descendants() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+SCENARIO = """
+import json, os, stat, sys
+from pathlib import Path
+from cluster.errors import PlacementError
+from cluster.session import RaySession
+from tests.cluster.test_session import config
+
+logs = Path(sys.argv[1])
+with RaySession(config(), logs, "rollcast-test") as session:
+    assert session.placement().nodes
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    try:
+        RaySession(config(actors={"gpus_per_worker": 3}), logs, "other").placement()
+        refusal = ""
+    except PlacementError as error:
+        refusal = str(error)
+    facts = {"mode": os.environ["RAY_AUTH_MODE"], "permissions": stat.S_IMODE(token.stat().st_mode), "folder": str(token.parent), "refusal": refusal}
+facts["token_variable_left"] = "RAY_AUTH_TOKEN_PATH" in os.environ
+print(json.dumps(facts))
+"""
 
 
-def test_a_private_session_is_authenticated_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    before = {process.pid for process in descendants()}
-    with RaySession(config(), tmp_path / "logs", "rollcast-test") as session:
-        assert session.placement().nodes
-        assert os.environ["RAY_AUTH_MODE"] == "token"
-        token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
-        assert stat.S_IMODE(token.stat().st_mode) == 0o600
-        folder = token.parent
-        with pytest.raises(PlacementError, match="the run asks for 3 GPUs"):
-            RaySession(config(actors={"gpus_per_worker": 3}), tmp_path, "other").placement()
-    assert not folder.exists()
-    assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+def test_a_private_session_is_authenticated_and_leaves_nothing(tmp_path: Path) -> None:
+    """In a process of its own: Ray can be joined once in a process, and other tests have done it in this one."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCENARIO, str(tmp_path / "logs")], cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    family: dict[int, psutil.Process] = {}
+    while process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            family |= {child.pid: child for child in psutil.Process(process.pid).children(recursive=True)}
+        time.sleep(0.1)
+    assert process.returncode == 0
+    assert process.stdout is not None
+    facts = json.loads(process.stdout.read().splitlines()[-1])
+    assert (facts["mode"], facts["permissions"], facts["token_variable_left"]) == ("token", 0o600, False)
+    assert facts["refusal"].startswith("the run asks for 3 GPUs")
+    assert not Path(facts["folder"]).exists()
     assert list((tmp_path / "logs" / "ray").glob("gcs_server*"))
-    _, alive = psutil.wait_procs([process for process in descendants() if process.pid not in before], timeout=10)
+    assert len(family) > 3
+    _, alive = psutil.wait_procs(list(family.values()), timeout=10)
     assert not alive
 
 

@@ -98,9 +98,13 @@ def test_a_job_trains_and_its_end_is_the_jobs_end(head: Head, tmp_path: Path) ->
         "train",
         "configs/quickstart.yaml",
     ]
-    done = subprocess.run(
-        [*command, *settings], cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, timeout=400, check=False
-    )
+    for _ in range(30):
+        done = subprocess.run(
+            [*command, *settings], cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, timeout=400, check=False
+        )
+        if "No available agent to submit job" not in done.stderr + done.stdout:
+            break
+        time.sleep(1)  # the head answers before its job agent has started
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert json.loads((tmp_path / "job" / "summary.json").read_text())["exit_reason"] == "finished"
     assert not (tmp_path / "job" / "logs" / "ray").exists(), "the cluster's own logs are the cluster's"
