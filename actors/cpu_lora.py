@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
+from actors.engine_process import EngineExtension
+
 if TYPE_CHECKING:
     from vllm.lora.layers import LoRAMapping
 
@@ -20,7 +22,7 @@ Rows = slice | torch.Tensor
 """The rows of a batch that one slot serves: all of them as a slice (a view), or their indices."""
 
 
-class CpuLoraExtension:
+class CpuLoraExtension(EngineExtension):
     """What `worker_extension_cls` names. It adds nothing to the worker: importing this module is what installs the products."""
 
 

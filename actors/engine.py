@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import multiprocessing
+import os
 import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
+from actors.engine_process import ACTOR_PID
 from cluster.errors import AdapterError, PoisonPromptError, RolloutError
 from cluster.records import Completion, Sampling, VersionSpan
 from configs.schema import VLLM_LORA_RANKS, RunConfig
@@ -75,6 +77,7 @@ def engine_args(config: RunConfig, model_path: str, seed: int) -> AsyncEngineArg
         # vLLM's own choice would be "ray" inside a placement group
         "distributed_executor_backend": "mp" if ranks > 1 else "uni",
         "tensor_parallel_size": ranks,
+        "worker_extension_cls": "actors.engine_process.EngineExtension",
         # every request has the adapter: graphs without it would never run
         "compilation_config": {"cudagraph_specialize_lora": False},
     }
@@ -142,6 +145,7 @@ class Engine:
         Raises:
             RolloutError: vLLM could not start; its own text is the worker's log.
         """
+        os.environ[ACTOR_PID] = str(os.getpid())
         try:
             llm = await asyncio.to_thread(AsyncLLM.from_engine_args, engine_args(config, model_path, seed))
         except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import secrets
@@ -12,10 +13,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from cluster.errors import PlacementError, RollcastError
 from cluster.placement import Node, Placement, place, roles
 from configs.schema import RunConfig
+
+FOLDER_PREFIX = "rollcast-"
+OWNER = "owner.lock"
+"""File in a session's folder that its driver holds locked while it lives."""
 
 KNOCK_TIMEOUT_S = 10.0
 """How long the head of a cluster may take to accept a connection."""
@@ -34,6 +40,7 @@ class RaySession:
     namespace: str
     dashboard_url: str = ""
     _folder: Path | None = None
+    _owner: IO[str] | None = None
     _environment_before: dict[str, str | None] = field(default_factory=dict)
 
     @property
@@ -42,7 +49,8 @@ class RaySession:
         return address == "local" or (address == "auto" and not os.environ.get("RAY_ADDRESS"))
 
     def __enter__(self) -> RaySession:
-        self._set_environment(RAY_USAGE_STATS_ENABLED="0")
+        # Errors of calls are handled where they are awaited; those of calls given up at the end of a run are no news.
+        self._set_environment(RAY_USAGE_STATS_ENABLED="0", RAY_IGNORE_UNHANDLED_ERRORS="1")
         try:
             self._start_local() if self.is_local else self._join()
         except BaseException:
@@ -73,7 +81,9 @@ class RaySession:
 
     def _start_local(self) -> None:
         # Ray's sockets live in this folder and a socket's path may have 107 characters: it must be short.
-        self._folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
+        remove_abandoned(Path("/tmp"))
+        self._folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir="/tmp"))
+        self._owner = _own(self._folder)
         self._authenticate(self._folder)
         import ray
 
@@ -151,6 +161,22 @@ class RaySession:
             shutil.copytree(logs, self.log_dir / "ray", dirs_exist_ok=True, ignore_dangling_symlinks=True)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = None
+        if self._owner is not None:
+            self._owner.close()
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the folders of drivers that were killed before they could: those whose lock nobody holds."""
+    for lock in parent.glob(f"{FOLDER_PREFIX}*/{OWNER}"):
+        with suppress(OSError), lock.open() as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+def _own(folder: Path) -> IO[str]:
+    owner = (folder / OWNER).open("w")
+    fcntl.flock(owner, fcntl.LOCK_EX)
+    return owner
 
 
 def _reread_authentication() -> None:

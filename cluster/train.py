@@ -104,6 +104,7 @@ class TrainingRun:
     async def run(self) -> dict[str, Any]:
         """Start the roles, train, evaluate, write; everything that was started is closed again."""
         self._listen_for_signals()
+        asyncio.get_running_loop().set_exception_handler(self._log_stray_error)
         self.sinks = MetricSinks(self.directory.path, self.directory.path.name)
         self.total_steps = self._total_steps()
         try:
@@ -118,6 +119,11 @@ class TrainingRun:
         finally:
             self.sinks.close()
             await self._close_roles()
+
+    def _log_stray_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Errors of calls that nobody waits for any more, as to a worker that is being closed, belong into a log and not on the terminal."""
+        with (self.directory.logs / "driver.log").open("a") as log:
+            log.write(f"{context['message']}: {context.get('exception')!r}\n")
 
     def _total_steps(self) -> int:
         if self.config.learner.max_steps > 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.runs.training import SMALL, Training, learnt, run_to_end, training
@@ -26,11 +27,17 @@ def test_a_killed_run_resumes_to_the_curve_of_the_uninterrupted_one(uninterrupte
     """Also two runs of one seed: the steps before the kill equal the uninterrupted ones."""
     with training(tmp_path / "run", *SYNCHRONOUS) as killed:
         killed.wait_for_step(4)
+        # Ray's two agents notice the end of their raylet only after a minute or so; nothing of ours may live as long.
+        ours = [process for name in ("Worker", "EngineCore", "grader_process") for process in killed.descendants(name)]
         killed.process.kill()
         killed.finish()
+    assert len(ours) >= 5
+    _, alive = psutil.wait_procs(ours, timeout=15)
+    assert not alive, f"a killed driver leaves {alive}"
     before = learnt(killed.metrics())[:3]
     resumed = run_to_end(tmp_path / "run", *SYNCHRONOUS)
     assert "resuming from" in resumed.output()
+    assert not list(Path("/tmp").glob("rollcast-*/owner.lock")), "the folder of the killed driver's Ray"
     expected = learnt(uninterrupted.metrics())
     assert before == expected[:3]
     assert learnt(resumed.metrics()) == expected
