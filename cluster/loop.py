@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -107,7 +107,7 @@ class LoopSettings:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One finished step as the loop saw it, for the sinks. Seconds are wall time since the step before."""
+    """One finished step as the loop saw it, for the sinks. Seconds are wall time since the step before; a commit counts to the next."""
 
     step: int
     report: StepReport
@@ -139,7 +139,7 @@ class TrainLoop:
     learner: Learner
     window: Window
     settings: LoopSettings
-    on_step: Callable[[StepRecord], Awaitable[None]]
+    on_step: Callable[[StepRecord], Coroutine[Any, Any, None]]
     commit: Callable[[Snapshot], Awaitable[None]]
     syncs: list[SyncReport] = field(default_factory=list)
     learner_clock: BusyClock = field(default_factory=BusyClock)
@@ -150,6 +150,7 @@ class TrainLoop:
     _tasks: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
     _rollout_tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _broadcast: asyncio.Task[None] | None = None
+    _reporting: asyncio.Task[None] | None = None
     _exhausted: bool = False
     _stop_reason: str = ""
     _unreported_sync: SyncReport | None = None
@@ -237,12 +238,13 @@ class TrainLoop:
             snapshot = self._snapshot() if self._commit_due(step) else None
             if step % self.settings.sync_every_steps == 0:
                 await self._sync()
-            if snapshot:
-                await self.commit(snapshot)
             now = time.monotonic()
-            record = StepRecord(step, report, groups, now - last, waited_s, self._unreported_sync)
+            await self._report(StepRecord(step, report, groups, now - last, waited_s, self._unreported_sync))
             last, self._unreported_sync = now, None
-            await self.on_step(record)
+            if snapshot:
+                await self._confirm_report()
+                await self.commit(snapshot)
+        await self._confirm_report()
         if not self._committed_last:
             await self.commit(self._snapshot())
         return self._stop_reason or ("finished" if self.window.steps_taken >= self.settings.total_steps else "data exhausted")
@@ -277,6 +279,16 @@ class TrainLoop:
         with self.learner_clock.busy():
             manifest, buffer = await self.learner.adapter()
         self._broadcast = self._tasks.create_task(self._broadcast_adapter(manifest, buffer))
+
+    async def _report(self, record: StepRecord) -> None:
+        """Log a step beside the next one, in order. What a commit covers is logged before it: a resumed run never misses a line."""
+        await self._confirm_report()
+        self._reporting = self._tasks.create_task(self.on_step(record))
+
+    async def _confirm_report(self) -> None:
+        if self._reporting is not None:
+            await self._reporting
+            self._reporting = None
 
     async def _broadcast_adapter(self, manifest: AdapterManifest, buffer: Any) -> None:
         report = await self.rollouts.broadcast(manifest, buffer)

@@ -241,3 +241,17 @@ async def test_a_resumed_loop_trains_what_was_in_flight_and_nothing_twice() -> N
     assert await second.run() == "finished"
     before = [group.summary.prompt_id for record in records[:4] for group in record.groups]
     assert sorted(before + learner.trained) == [PromptId(0, index) for index in range(12)]
+
+
+async def test_logging_overlaps_the_next_step_stays_in_order_and_precedes_its_commit() -> None:
+    loop, _, snapshots = make_loop(steps=6, save_steps=2)
+    seen: list[tuple[int, int]] = []
+
+    async def slow_log(record: StepRecord) -> None:
+        await asyncio.sleep(0.01)
+        seen.append((record.step, len(snapshots)))
+
+    loop.on_step = slow_log
+    assert await loop.run() == "finished"
+    assert [step for step, _ in seen] == [1, 2, 3, 4, 5, 6]
+    assert [commits for _, commits in seen] == [0, 0, 1, 1, 2, 2]
