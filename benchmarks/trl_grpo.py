@@ -25,7 +25,8 @@ def main() -> None:
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoTokenizer, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports] - optional
+    from trl.trainer.grpo_config import GRPOConfig  # pyright: ignore[reportMissingImports] - optional
+    from trl.trainer.grpo_trainer import GRPOTrainer  # pyright: ignore[reportMissingImports]
 
     import rewards
 
