@@ -34,6 +34,7 @@ from cluster.window import Window
 from configs.loading import dump_config
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
+from rewards import validate
 from rewards.pool import RewardPool
 
 CANARY_TOKENS = 64
@@ -53,7 +54,9 @@ def run_training(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
         summary: dict[str, Any] = {}
         try:
             commit = _commit_to_resume(config, directory, resume, display)
+            validate(config.rewards)
             prepared = prepare(config, directory, display)
+            validate(config.rewards, prepared.prompts.canary_prompt().columns)
             with RaySession(config, directory.logs, namespace=f"rollcast-{directory.path.name}") as session:
                 session.placement()
                 run = TrainingRun(config, directory, display, prepared, commit, session)

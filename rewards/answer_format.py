@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from cluster.errors import ConfigError
-from rewards.per_completion import Grade, PerCompletionReward
+from rewards.per_completion import Grade, TextReward
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
@@ -17,7 +17,7 @@ LAYOUTS = {
 }
 
 
-class Format(PerCompletionReward):
+class Format(TextReward):
     """1.0 where the whole text is a think block and an answer block, with exactly one of each tag; else 0.0.
 
     Args:
@@ -31,26 +31,26 @@ class Format(PerCompletionReward):
             raise ConfigError(f"format: layout {layout!r} is unknown; use one of {', '.join(LAYOUTS)}")
         self._pattern = LAYOUTS[layout]
 
-    def grade(self, text: str, columns: Mapping[str, Any]) -> Grade:
+    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
         one_of_each = all(text.count(tag) == 1 for tag in TAGS)
         return Grade(float(one_of_each and self._pattern.fullmatch(text) is not None), "scored")
 
 
-class ThinkFormat(PerCompletionReward):
+class ThinkFormat(TextReward):
     """1.0 where the text starts with `<think>` and has one `</think>` later and no second `<think>`; else 0.0."""
 
     __name__ = "think_format"
 
-    def grade(self, text: str, columns: Mapping[str, Any]) -> Grade:
+    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
         return Grade(float(text.startswith("<think>") and text.count("<think>") == text.count("</think>") == 1), "scored")
 
 
-class TagCount(PerCompletionReward):
+class TagCount(TextReward):
     """0.25 for each of the four tags, with the line feeds of the block layout around it, that occurs exactly once."""
 
     __name__ = "tag_count"
 
     MARKS = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
 
-    def grade(self, text: str, columns: Mapping[str, Any]) -> Grade:
+    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
         return Grade(0.25 * sum(text.count(mark) == 1 for mark in self.MARKS), "scored")

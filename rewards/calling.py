@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rewards.group_input import GroupInput
 from rewards.per_completion import PerCompletionReward
 
 if TYPE_CHECKING:
@@ -31,27 +32,6 @@ class TrainerState:
 
     global_step: int
     """Optimizer steps done."""
-
-
-@dataclass(frozen=True, slots=True)
-class GroupInput:
-    """A group as the rewards see it: plain values, so that it travels as JSON.
-
-    Example: `GroupInput("2+2?", ["4", "5"], [[52], [53]], {"solution": "4"}, step=3)`.
-    """
-
-    prompt: Any
-    """Text, or chat messages of a conversational prompt."""
-    texts_G: list[str]
-    token_ids_G: list[list[int]]
-    columns: dict[str, Any]
-    step: int
-
-    @property
-    def completions_G(self) -> list[Any]:
-        if isinstance(self.prompt, str):
-            return list(self.texts_G)
-        return [[{"role": "assistant", "content": text}] for text in self.texts_G]
 
 
 @dataclass(slots=True)
@@ -73,7 +53,7 @@ class Verdict:
 def judge_completion(reward: PerCompletionReward, group: GroupInput, index: int) -> Verdict:
     """One completion under a per-completion reward."""
     try:
-        grade = reward.grade(group.texts_G[index], group.columns)
+        grade = reward.grade(group, index)
     except BaseException:
         return Verdict.failed("crashed", 1, last_traceback())
     return Verdict([grade.value], [grade.outcome])

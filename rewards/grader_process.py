@@ -30,7 +30,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, NoReturn
 
-from rewards.calling import GroupInput, Verdict, judge_completion, judge_group, last_traceback
+from rewards.calling import Verdict, judge_completion, judge_group, last_traceback
+from rewards.group_input import GroupInput
 from rewards.per_completion import PerCompletionReward
 from rewards.registry import load
 
@@ -181,7 +182,7 @@ def _confine(warden: int, output: int, memory_limit_bytes: int) -> None:
 def serve(channel: socket.socket, specs: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """A grader's life: load the rewards, then answer tasks, one line of JSON each, until the channel ends.
 
-    First line out: `{"loaded": [...]}`, for each reward whether it is per completion, or `{"failed": traceback}`. A task is
+    First line out: `{"loaded": [...]}`, for each reward `[per completion, needs token ids]`, or `{"failed": traceback}`. A task is
     `{"group": GroupInput, "steps": [[reward, completion], ...]}`, where the completion is null for a whole group. For each step
     one `Verdict` goes back, and after the last `{"left_children": bool}`.
     """
@@ -191,7 +192,9 @@ def serve(channel: socket.socket, specs: Sequence[tuple[str, dict[str, Any]]]) -
     except BaseException:
         _send(channel, {"failed": last_traceback()})
         return
-    _send(channel, {"loaded": [isinstance(reward, PerCompletionReward) for reward in rewards]})
+    # a function of the user may read whatever the convention offers
+    kinds = [(True, reward.needs_token_ids) if isinstance(reward, PerCompletionReward) else (False, True) for reward in rewards]
+    _send(channel, {"loaded": kinds})
     runner = asyncio.Runner()
     for line in channel.makefile("rb"):
         task = json.loads(line)

@@ -22,7 +22,10 @@ from typing import Any, NamedTuple
 
 from cluster.errors import RewardError
 from cluster.records import Outcome
-from rewards.calling import GroupInput, Verdict
+from rewards.calling import Verdict
+from rewards.group_input import GroupInput
+from rewards.per_completion import PerCompletionReward
+from rewards.registry import load
 
 LOAD_TIMEOUT_S = 120.0
 """Starting the warden and importing a user's module take no longer than this."""
@@ -161,9 +164,13 @@ class Graders:
     """A pool of grader processes. Make one with `start`; any number of groups may be graded at the same time."""
 
     timeout_s: float
+    need_token_ids: bool = True
+    """Whether any of the rewards may read the token ids of completions."""
     replaced: int = 0
     """Graders that were killed or died, and were replaced."""
     _per_completion: list[bool] = field(default_factory=list)
+    _own_limits: list[Callable[[dict[str, Any]], float]] = field(default_factory=list)
+    """For each reward, what it may take over one completion by limits of its own, in seconds, from the group's columns."""
     _idle: asyncio.LifoQueue[tuple[_Grader, _Output] | RewardError] = field(default_factory=asyncio.LifoQueue)
     """Last in, first out: the grader that worked last has the fullest caches."""
     _graders: dict[int, _Grader] = field(default_factory=dict)
@@ -187,7 +194,8 @@ class Graders:
         Args:
             rewards: name and parameters of each.
             count: grader processes.
-            timeout_s: deadline for one completion under one reward; G times as long for a whole group of G.
+            timeout_s: deadline for one completion under one reward, where the reward's own limits do not add up to more; G times
+                as long for a whole group of G.
             memory_limit_bytes: address space of one grader.
             cwd: folder that relative paths of users' functions start from.
             on_lost: called when the warden is gone without `close`: nothing can be graded any more.
@@ -196,6 +204,7 @@ class Graders:
             RewardError: a reward cannot be loaded; quotes the traceback.
         """
         graders = cls(timeout_s)
+        graders._own_limits = [_own_limit(name, params) for name, params in rewards]
         graders._start_warden(rewards, memory_limit_bytes, cwd, on_lost)
         try:
             for ready in await asyncio.gather(*(graders._spawn() for _ in range(count))):
@@ -262,7 +271,8 @@ class Graders:
         await asyncio.get_running_loop().create_connection(lambda: grader, sock=ours)
         hello = await grader.answer(LOAD_TIMEOUT_S)
         if isinstance(hello, dict) and "loaded" in hello:
-            self._per_completion = hello["loaded"]
+            self._per_completion = [per_completion for per_completion, _ in hello["loaded"]]
+            self.need_token_ids = any(needs for _, needs in hello["loaded"])
             return grader, output
         self._discard(grader, output)
         raise RewardError(_why_not_loaded(hello, output))
@@ -290,11 +300,6 @@ class Graders:
             self._idle.put_nowait(error)
         except OSError:
             return  # the warden is gone, which `on_lost` has told
-
-    @property
-    def need_token_ids(self) -> bool:
-        """Whether any of the rewards may read the token ids of completions."""
-        return not all(self._per_completion)
 
     async def grade(self, group: GroupInput) -> list[Verdict]:
         """Every reward's verdict on a group, in order. Raises RewardError when a replaced grader can't load the rewards any more."""
@@ -332,8 +337,7 @@ class Graders:
         assert grader.transport is not None
         grader.transport.write(json.dumps(task).encode() + b"\n")
         while progress.done < len(progress.steps):
-            whole = progress.steps[progress.done].completion is None
-            deadline_s = self.timeout_s * (len(progress.group.texts_G) if whole else 1)
+            deadline_s = self._deadline_s(progress)
             answer = await grader.answer(deadline_s)
             if answer is None:
                 progress.fail("timeout", f"no answer within {deadline_s:g} s; its process was killed")
@@ -346,6 +350,13 @@ class Graders:
         if isinstance(last, dict) and last["left_children"]:
             print("a reward left processes running after its group; they are ended, and its grader is replaced", flush=True)
         return isinstance(last, dict) and not last["left_children"]
+
+    def _deadline_s(self, progress: _Progress) -> float:
+        """For the next step."""
+        step = progress.steps[progress.done]
+        if step.completion is None:
+            return self.timeout_s * len(progress.group.texts_G)
+        return max(self.timeout_s, self._own_limits[step.reward](progress.group.columns))
 
     async def close(self) -> None:
         """End every process; returns when they have ended."""
@@ -362,6 +373,12 @@ class Graders:
     def pids(self) -> list[int]:
         """The warden's process id, under which all others are."""
         return [self._warden.pid]
+
+
+def _own_limit(name: str, params: dict[str, Any]) -> Callable[[dict[str, Any]], float]:
+    """A built-in's `deadline_s`. A user's module is not imported here: it could do anything to this process."""
+    reward = None if ":" in name else load(name, **params)
+    return reward.deadline_s if isinstance(reward, PerCompletionReward) else lambda columns: 0.0
 
 
 def _why_not_loaded(hello: dict[str, Any] | _Exited | None, output: _Output) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 from cluster.errors import ConfigError, RewardError
-from rewards.per_completion import Grade, PerCompletionReward
+from rewards.per_completion import Grade, TextReward
 
 AnswerStyle = Literal["latex", "answer_tag", "auto"]
 Parsed = tuple[Any, ...]
@@ -37,7 +37,7 @@ _BOXED_INTEGER = re.compile(rf"\\boxed\{{({_INTEGER.pattern})\}}")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
-class Accuracy(PerCompletionReward):
+class Accuracy(TextReward):
     """1.0 where the answer equals the gold answer, 0.0 where it does not.
 
     Args:
@@ -80,7 +80,10 @@ class Accuracy(PerCompletionReward):
             f"set gold_column in its params"
         )
 
-    def grade(self, text: str, columns: Mapping[str, Any]) -> Grade:
+    def check_columns(self, columns: Collection[str]) -> None:
+        self.gold_column(dict.fromkeys(columns))
+
+    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
         gold = _gold_text(columns[self.gold_column(columns)])
         grade = NO_ANSWER
         if self._style != "answer_tag":

@@ -1,4 +1,4 @@
-"""Rewards that judge one completion at a time: the form of all built-ins that do not compare the members of a group.
+"""Rewards that judge one completion at a time: the form of all built-ins.
 
 A grader runs such a reward completion by completion, each under its own deadline, so that a hang costs one completion
 only. Called like any other reward function, it takes and returns lists.
@@ -7,8 +7,11 @@ only. Called like any other reward function, it takes and returns lists.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cluster.errors import RewardError
+from rewards.group_input import GroupInput, completion_text
 
 if TYPE_CHECKING:
     from cluster.records import Outcome
@@ -24,29 +27,53 @@ class Grade(NamedTuple):
     outcome: Outcome
 
 
-def completion_text(completion: str | Sequence[Mapping[str, str]]) -> str:
-    """The text of a completion, which is plain text or chat messages whose last one is the assistant's."""
-    return completion if isinstance(completion, str) else completion[-1]["content"]
-
-
 class PerCompletionReward(ABC):
-    """A reward that needs one completion and the columns of its row."""
+    """A reward that judges one completion, by its text, its tokens, its row of the data, and what its siblings are."""
 
     __name__: str
 
+    needs_token_ids = False
+    """Whether `grade` reads `group.token_ids_G`, which cost time to send."""
+
     @abstractmethod
-    def grade(self, text: str, columns: Mapping[str, Any]) -> Grade:
-        """Judge the text of one completion; `columns` are the values of its row in the data set."""
+    def grade(self, group: GroupInput, index: int) -> Grade:
+        """Judge completion `index` of the group."""
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raise RewardError, naming what there is, where data with these columns cannot be judged."""
+        return
+
+    def deadline_s(self, columns: Mapping[str, Any]) -> float:
+        """Wall seconds that judging one completion may take by limits of the reward's own; 0.0 where it has none.
+
+        The deadline is then the larger of this and `rewards.timeout_s`.
+        """
+        return 0.0
 
     def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        """TRL's convention: one value for each completion; every column is a list as long as `completions`."""
+        """TRL's convention, for the completions of one prompt: one value for each; every column is a list as long as `completions`."""
         rows = {name: column for name, column in columns.items() if name not in ARGUMENTS}
         for name, column in rows.items():
             if len(column) != len(completions):
                 raise ValueError(
                     f"column {name!r} has {len(column)} values for {len(completions)} completions; repeat it once for each completion"
                 )
+        token_ids_G = columns.get("completion_ids")
+        if self.needs_token_ids and token_ids_G is None:
+            raise RewardError(f"{self.__name__} counts tokens: pass completion_ids, a list of token ids for each completion")
+        texts_G = [completion_text(completion) for completion in completions]
         return [
-            self.grade(completion_text(completion), {name: column[i] for name, column in rows.items()}).value
-            for i, completion in enumerate(completions)
+            self.grade(GroupInput("", texts_G, token_ids_G or [], {name: column[i] for name, column in rows.items()}, 0), i).value
+            for i in range(len(completions))
         ]
+
+
+class TextReward(PerCompletionReward):
+    """A reward that needs the text of one completion and its row of the data, and nothing else."""
+
+    def grade(self, group: GroupInput, index: int) -> Grade:
+        return self.grade_text(group.texts_G[index], group.columns)
+
+    @abstractmethod
+    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+        """Judge a text; `columns` are the values of its row in the data set."""

@@ -26,8 +26,11 @@ logger = logging.getLogger("rollcast.rewards")
 START_TIMEOUT_S = 300.0
 """A worker that has not loaded its rewards after so long has failed; its process may wait for a node."""
 
-CALL_SLACK_S = 30.0
-"""What a call may take beyond the deadlines of its gradings: Ray's transfer, and replacing graders."""
+PING_EVERY_S, PONG_WITHIN_S = 5.0, 15.0
+"""A worker enforces the deadlines of its gradings itself; one that scores for long is asked this often whether it still stands."""
+
+CLOSE_TIMEOUT_S = 30.0
+"""Workers that have not ended their graders after so long are killed; the graders end with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +160,12 @@ class RewardPool:
         actor, size = seat.actor, len(summary.completion_tokens_G)
         seat.completions += size
         seat.groups += 1
+        call = asyncio.ensure_future(actor.score.remote(body, step))
         try:
-            async with asyncio.timeout(self._deadline_s(seat.completions)):
-                return await actor.score.remote(body, step)
+            while not (await asyncio.wait({call}, timeout=PING_EVERY_S))[0]:
+                async with asyncio.timeout(PONG_WITHIN_S):
+                    await actor.ping.remote()
+            return await call
         except (RayActorError, TimeoutError) as error:
             self._lost(seat, actor, error)
         except ObjectLostError as error:
@@ -167,14 +173,11 @@ class RewardPool:
         except RayTaskError as error:
             raise _cause(error, seat) from error
         finally:
+            call.cancel()
             if seat.actor is actor:
                 seat.completions -= size
                 seat.groups -= 1
         return None
-
-    def _deadline_s(self, completions: int) -> float:
-        """No set of groups keeps a worker for longer than if each completion ran into each reward's deadline, one by one."""
-        return self._section.timeout_s * completions * len(self._section.functions) + CALL_SLACK_S
 
     async def _open(self, seat: _Seat) -> None:
         """Put a new worker on a seat."""
@@ -290,7 +293,7 @@ class RewardPool:
         actors = [seat.actor for seat in self._seats if seat.actor is not None]
         closing = [asyncio.ensure_future(actor.close.remote()) for actor in actors]
         if closing:
-            await asyncio.wait(closing, timeout=CALL_SLACK_S)
+            await asyncio.wait(closing, timeout=CLOSE_TIMEOUT_S)
         for actor in actors:
             ray.kill(actor)
         for call in closing:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cluster.errors import ConfigError, DataError, RewardError
 from rewards.answer_format import Format, TagCount, ThinkFormat
 from rewards.math_answer import Accuracy
+from rewards.per_completion import PerCompletionReward
 
 if TYPE_CHECKING:
     from configs.schema import RewardSpec, RewardsSection
@@ -76,9 +77,9 @@ def validate(section: RewardsSection, columns: Collection[str] | None = None) ->
             _check_users_function(spec)
             continue
         reward = load(spec.name, **spec.params)
-        if isinstance(reward, Accuracy) and columns is not None:
+        if isinstance(reward, PerCompletionReward) and columns is not None:
             try:
-                reward.gold_column(dict.fromkeys(columns))
+                reward.check_columns(columns)
             except RewardError as error:
                 raise DataError(error.message) from error
 

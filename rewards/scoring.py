@@ -7,11 +7,12 @@ from statistics import fmean
 
 from cluster.records import FAILED_OUTCOMES, RewardColumn, RolloutGroup, Scores
 from configs.schema import RewardsSection
-from rewards.calling import GroupInput, Verdict
+from rewards.calling import Verdict
+from rewards.group_input import GroupInput
 
 
 def as_input(group: RolloutGroup, step: int, with_token_ids: bool) -> GroupInput:
-    """The part of a group's body that rewards see. Token ids cost time as JSON, and no built-in reads them."""
+    """The part of a group's body that rewards see. Token ids cost time as JSON, and few rewards read them."""
     return GroupInput(
         prompt=group.messages if group.conversational else group.prompt_text,
         texts_G=group.texts_G,

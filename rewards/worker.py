@@ -89,6 +89,9 @@ class RewardWorker:
             scores = aggregate(self._section, group, verdicts, time.monotonic() - started_s)
         return WorkerReport(scores, self._clock.total_s(), self._graders.replaced)
 
+    async def ping(self) -> None:
+        """Answered by a worker that stands, however long its gradings take."""
+
     async def close(self) -> None:
         """End the graders; returns when their processes have ended."""
         if self._graders:

@@ -106,3 +106,8 @@ text = _attack(lambda size: ["1.0"] * size)
 def slow(completions: list[str], **kwargs: Any) -> list[float]:
     time.sleep(1.5)
     return [1.0] * len(completions)
+
+
+def very_slow(completions: list[str], **kwargs: Any) -> list[float]:
+    time.sleep(8)
+    return [1.0] * len(completions)

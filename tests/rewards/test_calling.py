@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from rewards.calling import GroupInput, Verdict, judge_group
+from rewards.calling import Verdict, judge_group
+from rewards.group_input import GroupInput
 from rewards.registry import load
 
 GROUP = GroupInput("2+2?", ["4", "five"], [[52], [53, 54]], {"solution": "4", "level": 3}, step=7)

@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 
 from cluster.errors import RewardError
-from rewards.calling import GroupInput, Verdict
+from rewards.calling import Verdict
 from rewards.graders import Graders
+from rewards.group_input import GroupInput
 
 ATTACKS = Path(__file__).parent / "attacks.py"
 ROOT = Path(__file__).parents[2]
@@ -239,7 +240,7 @@ def test_too_little_memory_is_an_error_at_the_start(tmp_path: Path) -> None:
 ORPHANING = """
 import asyncio, sys
 from pathlib import Path
-from rewards.calling import GroupInput
+from rewards.group_input import GroupInput
 from rewards.graders import Graders
 async def main():
     graders = await Graders.start([(sys.argv[1], {})], count=2, timeout_s=600, memory_limit_bytes=4 << 30, cwd=Path.cwd(), on_lost=print)

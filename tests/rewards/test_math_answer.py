@@ -79,7 +79,7 @@ def test_a_gold_may_be_a_number() -> None:
 @pytest.mark.parametrize("gold", ["", None, "$$", "   "])
 def test_an_unparsable_gold_does_not_apply(gold: str | None) -> None:
     assert score(gold, "\\boxed{1}") is None
-    assert Accuracy().grade("\\boxed{1}", {"solution": gold}).outcome == "unparsable_gold"
+    assert Accuracy().grade_text("\\boxed{1}", {"solution": gold}).outcome == "unparsable_gold"
 
 
 def test_latex_needs_an_anchor_and_ignores_tags() -> None:
@@ -98,9 +98,9 @@ def test_all_boxes_count() -> None:
 
 
 def test_an_unparsable_answer_scores_zero_or_is_skipped() -> None:
-    assert Accuracy().grade("no idea", {"solution": "1"}) == (0.0, "unparsable_answer")
-    assert Accuracy(on_unparsable_answer="skip").grade("no idea", {"solution": "1"}) == (None, "unparsable_answer")
-    assert Accuracy(on_unparsable_answer="skip").grade("\\boxed{2}", {"solution": "1"}) == (0.0, "scored")
+    assert Accuracy().grade_text("no idea", {"solution": "1"}) == (0.0, "unparsable_answer")
+    assert Accuracy(on_unparsable_answer="skip").grade_text("no idea", {"solution": "1"}) == (None, "unparsable_answer")
+    assert Accuracy(on_unparsable_answer="skip").grade_text("\\boxed{2}", {"solution": "1"}) == (0.0, "scored")
 
 
 @pytest.mark.parametrize(
@@ -130,16 +130,16 @@ def test_auto_tries_latex_and_then_the_tag() -> None:
     assert score("42", "\\boxed{42} <answer>7</answer>", answer_style="auto") == 1.0
     assert score("42", "<answer>42</answer>", answer_style="auto") == 1.0
     assert score("高血压", "<answer>高血压</answer>", answer_style="auto") == 1.0
-    assert Accuracy("auto").grade("", {"solution": "1"}).outcome == "unparsable_answer"
+    assert Accuracy("auto").grade_text("", {"solution": "1"}).outcome == "unparsable_answer"
 
 
 def test_the_gold_column_is_solution_then_answer_or_as_told() -> None:
     reward = Accuracy()
-    assert reward.grade("\\boxed{1}", {"solution": "1", "answer": "2"}).value == 1.0
-    assert reward.grade("\\boxed{2}", {"answer": "2"}).value == 1.0
-    assert Accuracy(gold_column="key").grade("\\boxed{3}", {"key": "3", "solution": "1"}).value == 1.0
+    assert reward.grade_text("\\boxed{1}", {"solution": "1", "answer": "2"}).value == 1.0
+    assert reward.grade_text("\\boxed{2}", {"answer": "2"}).value == 1.0
+    assert Accuracy(gold_column="key").grade_text("\\boxed{3}", {"key": "3", "solution": "1"}).value == 1.0
     with pytest.raises(RewardError, match="needs the column solution or answer, but the data has label, prompt_lang"):
-        reward.grade("\\boxed{1}", {"label": "1", "prompt_lang": "en"})
+        reward.grade_text("\\boxed{1}", {"label": "1", "prompt_lang": "en"})
 
 
 def test_a_gold_of_another_type_is_refused() -> None:

@@ -128,6 +128,24 @@ def test_a_worker_killed_while_it_scores_is_replaced_and_its_group_scored(tmp_pa
     with_pool(config(f"{ATTACKS}:slow", num_workers=num_workers), tmp_path, act)
 
 
+def test_a_worker_that_stands_still_is_replaced(tmp_path: Path) -> None:
+    async def act(pool: RewardPool) -> None:
+        (victim,) = pool.worker_pids()
+        os.kill(victim, signal.SIGSTOP)
+        assert (await score(pool, rollout_group(["a"]))).rewards_G == (0.0,)
+        assert pool.status().workers_restarted == 1
+
+    with_pool(config("tag_count"), tmp_path, act)
+
+
+def test_a_worker_whose_gradings_take_long_is_left_alone(tmp_path: Path) -> None:
+    async def act(pool: RewardPool) -> None:
+        assert (await score(pool, rollout_group(["a"] * 4))).rewards_G == (1.0,) * 4
+        assert pool.status().workers_restarted == 0
+
+    with_pool(config(f"{ATTACKS}:very_slow"), tmp_path, act)
+
+
 def test_a_used_up_restart_budget_ends_with_the_log(tmp_path: Path) -> None:
     async def act(pool: RewardPool) -> None:
         await score(pool, rollout_group(["a", "attack"]))
