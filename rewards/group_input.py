@@ -1,0 +1,36 @@
+"""A group as the rewards see it: plain values, so that it travels to a grader as JSON. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class GroupInput:
+    """The completions of one prompt.
+
+    Example: `GroupInput("2+2?", ["4", "5"], [[52], [53]], {"solution": "4"}, step=3)`.
+    """
+
+    prompt: Any
+    """Text, or chat messages of a conversational prompt."""
+    texts_G: list[str]
+    token_ids_G: list[list[int]]
+    """Empty where no reward of the run reads token ids."""
+    columns: dict[str, Any]
+    """The row of the data set, without the prompt."""
+    step: int
+    """Optimizer steps done."""
+
+    @property
+    def completions_G(self) -> list[Any]:
+        if isinstance(self.prompt, str):
+            return list(self.texts_G)
+        return [[{"role": "assistant", "content": text}] for text in self.texts_G]
+
+
+def completion_text(completion: str | Sequence[Mapping[str, str]]) -> str:
+    """The text of a completion, which is plain text or chat messages whose last one is the assistant's."""
+    return completion if isinstance(completion, str) else completion[-1]["content"]
