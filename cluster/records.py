@@ -250,6 +250,8 @@ class Scores:
     """Weighted sum of the rewards that apply; None where none does: left out of the group's statistics and of the loss."""
     columns: Mapping[str, RewardColumn]
     score_s: float
+    normalised_G: tuple[float | None, ...] | None = None
+    """Under `rewards.aggregation: normalize_then_sum`: the weighted sum of the rewards normalised in the group."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What the functions logged by `log_metric`."""
     extras: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -258,9 +260,14 @@ class Scores:
     """Traceback of the first failure in this group, if any."""
 
     @property
+    def training_rewards_G(self) -> tuple[float | None, ...]:
+        """What advantages are computed from."""
+        return self.rewards_G if self.normalised_G is None else self.normalised_G
+
+    @property
     def zero_variance(self) -> bool:
         """Whether the group teaches nothing: fewer than two rewards apply, or all are equal."""
-        applying = {reward for reward in self.rewards_G if reward is not None}
+        applying = {reward for reward in self.training_rewards_G if reward is not None}
         return len(applying) < 2
 
 

@@ -150,8 +150,10 @@ class RewardsSection(Section):
 
     functions: tuple[RewardSpec, ...] = (RewardSpec(name="accuracy"),)
     """Rewards in order; each entry is a name, or {name, weight, params}."""
-    aggregation: Literal["sum"] = "sum"
-    """The reward of a completion is the weighted sum of those that apply to it."""
+    aggregation: Literal["sum", "normalize_then_sum"] = "sum"
+    """`sum`: advantages come from the weighted sum of the rewards that apply. `normalize_then_sum` (GDPO): from the weighted sum of
+    rewards that were each normalised in their group first, and divided by that sum's deviation over the step, whatever
+    `learner.scale_rewards` says; a reward of rare or small differences then counts as much as the others."""
     on_error: Literal["exclude", "zero", "fail"] = "exclude"
     """What a completion gets whose reward timed out, crashed or was invalid."""
     max_error_rate: Fraction = 0.5

@@ -10,6 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+from cluster.records import ScoredGroup
+
 STD_EPSILON = 1e-4
 """Added to the standard deviation before dividing, as in TRL's GRPOTrainer."""
 
@@ -40,6 +42,16 @@ def advantages_of(rewards_PG: Sequence[Sequence[float | None]], scale_rewards: S
             centred_G = centred_G / (divisors[scale_rewards](values_G) + STD_EPSILON)
         advantages_PG.append(tuple(None if np.isnan(value) else float(value) for value in centred_G))
     return advantages_PG
+
+
+def step_advantages(groups: Sequence[ScoredGroup], scale_rewards: ScaleRewards) -> list[tuple[float | None, ...]]:
+    """Advantages of a step's groups.
+
+    Sums of normalised rewards (`rewards.aggregation: normalize_then_sum`) have mean 0 in every group; they are divided by their
+    deviation over the step, as in GDPO (arXiv:2601.05242) and TRL, whatever `scale_rewards` says.
+    """
+    normalised = groups[0].scores.normalised_G is not None
+    return advantages_of([group.scores.training_rewards_G for group in groups], "batch" if normalised else scale_rewards)
 
 
 def group_std(rewards_G: Sequence[float | None]) -> float:

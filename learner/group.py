@@ -22,7 +22,7 @@ from cluster.logs import tail
 from cluster.metrics import Max, Mean, merge, values
 from cluster.records import AdapterManifest, ScoredGroup, StepReport
 from configs.schema import RunConfig
-from learner.advantage import advantages_of, without_zeros
+from learner.advantage import step_advantages, without_zeros
 from learner.batch import Denominators, balance
 from learner.report import batch_metrics
 from learner.worker import LearnerWorker, RankReport
@@ -118,7 +118,7 @@ class LearnerGroup:
             raise LearnerError(f"step {step} was given no groups; a step trains on at least one")
         started = time.monotonic()
         groups = sorted(groups, key=lambda group: (group.summary.prompt_id, group.summary.attempt))
-        advantages_PG = advantages_of([group.scores.rewards_G for group in groups], self._config.learner.scale_rewards)
+        advantages_PG = step_advantages(groups, self._config.learner.scale_rewards)
         denominators = Denominators.of(
             [group.summary.completion_tokens_G for group in groups], advantages_PG, self._config.actors.max_completion_length
         )

@@ -32,7 +32,7 @@ def batch_metrics(groups: Sequence[ScoredGroup], step: int) -> dict[str, Metric]
         "completions/clipped_ratio": _mean(truncated),
         "reward": _mean(rewards),
         "reward_std": _mean(stds),
-        "frac_reward_zero_std": _mean([std <= ZERO_STD for std in stds]),
+        "frac_reward_zero_std": _mean([group_std(group.scores.training_rewards_G) <= ZERO_STD for group in groups]),
         "staleness/mean": _mean(staleness),
         "staleness/max": Max(max(staleness)),
     } | _reward_columns(groups)

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.advantage import advantages_of, group_std, without_zeros
+from cluster.records import GroupSummary, PromptId, ScoredGroup, Scores
+from learner.advantage import advantages_of, group_std, step_advantages, without_zeros
 
 rewards = st.floats(-10, 10).map(lambda value: round(value, 3))
 groups_of = st.lists(st.lists(st.one_of(st.none(), rewards), min_size=2, max_size=8), min_size=1, max_size=5)
@@ -28,6 +29,20 @@ def test_batch_scaling_divides_by_the_deviation_of_all_rewards() -> None:
         pytest.approx((0.5 / divisor, -0.5 / divisor)),
         pytest.approx((2 / divisor, -2 / divisor)),
     ]
+
+
+def scored(rewards_G: tuple[float, ...], normalised_G: tuple[float, ...] | None = None) -> ScoredGroup:
+    summary = GroupSummary(PromptId(0, 0), 0, 1, (1,) * len(rewards_G), (False,) * len(rewards_G), 0, 0, "rollout-0", 0.1)
+    return ScoredGroup(None, summary, Scores(PromptId(0, 0), 0, rewards_G, {}, 0.0, normalised_G))
+
+
+def test_a_step_of_normalised_sums_is_divided_by_their_deviation_over_the_step() -> None:
+    sums_PG = [(1.5, -0.5, -1.0), (0.3, 0.2, -0.5)]
+    flat = torch.tensor(sums_PG, dtype=torch.float64).flatten()
+    expected = ((flat - flat.mean()) / (flat.std() + 1e-4)).view(2, 3)  # TRL's normalize_then_sum
+    found = step_advantages([scored((0.0,) * 3, sums_G) for sums_G in sums_PG], "none")
+    assert found == [pytest.approx(row, abs=1e-12) for row in expected.tolist()]
+    assert step_advantages([scored((1.0, 0.0))], "none") == [(0.5, -0.5)]
 
 
 def test_a_completion_without_a_reward_is_out_of_the_statistics() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -51,6 +52,38 @@ def test_scores_carry_columns_metrics_extras_and_the_first_error() -> None:
     assert scores.metrics == {"share": 0.5}
     assert scores.extras == {"note": ("x", "y", "z")}
     assert scores.first_error == "reward accuracy: no answer within 10 s"
+
+
+def normalised(accuracy: list[float | None], form: list[float | None]) -> tuple[tuple[float | None, ...], bool]:
+    settings = section().model_copy(update={"aggregation": "normalize_then_sum"})
+    verdicts = [Verdict(values, ["skipped" if value is None else "scored" for value in values]) for values in (accuracy, form)]
+    scores = aggregate(settings, GROUP, verdicts, 0.1)
+    return scores.training_rewards_G, scores.zero_variance
+
+
+def test_normalize_then_sum_weighs_rewards_that_were_normalised_in_their_group() -> None:
+    # accuracy: mean 1/3, unbiased deviation sqrt(1/3); format: mean 0.2, deviation 0.1; weights 2 and 0.5
+    deviation = math.sqrt(1 / 3) + 1e-4
+    rewards_G, zero_variance = normalised([1.0, 0.0, 0.0], [0.1, 0.2, 0.3])
+    expected_G = [2 * (2 / 3) / deviation - 0.5 * 0.1 / 0.1001, -2 / 3 / deviation, -2 / 3 / deviation + 0.5 * 0.1 / 0.1001]
+    assert rewards_G == pytest.approx(expected_G, rel=1e-12)
+    assert not zero_variance
+
+
+def test_normalize_then_sum_leaves_none_out_of_the_statistics() -> None:
+    rewards_G, _ = normalised([1.0, None, 0.0], [0.3, None, 0.3])
+    deviation = math.sqrt(1 / 2) + 1e-4
+    assert rewards_G == (pytest.approx(2 * 0.5 / deviation), None, pytest.approx(-2 * 0.5 / deviation))
+
+
+def test_zero_variance_is_judged_on_what_advantages_come_from() -> None:
+    assert normalised([1.0, 1.0, 1.0], [0.1, 0.1, 0.1])[1]
+    assert normalised([0.1, 0.1, 0.1], [0.7, 0.7, 0.7]) == ((0.0, 0.0, 0.0), True)
+    # the plain sums are equal, 2 x 0.25 + 0.5 x 0 = 2 x 0 + 0.5 x 1, but each reward has a preference
+    assert not normalised([0.25, 0.0, 0.0], [0.0, 1.0, 1.0])[1]
+    assert aggregate(
+        section(), GROUP, [Verdict([0.25, 0.0, 0.0], ["scored"] * 3), Verdict([0.0, 1.0, 1.0], ["scored"] * 3)], 0.1
+    ).zero_variance
 
 
 @pytest.mark.parametrize(("conversational", "prompt"), [(False, "2+2?"), (True, [{"role": "user", "content": "2+2?"}])])
