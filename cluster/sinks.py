@@ -1,18 +1,13 @@
-"""One emit, every sink: JSONL always, TensorBoard events, Ray metrics for Prometheus, and the completions of sampled groups."""
+"""One emit, every sink: JSONL always, TensorBoard events, Ray metrics for Prometheus."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from cluster.records import RolloutGroup, ScoredGroup
 
 
 @dataclass
@@ -67,38 +62,3 @@ def truncate_metrics(file: Path, last_step: int) -> None:
         return
     kept = [line for line in file.read_text().splitlines() if line.strip() and json.loads(line)["step"] <= last_step]
     file.write_text("".join(line + "\n" for line in kept))
-
-
-def write_completions(folder: Path, step: int, groups: Sequence[ScoredGroup], bodies: Sequence[pa.Table]) -> Path:
-    """One Parquet file for a step: a row a completion, with each reward and outcome and the policy versions."""
-    rows: list[dict[str, Any]] = []
-    for group, table in zip(groups, bodies, strict=True):
-        rows += _completion_rows(step, group, RolloutGroup(table))
-    file = folder / f"step-{step:06d}.parquet"
-    pq.write_table(pa.Table.from_pylist(rows), file)
-    return file
-
-
-def _completion_rows(step: int, group: ScoredGroup, body: RolloutGroup) -> list[dict[str, Any]]:
-    scores = group.scores
-    texts, finish_reasons = body.texts_G, body.finish_reasons_G
-    rows = []
-    for index in range(len(body)):
-        row: dict[str, Any] = {
-            "step": step,
-            "prompt_id": str(body.prompt_id),
-            "completion_index": index,
-            "prompt": body.prompt_text,
-            "completion": texts[index],
-            "finish_reason": finish_reasons[index],
-            "tokens": len(body.token_ids_T(index)),
-            "policy_versions": [span.version for span in body.spans(index)],
-            "reward": scores.rewards_G[index],
-        }
-        for name, column in scores.columns.items():
-            row[f"rewards/{name}"] = column.values_G[index]
-            row[f"outcomes/{name}"] = column.outcomes_G[index]
-        for name, values in scores.extras.items():
-            row[name] = values[index]
-        rows.append(row)
-    return rows

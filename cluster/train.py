@@ -19,6 +19,7 @@ from typing import Any
 from actors.pool import RolloutPool
 from cluster import checkpoint
 from cluster.checkpoint import Commit
+from cluster.completions import write_completions
 from cluster.errors import CheckpointError, LearnerError, NonFiniteError, RollcastError, StoppedError
 from cluster.evaluate import Evaluation, evaluate
 from cluster.loop import LoopSettings, Snapshot, StepRecord, TrainLoop
@@ -28,7 +29,7 @@ from cluster.progress import RunDisplay
 from cluster.records import Sampling, ScoredGroup
 from cluster.run_dir import Resume, RunDirectory
 from cluster.session import RaySession
-from cluster.sinks import MetricSinks, truncate_metrics, write_completions
+from cluster.sinks import MetricSinks, truncate_metrics
 from cluster.step_metrics import Busy, RunTotals, advice, run_summary
 from cluster.window import Window
 from configs.loading import dump_config

@@ -144,6 +144,11 @@ class RewardSpec(Section):
     params: dict[str, Any] = {}
     """Keyword arguments that configure the function, as in `spec` files: `{answer_style: answer_tag}`."""
 
+    @property
+    def label(self) -> str:
+        """Its name in metrics and tables: of `path/to/file.py:function` the function's."""
+        return self.name.rpartition(":")[2]
+
 
 class RewardsSection(Section):
     """How completions are scored."""
@@ -182,12 +187,14 @@ class RewardsSection(Section):
     @field_validator("functions")
     @classmethod
     def _some_and_distinct(cls, functions: tuple[RewardSpec, ...]) -> tuple[RewardSpec, ...]:
-        names = [spec.name for spec in functions]
-        if not names:
+        labels = [spec.label for spec in functions]
+        if not labels:
             raise ValueError("no reward is listed; list at least one, such as [accuracy]")
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        repeated = sorted({label for label in labels if labels.count(label) > 1})
         if repeated:
-            raise ValueError(f"{', '.join(repeated)} is listed twice; list each reward once and set its weight")
+            raise ValueError(
+                f"{', '.join(repeated)} is listed twice, and metrics are named by it; list each reward once and set its weight, or rename a function"
+            )
         return functions
 
 

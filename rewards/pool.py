@@ -87,7 +87,7 @@ class RewardPool:
         self._restarts = 0
         self._retired_busy_s = 0.0
         self._retired_graders_replaced = 0
-        self._outcomes: dict[str, Counter[Outcome]] = {spec.name: Counter() for spec in section.functions}
+        self._outcomes: dict[str, Counter[Outcome]] = {spec.label: Counter() for spec in section.functions}
         self._failures: deque[bool] = deque(maxlen=section.error_window)
         self._first_error = ""
         self._warned_of_none = False

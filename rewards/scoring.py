@@ -38,7 +38,7 @@ def aggregate(section: RewardsSection, group: RolloutGroup, verdicts: Sequence[V
         verdicts: one for each reward of the section, in order, each of G values.
         score_s: wall seconds that scoring took.
     """
-    columns = {spec.name: _column(section, verdict) for spec, verdict in zip(section.functions, verdicts, strict=True)}
+    columns = {spec.label: column_of(section, verdict) for spec, verdict in zip(section.functions, verdicts, strict=True)}
     rewards_G = weighted_sums(section, columns)
     return Scores(
         prompt_id=group.prompt_id,
@@ -53,7 +53,8 @@ def aggregate(section: RewardsSection, group: RolloutGroup, verdicts: Sequence[V
     )
 
 
-def _column(section: RewardsSection, verdict: Verdict) -> RewardColumn:
+def column_of(section: RewardsSection, verdict: Verdict) -> RewardColumn:
+    """A reward's values and outcomes; what failed is None, or 0.0 under `on_error: zero`."""
     on_failure = 0.0 if section.on_error == "zero" else None
     values = (on_failure if outcome in FAILED_OUTCOMES else value for value, outcome in zip(verdict.values, verdict.outcomes, strict=True))
     return RewardColumn(tuple(values), tuple(verdict.outcomes))
@@ -68,7 +69,7 @@ def weighted_sums(section: RewardsSection, columns: Mapping[str, RewardColumn]) 
 def _weighted_sum(section: RewardsSection, columns: Mapping[str, RewardColumn], index: int) -> float | None:
     parts: list[float] = []
     for spec in section.functions:
-        column = columns[spec.name]
+        column = columns[spec.label]
         value = column.values_G[index]
         if value is not None:
             parts.append(spec.weight * value)
@@ -87,7 +88,7 @@ def _normalised_sums(
     """
     sums_G = [0.0] * len(rewards_G)
     for spec in section.functions:
-        values_G = columns[spec.name].values_G
+        values_G = columns[spec.label].values_G
         applying = [value for value in values_G if value is not None]
         if len(set(applying)) < 2:
             continue  # exactly 0, which rounding of the mean would spoil
