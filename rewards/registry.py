@@ -42,9 +42,6 @@ BUILTINS: dict[str, Callable[..., Reward]] = {
 }
 """Name -> what makes the reward of its parameters. Importing and making one is cheap: libraries load when it is first called."""
 
-ELSEWHERE = {"len": "length", "cosine_scaled": "cosine"}
-"""Names in Open-R1 and TRL, without their `get_` and `_reward`, that differ from ours. They are suggested, not accepted."""
-
 
 def load(spec: str | Reward, **params: Any) -> Reward:
     """The reward function that `spec` names, with its parameters bound.
@@ -114,9 +111,9 @@ def resolve(section: RewardsSection, max_completion_length: int) -> RewardsSecti
 
 
 def _builtin(name: str, params: dict[str, Any]) -> Callable[..., Reward]:
-    if name not in BUILTINS:
+    if name not in BUILTINS:  # Open-R1 and TRL call `cosine` get_cosine_scaled_reward
         raise ConfigError(
-            f"reward {name!r} is unknown{_nearest(_as_ours(name), BUILTINS)}; built in are {', '.join(BUILTINS)}, "
+            f"reward {name!r} is unknown{_nearest(name.removeprefix('get_').removesuffix('_reward'), BUILTINS)}; built in are {', '.join(BUILTINS)}, "
             f"and functions of your own are written path/to/file.py:function or package.module:function"
         )
     known = inspect.signature(BUILTINS[name]).parameters
@@ -124,12 +121,6 @@ def _builtin(name: str, params: dict[str, Any]) -> Callable[..., Reward]:
         if param not in known:
             raise ConfigError(f"reward {name} has no parameter {param!r}{_nearest(param, known)}; it has {', '.join(known) or 'none'}")
     return BUILTINS[name]
-
-
-def _as_ours(name: str) -> str:
-    """`get_cosine_scaled_reward` is `cosine`."""
-    plain = name.removeprefix("get_").removesuffix("_reward")
-    return ELSEWHERE.get(plain, plain)
 
 
 def _users_function(spec: str) -> Any:

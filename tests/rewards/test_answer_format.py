@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import ConfigError, RewardError
@@ -94,6 +94,7 @@ fragments = st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "\n
 tagged = st.lists(fragments, max_size=4).map("".join)
 
 
+@settings(deadline=None)
 @given(st.lists(fragments, max_size=16).map("".join) | st.tuples(tagged, tagged).map(lambda pair: GOOD.replace("A", pair[0]) + pair[1]))
 def test_the_stricter_form_implies_the_looser(text: str) -> None:
     if score("code_format", text) == 1.0:
@@ -135,6 +136,7 @@ def test_three_steps_are_enough() -> None:
     assert score("reasoning_steps", "1. a\n2. b\n3. c\n4. d\n- e") == 1.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["Step 1:", "1.", "-", "*", "First,", "Finally,", "\n", " ", "a"]), max_size=12).map("".join))
 def test_reasoning_steps_is_in_thirds(text: str) -> None:
     assert score("reasoning_steps", text) in (0.0, 1 / 3, 2 / 3, 1.0)

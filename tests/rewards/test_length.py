@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import ConfigError, RewardError
@@ -70,6 +70,7 @@ def test_length_in_tokens_need_not_be_length_in_characters() -> None:
         load("length", unit="tokens")(completions=texts, completion_ids=tokens(8, 2), solution=["4"] * 3)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(BOX, 60)), min_size=1, max_size=8))
 def test_what_holds_for_every_group(group: list[tuple[bool, int]]) -> None:
     values = score("length", [padded(RIGHT if right else WRONG, length) for right, length in group])
@@ -134,6 +135,7 @@ def test_bounds_in_the_other_order_turn_the_slope_round() -> None:
 value = st.floats(-10, 10)
 
 
+@settings(deadline=None)
 @given(st.tuples(value, value).map(sorted), st.tuples(value, value).map(sorted), st.integers(1, 50))
 def test_cosine_falls_for_right_and_rises_for_wrong_answers(wrong: list[float], right: list[float], max_len: int) -> None:
     bounds = dict(zip(("min_value_wrong", "max_value_wrong", "min_value_correct", "max_value_correct"), [*wrong, *right], strict=True))
@@ -208,6 +210,7 @@ def test_a_cache_as_long_as_the_limit_punishes_every_token() -> None:
     assert punish(0, 1, 4, max_completion_len=4, soft_punish_cache=4) == [0.0, -0.25, -1.0]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60).flatmap(lambda longest: st.tuples(st.just(longest), st.none() | st.integers(0, longest))))
 def test_the_punishment_only_grows_and_never_beyond_one(limits: tuple[int, int | None]) -> None:
     values = punish(*range(limits[0] + 3), max_completion_len=limits[0], soft_punish_cache=limits[1])

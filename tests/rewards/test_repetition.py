@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import marshal
+import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import ConfigError, RewardError
@@ -78,13 +79,20 @@ def test_chinese_is_segmented() -> None:
     assert penalty("a A a A", language="zh", ngram_size=1) == pytest.approx(-(1 - 3 / 7), abs=ROUNDING), "jieba keeps case and spaces"
 
 
-def test_jieba_leaves_no_file_behind_and_reads_none() -> None:
-    before = set(Path(tempfile.gettempdir()).glob("jieba*"))
-    code = "from rewards import load; print(load('fluency', language='zh')(completions=['我来到北京清华大学']))"
-    ran = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
-    assert ran.stdout.strip() == "[1.0]"
-    assert "jieba" not in ran.stderr.lower() and "dict" not in ran.stderr
-    assert set(Path(tempfile.gettempdir()).glob("jieba*")) == before
+def test_jieba_leaves_no_file_behind_and_reads_none(tmp_path: Path) -> None:
+    """It believes a cache in the temporary folder, which anyone may have put there: this one knows a single word."""
+    code = f"from rewards import load; print(load('fluency', language='zh')(completions=['{'我来到北京清华大学' * 2}']))"
+
+    def run() -> str:
+        env = {**os.environ, "TMPDIR": str(tmp_path)}
+        ran = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=env, capture_output=True, text=True)
+        assert "jieba" not in ran.stderr.lower() and "dict" not in ran.stderr
+        return ran.stdout.strip()
+
+    assert run() == f"[{4 / 6}]"
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "jieba.cache").write_bytes(marshal.dumps(({"我来到北京清华大学": 9}, 9)))
+    assert run() == f"[{4 / 6}]"
 
 
 def test_without_jieba_it_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -114,6 +122,7 @@ def test_making_one_does_not_import_jieba() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(["a", "b", "B", "c.", " ", "\n"]), max_size=30).map(" ".join),
     st.integers(1, 5),
@@ -127,6 +136,7 @@ def test_bounds_and_that_the_two_are_one_measure(text: str, ngram_size: int, max
     assert value == pytest.approx(max_penalty * (1.0 - share), abs=5 * ROUNDING)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 5))
 def test_tokens_and_words_are_counted_alike(ids: list[int], ngram_size: int) -> None:
     text = " ".join(map(str, ids))
