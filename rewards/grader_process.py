@@ -4,10 +4,10 @@
           ▲                                       │
           └───────────── channel, output ─────────┘
 
-A grader calls rewards on its main thread and answers over its channel. The warden has math-verify loaded, so that a fork
-of it is a new grader in milliseconds. It is a *subreaper*: what a dead grader leaves behind, a daemon in a session of its
-own included, becomes the warden's child and is killed. When the reward worker dies, even by SIGKILL, the control socket
-ends, and the warden kills everything below itself and ends too. Graders die with the warden.
+A grader calls rewards on its main thread and answers over its channel. The warden has loaded what the built-ins need
+(math-verify, jieba), so that a fork of it is a new grader in milliseconds. It is a *subreaper*: what a dead grader leaves
+behind, a daemon in a session of its own included, becomes the warden's child and is killed. When the reward worker dies,
+even by SIGKILL, the control socket ends, and the warden kills everything below itself and ends too. Graders die with the warden.
 
 Standard library only: this must start fast, and a grader must not have torch, vllm or ray in memory.
 """
@@ -241,10 +241,10 @@ def main() -> None:
     """`python -m rewards.grader_process <control fd> <JSON: rewards and memory_limit_bytes>`."""
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
-    if any(name == "accuracy" for name, _ in settings["rewards"]):
-        from rewards.math_answer import preload
-
-        preload()
+    for name, params in settings["rewards"]:
+        reward = None if ":" in name else load(name, **params)  # a user's module runs in graders only
+        if isinstance(reward, PerCompletionReward):
+            reward.preload()
     Warden(control, settings["rewards"], settings["memory_limit_bytes"]).run()
     os._exit(0)  # nothing is left to tidy up, and freeing SymPy's caches takes most of a second
 

@@ -1,4 +1,4 @@
-"""Accuracy: whether the answer of a completion equals the gold answer, by math-verify.
+"""accuracy and reasoning_accuracy: whether the answer of a completion equals the gold answer, by math-verify.
 
 math-verify's own time limits are off: they are SIGALRM, which off the main thread raises and under C code does nothing.
 Grading here is therefore unbounded; in a run the deadline is the grader process's (rewards/graders.py).
@@ -9,14 +9,16 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 from cluster.errors import ConfigError, RewardError
+from rewards.parameters import one_of
 from rewards.per_completion import Grade, TextReward
 
 AnswerStyle = Literal["latex", "answer_tag", "auto"]
+OnUnparsableAnswer = Literal["zero", "skip"]
 Parsed = tuple[Any, ...]
 """What math-verify made of a text: a SymPy expression and the string it was read from, or the string alone, or nothing."""
 
@@ -59,12 +61,10 @@ class Accuracy(TextReward):
         self,
         answer_style: AnswerStyle = "latex",
         gold_column: str | None = None,
-        on_unparsable_answer: Literal["zero", "skip"] = "zero",
+        on_unparsable_answer: OnUnparsableAnswer = "zero",
     ) -> None:
-        if answer_style not in get_args(AnswerStyle):
-            raise ConfigError(f"accuracy: answer_style {answer_style!r} is unknown; use one of {', '.join(get_args(AnswerStyle))}")
-        if on_unparsable_answer not in ("zero", "skip"):
-            raise ConfigError(f"accuracy: on_unparsable_answer {on_unparsable_answer!r} is unknown; use zero or skip")
+        one_of(self.__name__, "answer_style", answer_style, get_args(AnswerStyle))
+        one_of(self.__name__, "on_unparsable_answer", on_unparsable_answer, get_args(OnUnparsableAnswer))
         self._style = answer_style
         self._gold_column = gold_column
         self._no_answer = Grade(0.0 if on_unparsable_answer == "zero" else None, "unparsable_answer")
@@ -76,7 +76,7 @@ class Accuracy(TextReward):
             if name in columns:
                 return name
         raise RewardError(
-            f"accuracy needs the column {' or '.join(candidates)}, but the data has {', '.join(sorted(columns)) or 'no columns'}; "
+            f"{self.__name__} needs the column {' or '.join(candidates)}, but the data has {', '.join(sorted(columns)) or 'no columns'}; "
             f"set gold_column in its params"
         )
 
@@ -84,7 +84,7 @@ class Accuracy(TextReward):
         self.gold_column(dict.fromkeys(columns))
 
     def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
-        gold = _gold_text(columns[self.gold_column(columns)])
+        gold = self._gold_text(columns[self.gold_column(columns)])
         grade = NO_ANSWER
         if self._style != "answer_tag":
             grade = _grade_latex(gold, text)
@@ -92,17 +92,56 @@ class Accuracy(TextReward):
             grade = _grade_tagged(gold, text)
         return self._no_answer if grade == NO_ANSWER else grade
 
+    def preload(self) -> None:
+        preload()
 
-def _gold_text(gold: Any) -> str:
-    """The gold answer as text; GSM8K's golds end in `#### 72`."""
-    if gold is None:
-        return ""
-    if not isinstance(gold, (str, int, float)):
-        raise RewardError(
-            f"accuracy: the gold answer {gold!r} is a {type(gold).__name__}, not text or a number; set gold_column to another column"
-        )
-    before, mark, after = str(gold).partition("####")
-    return (after if mark else before).strip()
+    def _gold_text(self, gold: Any) -> str:
+        """The gold answer as text; GSM8K's golds end in `#### 72`."""
+        if gold is None:
+            return ""
+        if not isinstance(gold, (str, int, float)):
+            raise RewardError(
+                f"{self.__name__}: the gold answer {gold!r} is a {type(gold).__name__}, not text or a number; "
+                f"set gold_column to another column"
+            )
+        before, mark, after = str(gold).partition("####")
+        return (after if mark else before).strip()
+
+
+class ReasoningAccuracy(Accuracy):
+    """Accuracy of what follows the reasoning: of the text after the last occurrence of any of the delimiters (TRL).
+
+    Without a delimiter the reasoning never ended: 0.0, whatever `on_unparsable_answer` and the gold are.
+
+    Args:
+        answer_style, gold_column, on_unparsable_answer: as in `accuracy`.
+        reasoning_delimiters: what ends the reasoning.
+
+    Raises:
+        ConfigError: a parameter has an unknown value, or there is no delimiter.
+        RewardError: when called, a row lacks the gold column.
+    """
+
+    __name__ = "reasoning_accuracy"
+
+    def __init__(
+        self,
+        answer_style: AnswerStyle = "latex",
+        gold_column: str | None = None,
+        on_unparsable_answer: OnUnparsableAnswer = "zero",
+        reasoning_delimiters: Sequence[str] = ("</think>",),
+    ) -> None:
+        super().__init__(answer_style, gold_column, on_unparsable_answer)
+        listed = isinstance(reasoning_delimiters, (list, tuple)) and len(reasoning_delimiters) > 0
+        if not listed or not all(isinstance(delimiter, str) and delimiter for delimiter in reasoning_delimiters):
+            raise ConfigError(
+                f"{self.__name__}: reasoning_delimiters {reasoning_delimiters!r} must be a list of texts; write it as [</think>]"
+            )
+        self._delimiters = tuple(reasoning_delimiters)
+
+    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+        ends = [text.rindex(delimiter) + len(delimiter) for delimiter in self._delimiters if delimiter in text]
+        return super().grade_text(text[max(ends) :], columns) if ends else Grade(0.0, "unparsable_answer")
 
 
 def _grade_latex(gold: str, text: str) -> Grade:

@@ -43,6 +43,10 @@ class PerCompletionReward(ABC):
         """Raise RewardError, naming what there is, where data with these columns cannot be judged."""
         return
 
+    def preload(self) -> None:
+        """Import and build what grading needs and what takes long, so that a process forked afterwards need not."""
+        return
+
     def deadline_s(self, columns: Mapping[str, Any]) -> float:
         """Wall seconds that judging one completion may take by limits of the reward's own; 0.0 where it has none.
 
@@ -53,12 +57,13 @@ class PerCompletionReward(ABC):
     def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
         """TRL's convention, for the completions of one prompt: one value for each; every column is a list as long as `completions`."""
         rows = {name: column for name, column in columns.items() if name not in ARGUMENTS}
-        for name, column in rows.items():
+        token_ids_G = columns.get("completion_ids")
+        given = rows if token_ids_G is None else {**rows, "completion_ids": token_ids_G}
+        for name, column in given.items():
             if len(column) != len(completions):
                 raise ValueError(
                     f"column {name!r} has {len(column)} values for {len(completions)} completions; repeat it once for each completion"
                 )
-        token_ids_G = columns.get("completion_ids")
         if self.needs_token_ids and token_ids_G is None:
             raise RewardError(f"{self.__name__} counts tokens: pass completion_ids, a list of token ids for each completion")
         texts_G = [completion_text(completion) for completion in completions]

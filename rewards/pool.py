@@ -18,7 +18,7 @@ from cluster.errors import RewardError, RolloutError
 from cluster.logs import tail
 from cluster.records import FAILED_OUTCOMES, GroupSummary, Outcome, RolloutGroup, Scores
 from configs.schema import RewardsSection, RunConfig
-from rewards.registry import validate
+from rewards.registry import resolve, validate
 from rewards.worker import RewardWorker, WorkerFacts, WorkerReport
 
 logger = logging.getLogger("rollcast.rewards")
@@ -109,8 +109,9 @@ class RewardPool:
             ConfigError: a reward's name or parameter is wrong; nothing was started.
             RewardError: a reward cannot be loaded, or a worker does not start.
         """
-        validate(config.rewards)
-        pool = cls(config.rewards, dict(ray_options), log_dir)
+        section = resolve(config.rewards, config.actors.max_completion_length)
+        validate(section)
+        pool = cls(section, dict(ray_options), log_dir)
         try:
             opened = await asyncio.gather(*(pool._open(seat) for seat in pool._seats), return_exceptions=True)
             for error in opened:

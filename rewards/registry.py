@@ -15,9 +15,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from cluster.errors import ConfigError, DataError, RewardError
-from rewards.answer_format import Format, TagCount, ThinkFormat
-from rewards.math_answer import Accuracy
+from rewards.answer_format import CodeFormat, Format, ReasoningSteps, TagCount, ThinkFormat
+from rewards.length import Cosine, Length, SoftOverlongPunishment
+from rewards.math_answer import Accuracy, ReasoningAccuracy
 from rewards.per_completion import PerCompletionReward
+from rewards.repetition import Fluency, RepetitionPenalty
 
 if TYPE_CHECKING:
     from configs.schema import RewardSpec, RewardsSection
@@ -26,9 +28,17 @@ Reward = Callable[..., Any]
 
 BUILTINS: dict[str, Callable[..., Reward]] = {
     "accuracy": Accuracy,
+    "reasoning_accuracy": ReasoningAccuracy,
     "format": Format,
     "think_format": ThinkFormat,
     "tag_count": TagCount,
+    "reasoning_steps": ReasoningSteps,
+    "length": Length,
+    "cosine": Cosine,
+    "repetition_penalty": RepetitionPenalty,
+    "soft_overlong_punishment": SoftOverlongPunishment,
+    "code_format": CodeFormat,
+    "fluency": Fluency,
 }
 """Name -> what makes the reward of its parameters. Importing and making one is cheap: libraries load when it is first called."""
 
@@ -84,10 +94,26 @@ def validate(section: RewardsSection, columns: Collection[str] | None = None) ->
                 raise DataError(error.message) from error
 
 
+def resolve(section: RewardsSection, max_completion_length: int) -> RewardsSection:
+    """The same rewards, with the parameters filled in that a reward takes from the run where they are not given.
+
+    Args:
+        section: the rewards of a run.
+        max_completion_length: most tokens that a completion of the run may have: `actors.max_completion_length`.
+    """
+    functions = tuple(
+        spec.model_copy(update={"params": spec.params | {"max_completion_len": max_completion_length}})
+        if spec.name == "soft_overlong_punishment" and spec.params.get("max_completion_len") is None
+        else spec
+        for spec in section.functions
+    )
+    return section.model_copy(update={"functions": functions})
+
+
 def _builtin(name: str, params: dict[str, Any]) -> Callable[..., Reward]:
-    if name not in BUILTINS:
+    if name not in BUILTINS:  # Open-R1 and TRL call `cosine` get_cosine_scaled_reward
         raise ConfigError(
-            f"reward {name!r} is unknown{_nearest(name, BUILTINS)}; built in are {', '.join(BUILTINS)}, "
+            f"reward {name!r} is unknown{_nearest(name.removeprefix('get_').removesuffix('_reward'), BUILTINS)}; built in are {', '.join(BUILTINS)}, "
             f"and functions of your own are written path/to/file.py:function or package.module:function"
         )
     known = inspect.signature(BUILTINS[name]).parameters

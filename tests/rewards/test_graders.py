@@ -217,6 +217,53 @@ def test_token_ids_and_relative_paths_reach_a_users_function(tmp_path: Path) -> 
     assert (verdict.values, verdict.metrics) == ([1.0, 1.0], {"n": [2.0]})
 
 
+TOKEN_REWARDS = (
+    ("length", {"unit": "tokens"}),
+    ("cosine", {"unit": "tokens", "max_len": 4}),
+    ("repetition_penalty", {"language": "tokens", "ngram_size": 1}),
+    ("fluency", {"language": "tokens", "ngram_size": 1}),
+    ("soft_overlong_punishment", {"max_completion_len": 4, "soft_punish_cache": 4}),
+)
+
+
+def test_token_ids_reach_the_rewards_that_count_tokens() -> None:
+    """The texts are equally long: only the token ids, of 0, 2 and 4 tokens, tell the completions apart."""
+
+    async def act(graders: Graders) -> list[Verdict]:
+        assert graders.need_token_ids
+        return await graders.grade(GroupInput("2+2?", ["\\boxed{4}"] * 3, [[], [7, 7], [7, 8, 7, 8]], {"solution": "4"}, 0))
+
+    values = [verdict.values for verdict in with_graders("format", *TOKEN_REWARDS, act=act)]
+    assert values[0] == [0.0, 0.0, 0.0]
+    assert values[1] == [0.5, 0.0, -0.5]
+    assert values[2] == pytest.approx([1.0, 0.75, 0.5])
+    assert values[3:] == [[0.0, -0.5, -0.5], [1.0, 0.5, 0.5], [0.0, -0.5, -1.0]]
+
+
+def test_token_ids_are_not_asked_for_by_rewards_over_text() -> None:
+    names = ("reasoning_accuracy", "length", "cosine", "reasoning_steps", "code_format", "repetition_penalty")
+
+    async def act(graders: Graders) -> list[Verdict]:
+        assert not graders.need_token_ids
+        return await graders.grade(GroupInput("2+2?", ["\\boxed{4}", "a a a a"], [], {"solution": "4"}, 0))
+
+    verdicts = with_graders(*names, ("fluency", {"language": "zh"}), act=act)
+    assert all(None not in verdict.values and not verdict.error for verdict in verdicts)
+    assert verdicts[1].values == [-0.5, 0.0], "nine characters and right, seven and wrong"
+
+
+@pytest.mark.parametrize(("reward", "library"), [(("cosine", {}), "math_verify"), (("fluency", {"language": "zh"}), "jieba")])
+def test_the_warden_has_loaded_what_graders_need(reward: tuple[str, dict[str, Any]], library: str, tmp_path: Path) -> None:
+    """So that a grader that replaces another has it too, at once."""
+    (tmp_path / "loaded.py").write_text("import sys\ndef f(completions, name):\n    return [float(n in sys.modules) for n in name]\n")
+
+    async def act(graders: Graders) -> list[Verdict]:
+        return await graders.grade(group("a", name=library, solution="4"))
+
+    assert with_graders(f"{tmp_path / 'loaded.py'}:f", reward, act=act)[0].values == [1.0]
+    assert with_graders(f"{tmp_path / 'loaded.py'}:f", "format", act=act)[0].values == [0.0]
+
+
 def test_a_module_that_does_not_import_is_an_error_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import not_installed_anywhere\n")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import ConfigError, RewardError
 from rewards import load, math_answer
-from rewards.math_answer import Accuracy
+from rewards.math_answer import Accuracy, ReasoningAccuracy
 
 
 def score(gold: Any, text: str, **params: Any) -> float | None:
@@ -149,11 +149,64 @@ def test_a_gold_of_another_type_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("params", "message"),
-    [({"answer_style": "xml"}, "answer_style 'xml' is unknown; use one of latex"), ({"on_unparsable_answer": "one"}, "use zero or skip")],
+    [
+        ({"answer_style": "xml"}, "answer_style 'xml' is unknown; use one of latex"),
+        ({"on_unparsable_answer": "one"}, "use one of zero, skip"),
+    ],
 )
 def test_unknown_parameter_values_are_refused(params: dict[str, str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        load("accuracy", **params)
+    for name in ("accuracy", "reasoning_accuracy"):
+        with pytest.raises(ConfigError, match=f"{name}: .*{message}"):
+            load(name, **params)
+
+
+def after_reasoning(gold: str, text: str, **params: Any) -> float | None:
+    return load("reasoning_accuracy", **params)(completions=[text], solution=[gold])[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "reward"),
+    [
+        ("<think>\\boxed{4}</think> \\boxed{4}", 1.0),
+        ("<think>\\boxed{5}</think> \\boxed{4}", 1.0),
+        ("<think>\\boxed{4}</think> \\boxed{5}", 0.0),
+        ("<think>\\boxed{4}</think>", 0.0),
+        ("<think>\\boxed{4}</think> dunno", 0.0),
+        ("a</think>\\boxed{4}</think>\\boxed{5}", 0.0),
+        ("a</think>\\boxed{5}</think>\\boxed{4}", 1.0),
+        ("\\boxed{4}", 0.0),
+        ("<think>\\boxed{4}", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_only_what_follows_the_reasoning_is_judged(text: str, reward: float) -> None:
+    assert after_reasoning("4", text) == reward
+
+
+def test_the_last_of_any_delimiter_counts() -> None:
+    delimiters = ["</think>", "<|end_of_thought|>"]
+    assert after_reasoning("4", "</think>\\boxed{5}<|end_of_thought|>\\boxed{4}", reasoning_delimiters=delimiters) == 1.0
+    assert after_reasoning("4", "<|end_of_thought|>\\boxed{5}</think>\\boxed{4}", reasoning_delimiters=delimiters) == 1.0
+    assert after_reasoning("4", "</think>\\boxed{4}<|end_of_thought|>\\boxed{5}", reasoning_delimiters=delimiters) == 0.0
+    assert after_reasoning("4", "</think>\\boxed{4}", reasoning_delimiters=["<|end_of_thought|>"]) == 0.0
+
+
+def test_reasoning_accuracy_takes_what_accuracy_takes() -> None:
+    text = "<answer>5</answer></think><answer>4</answer>"
+    assert after_reasoning("4", text) == 0.0
+    assert after_reasoning("4", text, answer_style="answer_tag") == 1.0
+    assert ReasoningAccuracy(gold_column="key").grade_text("</think>\\boxed{3}", {"key": "3", "solution": "1"}).value == 1.0
+    assert ReasoningAccuracy().grade_text("</think>", {"solution": ""}) == (None, "unparsable_gold")
+    assert ReasoningAccuracy(on_unparsable_answer="skip").grade_text("</think> 4", {"solution": "4"}) == (None, "unparsable_answer")
+    assert ReasoningAccuracy(on_unparsable_answer="skip").grade_text("4", {"solution": "4"}) == (0.0, "unparsable_answer")
+    with pytest.raises(RewardError, match="reasoning_accuracy needs the column key, but the data has solution"):
+        ReasoningAccuracy(gold_column="key").check_columns(["solution"])
+
+
+@pytest.mark.parametrize("delimiters", ["</think>", [], [""], ["</think>", 3], None])
+def test_delimiters_that_are_no_list_of_texts_are_refused(delimiters: Any) -> None:
+    with pytest.raises(ConfigError, match=r"reasoning_delimiters .* must be a list of texts; write it as \[</think>\]"):
+        load("reasoning_accuracy", reasoning_delimiters=delimiters)
 
 
 def test_chat_messages_and_columns_as_lists() -> None:

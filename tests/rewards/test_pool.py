@@ -188,6 +188,24 @@ def test_too_many_failures_end_the_run_with_the_first_traceback(tmp_path: Path) 
     with_pool(config(f"{ATTACKS}:raise_error", max_error_rate=0.6, error_window=8), tmp_path, act)
 
 
+def test_the_length_limit_of_the_run_reaches_its_reward(tmp_path: Path) -> None:
+    """Completions of two tokens, a limit of eight and a cache of eight: (8 - 8 - 2) / 8."""
+
+    async def act(pool: RewardPool) -> None:
+        assert (await score(pool, rollout_group(["a", "b"]))).rewards_G == (-0.25, -0.25)
+
+    def run(limit: int) -> RunConfig:
+        overlong = {"name": "soft_overlong_punishment", "params": {"soft_punish_cache": 8}}
+        plain = config("tag_count").model_dump(exclude={"rewards": {"functions"}})
+        return RunConfig.model_validate(
+            plain | {"actors": {"max_completion_length": limit}, "rewards": plain["rewards"] | {"functions": [overlong]}}
+        )
+
+    with_pool(run(8), tmp_path, act)
+    with pytest.raises(ConfigError, match="soft_punish_cache 8 is more than max_completion_len 7"):
+        with_pool(run(7), tmp_path, act)
+
+
 def test_what_cannot_work_is_refused_at_the_start(tmp_path: Path) -> None:
     async def act(pool: RewardPool) -> None:
         pytest.fail("started")

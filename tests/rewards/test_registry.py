@@ -12,6 +12,8 @@ import pytest
 from cluster.errors import ConfigError, DataError
 from configs.schema import RewardsSection
 from rewards import load, validate
+from rewards.per_completion import PerCompletionReward
+from rewards.registry import BUILTINS, resolve
 
 USER_FILE = """
 import functools
@@ -62,6 +64,8 @@ def test_a_callable_and_a_module() -> None:
         ("acuracy", {}, "reward 'acuracy' is unknown; did you mean 'accuracy'"),
         ("accuracy", {"answer_stile": "auto"}, "no parameter 'answer_stile'; did you mean 'answer_style'"),
         ("tag_count", {"x": 1}, "no parameter 'x'; it has none"),
+        ("fluency", {"language": "de"}, "fluency: language 'de' is unknown"),
+        ("soft_overlong_punishment", {"max_completion_len": 8, "soft_punish_cache": 9}, "soft_punish_cache 9 is more than"),
         ("nowhere.py:f", {}, "reward file nowhere.py is not there"),
         ("no_such_module_x.y:f", {}, "no module 'no_such_module_x'"),
         (":f", {}, "has no module"),
@@ -72,6 +76,77 @@ def test_a_callable_and_a_module() -> None:
 def test_wrong_names_and_parameters_are_refused_at_once(name: str, params: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         validate(section({"name": name, "params": params}))
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "ours"),
+    [
+        ("len", "length"),
+        ("len_reward", "length"),
+        ("accuracy_reward", "accuracy"),
+        ("reasoning_accuracy_reward", "reasoning_accuracy"),
+        ("format_reward", "format"),
+        ("think_format_reward", "think_format"),
+        ("tag_count_reward", "tag_count"),
+        ("reasoning_steps_reward", "reasoning_steps"),
+        ("cosine_scaled", "cosine"),
+        ("cosine_scaled_reward", "cosine"),
+        ("get_cosine_scaled_reward", "cosine"),
+        ("repetition_penalty_reward", "repetition_penalty"),
+        ("get_repetition_penalty_reward", "repetition_penalty"),
+        ("get_code_format_reward", "code_format"),
+        ("get_soft_overlong_punishment", "soft_overlong_punishment"),
+        ("soft_overlong_punishment_reward", "soft_overlong_punishment"),
+    ],
+)
+def test_names_of_other_systems_are_suggested_and_not_accepted(elsewhere: str, ours: str) -> None:
+    with pytest.raises(ConfigError, match=f"reward '{elsewhere}' is unknown; did you mean '{ours}'?"):
+        load(elsewhere)
+
+
+@pytest.mark.parametrize("name", BUILTINS)
+def test_every_builtin_has_its_name_and_can_be_made_of_nothing(name: str) -> None:
+    assert load(name).__name__ == name
+
+
+OVER_TEXT = (
+    *("accuracy", "reasoning_accuracy", "format", "think_format", "tag_count", "reasoning_steps", "code_format"),
+    *("length", "cosine", "soft_overlong_punishment", "repetition_penalty", "fluency"),
+)
+
+
+@pytest.mark.parametrize("name", OVER_TEXT)
+def test_chat_messages_score_as_plain_text_does(name: str) -> None:
+    texts = ["<think>\n1. a b c a b c\n</think>\n<answer>\n\\boxed{4}\n```python\n```\n</answer>", "<think>First, \\boxed{5}", ""]
+    chats = [[{"role": "assistant", "content": text}] for text in texts]
+    reward = load(name, **({"max_completion_len": 8} if name == "soft_overlong_punishment" else {}))
+    columns = {"solution": ["4"] * 3, "completion_ids": [[1] * 7, [2] * 3, []]}
+    plain = reward(completions=texts, prompts=["p"] * 3, **columns)
+    assert reward(completions=chats, prompts=[[{"role": "user", "content": "p"}]] * 3, **columns) == plain
+    assert len(set(plain)) > 1, "else the completions are not told apart"
+
+
+def test_what_a_reward_takes_from_the_run_is_filled_in_where_it_is_absent() -> None:
+    rewards = section("accuracy", "soft_overlong_punishment")
+    resolved = resolve(rewards, 2048)
+    assert [spec.params for spec in resolved.functions] == [{}, {"max_completion_len": 2048}]
+    assert [spec.params for spec in rewards.functions] == [{}, {}]
+    cache = {"max_completion_len": None, "soft_punish_cache": 16}
+    (spec,) = resolve(section({"name": "soft_overlong_punishment", "weight": 0.5, "params": cache}), 64).functions
+    assert (spec.weight, spec.params) == (0.5, {"max_completion_len": 64, "soft_punish_cache": 16})
+    own = section({"name": "soft_overlong_punishment", "params": {"max_completion_len": 100}}, "format")
+    assert resolve(own, 2048) == own
+
+
+def test_which_rewards_need_token_ids() -> None:
+    def need(name: str, **params: str) -> bool:
+        reward = load(name, **params)
+        assert isinstance(reward, PerCompletionReward)
+        return reward.needs_token_ids
+
+    assert [name for name in BUILTINS if need(name)] == ["soft_overlong_punishment"]
+    assert need("length", unit="tokens") and need("cosine", unit="tokens")
+    assert need("repetition_penalty", language="tokens") and need("fluency", language="tokens")
 
 
 def test_a_missing_function_is_found_without_running_the_file(tmp_path: Path) -> None:
@@ -103,7 +178,8 @@ def test_the_driver_can_validate_without_heavy_imports() -> None:
         "import sys, rewards, rewards.pool\n"
         "from configs.schema import RewardsSection\n"
         "rewards.validate(RewardsSection())\n"
-        "heavy = {'torch', 'vllm', 'deepspeed', 'transformers', 'math_verify', 'sympy', 'ray'} & set(sys.modules)\n"
+        "rewards.validate(RewardsSection(functions=('length', 'cosine', 'reasoning_accuracy', 'fluency', 'code_format')))\n"
+        "heavy = {'torch', 'vllm', 'deepspeed', 'transformers', 'math_verify', 'sympy', 'jieba', 'ray'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
