@@ -27,6 +27,7 @@ from rewards import validate
 from rewards.calling import Verdict
 from rewards.graders import Graders
 from rewards.group_input import GroupInput
+from rewards.registry import resolve
 from rewards.scoring import column_of, weighted_sums
 
 
@@ -98,6 +99,8 @@ def score_file(
         ConfigError: a reward cannot work.
         DataError: the file cannot be read or lacks a column.
     """
+    if max_completion_length:
+        section = resolve(section, max_completion_length)
     validate(section)
     rows = load_rows(str(completions))
     if completion_column not in rows.columns:

@@ -37,6 +37,7 @@ from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from rewards import validate
 from rewards.pool import RewardPool
+from rewards.registry import resolve
 
 CANARY_TOKENS = 64
 """Most tokens of the sequence by which every sync is verified."""
@@ -55,9 +56,10 @@ def run_training(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
         summary: dict[str, Any] = {}
         try:
             commit = _commit_to_resume(config, directory, resume, display)
-            validate(config.rewards)
+            rewards = resolve(config.rewards, config.actors.max_completion_length)
+            validate(rewards)
             prepared = prepare(config, directory, display)
-            validate(config.rewards, prepared.prompts.canary_prompt().columns)
+            validate(rewards, prepared.prompts.canary_prompt().columns)
             with RaySession(config, directory.logs, namespace=f"rollcast-{directory.path.name}") as session:
                 session.placement()
                 run = TrainingRun(config, directory, display, prepared, commit, session)
