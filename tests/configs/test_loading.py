@@ -124,7 +124,10 @@ def test_overrides_reach_into_sections_that_are_not_there_and_the_last_one_wins(
         ("learner.learning_rate=.nan", "learner.learning_rate: nan"),
         ("learner.learning_rate=.inf", "learner.learning_rate: inf is not a finite number; write a finite number"),
         ("actors.top_p=2", "actors.top_p: 2 must be at most 1.0; lower it"),
-        ("learner.loss_type=ppo", "learner.loss_type: 'ppo' is not one of the choices; choose 'grpo', 'bnpo', 'dr_grpo' or 'dapo'"),
+        (
+            "learner.loss_type=ppo",
+            "learner.loss_type: 'ppo' is not one of the choices; choose 'grpo', 'bnpo', 'dr_grpo', 'dapo' or 'cispo'",
+        ),
         ("model.path=", "model.path: is empty; give a value"),
         ("model.lora.target_modules=7", "model.lora.target_modules: 7 is not"),
         ("learner.warm_start=3", "learner.warm_start: 3 is not a section"),
