@@ -143,6 +143,47 @@ def test_bad_values_are_answered_with_key_rule_and_remedy(small: Path, override:
     assert wanted in refusal(small, override)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [
+        (["loss_type=cispo"], "learner: epsilon_high None with loss_type cispo: there it is the largest ratio itself"),
+        (["loss_type=cispo", "epsilon_high=0.28"], "learner: epsilon_high 0.28 with loss_type cispo"),
+        (["advantage_estimator=rloo", "scale_rewards=none"], "learner: scale_rewards none has no effect with advantage_estimator rloo"),
+        (["importance_sampling_floor=2"], "learner: importance_sampling_floor 2.0 is not below importance_sampling_cap 2.0"),
+        (["kl_in_reward=true", "kl_estimator=k1"], "learner: beta 0.0 with kl_in_reward: nothing would be subtracted; set beta"),
+        (["kl_in_reward=true", "beta=0.1"], "learner: kl_estimator k3 with kl_in_reward: a reward has no gradient"),
+        (
+            ["kl_in_reward=true", "beta=0.1", "kl_estimator=k1", "use_bias_correction_kl=true"],
+            "learner: use_bias_correction_kl with kl_in_reward",
+        ),
+        (["num_iterations=0"], "learner.num_iterations: 0 must be more than 0"),
+        (["importance_sampling_mode=sequence"], "learner.importance_sampling_mode: 'sequence' is not one of the choices"),
+    ],
+)
+def test_objectives_that_contradict_themselves_are_refused(small: Path, overrides: list[str], wanted: str):
+    assert wanted in refusal(small, *(f"learner.{override}" for override in overrides))
+
+
+@pytest.mark.parametrize("learner", [["advantage_estimator=rloo"], ["kl_in_reward=true", "beta=0.1", "kl_estimator=k1"]])
+def test_normalised_rewards_go_only_with_what_compares_them_as_they_are(small: Path, learner: list[str]):
+    overrides = [f"learner.{override}" for override in learner]
+    assert load_config(small, overrides).learner.num_iterations == 1
+    assert "with rewards.aggregation normalize_then_sum" in refusal(small, "rewards.aggregation=normalize_then_sum", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "weighs"),
+    [
+        ([], False),
+        (["beta=0.1"], True),
+        (["entropy_coef=0.1"], True),
+        (["beta=0.1", "kl_estimator=k1", "kl_in_reward=true"], False),
+    ],
+)
+def test_what_gives_a_completion_without_advantage_a_gradient(small: Path, overrides: list[str], weighs: bool):
+    assert load_config(small, [f"learner.{override}" for override in overrides]).learner.weighs_every_completion == weighs
+
+
 def test_all_faults_are_listed_at_once(tmp_path: Path):
     message = refusal(written(tmp_path, SMALL + "actors: {temprature: 1, top_p: 3}\nlearner: {ranks: 0}\n"))
     assert all(key in message for key in ("run.yaml", "actors.temprature", "actors.top_p", "learner.ranks"))

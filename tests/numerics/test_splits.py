@@ -1,7 +1,7 @@
 """The loss and its gradient do not depend on how a step is cut: packing, micro-batches, shared prompts, ranks. Twice a step, as with
 `num_iterations` 2: in the second update the ratio is not 1.
 
-The ranks here are shares of one process's work; `tests/learner/test_group.py` has real ones.
+The ranks here are shares of one process's work; `test_iterations.py` has real ones.
 """
 
 from __future__ import annotations
