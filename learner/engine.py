@@ -36,6 +36,7 @@ class OptimizerSettings:
     adam_epsilon: float = 1e-8
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    offload_optimizer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +223,8 @@ def _deepspeed_config(policy: Policy, settings: OptimizerSettings) -> dict[str, 
             "allgather_bucket_size": bucket,
         },
     }
+    if settings.offload_optimizer:
+        config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
     if policy.dtype == torch.bfloat16:
         config["bf16"] = {"enabled": True, "check_grad_overflow": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
