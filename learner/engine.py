@@ -118,6 +118,9 @@ class LearnerEngine:
         self._engine.set_gradient_accumulation_boundary(True)
         self._engine.step()
         applied = not self._engine.optimizer.overflow
+        if not applied:
+            # With offload and bfloat16, DeepSpeed 0.19.8 would keep the sum of a skipped step and add every later one to it.
+            self._engine.optimizer.averaged_gradients.clear()
         self.steps_done += 1
         self._updates += applied
         return StepOutcome(applied, float(self._engine.get_global_grad_norm()), learning_rate)
