@@ -78,6 +78,23 @@ def test_two_ranks_step_export_save_and_resume_bit_for_bit(tiny_qwen2: Path, tmp
     run(scenario())
 
 
+@pytest.mark.slow
+def test_ranks_over_nf4_share_one_model(quantisable: Path, tmp_path: Path) -> None:
+    async def one_step(ranks: int) -> tuple[float, float, str]:
+        group = await started(run_config(quantisable, ranks=ranks, model={"quantization": "nf4"}), tmp_path / f"{ranks}")
+        try:
+            return (await steps(group, range(1)))[0]
+        finally:
+            await group.close()
+
+    async def scenario() -> None:
+        (loss, norm, _), (other_loss, other_norm, _) = await one_step(1), await one_step(2)
+        assert loss == pytest.approx(other_loss, abs=2e-5) and norm == pytest.approx(other_norm, rel=1e-4)  # the order of sums
+
+    run(scenario())
+
+
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_alike_on_another_number_of_ranks(tiny_qwen2: Path, tmp_path: Path) -> None:
     async def go_on(ranks: int, folder: str, checkpoint: Path | None) -> LearnerGroup:
         return await started(run_config(tiny_qwen2, ranks=ranks), tmp_path / folder, checkpoint)
