@@ -12,7 +12,8 @@ from typing import Any
 
 from cluster.errors import ConfigError
 from cluster.estimate import ModelShape, model_shape
-from configs.schema import EMBEDDINGS, UNSERVED_LORA_KEYS, VLLM_LORA_RANKS, LoraSection, RunConfig
+from configs.model import EMBEDDINGS, UNSERVED_LORA_KEYS, VLLM_LORA_RANKS, LoraSection
+from configs.schema import RunConfig
 
 PLAIN_INITS = (None, True, False, "gaussian", "orthogonal")
 """Ways to draw a fresh adapter that leave the base model as it is. All others of PEFT (PiSSA, OLoRA, CorDA, LoftQ, ...) may change it."""

@@ -94,6 +94,7 @@ def test_an_offloaded_optimizer_makes_the_same_steps(tiny_qwen2: Path, dtype: st
     for offload in (False, True):
         policy = load(tiny_qwen2, dtype)
         engine = engine_of(policy, offload=offload)
+        assert engine._engine.optimizer.cpu_offload == offload
         tensors = packed(policy)
         norms.append([engine.step([partial(unlikelihood, tensors)] * micro_batches).grad_norm for micro_batches in (1, 3, 2, 1)])
         states.append(engine._gather())
