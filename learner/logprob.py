@@ -1,7 +1,14 @@
 """Hidden states -> log-probabilities of given tokens and entropies, without ever holding all logits.
 
-Logits of a chunk of tokens are made, reduced and dropped; the backward makes them again. Memory is that of one chunk,
-however many tokens and however large the vocabulary.
+Logits of a chunk of tokens are made, reduced and dropped. Memory is that of one chunk, however many tokens and however large the
+vocabulary.
+
+The backward needs no logits either. The gradient of a log-probability with respect to its hidden state does not depend on what is done
+with the log-probability later, except by a factor: d logp / d hidden = (onehot(target) - softmax) W / temperature. So the forward leaves
+that *direction* in the place of the hidden state, while it has the probabilities at hand, and the backward multiplies it by the incoming
+gradient: two products with the head in all, where recomputing the logits would need three (Liger's fused cross-entropy, arXiv:2410.10989,
+section 3.2, makes its gradient in the forward too, for a loss that is known then). Only a head that is trained itself has to
+see the logits again, since there tokens share a gradient.
 
 Dimensions: `_N` predictions, `_H` hidden size, `_V` vocabulary.
 """
@@ -13,65 +20,87 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_LOGITS = 1 << 24
-"""Most logits that exist at once: 64 MiB in float32."""
+CHUNK_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 26}
+"""Most logits that exist at once, by device: 32 MiB in float32 on a CPU; 256 MiB on a GPU, where a chunk of 440 tokens of a 151,936-token
+vocabulary does about as many operations for each byte of the head that it reads (440) as an H100 can (295)."""
 
 
 def token_logprobs(
-    hidden_NH: Tensor, head_VH: Tensor, target_ids_N: Tensor, *, temperature: float = 1.0, chunk_logits: int = CHUNK_LOGITS
+    hidden_NH: Tensor, head_VH: Tensor, target_ids_N: Tensor, *, temperature: float = 1.0, chunk_logits: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """log softmax(hidden W^T / temperature)[target], and the entropy of that distribution, both in nats and float32 [N].
 
     The log-probabilities are differentiable with respect to `hidden_NH` and, where it is trainable, `head_VH`. The entropies are
-    not differentiable. Logits are accumulated in float32 (float64 inputs stay float64).
+    not differentiable. Logits are accumulated in float32 (float64 inputs stay float64). Two buffers of `chunk_logits` are alive at once.
     """
-    return _ChunkedLogProbs.apply(hidden_NH, head_VH, target_ids_N, temperature, chunk_logits)  # type: ignore[return-value]
+    chunk_logits = CHUNK_LOGITS[hidden_NH.device.type] if chunk_logits is None else chunk_logits
+    rows = max(1, min(chunk_logits // len(head_VH), len(hidden_NH)))
+    return _ChunkedLogProbs.apply(hidden_NH, head_VH, target_ids_N, temperature, rows)  # type: ignore[return-value]
 
 
 class _ChunkedLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_NH: Tensor, head_VH: Tensor, target_ids_N: Tensor, temperature: float, chunk_logits: int
+        ctx: Any, hidden_NH: Tensor, head_VH: Tensor, target_ids_N: Tensor, temperature: float, rows: int
     ) -> tuple[Tensor, Tensor]:
-        rows = max(1, chunk_logits // len(head_VH))
-        logprobs, entropies, normalisers = [], [], []
-        for hidden, targets in zip(hidden_NH.split(rows), target_ids_N.split(rows), strict=True):
-            logits = _logits(hidden, head_VH, temperature)
-            normaliser = torch.logsumexp(logits, dim=-1)
-            logprobs.append(logits.gather(1, targets[:, None])[:, 0] - normaliser)
-            # Entropy is lse - E[logit]; the logits are no longer needed, so their memory takes the probabilities.
-            expected = torch.linalg.vecdot(torch.exp(logits - normaliser[:, None]), logits)
-            entropies.append(normaliser - expected)
-            normalisers.append(normaliser)
-        entropy_N = torch.cat(entropies)
-        ctx.save_for_backward(hidden_NH, head_VH, target_ids_N, torch.cat(normalisers))
+        dtype = torch.float64 if hidden_NH.dtype == torch.float64 else torch.float32
+        logprob_N, entropy_N, normaliser_N = hidden_NH.new_empty((3, len(hidden_NH)), dtype=dtype)
+        direction_NH = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
+        # Written again for every chunk: memory that is new to a process costs more than the arithmetic done on it.
+        logits_buffer, probability_buffer = hidden_NH.new_empty((2, rows, len(head_VH)), dtype=dtype)
+        for start in range(0, len(hidden_NH), rows):
+            here = slice(start, start + rows)
+            hidden, targets = hidden_NH[here], target_ids_N[here, None]
+            logits = _logits(hidden, head_VH, temperature, out=logits_buffer[: len(hidden)])
+            maximum = logits.amax(dim=-1)
+            logits.sub_(maximum[:, None])
+            probabilities = torch.exp(logits, out=probability_buffer[: len(hidden)])
+            total = probabilities.sum(dim=-1)
+            logprob_N[here] = logits.gather(1, targets)[:, 0] - total.log()
+            entropy_N[here] = total.log() - torch.linalg.vecdot(probabilities, logits) / total
+            normaliser_N[here] = maximum + total.log()
+            if direction_NH is not None:
+                direction_NH[here] = _onehot_minus(probabilities, total, targets, temperature).to(head_VH.dtype) @ head_VH
+        ctx.save_for_backward(direction_NH, *((hidden_NH, head_VH, target_ids_N, normaliser_N) if ctx.needs_input_grad[1] else ()))
         ctx.temperature, ctx.rows = temperature, rows
         ctx.mark_non_differentiable(entropy_N)
-        return torch.cat(logprobs), entropy_N
+        return logprob_N, entropy_N
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_NH, head_VH, target_ids_N, normaliser_N = ctx.saved_tensors
-        grad_hidden_NH = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
-        grad_head_VH = torch.zeros_like(head_VH, dtype=normaliser_N.dtype) if ctx.needs_input_grad[1] else None
-        for start in range(0, len(hidden_NH), ctx.rows):
-            here = slice(start, start + ctx.rows)
-            hidden, gradient = hidden_NH[here], grad_outputs[0][here, None]
-            # d logp / d logits = onehot(target) - softmax(logits)
-            grad_logits = _logits(hidden, head_VH, ctx.temperature).sub_(normaliser_N[here, None]).exp_().mul_(-gradient)
-            grad_logits.scatter_add_(1, target_ids_N[here, None], gradient).div_(ctx.temperature)
-            if grad_hidden_NH is not None:
-                grad_hidden_NH[here] = grad_logits.to(head_VH.dtype) @ head_VH
-            if grad_head_VH is not None:
-                grad_head_VH += grad_logits.T @ hidden.to(grad_logits.dtype)
-        return grad_hidden_NH, None if grad_head_VH is None else grad_head_VH.to(head_VH.dtype), None, None, None
+        direction_NH, *for_head = ctx.saved_tensors
+        gradient_N1 = grad_outputs[0][:, None]
+        grad_hidden_NH = None if direction_NH is None else (direction_NH * gradient_N1).to(direction_NH.dtype)
+        return grad_hidden_NH, _head_gradient(ctx, gradient_N1, *for_head) if for_head else None, None, None, None
 
 
-def _logits(hidden: Tensor, head_VH: Tensor, temperature: float) -> Tensor:
-    if hidden.dtype in (torch.float32, torch.float64):
-        logits = hidden @ head_VH.T
+def _head_gradient(
+    ctx: Any, gradient_N1: Tensor, hidden_NH: Tensor, head_VH: Tensor, target_ids_N: Tensor, normaliser_N: Tensor
+) -> Tensor:
+    grad_head_VH = torch.zeros_like(head_VH, dtype=normaliser_N.dtype)
+    for start in range(0, len(hidden_NH), ctx.rows):
+        here = slice(start, start + ctx.rows)
+        hidden = hidden_NH[here]
+        logits = _logits(hidden, head_VH, ctx.temperature, out=normaliser_N.new_empty((len(hidden), len(head_VH))))
+        probabilities = logits.sub_(normaliser_N[here, None]).exp_()
+        ones = torch.ones_like(normaliser_N[here])
+        grad_logits = _onehot_minus(probabilities, ones, target_ids_N[here, None], ctx.temperature).mul_(gradient_N1[here])
+        grad_head_VH.addmm_(grad_logits.T, hidden.to(grad_logits.dtype))
+    return grad_head_VH.to(head_VH.dtype)
+
+
+def _onehot_minus(probabilities: Tensor, total: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """d logp(target) / d logits = (onehot(target) - probabilities / total) / temperature, in the place of `probabilities`."""
+    probabilities.mul_((-1.0 / (total * temperature))[:, None])
+    return probabilities.scatter_add_(1, targets, torch.full_like(targets, 1.0 / temperature, dtype=probabilities.dtype))
+
+
+def _logits(hidden: Tensor, head_VH: Tensor, temperature: float, *, out: Tensor) -> Tensor:
+    """Accumulated and kept in the type of `out`."""
+    if hidden.dtype == out.dtype:
+        torch.mm(hidden, head_VH.T, out=out)
     elif hidden.is_cuda:
-        logits = torch.mm(hidden, head_VH.T, out_dtype=torch.float32)
+        torch.mm(hidden, head_VH.T, out_dtype=out.dtype, out=out)
     else:
-        logits = hidden.float() @ head_VH.float().T
-    return logits.div_(temperature) if temperature != 1.0 else logits
+        torch.mm(hidden.to(out.dtype), head_VH.to(out.dtype).T, out=out)
+    return out.div_(temperature) if temperature != 1.0 else out
