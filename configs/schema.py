@@ -59,8 +59,9 @@ class ModelSection(Section):
     """Branch, tag or commit of a hub model."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision of the frozen base and of the engine. The CPU runs float32 faster."""
-    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
-    """Attention of the learner."""
+    attn_implementation: Literal["sdpa", "eager", "flex_attention"] = "sdpa"
+    """Attention of the learner. `flex_attention` (GPU only) skips what no token of a packed row may see, where the others compute all
+    width x width scores and hold a mask of that size: for long rows. It is compiled when first used."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off by default: it runs with your rights."""
     chat_template: str | None = None
@@ -348,6 +349,10 @@ class RunConfig(Section):
             raise ValueError(f"data.train_samples {self.data.train_samples} must be -1 (all rows) or positive")
         if self.learner.max_steps == 0 or self.learner.max_steps < -1:
             raise ValueError(f"learner.max_steps {self.learner.max_steps} must be -1 (from num_train_epochs) or positive")
+        if self.model.attn_implementation == "flex_attention" and not self.learner.gpus_per_rank:
+            raise ValueError(
+                "model.attn_implementation flex_attention with learner.gpus_per_rank 0: FlexAttention has no backward on the CPU; use sdpa"
+            )
         if self.actors.gpus_per_worker > 1 and self.actors.gpus_per_worker % 1:
             raise ValueError(
                 f"actors.gpus_per_worker {self.actors.gpus_per_worker} must be a whole number above 1: it is the tensor-parallel size"

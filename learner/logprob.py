@@ -40,9 +40,7 @@ def token_logprobs(
 
 class _ChunkedLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden_NH: Tensor, head_VH: Tensor, target_ids_N: Tensor, temperature: float, rows: int
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden_NH: Tensor, head_VH: Tensor, target_ids_N: Tensor, temperature: float, rows: int) -> tuple[Tensor, Tensor]:
         dtype = torch.float64 if hidden_NH.dtype == torch.float64 else torch.float32
         logprob_N, entropy_N, normaliser_N = hidden_NH.new_empty((3, len(hidden_NH)), dtype=dtype)
         direction_NH = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
@@ -74,9 +72,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         return grad_hidden_NH, _head_gradient(ctx, gradient_N1, *for_head) if for_head else None, None, None, None
 
 
-def _head_gradient(
-    ctx: Any, gradient_N1: Tensor, hidden_NH: Tensor, head_VH: Tensor, target_ids_N: Tensor, normaliser_N: Tensor
-) -> Tensor:
+def _head_gradient(ctx: Any, gradient_N1: Tensor, hidden_NH: Tensor, head_VH: Tensor, target_ids_N: Tensor, normaliser_N: Tensor) -> Tensor:
     grad_head_VH = torch.zeros_like(head_VH, dtype=normaliser_N.dtype)
     for start in range(0, len(hidden_NH), ctx.rows):
         here = slice(start, start + ctx.rows)

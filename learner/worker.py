@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -16,10 +17,11 @@ import ray
 
 from cluster.errors import LearnerError, NonFiniteError
 from cluster.logs import redirect_output
-from cluster.metrics import Mean, Metric, merge
+from cluster.metrics import Metric, merge
 from cluster.records import AdapterManifest, RolloutGroup
 from configs.schema import RunConfig
 from learner.batch import Denominators, MicroBatch, pack, trained_group
+from learner.throughput import FlopCount, packing_metrics, speed_metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +56,7 @@ class LearnerWorker:
         self._nonfinite_in_row = 0
         self._policy: Policy
         self._engine: LearnerEngine
+        self._flops: FlopCount
         self._objective: Objective
         self._warm_start: WarmStart
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -113,6 +116,7 @@ class LearnerWorker:
         settings = OptimizerSettings(**{field.name: getattr(learner, field.name) for field in fields(OptimizerSettings)})
         self._objective = Objective(**{field.name: getattr(learner, field.name) for field in fields(Objective)})
         self._engine = LearnerEngine(self._policy, settings, Schedule.of(learner, total_steps))
+        self._flops = FlopCount.of(self._policy)
         self._canary_token_ids = tuple(canary_token_ids)
         return {} if resume_folder is None else self._engine.load(resume_folder)
 
@@ -125,8 +129,10 @@ class LearnerWorker:
             for table, advantages_G in zip(ray.get(list(bodies)), advantages_PG, strict=True)
         ]
         batches = pack(groups, token_budget=self._config.learner.token_budget, attention_width=self._policy.attention_width)
-        metrics: list[dict[str, Metric]] = []
+        metrics: list[dict[str, Metric]] = [packing_metrics(batches)]
+        began = time.monotonic()
         outcome = self._engine.step([partial(self._loss, batch, denominators, metrics) for batch in batches])
+        metrics.append(speed_metrics(batches, self._flops, time.monotonic() - began, self._config.learner.ranks, self._policy.device))
         self._count_nonfinite(outcome.applied, batches, step)
         return RankReport(self._engine.steps_done, outcome.applied, outcome.grad_norm, outcome.learning_rate, merge(metrics))
 
@@ -170,7 +176,7 @@ class LearnerWorker:
             reference_logprobs_N=reference_N,
             entropies_N=entropies_N,
         )
-        metrics.append(parts | {"packing/fill": Mean(batch.tokens, batch.segment_ids_BT.size)})
+        metrics.append(parts)
         return loss
 
     def _count_nonfinite(self, applied: bool, batches: Sequence[MicroBatch], step: int) -> None:

@@ -140,6 +140,12 @@ def test_bad_values_are_answered_with_key_rule_and_remedy(small: Path, override:
     assert wanted in refusal(small, override)
 
 
+def test_flex_attention_is_for_gpus(small: Path):
+    assert load_config(small, ["model.attn_implementation=flex_attention"]).model.attn_implementation == "flex_attention"
+    refused = refusal(small, "model.attn_implementation=flex_attention", "learner.gpus_per_rank=0")
+    assert "flex_attention with learner.gpus_per_rank 0: FlexAttention has no backward on the CPU; use sdpa" in refused
+
+
 def test_all_faults_are_listed_at_once(tmp_path: Path):
     message = refusal(written(tmp_path, SMALL + "actors: {temprature: 1, top_p: 3}\nlearner: {ranks: 0}\n"))
     assert all(key in message for key in ("run.yaml", "actors.temprature", "actors.top_p", "learner.ranks"))
