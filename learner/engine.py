@@ -207,7 +207,8 @@ class LearnerEngine:
 
 def _deepspeed_config(policy: Policy, settings: OptimizerSettings) -> dict[str, Any]:
     on_gpu = policy.device.type == "cuda"
-    bucket = int(5e7) if on_gpu else int(5e6)
+    # DeepSpeed allocates whole buckets, however small the adapter.
+    bucket = min(int(5e7) if on_gpu else int(5e6), sum(parameter.numel() for parameter in policy.trainable().values()))
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

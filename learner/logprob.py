@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 26}
-"""Most logits that exist at once, by device: 32 MiB in float32 on a CPU; 256 MiB on a GPU, where a chunk of 440 tokens of a 151,936-token
-vocabulary does about as many operations for each byte of the head that it reads (440) as an H100 can (295)."""
+CHUNK_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 26}
+"""Most logits that exist at once, by device. On a CPU 64 MiB in float32, 110 tokens of a 151,936-token vocabulary: products with the head
+run at 75 to 87 % of the core's best rate, with half as many tokens at 57 to 76 %, with twice as many at 78 to 91 %. On a GPU 256 MiB, 440
+tokens: operations for each byte of a bfloat16 head that is read, where an H100 can do 295 (by arithmetic, not measured)."""
 
 
 def token_logprobs(
@@ -55,7 +56,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             probabilities = torch.exp(logits, out=probability_buffer[: len(hidden)])
             total = probabilities.sum(dim=-1)
             logprob_N[here] = logits.gather(1, targets)[:, 0] - total.log()
-            entropy_N[here] = total.log() - torch.linalg.vecdot(probabilities, logits) / total
+            entropy_N[here] = total.log() - logits.mul_(probabilities).sum(dim=-1) / total
             normaliser_N[here] = maximum + total.log()
             if direction_NH is not None:
                 direction_NH[here] = _onehot_minus(probabilities, total, targets, temperature).to(head_VH.dtype) @ head_VH
