@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,8 +106,14 @@ class Estimate:
         return sum(self.learner.values())
 
 
-LOGPROB_CHUNK_BYTES = 64 << 20
-"""About what one chunk of the vocabulary projection takes; the learner never holds the whole logits."""
+CHUNK_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 26}
+"""As in `learner.logprob`, which this module may not import."""
+
+ATTENTION_WIDTH_PER_HIDDEN = 6.0
+"""As in `learner.policy`."""
+
+BUCKET_ELEMENTS = {"cpu": int(5e6), "cuda": int(5e7)}
+"""Most that DeepSpeed reduces at once; as in `learner.engine`."""
 
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -125,24 +132,17 @@ def frozen_base_bytes(config: RunConfig, shape: ModelShape) -> int:
 def estimate(config: RunConfig, shape: ModelShape) -> Estimate:
     """Memory of one learner rank and one engine, and the bytes of one sync.
 
-    The activations that a layer keeps for its backward pass are counted as tokens x (34 x hidden + 4 x intermediate) / 2 elements:
-    inputs of the norms, projections, attention and MLP. With gradient checkpointing only the layer inputs and one layer's set are kept.
+    The learner's is for full micro-batches of the longest prompts and completions, at the end of a forward pass: all activations and a chunk
+    of logits. Shown within 15 % of what a step takes in float32 on a CPU (tests/learner/test_memory.py); libraries and the CUDA context
+    are not in it, and in bfloat16 on GPUs it is the same arithmetic, not yet measured.
     """
     element_bytes = 2 if config.model.dtype == "bfloat16" else 4
     adapter = shape.adapter_parameters(config.model.lora.r)
-    tokens = config.learner.token_budget
-    one_layer = tokens * (17 * shape.hidden + 4 * shape.intermediate) * element_bytes
-    if config.learner.gradient_checkpointing:
-        activations = one_layer + shape.layers * tokens * shape.hidden * element_bytes
-    else:
-        activations = one_layer * shape.layers
-    learner = {
-        "frozen base": frozen_base_bytes(config, shape),
-        "adapter and its gradient (float32)": adapter * 8,
-        "optimizer state (ZeRO-2 share)": 0 if config.learner.offload_optimizer else adapter * 12 // config.learner.ranks,
-        "activations of one micro-batch": activations,
-        "one chunk of logits": LOGPROB_CHUNK_BYTES,
-    }
+    learner = (
+        {"frozen base": frozen_base_bytes(config, shape)}
+        | _training_state(config, adapter, element_bytes)
+        | _activations(config, shape, element_bytes)
+    )
     kv_per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * element_bytes
     rollout = {
         "weights": shape.parameters * element_bytes,
@@ -151,3 +151,65 @@ def estimate(config: RunConfig, shape: ModelShape) -> Estimate:
         * config.actors.max_num_seqs,
     }
     return Estimate(shape.parameters, adapter, adapter * element_bytes, learner, rollout)
+
+
+def _training_state(config: RunConfig, adapter: int, element_bytes: int) -> dict[str, int]:
+    """What DeepSpeed's ZeRO-2 keeps of the adapter on one rank.
+
+    Whole on every rank: the weights, its flat copy of them, their gradients and its reduction buckets. A share on every rank: float32
+    master weights, gradients and Adam's two moments.
+    """
+    device = "cuda" if config.learner.gpus_per_rank else "cpu"
+    buckets = (2 if device == "cuda" else 1) * min(BUCKET_ELEMENTS[device], adapter)
+    return {
+        "adapter and its gradient": 2 * adapter * element_bytes,
+        "gradient buckets": buckets * element_bytes,
+        "optimizer state (ZeRO-2 share)": 0 if config.learner.offload_optimizer else 16 * adapter // config.learner.ranks,
+    }
+
+
+def _activations(config: RunConfig, shape: ModelShape, element_bytes: int) -> dict[str, int]:
+    """What one micro-batch keeps for its backward, its attention mask, and the log-probabilities' two buffers of a chunk.
+
+    A layer keeps, per token: the inputs of its two norms in float32 (2 H); the norms' outputs (2 H), query, key and value (repeated to all
+    heads) and the attention's output (4 A), gate, its activation, up and their product (4 I), and 7 r of the adapter, in the model's type. With
+    gradient checkpointing the layers keep their inputs, and one of them at a time all of that, with its gradients, about as much as half of it.
+    """
+    rows, width, predictions = micro_batch(config, shape)
+    tokens = rows * width
+    inside = element_bytes * (2 * shape.hidden + 4 * shape.heads * shape.head_dim + 4 * shape.intermediate + 7 * config.model.lora.r)
+    layer = tokens * (inside + 4 * (2 * shape.hidden + shape.heads + 2))
+    device = "cuda" if config.learner.gpus_per_rank else "cpu"
+    chunk = 2 * 4 * min(max(CHUNK_LOGITS[device], shape.vocabulary), predictions * shape.vocabulary)
+    flex = config.model.attn_implementation == "flex_attention"
+    ends = tokens * shape.hidden * element_bytes * 3
+    if config.learner.gradient_checkpointing:
+        kept, workspace = shape.layers * tokens * shape.hidden * element_bytes + ends, {"chunk": chunk, "layer": layer * 3 // 2}
+    else:
+        kept, workspace = shape.layers * layer + ends, {"chunk": chunk, "layer": layer // 2}
+    return {
+        "activations of one micro-batch": kept,
+        "attention mask": 0 if flex else tokens * width * element_bytes,
+        "chunk of logits, or one layer's backward": max(workspace.values()),
+    }
+
+
+def micro_batch(config: RunConfig, shape: ModelShape) -> tuple[int, int, int]:
+    """(rows, width, predicted tokens) of a full micro-batch of longest prompts and completions, as `learner.batch.pack` makes it.
+
+    A row of width P + k C holds k completions with their prompt; the k is chosen that costs least, attention included.
+    """
+    prompt, completion, group = config.data.max_prompt_length, config.actors.max_completion_length - 1, config.actors.num_generations
+    flex = config.model.attn_implementation == "flex_attention"
+    attention_width = math.inf if flex else ATTENTION_WIDTH_PER_HIDDEN * shape.hidden
+
+    def width(k: int) -> int:
+        return -(-(prompt + k * completion) // 8) * 8
+
+    def cost(k: int) -> float:
+        return -(-group // k) * width(k) * (1 + width(k) / attention_width)
+
+    best = min((k for k in range(1, group + 1) if k == 1 or width(k) <= config.learner.token_budget), key=cost)
+    rows = min(config.learner.token_budget // width(best), -(-config.groups_per_step // config.learner.ranks) * -(-group // best))
+    rows = max(1, rows)
+    return rows, width(best), rows * best * (completion + 1)

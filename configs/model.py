@@ -86,8 +86,9 @@ class ModelSection(Section):
     """Branch, tag or commit of a hub model."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision of the frozen base and of the engine. The CPU runs float32 faster."""
-    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
-    """Attention of the learner."""
+    attn_implementation: Literal["sdpa", "eager", "flex_attention"] = "sdpa"
+    """Attention of the learner. `flex_attention` (GPU only) skips what no token of a packed row may see, where the others compute all
+    width x width scores and hold a mask of that size: for long rows. It is compiled when first used."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off by default: it runs with your rights."""
     chat_template: str | None = None

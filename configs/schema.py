@@ -291,6 +291,10 @@ class RunConfig(Section):
             raise ValueError(f"data.train_samples {self.data.train_samples} must be -1 (all rows) or positive")
         if self.learner.max_steps == 0 or self.learner.max_steps < -1:
             raise ValueError(f"learner.max_steps {self.learner.max_steps} must be -1 (from num_train_epochs) or positive")
+        if self.model.attn_implementation == "flex_attention" and not self.learner.gpus_per_rank:
+            raise ValueError(
+                "model.attn_implementation flex_attention with learner.gpus_per_rank 0: FlexAttention has no backward on the CPU; use sdpa"
+            )
         if self.actors.gpus_per_worker > 1 and self.actors.gpus_per_worker % 1:
             raise ValueError(
                 f"actors.gpus_per_worker {self.actors.gpus_per_worker} must be a whole number above 1: it is the tensor-parallel size"

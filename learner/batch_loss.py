@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.metrics import Mean, Metric
+from cluster.metrics import Metric
 from learner.batch import Denominators, MicroBatch
 from learner.loss import Objective, grpo_loss
 
@@ -60,7 +60,7 @@ class BatchLoss:
         )
         if self._old_logprobs_N is None:
             self._old_logprobs_N = logprobs_N.detach()
-        self.metrics.append(metrics | {"packing/fill": Mean(self._batch.tokens, self._batch.segment_ids_BT.size)})
+        self.metrics.append(metrics)
         return loss
 
     def _look_back(self, packed: PackedTensors) -> None:

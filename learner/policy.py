@@ -9,11 +9,12 @@ Dimensions: `_B` rows, `_T` tokens of a row, `_N` predictions, `_H` hidden size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,9 +23,13 @@ from torch import Tensor, nn
 from cluster.errors import AdapterError, ConfigError
 from cluster.records import Adapter, AdapterManifest, Canary, TensorSlot, adapter_sha256
 from configs.model import ModelSection
+from learner.attention import FLEX, attention_mask
 from learner.batch import MicroBatch
 from learner.logprob import token_logprobs
 from learner.quantised import keep_one_kernel, loading_options
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 ATTENTION_WIDTH_PER_HIDDEN = 6.0
 """Row width, in hidden sizes, at which attention costs as much as the linear layers: 12 H^2 against 2 T H multiplications a token.
@@ -39,11 +44,12 @@ INT8_SELF_CHECK_TOLERANCE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class PackedTensors:
-    """A micro-batch on the policy's device. The mask is what to add to attention scores: 0 or -inf, [B, 1, T, T]."""
+    """A micro-batch on the policy's device."""
 
     token_ids_BT: Tensor
     position_ids_BT: Tensor
-    mask_B1TT: Tensor
+    mask: Tensor | BlockMask
+    """See `learner.attention`."""
     source_N: Tensor
     target_ids_N: Tensor
     completion_N: Tensor
@@ -116,8 +122,14 @@ class Policy(nn.Module):
         return self.causal.dtype
 
     @property
+    def attn_implementation(self) -> str:
+        return self.causal.config._attn_implementation
+
+    @property
     def attention_width(self) -> float:
-        """What `batch.pack` wants to know of this model."""
+        """What `batch.pack` wants to know of this model. FlexAttention skips what no token sees, so wide rows cost it nothing."""
+        if self.attn_implementation == FLEX:
+            return math.inf
         return ATTENTION_WIDTH_PER_HIDDEN * self.causal.config.hidden_size
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -128,10 +140,7 @@ class Policy(nn.Module):
         """Move a micro-batch to the device and make its attention mask."""
         on_device = {field.name: torch.from_numpy(getattr(batch, field.name)).to(self.device) for field in fields(MicroBatch)}
         segments, prompts = on_device.pop("segment_ids_BT"), on_device.pop("prompt_segments_BT")
-        own = segments[:, :, None] == segments[:, None, :]
-        allowed = (own | (prompts[:, :, None] == segments[:, None, :])).tril_()
-        mask = torch.zeros(allowed.shape, dtype=self.dtype, device=self.device).masked_fill_(~allowed, -torch.inf)
-        return PackedTensors(mask_B1TT=mask[:, None], **on_device)
+        return PackedTensors(mask=attention_mask(segments, prompts, self.attn_implementation, self.dtype), **on_device)
 
     def forward(self, packed: PackedTensors, temperature: float = 1.0, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the targets and entropies of their distributions, in nats: float32 [N] each.
@@ -139,7 +148,7 @@ class Policy(nn.Module):
         The entropies are differentiable only with `entropy_gradient`.
         """
         output = self.causal.get_decoder()(
-            input_ids=packed.token_ids_BT, position_ids=packed.position_ids_BT, attention_mask=packed.mask_B1TT, use_cache=False
+            input_ids=packed.token_ids_BT, position_ids=packed.position_ids_BT, attention_mask=packed.mask, use_cache=False
         )
         hidden_NH = output.last_hidden_state.flatten(0, 1).index_select(0, packed.source_N)
         return token_logprobs(

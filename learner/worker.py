@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +20,7 @@ from cluster.metrics import Metric, Sum, merge
 from cluster.records import AdapterManifest, RolloutGroup
 from configs.schema import RunConfig
 from learner.batch import Denominators, MicroBatch, TrainedGroup, pack, trained_group
+from learner.throughput import FlopCount, packing_metrics, speed_metrics
 
 if TYPE_CHECKING:
     from learner.engine import LearnerEngine
@@ -51,6 +53,7 @@ class LearnerWorker:
         self._nonfinite_in_row = 0
         self._policy: Policy
         self._engine: LearnerEngine
+        self._flops: FlopCount
         self._objective: Objective
         self._warm_start: WarmStart
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -110,6 +113,7 @@ class LearnerWorker:
         settings = OptimizerSettings(**{field.name: getattr(learner, field.name) for field in fields(OptimizerSettings)})
         self._objective = Objective(**{field.name: getattr(learner, field.name) for field in fields(Objective)})
         self._engine = LearnerEngine(self._policy, settings, Schedule.of(learner, total_steps))
+        self._flops = FlopCount.of(self._policy)
         self._canary_token_ids = tuple(canary_token_ids)
         return {} if resume_folder is None else self._engine.load(resume_folder)
 
@@ -134,11 +138,15 @@ class LearnerWorker:
             BatchLoss(self._policy, batch, self._objective, denominators, temperature=temperature, num_iterations=num_iterations)
             for batch in batches
         ]
+        began = time.monotonic()
         outcome = self._engine.step(losses, num_iterations=num_iterations)
+        computed = batches * outcome.updates
+        speed = speed_metrics(computed, self._flops, time.monotonic() - began, self._config.learner.ranks, self._policy.device)
         self._count_nonfinite(outcome.applied, batches, step)
         metrics = merge(metrics for loss in losses for metrics in loss.metrics)
         # Sums over the micro-batches of one update: of several updates they are averaged.
         metrics = {name: Sum(m.value / outcome.updates) if isinstance(m, Sum) else m for name, m in metrics.items()}
+        metrics |= packing_metrics(batches) | speed
         return RankReport(self._engine.steps_done, outcome.applied, outcome.grad_norm, outcome.learning_rate, metrics)
 
     def kl_sums(self, bodies: Sequence[Any], scored_PG: Sequence[Sequence[float | None]]) -> list[list[float]]:

@@ -197,6 +197,12 @@ def test_what_gives_a_completion_without_advantage_a_gradient(small: Path, overr
     assert load_config(small, [f"learner.{override}" for override in overrides]).learner.weighs_every_completion == weighs
 
 
+def test_flex_attention_is_for_gpus(small: Path):
+    assert load_config(small, ["model.attn_implementation=flex_attention"]).model.attn_implementation == "flex_attention"
+    refused = refusal(small, "model.attn_implementation=flex_attention", "learner.gpus_per_rank=0")
+    assert "flex_attention with learner.gpus_per_rank 0: FlexAttention has no backward on the CPU; use sdpa" in refused
+
+
 def test_all_faults_are_listed_at_once(tmp_path: Path):
     message = refusal(written(tmp_path, SMALL + "actors: {temprature: 1, top_p: 3}\nlearner: {ranks: 0}\n"))
     assert all(key in message for key in ("run.yaml", "actors.temprature", "actors.top_p", "learner.ranks"))

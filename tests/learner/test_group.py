@@ -137,11 +137,14 @@ def test_order_of_groups_and_accumulation_do_not_matter(tiny_qwen2: Path, tmp_pa
         return await one_step(4096, "a"), await one_step(4096, "b", backwards=True), await one_step(48, "c")
 
     (metrics, adapter), (reversed_metrics, reversed_adapter), (_, accumulated) = run(scenario())
+    for name in ("learner/computed_tokens_per_s", "learner/completion_tokens_per_s", "learner/peak_memory_bytes"):
+        assert metrics.pop(name) > 0 and reversed_metrics.pop(name) > 0, "these are the machine's"
     assert metrics == reversed_metrics and np.array_equal(adapter, reversed_adapter)
     # Adam's first step moves each weight by about the learning rate (1e-2), whatever its gradient's size, so a gradient that is nearly 0
     # may turn rounding (1e-7 of its terms) into a visible share of a step: 1e-4 is a hundredth of one.
     assert np.abs(adapter - accumulated).max() < 1e-4
     assert metrics["staleness/max"] == 3 and metrics["num_tokens"] > 0 and 0 < metrics["packing/fill"] <= 1
+    assert 0 < metrics["packing/prefix_saving"] < 1 and "mfu" not in metrics
     assert {"kl"}.isdisjoint(metrics) and {
         "entropy",
         "reward",

@@ -68,6 +68,21 @@ def test_bfloat16_logits_are_accumulated_in_float32() -> None:
     assert (logprobs_N - exact).abs().max() < 1e-4
 
 
+def test_the_gradient_of_a_confident_token_keeps_its_digits_in_bfloat16() -> None:
+    """It is (1 - p) times a difference of head rows: were p rounded to bfloat16 before it is taken from 1, nothing would be left."""
+    torch.manual_seed(0)
+    head_VH = torch.randn(40, 64).bfloat16()
+    hidden_NH = (8.5 * head_VH[:5].double() / head_VH[:5].double().square().sum(1, keepdim=True)).bfloat16().requires_grad_()
+    target_ids_N = torch.arange(5)
+    (gradient,) = torch.autograd.grad(token_logprobs(hidden_NH, head_VH, target_ids_N)[0].sum(), hidden_NH)
+    exact_NH = hidden_NH.detach().double().requires_grad_()
+    logprobs_N = torch.log_softmax(exact_NH @ head_VH.double().T, -1).gather(1, target_ids_N[:, None])
+    assert (torch.exp(logprobs_N) > 0.96).all() and (torch.exp(logprobs_N) < 0.9995).all()
+    (expected,) = torch.autograd.grad(logprobs_N.sum(), exact_NH)
+    # Factors of the head and the result are rounded to 8 bits each: 2^-8 of the largest terms.
+    assert (gradient - expected).abs().max() < 2**-7 * expected.abs().max()
+
+
 def policy_of(path: Path) -> Policy:
     policy = Policy.load(ModelSection(path=str(path), dtype="float32", lora=LoraSection(r=4, alpha=8.0)), str(path))
     with torch.no_grad():
