@@ -47,8 +47,18 @@ FIRST_UID, UIDS = 40_000, 20_000
 
 NAMESPACES = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
 
-FIRST_PROCESS = ("/bin/sh", "-c", 'exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); exit $?', "sh")
-"""Process 1 of a jail: it runs the program, takes in orphans, and ends as the program ended, without a word about signals."""
+
+FIRST_PROCESS = 'ulimit -f "$1"; shift; exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); exit $?'
+"""It limits files (when bubblewrap has written ours), runs the program, takes in orphans, and ends as the program did, without a
+word of its own about signals."""
+
+COPY = """
+[ -f {path} ] && [ ! -L {path} ] || {{ echo {path} is no regular file >&2; exit 1; }}
+cat {path} > /proc/self/fd/{fd} || exit"""
+"""How an output of a compiler leaves the jail: no program outside opens a path that the jail has made."""
+
+BLOCK_BYTES = 512
+"""The unit of `ulimit -f`."""
 
 
 class Sandbox:
@@ -84,11 +94,9 @@ class Sandbox:
 
         Raises:
             SandboxError: the jail could not be made.
-            ValueError: a name leaves /scratch.
+            ValueError: a name leaves /scratch, or the files hold more than it does.
         """
-        with ExitStack() as closing:
-            stdin_fd = closing.enter_context(_SealedFile(stdin))
-            return _execute(command, files, stdin_fd, limits, bind, closing, ())
+        return _execute(command, files, stdin, limits, bind)
 
     def compile(
         self, command: Sequence[str], *, files: Mapping[str, str | bytes], outputs: Sequence[str], into: Path, limits: Limits
@@ -114,13 +122,10 @@ class Sandbox:
                 raise ValueError(f"output {name!r} is not a plain file name; compile into /scratch itself")
         with ExitStack() as closing:
             fds = {name: closing.enter_context(_MemoryFile(name)) for name in outputs}
-            copy = [
-                f"[ -f {path} ] && [ ! -L {path} ] || {{ echo {path} is no regular file >&2; exit 1; }}\ncat {path} > /proc/self/fd/{fd} || exit"
-                for path, fd in ((shlex.quote(f"./{name}"), fd) for name, fd in fds.items())
-            ]
-            script = "\n".join([f"{shlex.join(command)} || exit", *copy])
-            stdin_fd = closing.enter_context(_SealedFile(""))
-            result = _execute(["/bin/sh", "-c", script], files, stdin_fd, limits, {}, closing, tuple(fds.values()))
+            script = "\n".join(
+                [f"{shlex.join(command)} || exit", *(COPY.format(path=shlex.quote(f"./{name}"), fd=fds[name]) for name in fds)]
+            )
+            result = _execute(["/bin/sh", "-c", script], files, "", limits, {}, tuple(fds.values()))
             if result.ok:
                 for name, fd in fds.items():
                     _save(fd, into / name, limits.file_bytes)
@@ -141,23 +146,28 @@ def available_compiler() -> str | None:
 def _execute(
     command: Sequence[str],
     files: Mapping[str, str | bytes],
-    stdin: int,
+    stdin: str | bytes,
     limits: Limits,
     bind: Mapping[str, Path],
-    closing: ExitStack,
-    inherited: tuple[int, ...],
+    inherited: tuple[int, ...] = (),
 ) -> Result:
-    contents = {_scratch_path(name): closing.enter_context(_SealedFile(content)) for name, content in files.items()}
-    filter_fd = closing.enter_context(_SealedFile(syscall_filter()))
-    options = [
-        *_view(),
-        *(option for inside, folder in bind.items() for option in _bind(inside, folder)),
-        *("--perms", "1777", "--size", str(SCRATCH_BYTES), "--tmpfs", "/scratch"),
-        *(option for path, fd in contents.items() for option in ("--perms", "0555", "--file", str(fd), path)),
-        *("--remount-ro", "/", "--chdir", "/scratch", "--seccomp", str(filter_fd)),
-    ]
-    descriptors = (filter_fd, *contents.values(), *inherited)
-    return execute([_find_bwrap(), *options], [*_drop_root(), *FIRST_PROCESS, *command], descriptors, stdin, limits)
+    with ExitStack() as closing:
+        contents = {_scratch_path(name): closing.enter_context(_SealedFile(content)) for name, content in files.items()}
+        written_bytes = sum(os.fstat(fd).st_size for fd in contents.values())
+        if written_bytes > SCRATCH_BYTES:
+            raise ValueError(f"the files hold {written_bytes} bytes, and /scratch {SCRATCH_BYTES}; use stdin, or bind a folder")
+        filter_fd = closing.enter_context(_SealedFile(syscall_filter()))
+        options = [
+            *_view(),
+            *(option for inside, folder in bind.items() for option in _bind(inside, folder)),
+            *("--perms", "1777", "--size", str(SCRATCH_BYTES), "--tmpfs", "/scratch"),
+            *(option for path, fd in contents.items() for option in ("--perms", "0555", "--file", str(fd), path)),
+            *("--remount-ro", "/", "--chdir", "/scratch", "--seccomp", str(filter_fd)),
+        ]
+        first = [*_drop_root(), "/bin/sh", "-c", FIRST_PROCESS, "sh", str(-(-limits.file_bytes // BLOCK_BYTES))]
+        descriptors = (filter_fd, *contents.values(), *inherited)
+        stdin_fd = closing.enter_context(_SealedFile(stdin))
+        return execute([_find_bwrap(), *options], [*first, *command], descriptors, stdin_fd, limits)
 
 
 @cache
@@ -184,10 +194,11 @@ def _python_view() -> Iterator[str]:
         for folder in (prefix / "bin", prefix / "lib", prefix / "lib64"):
             if folder.is_dir():
                 yield from _bind(str(folder), folder)
-    library = prefix / sys.platlibdir / _PYTHON_NAME
-    for packages in (library / "site-packages", library / "dist-packages", Path("/usr/lib/python3/dist-packages")):
-        if packages.is_dir():
-            yield from ("--tmpfs", str(packages), "--remount-ro", str(packages))
+    libraries = [Path(root, library) for root in {sys.base_prefix, "/usr/local"} for library in {"lib", sys.platlibdir}]
+    packages = [library / _PYTHON_NAME / name for library in libraries for name in ("site-packages", "dist-packages")]
+    for folder in (*packages, Path("/usr/lib/python3/dist-packages")):
+        if folder.is_dir():
+            yield from ("--tmpfs", str(folder), "--remount-ro", str(folder))
 
 
 def _device_view() -> Iterator[str]:
@@ -254,7 +265,7 @@ class _SealedFile(_MemoryFile):
 
     def __init__(self, content: str | bytes) -> None:
         super().__init__("content")
-        data = memoryview(content.encode() if isinstance(content, str) else content)
+        data = memoryview(content.encode(errors="replace") if isinstance(content, str) else content)
         while data:
             data = data[os.write(self._fd, data) :]
         os.lseek(self._fd, 0, os.SEEK_SET)
@@ -271,21 +282,52 @@ def _save(fd: int, path: Path, most_bytes: int) -> None:
 # ------------------------------------------------------------------------------------------------------------ whether it can be
 
 
+INSTALL = "Install it on every node: `apt-get install bubblewrap` or `dnf install bubblewrap`"
+
+REFUSING_SETTINGS = (
+    ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
+    ("/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=10000"),
+    ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"),
+)
+"""Kernel settings that keep ordinary users from making jails, the value that does, and what root does about it."""
+
+
 def _find_bwrap() -> str:
-    beside = Path(sys.executable).parent / "bwrap"
-    found = shutil.which("bwrap") or (str(beside) if os.access(beside, os.X_OK) else None)
+    """From the PATH; or beside this Python, where the set-up puts it."""
+    beside = os.path.join(os.path.dirname(sys.executable), "bwrap")
+    found = shutil.which("bwrap") or shutil.which(beside)
     if found is None:
-        raise SandboxError("code rewards run a model's code in a bubblewrap jail, and there is no bwrap; " + INSTALL)
+        raise SandboxError(f"a model's code runs only in a bubblewrap jail, and there is no bwrap on this host. {INSTALL}")
     return found
-
-
-INSTALL = "install it on every node: `apt-get install bubblewrap`, `dnf install bubblewrap`, or `make env` again where the network allows"
 
 
 @cache
 def _check() -> None:
     if platform.machine() not in ARCHITECTURES:
-        raise SandboxError(f"the jail for a model's code knows no system calls of {platform.machine()}; use {' or '.join(ARCHITECTURES)}")
-    result = Sandbox().run(["true"])
-    if not result.ok:
-        raise SandboxError(f"{result}")
+        known = " and ".join(ARCHITECTURES)
+        raise SandboxError(
+            f"a model's code cannot be jailed on {platform.machine()}, whose system calls are not known here; only on {known}"
+        )
+    if not os.path.exists(f"/proc/self/task/{threading.get_native_id()}/children"):
+        raise SandboxError("this kernel lacks CONFIG_PROC_CHILDREN, without which the memory of a model's code cannot be watched")
+    try:
+        result = Sandbox().run([*PYTHON, "-c", "print('jailed')"])
+    except SandboxError as error:
+        raise SandboxError(f"{error.message}. {_remedy(error.message)}") from None
+    if not (result.ok and result.stdout == "jailed\n"):
+        raise SandboxError(f"Python does not run in a bubblewrap jail on this host: {result}. {_remedy(result.stderr)}")
+
+
+def _remedy(said: str) -> str:
+    if "Unknown option" in said:
+        return f"Bubblewrap 0.7 or newer is needed, and {_find_bwrap()} is older"
+    if "setpriv" in said:
+        return "Where rollcast runs as root, setpriv must be able to leave it: install util-linux, and allow CAP_SETUID and CAP_SETGID"
+    if os.geteuid() == 0:
+        return (
+            "In a container it takes `docker run --cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined`"
+        )
+    for path, value, remedy in REFUSING_SETTINGS:
+        if os.path.exists(path) and Path(path).read_text().strip() == value:
+            return f"Ordinary users may not make namespaces here; as root: `{remedy}`"
+    return "Namespaces must be allowed for ordinary users (in a container: --security-opt seccomp=unconfined), and Linux be 5.14 or newer"

@@ -36,9 +36,6 @@ SETUP_TIMEOUT_S = 30.0
 OPEN_FILES = 64
 """Each may hold buffers in the kernel that are nobody's resident memory."""
 
-SCRATCH_FILES = 20_000
-"""An empty file takes about a kilobyte of the kernel's memory, which the size of a tmpfs does not count."""
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -91,7 +88,8 @@ def execute(bwrap: Sequence[str], command: Sequence[str], descriptors: Sequence[
 
     Args:
         bwrap: the program and its options, without those that this module adds.
-        descriptors: what the options and the command refer to.
+        command: process 1 of the jail, and the program that it runs.
+        descriptors: what the two refer to.
         stdin: a descriptor of a file, so that nobody need feed it.
 
     Raises:
@@ -138,13 +136,13 @@ class _Jail:
     def open_gate(self, limits: Limits) -> None:
         """Limit process 1, and let it start the program. Where there is no process 1, `result` says why."""
         status = self._read_status()
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, BrokenPipeError):  # bubblewrap failed
             if status:
                 self._first = json.loads(status)["child-pid"]
                 self._first_fd = os.pidfd_open(self._first)
                 _limit(self._first, limits)
-        self._started_s = time.monotonic()
-        os.write(self._gate, b"1")
+            self._started_s = time.monotonic()
+            os.write(self._gate, b"1")
 
     def _read_status(self) -> bytes:
         """The first line of bubblewrap's status, which it writes in pieces; b"" where it failed before."""
@@ -154,7 +152,7 @@ class _Jail:
             ready = _readable(self._status, deadline_s - time.monotonic())
             if not ready:
                 raise SandboxError(f"bubblewrap did not start within {SETUP_TIMEOUT_S:g} s; is this machine out of memory?")
-            data = os.read(self._status, 1)
+            data = os.read(self._status, 4096)
             if not data:
                 return b""
             line += data
@@ -180,7 +178,7 @@ class _Jail:
                         selector.unregister(fd)
                     if len(self._output[fd]) > limits.output_bytes:
                         return "output"
-        return "timeout"
+        return None if _readable(self._monitor_fd, 0.0) else "timeout"  # this process may have been held up itself
 
     def _read(self, fd: int) -> bytes:
         data = os.read(fd, 1 << 16)
@@ -225,7 +223,8 @@ class _Jail:
         code = self._monitor.returncode if ending is None else 128 + signal.SIGKILL
         if ending is None:
             if not self._finished:
-                raise SandboxError(self._output[self._stderr].decode(errors="replace").strip() or f"bubblewrap ended with code {code}")
+                said = self._output[self._stderr].decode(errors="replace").strip()
+                raise SandboxError(f"bubblewrap could not make a jail for a model's code: {said or f'it ended with code {code}'}")
             ending = self._natural_ending(code, limits)
         texts = [bytes(self._output[fd][: limits.output_bytes]).decode(errors="replace") for fd in (self._stdout, self._stderr)]
         return Result(texts[0], texts[1], code, ending, self._ended_s - self._started_s)
@@ -239,11 +238,11 @@ class _Jail:
 
 
 def _limit(pid: int, limits: Limits) -> None:
+    """All limits but the size of files, which process 1 sets itself: bubblewrap may still be writing ours."""
     cpu_s = math.ceil(limits.wall_s) + 1 if limits.cpu_s is None else math.ceil(limits.cpu_s)
     wanted = {
         resource.RLIMIT_AS: (limits.memory_bytes, limits.memory_bytes),
         resource.RLIMIT_CPU: (cpu_s, cpu_s + 1),
-        resource.RLIMIT_FSIZE: (limits.file_bytes, limits.file_bytes),
         resource.RLIMIT_NPROC: (limits.processes + 1, limits.processes + 1),  # process 1 counts
         resource.RLIMIT_NOFILE: (OPEN_FILES, OPEN_FILES),
         resource.RLIMIT_CORE: (0, 0),
