@@ -36,6 +36,9 @@ SETUP_TIMEOUT_S = 30.0
 OPEN_FILES = 64
 """Each may hold buffers in the kernel that are nobody's resident memory."""
 
+SCRATCH_FILES = 20_000
+"""An empty file takes about a kilobyte of the kernel's memory, which the size of a tmpfs does not count."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
