@@ -43,6 +43,13 @@ class PerCompletionReward(ABC):
         """Raise RewardError, naming what there is, where data with these columns cannot be judged."""
         return
 
+    def check_host(self) -> None:
+        """Raise ConfigError or RewardError, with the remedy, where this machine cannot run the reward.
+
+        Asked by the driver before anything starts, and by every grader.
+        """
+        return
+
     def deadline_s(self, columns: Mapping[str, Any]) -> float:
         """Wall seconds that judging one completion may take by limits of the reward's own; 0.0 where it has none.
 

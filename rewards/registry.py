@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cluster.errors import ConfigError, DataError, RewardError
 from rewards.answer_format import Format, TagCount, ThinkFormat
+from rewards.code import BinaryCode, Code
+from rewards.contest import CodeforcesCode, IOICode
 from rewards.math_answer import Accuracy
 from rewards.per_completion import PerCompletionReward
 
@@ -26,7 +28,11 @@ Reward = Callable[..., Any]
 
 BUILTINS: dict[str, Callable[..., Reward]] = {
     "accuracy": Accuracy,
+    "binary_code": BinaryCode,
+    "cf_code": CodeforcesCode,
+    "code": Code,
     "format": Format,
+    "ioi_code": IOICode,
     "think_format": ThinkFormat,
     "tag_count": TagCount,
 }
@@ -71,13 +77,17 @@ def validate(section: RewardsSection, columns: Collection[str] | None = None) ->
     Raises:
         ConfigError: a name, file, function or parameter is wrong.
         DataError: the data lacks the column that a reward needs.
+        RewardError: this machine lacks what a reward needs.
     """
     for spec in section.functions:
         if ":" in spec.name:
             _check_users_function(spec)
             continue
         reward = load(spec.name, **spec.params)
-        if isinstance(reward, PerCompletionReward) and columns is not None:
+        if not isinstance(reward, PerCompletionReward):
+            continue
+        reward.check_host()
+        if columns is not None:
             try:
                 reward.check_columns(columns)
             except RewardError as error:
