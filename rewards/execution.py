@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -23,7 +24,7 @@ from rewards.sandbox import PYTHON, Limits, Result, Sandbox, available_compiler
 Language = Literal["python", "cpp"]
 Provider = Literal["local", "piston", "e2b", "morph"]
 
-COMPILE_LIMITS = Limits(wall_s=30.0, memory_bytes=2 << 30, file_bytes=32 << 20, output_bytes=1 << 20)
+COMPILE_LIMITS = Limits(wall_s=30.0, memory_bytes=2 << 30, file_bytes=16 << 20, output_bytes=1 << 20)
 """bits/stdc++.h alone takes a second, several where the cores are shared."""
 
 JAIL_SECONDS = 0.5
@@ -158,15 +159,9 @@ class LocalRunner:
         if program.language == "python":
             yield LocalProgram(self._sandbox, (*PYTHON, next(iter(program.files))), program.files)
         else:
-            yield LocalProgram(self._sandbox, ("/bin/sh", "-c", UNLIMITED_STACK, "sh"), {"program": self._compile(program)})
-
-    def _compile(self, program: Program) -> bytes:
-        command = [_compiler(), *COMPILER_FLAGS, "-o", "program", *program.sources]
-        with tempfile.TemporaryDirectory(prefix="rollcast-") as folder:
-            result = self._sandbox.compile(command, files=program.files, outputs=["program"], into=Path(folder), limits=COMPILE_LIMITS)
-            if not result.ok:
-                raise CompilationError(compiler_said(result))
-            return (Path(folder) / "program").read_bytes()
+            yield LocalProgram(
+                self._sandbox, ("/bin/sh", "-c", UNLIMITED_STACK, "sh"), {"program": _compiled(tuple(program.files.items()))}
+            )
 
     def deadline_s(self, runs: int, wall_s: float) -> float:
         return COMPILE_LIMITS.wall_s + JAIL_SECONDS + runs * (wall_s + JAIL_SECONDS)
@@ -195,6 +190,18 @@ class LocalProgram:
         if output is not None:
             command = with_output_file(command, output)
         return self.sandbox.run(command, files={**files, **self.program_files}, stdin=stdin, limits=limits, bind=bind)
+
+
+@lru_cache(maxsize=8)
+def _compiled(files: tuple[tuple[str, str], ...]) -> bytes:
+    """An executable, made of C++ in a jail. The completions of a group have one checker or manager, which is compiled once."""
+    program = Program("cpp", dict(files))
+    command = [_compiler(), *COMPILER_FLAGS, "-o", "program", *program.sources]
+    with tempfile.TemporaryDirectory(prefix="rollcast-") as folder:
+        result = Sandbox().compile(command, files=program.files, outputs=["program"], into=Path(folder), limits=COMPILE_LIMITS)
+        if not result.ok:
+            raise CompilationError(compiler_said(result))
+        return (Path(folder) / "program").read_bytes()
 
 
 def with_output_file(command: Sequence[str], output: str) -> list[str]:
