@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -51,7 +51,7 @@ CHUNK_CHARACTERS = 90_000
 T = TypeVar("T")
 
 
-class _Machine(Protocol):
+class Machine(Protocol):
     """A rented machine."""
 
     def python(self, code: str, timeout_s: float) -> str:
@@ -61,7 +61,7 @@ class _Machine(Protocol):
     def stop(self) -> None: ...
 
 
-class _RemoteRunner(ABC):
+class RemoteRunner(ABC):
     """What the two services have in common.
 
     Args:
@@ -99,7 +99,7 @@ class _RemoteRunner(ABC):
             self.guarded(machine.stop)
 
     @abstractmethod
-    def _start(self) -> _Machine:
+    def _start(self) -> Machine:
         """A machine that is ready."""
 
     def guarded(self, call: Callable[[], T]) -> T:
@@ -112,8 +112,8 @@ class _RemoteRunner(ABC):
 
 @dataclass(frozen=True, slots=True)
 class _RemoteProgram:
-    runner: _RemoteRunner
-    machine: _Machine
+    runner: RemoteRunner
+    machine: Machine
     home: str
     command: Sequence[str]
 
@@ -171,15 +171,15 @@ def _job_source() -> str:
 # ------------------------------------------------------------------------------------------------------------ E2B
 
 
-class E2BRunner(_RemoteRunner):
-    """Runs programs in E2B's sandboxes (https://e2b.dev). `image` is a template; default: the client's own, which has no g++."""
+class E2BRunner(RemoteRunner):
+    """Runs programs in E2B's sandboxes (https://e2b.dev). `image` is a template; default: the client's own."""
 
     name: Provider = "e2b"
     client = "e2b_code_interpreter"
     key_variable = "E2B_API_KEY"
     unshares_network = False
 
-    def _start(self) -> _Machine:
+    def _start(self) -> Machine:
         from e2b_code_interpreter import Sandbox  # type: ignore[import-not-found]
 
         return _E2BMachine(Sandbox.create(self._image, timeout=MACHINE_LIFE_S, allow_internet_access=False))
@@ -202,7 +202,7 @@ class _E2BMachine:
 # ------------------------------------------------------------------------------------------------------------ Morph
 
 
-class MorphRunner(_RemoteRunner):
+class MorphRunner(RemoteRunner):
     """Runs programs on Morph Cloud's instances (https://cloud.morph.so). `image` is the id of a snapshot, and has no default."""
 
     name: Provider = "morph"
@@ -218,12 +218,16 @@ class MorphRunner(_RemoteRunner):
             )
         super().check(languages)
 
-    def _start(self) -> _Machine:
+    def _start(self) -> Machine:
+        instance = self._client.instances.start(self._image, ttl_seconds=MACHINE_LIFE_S, ttl_action="stop", timeout=START_S)
+        return _MorphMachine(instance)
+
+    @cached_property
+    def _client(self) -> Any:
+        """Making one takes seconds."""
         from morphcloud.api import MorphCloudClient  # type: ignore[import-not-found]
 
-        client = MorphCloudClient(api_key=required_key(self.key_variable, self.name))
-        instance = client.instances.start(self._image, ttl_seconds=MACHINE_LIFE_S, ttl_action="stop", timeout=START_S)
-        return _MorphMachine(instance)
+        return MorphCloudClient(api_key=required_key(self.key_variable, self.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,11 +237,10 @@ class _MorphMachine:
     def python(self, code: str, timeout_s: float) -> str:
         path = f"/tmp/rollcast-job-{uuid.uuid4().hex}"
         text = base64.b64encode(code.encode(errors="replace")).decode()
-        for start in range(0, len(text), CHUNK_CHARACTERS):
-            self._exec(f"printf %s {text[start : start + CHUNK_CHARACTERS]} >> {path}", REQUEST_S)
-        printed = self._exec(f"base64 -d {path} | python3 -", timeout_s)
-        self._exec(f"rm -f {path}", REQUEST_S)
-        return printed
+        chunks = [text[start : start + CHUNK_CHARACTERS] for start in range(0, len(text), CHUNK_CHARACTERS)]
+        for number, chunk in enumerate(chunks):  # a file each: the client may send a request twice
+            self._exec(f"printf %s {chunk} > {path}.{number:06}", REQUEST_S)
+        return self._exec(f"cat {path}.* | base64 -d | python3 -", timeout_s)
 
     def _exec(self, command: str, timeout_s: float) -> str:
         response = self.instance.exec(command, timeout=timeout_s)
