@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cluster.errors import ConfigError, RewardError
-from rewards.execution import CompilationError, Language, Prepared, Program, make_runner
+from rewards.execution import CompilationError, Language, Prepared, Program
 from rewards.per_completion import Grade, TextReward
+from rewards.providers import make_runner
 from rewards.sandbox import Limits, Result
 
 UNPARSABLE_GOLD = Grade(None, "unparsable_gold")
@@ -58,7 +59,7 @@ class Code(TextReward):
     "stdin_stdout"}]}`, or its JSON text. Where it cannot be read, or has no such tests, the reward does not apply.
 
     Args:
-        provider: where programs run: `local`, the jail on this node, or `piston`, `e2b`, `morph` (rewards/execution.py).
+        provider: where programs run: `local`, the jail on this node, or `piston`, `e2b`, `morph` (rewards/providers.py).
         endpoints: of `piston`: its addresses.
         image: of `e2b` a template, of `morph` the id of a snapshot.
         timeout_s: wall seconds of one test.

@@ -24,9 +24,10 @@ from rewards.code import (
     read_cases,
     require_columns,
 )
-from rewards.execution import CompilationError, Language, Prepared, Program, make_runner
+from rewards.execution import CompilationError, Language, Prepared, Program
 from rewards.ioi_task import Task, read_task
 from rewards.per_completion import Grade, TextReward
+from rewards.providers import make_runner
 from rewards.sandbox import Limits
 
 ScoringMode = Literal["pass_fail", "partial", "weighted_sum"]
@@ -50,7 +51,7 @@ class _ContestReward(TextReward):
     """What the two have in common.
 
     Args:
-        provider: where programs run: `local`, the jail on this node, or `piston`, `e2b`, `morph` (rewards/execution.py).
+        provider: where programs run: `local`, the jail on this node, or `piston`, `e2b`, `morph` (rewards/providers.py).
         endpoints: of `piston`: its addresses.
         image: of `e2b` a template, of `morph` the id of a snapshot.
         test_batch_size: tests between two looks at whether one of them has failed for good; -1 is all. Services run a batch at the

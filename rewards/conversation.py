@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from rewards.execution import LocalProgram
+from rewards.local import LocalProgram
 from rewards.sandbox import Limits, Result
 
 FOLDER = "/pipes"

@@ -18,7 +18,8 @@ from cluster.errors import RewardError
 from rewards.checker import CHECKER_LIMITS, Checker, first_number
 from rewards.code import Case, from_json, output_bytes
 from rewards.conversation import converse
-from rewards.execution import CompilationError, LocalRunner, Program, Runner
+from rewards.execution import CompilationError, Program, Runner
+from rewards.local import LocalRunner
 from rewards.sandbox import Limits
 
 PARTS = ("grader.cpp", "stub.cpp")

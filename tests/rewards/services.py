@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 
-from rewards.execution import CompilationError, LocalRunner, Program
+from rewards.execution import CompilationError, Program
+from rewards.local import LocalRunner
 from rewards.sandbox import Limits, Result
 
 

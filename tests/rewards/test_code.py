@@ -18,9 +18,9 @@ from cluster.errors import ConfigError, DataError, RewardError
 from configs.schema import RewardsSection
 from rewards import load, validate
 from rewards.code import Code, extract_code
-from rewards.execution import LocalRunner
 from rewards.graders import Graders
 from rewards.group_input import GroupInput
+from rewards.local import LocalRunner
 from rewards.sandbox import Sandbox
 from rewards.sandbox_process import ENVIRONMENT
 from tests.rewards.programs import SUM, fenced

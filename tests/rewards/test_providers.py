@@ -20,8 +20,9 @@ import pytest
 from cluster.errors import ConfigError, RewardError
 from configs.schema import RewardsSection
 from rewards import load, piston, validate
-from rewards.execution import CompilationError, Program, Runner, make_runner
+from rewards.execution import CompilationError, Program, Runner
 from rewards.piston import PistonRunner
+from rewards.providers import make_runner
 from rewards.remote import Machine, RemoteRunner
 from rewards.sandbox import Limits, Result
 from tests.rewards.programs import SUM, fenced
