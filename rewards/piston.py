@@ -10,12 +10,9 @@ import json
 import os
 import random
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException
 from typing import Any
 
 from cluster.errors import ConfigError, RewardError
@@ -166,6 +163,10 @@ def _address(endpoint: str) -> str:
 
 
 def _request(url: str, body: dict[str, Any] | None, timeout_s: float) -> Any:
+    import urllib.error  # as long as all other imports of a grader together, and few use Piston
+    import urllib.request
+    from http.client import HTTPException
+
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
