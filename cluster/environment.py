@@ -17,6 +17,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -42,6 +43,14 @@ if extra == "cpu" and torch.version.cuda:
 if extra == "gpu" and not torch.cuda.is_available():
     sys.exit(f"torch {torch.__version__} finds no usable GPU: the NVIDIA driver must support CUDA {torch.version.cuda}")
 print(f"torch {torch.__version__}, transformers {transformers.__version__}, ray {ray.__version__}, deepspeed {deepspeed.__version__}")
+"""
+
+UNPACK_BUBBLEWRAP = """
+cd "$1"
+apt-get -o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 download bubblewrap
+dpkg-deb -x bubblewrap_*.deb .
+usr/bin/bwrap --version
+cp usr/bin/bwrap "$2"
 """
 
 UNREACHABLE = "The package index cannot be reached. Check the network, and the proxy and index in `pip config list`."
@@ -157,7 +166,7 @@ class Installation:
         self.venv = root / ".venv"
         self.log = self.venv / "install.log"
         self.python = str(self.venv / "bin" / "python")
-        self.steps = 5 if extra == "cpu" else 3
+        self.steps = 6 if extra == "cpu" else 4
         self.step = 0
         self.environ = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "DS_BUILD_OPS")}
         self.environ.update(DS_BUILD_OPS="0", PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1", PIP_USER="0")
@@ -171,6 +180,7 @@ class Installation:
         self.pip("Install rollcast, vLLM, Ray, DeepSpeed", "install", "-c", "constraints.txt", "-e", wanted)
         if self.extra == "cpu":
             self.pip("Remove CUDA builds that a CPU torch cannot load", "uninstall", "-y", *CUDA_ONLY)
+        self.provide_bubblewrap()
         self.verify()
 
     def make_venv(self) -> None:
@@ -212,6 +222,23 @@ class Installation:
             print("Your package index has no CPU build of torch: taking PyTorch's own index", flush=True)
             self.step -= 1
             self.pip(f"Install {wanted} from {TORCH_CPU_INDEX}", "install", "--no-deps", "--index-url", TORCH_CPU_INDEX, wanted)
+
+    def provide_bubblewrap(self) -> None:
+        """The jail for code rewards: the system's, or Debian's unpacked into the environment. Without it all else works."""
+        own = self.venv / "bin" / "bwrap"
+        found = shutil.which("bwrap") or shutil.which(str(own))
+        if found:
+            self.execute(f"Find bubblewrap ({found})")
+            return
+        with tempfile.TemporaryDirectory(dir=str(self.venv)) as folder:
+            try:
+                self.execute("Unpack bubblewrap", ["sh", "-ec", UNPACK_BUBBLEWRAP, "sh", folder, str(own)])
+            except InstallError:
+                print(
+                    "Rewards that run a model's code will be refused until you install bubblewrap:"
+                    " `apt-get install bubblewrap` or `dnf install bubblewrap`. All else works.",
+                    flush=True,
+                )
 
     def verify(self) -> None:
         """Everything heavy imports, in one process. Run outside the root, so that rollcast itself must be installed."""

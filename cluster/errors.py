@@ -81,6 +81,10 @@ class RewardError(RollcastError):
     """A reward function broke its contract and the configuration says to stop for that."""
 
 
+class SandboxError(RewardError):
+    """This host cannot jail a model's code, so that no code is run."""
+
+
 class LearnerError(RollcastError):
     """A learner rank failed; the group must be made again from the last commit."""
 

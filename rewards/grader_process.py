@@ -30,6 +30,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, NoReturn
 
+from cluster.errors import RollcastError
 from rewards.calling import Verdict, judge_completion, judge_group, last_traceback
 from rewards.group_input import GroupInput
 from rewards.per_completion import PerCompletionReward
@@ -189,6 +190,12 @@ def serve(channel: socket.socket, specs: Sequence[tuple[str, dict[str, Any]]]) -
     me = os.getpid()
     try:
         rewards = [load(name, **params) for name, params in specs]
+        for reward in rewards:
+            if isinstance(reward, PerCompletionReward):
+                reward.check_host()
+    except RollcastError as error:
+        _send(channel, {"failed": error.message})
+        return
     except BaseException:
         _send(channel, {"failed": last_traceback()})
         return

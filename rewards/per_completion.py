@@ -47,6 +47,13 @@ class PerCompletionReward(ABC):
         """Import and build what grading needs and what takes long, so that a process forked afterwards need not."""
         return
 
+    def check_host(self) -> None:
+        """Raise ConfigError or RewardError, with the remedy, where this machine cannot run the reward.
+
+        Asked by the driver before anything starts, and by every grader.
+        """
+        return
+
     def deadline_s(self, columns: Mapping[str, Any]) -> float:
         """Wall seconds that judging one completion may take by limits of the reward's own; 0.0 where it has none.
 

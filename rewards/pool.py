@@ -306,5 +306,5 @@ def _cause(error: Any, seat: _Seat) -> RewardError:
     """What a worker raised, as an error that does not drag Ray's along."""
     cause = error.cause
     if isinstance(cause, RewardError):
-        return RewardError(cause.message, role=seat.name, node=seat.facts.node if seat.facts else "")
+        return RewardError(cause.message, role=seat.name, node=cause.node or (seat.facts.node if seat.facts else ""))
     return RewardError(f"{type(cause).__name__}: {cause}", role=seat.name, log_tail=str(error)[-4000:])

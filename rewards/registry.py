@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cluster.errors import ConfigError, DataError, RewardError
 from rewards.answer_format import CodeFormat, Format, ReasoningSteps, TagCount, ThinkFormat
+from rewards.code import BinaryCode, Code
+from rewards.contest import CodeforcesCode, IOICode
 from rewards.length import Cosine, Length, SoftOverlongPunishment
 from rewards.math_answer import Accuracy, ReasoningAccuracy
 from rewards.per_completion import PerCompletionReward
@@ -39,6 +41,10 @@ BUILTINS: dict[str, Callable[..., Reward]] = {
     "soft_overlong_punishment": SoftOverlongPunishment,
     "code_format": CodeFormat,
     "fluency": Fluency,
+    "code": Code,
+    "binary_code": BinaryCode,
+    "ioi_code": IOICode,
+    "cf_code": CodeforcesCode,
 }
 """Name -> what makes the reward of its parameters. Importing and making one is cheap: libraries load when it is first called."""
 
@@ -81,13 +87,17 @@ def validate(section: RewardsSection, columns: Collection[str] | None = None) ->
     Raises:
         ConfigError: a name, file, function or parameter is wrong.
         DataError: the data lacks the column that a reward needs.
+        RewardError: this machine lacks what a reward needs.
     """
     for spec in section.functions:
         if ":" in spec.name:
             _check_users_function(spec)
             continue
         reward = load(spec.name, **spec.params)
-        if isinstance(reward, PerCompletionReward) and columns is not None:
+        if not isinstance(reward, PerCompletionReward):
+            continue
+        reward.check_host()
+        if columns is not None:
             try:
                 reward.check_columns(columns)
             except RewardError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.errors import RewardError
 from cluster.logs import redirect_output
 from cluster.metrics import BusyClock
 from cluster.records import RolloutGroup, Scores
@@ -57,20 +58,24 @@ class RewardWorker:
         self._graders: Graders | None = None
 
     async def start(self) -> WorkerFacts:
-        """Start the graders. Raises RewardError when a reward cannot be loaded."""
+        """Start the graders. Raises RewardError, with the node, when a reward cannot be loaded here."""
         import ray
 
         from rewards.graders import Graders
 
-        self._graders = await Graders.start(
-            [(spec.name, spec.params) for spec in self._section.functions],
-            count=self._section.graders_per_worker,
-            timeout_s=self._section.timeout_s,
-            memory_limit_bytes=self._section.memory_limit_bytes,
-            cwd=self._cwd,
-            on_lost=_die,
-        )
-        return WorkerFacts(os.getpid(), ray.util.get_node_ip_address(), tuple(self._graders.pids()))
+        node = ray.util.get_node_ip_address()
+        try:
+            self._graders = await Graders.start(
+                [(spec.name, spec.params) for spec in self._section.functions],
+                count=self._section.graders_per_worker,
+                timeout_s=self._section.timeout_s,
+                memory_limit_bytes=self._section.memory_limit_bytes,
+                cwd=self._cwd,
+                on_lost=_die,
+            )
+        except RewardError as error:
+            raise RewardError(error.message, node=node) from error
+        return WorkerFacts(os.getpid(), node, tuple(self._graders.pids()))
 
     async def score(self, table: pa.Table, step: int) -> WorkerReport:
         """Score one group.

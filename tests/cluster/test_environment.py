@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cluster import environment
-from cluster.environment import InstallError, Stamp, ensure, failure, find_python, fingerprint, venv_python
+from cluster.environment import Installation, InstallError, Stamp, ensure, failure, find_python, fingerprint, venv_python
 
 SCRIPT = Path(environment.__file__)
 
@@ -51,7 +51,7 @@ def test_an_unfinished_environment_is_made_anew_and_a_failure_says_what_to_do(fi
     assert run.returncode == 1
     assert "was not finished" in run.stdout
     assert not (finished / ".venv" / "half-made").exists()
-    assert "[1/5] Make .venv" in run.stdout
+    assert "[1/6] Make .venv" in run.stdout
     assert "No matching distribution found for torch==2.13.0+cpu" in run.stderr
     assert "Your package index has no such version" in run.stderr
     assert Stamp(finished / ".venv").read() == {"extra": "cpu"}, "a failed installation must not count as finished"
@@ -61,10 +61,10 @@ def test_a_finished_environment_survives_an_update_that_fails(finished: Path) ->
     (finished / "constraints.txt").write_text("# changed")
     run = install(finished)
     assert run.returncode == 1
-    assert "[1/5] Update .venv" in run.stdout
+    assert "[1/6] Update .venv" in run.stdout
     assert "No module named pip" in run.stderr
     assert Stamp(finished / ".venv").read()["fingerprint"] != fingerprint(finished, "cpu", True)
-    assert "[1/5] Update .venv" in install(finished).stdout
+    assert "[1/6] Update .venv" in install(finished).stdout
 
 
 def test_an_environment_that_is_up_to_date_costs_less_than_a_second(finished: Path) -> None:
@@ -128,10 +128,14 @@ def only_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def program(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
 def interpreter(path: Path, version: str, complete: bool = True) -> str:
     """A program that answers the installer's two questions as a Python of that version would."""
-    path.write_text(f'#!/bin/sh\ncase "$2" in *version_info*) echo {version};; *) exit {0 if complete else 1};; esac\n')
-    path.chmod(0o755)
+    program(path, f'case "$2" in *version_info*) echo {version};; *) exit {0 if complete else 1};; esac')
     return str(path)
 
 
@@ -145,6 +149,43 @@ def test_without_a_python_that_will_do_the_error_names_what_there_is(only_path: 
     with pytest.raises(InstallError, match=r"python3.9 \(3.9.18\); Python 3.11 to 3.14 with the venv module is needed") as raised:
         find_python()
     assert "python3.11-venv" in raised.value.remedy
+
+
+@pytest.fixture
+def bare(finished: Path, only_path: Path) -> Installation:
+    """An installation on a system whose PATH has `sh` and what copies files, and neither bubblewrap nor Debian's tools."""
+    for tool in ("sh", "cp", "cat", "tar"):
+        (only_path / tool).symlink_to(str(shutil.which(tool, path=os.defpath)))
+    return Installation(finished, "cpu", dev=True)
+
+
+def test_bubblewrap_that_cannot_be_had_is_a_line_and_no_failure(bare: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+    bare.provide_bubblewrap()
+    printed = capsys.readouterr().out
+    assert "[1/6] Unpack bubblewrap" in printed
+    assert "will be refused until you install bubblewrap: `apt-get install bubblewrap` or `dnf install bubblewrap`" in printed
+    assert not (bare.venv / "bin" / "bwrap").exists()
+
+
+def test_bubblewrap_is_unpacked_into_the_environment(bare: Installation, only_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not shutil.which("dpkg-deb", path=os.defpath):
+        pytest.skip("this system has no dpkg-deb")
+    (only_path / "dpkg-deb").symlink_to(str(shutil.which("dpkg-deb", path=os.defpath)))
+    package = only_path / "package"
+    (package / "DEBIAN").mkdir(parents=True)
+    (package / "DEBIAN" / "control").write_text("Package: bubblewrap\nVersion: 1\nArchitecture: all\nMaintainer: me\nDescription: jail\n")
+    (package / "usr" / "bin").mkdir(parents=True)
+    program(package / "usr" / "bin" / "bwrap", "echo bubblewrap 1")
+    deb = only_path / "made.deb"
+    subprocess.run(["dpkg-deb", "-b", package, deb], check=True, env=os.environ | {"PATH": os.defpath}, stdout=subprocess.DEVNULL)
+    program(only_path / "apt-get", f"cat {deb} > bubblewrap_1_all.deb")  # the place of the network
+
+    bare.provide_bubblewrap()
+    own = bare.venv / "bin" / "bwrap"
+    assert subprocess.run([own, "--version"], capture_output=True, check=True).stdout == b"bubblewrap 1\n"
+    assert "refused" not in capsys.readouterr().out
+    bare.provide_bubblewrap()
+    assert f"Find bubblewrap ({own})" in capsys.readouterr().out
 
 
 def test_the_long_silent_stage_of_pip_is_counted() -> None:

@@ -24,13 +24,14 @@ from cluster.records import PromptId, RolloutGroup, Scores
 from configs.schema import RunConfig
 from rewards.pool import RewardPool
 from tests.rewards.groups import rollout_group, summary_of
+from tests.rewards.services import Piston, Service
 
 ATTACKS = Path(__file__).parent / "attacks.py"
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
 
-def config(*functions: str, **settings: Any) -> RunConfig:
+def config(*functions: str | dict[str, Any], **settings: Any) -> RunConfig:
     rewards = {"functions": functions, "timeout_s": 5.0, "cpus_per_worker": 0.1, "graders_per_worker": 1} | settings
     return RunConfig.model_validate({"model": {"path": "m"}, "data": {"path": "d"}, "rewards": rewards})
 
@@ -215,4 +216,20 @@ def test_what_cannot_work_is_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import not_installed_anywhere\ndef f(completions): ...\n")
     with pytest.raises(RewardError, match="reward worker 0.*cannot be loaded:(.|\n)*not_installed_anywhere"):
         with_pool(config(f"{tmp_path}/broken.py:f"), tmp_path, act)
+    asyncio.run(gone([]))
+
+
+def test_a_node_that_lacks_what_a_reward_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver has the addresses of Piston's servers in its environment, the node's Ray has not."""
+
+    async def act(pool: RewardPool) -> None:
+        pytest.fail("started")
+
+    with Service(Piston).running() as server:
+        monkeypatch.setenv("PISTON_ENDPOINTS", server.url)
+        piston = {"name": "code", "params": {"provider": "piston"}}
+        with pytest.raises(
+            RewardError, match=r"reward worker 0 on node \d+\.\d+\.\d+\.\d+: a reward cannot be loaded:\nprovider piston needs"
+        ):
+            with_pool(config(piston), tmp_path, act)
     asyncio.run(gone([]))

@@ -1,0 +1,111 @@
+"""The seccomp filter of the jail: a program for the kernel's packet filter, made without libseccomp.
+
+Namespaces hide the host's files, processes and networks. What they do not cover is refused here, with EPERM:
+
+- sockets other than UNIX and IP ones: the network namespace does not hold a virtual machine's VSOCK, which reaches its host;
+- io_uring, whose operations no filter sees;
+- memory that belongs to no process, so that nobody's resident memory shows it: memfd, System V IPC, message queues;
+- namespaces of its own, mounts, tracing, keyrings, BPF: the parts of the kernel in which most escapes were found.
+
+Source: seccomp(2) and linux/filter.h; the numbers are those of asm/unistd_64.h and asm-generic/unistd.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import platform
+import struct
+
+ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+"""Machine -> its column in the tables below, and its AUDIT_ARCH number."""
+
+REFUSED = {
+    "add_key": (248, 217),
+    "bpf": (321, 280),
+    "chroot": (161, 51),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fsopen": (430, 430),
+    "fspick": (433, 433),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "io_uring_setup": (425, 425),
+    "kcmp": (312, 272),
+    "keyctl": (250, 219),
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "mount": (165, 40),
+    "mount_setattr": (442, 442),
+    "move_mount": (429, 429),
+    "mq_open": (240, 180),
+    "msgget": (68, 186),
+    "open_by_handle_at": (304, 265),
+    "open_tree": (428, 428),
+    "perf_event_open": (298, 241),
+    "pidfd_getfd": (438, 438),
+    "pivot_root": (155, 41),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "ptrace": (101, 117),
+    "request_key": (249, 218),
+    "semget": (64, 190),
+    "setns": (308, 268),
+    "shmget": (29, 194),
+    "umount2": (166, 39),
+    "unshare": (272, 97),
+    "userfaultfd": (323, 282),
+}
+CLONE, CLONE3, SOCKET = (56, 220), (435, 435), (41, 198)
+
+NEW_NAMESPACES = 0x7E020080
+"""CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET, and TIME, whose bit is an exit signal's to clone(2) but no valid one."""
+
+FAMILIES = (1, 2, 10)
+"""AF_UNIX, AF_INET, AF_INET6."""
+
+X32 = 0x40000000
+"""System calls of x86-64's other calling convention have this bit; their numbers would slip through."""
+
+LOAD, JUMP_EQUAL, JUMP_ABOVE, JUMP_BITS, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16
+KILL, ERROR, ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
+
+
+def syscall_filter(machine: str = platform.machine()) -> bytes:
+    """The filter as bubblewrap's --seccomp reads it.
+
+    Raises:
+        KeyError: the numbers of this machine's system calls are not known here.
+    """
+    column, architecture = ARCHITECTURES[machine]
+    refuse = _return(ERROR | errno.EPERM)
+    program = [_load(ARCHITECTURE), _instruction(JUMP_EQUAL, architecture, 1, 0), _return(KILL), _load(NUMBER)]
+    program += [_skip_unless(JUMP_ABOVE, X32), _return(ERROR | errno.ENOSYS)]
+    for numbers in REFUSED.values():
+        program += [_skip_unless(JUMP_EQUAL, numbers[column]), refuse]
+    # clone3 passes its flags by address, where no filter can read them; without it the C library uses clone
+    program += [_skip_unless(JUMP_EQUAL, CLONE3[column]), _return(ERROR | errno.ENOSYS)]
+    program += [_skip_unless(JUMP_EQUAL, CLONE[column], 0, 4), _load(FIRST_ARGUMENT), _skip_unless(JUMP_BITS, NEW_NAMESPACES), refuse]
+    program += [_return(ALLOW)]
+    program += [_skip_unless(JUMP_EQUAL, SOCKET[column], 0, 2 + 2 * len(FAMILIES)), _load(FIRST_ARGUMENT)]
+    for family in FAMILIES:
+        program += [_skip_unless(JUMP_EQUAL, family), _return(ALLOW)]
+    program += [_return(ERROR | errno.EAFNOSUPPORT), _return(ALLOW)]
+    return b"".join(program)
+
+
+def _instruction(code: int, operand: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, if_true, if_false, operand)
+
+
+def _load(offset: int) -> bytes:
+    return _instruction(LOAD, offset)
+
+
+def _skip_unless(test: int, operand: int, if_true: int = 0, if_false: int = 1) -> bytes:
+    """Go on with the next instruction where the test holds, else with the one after it."""
+    return _instruction(test, operand, if_true, if_false)
+
+
+def _return(action: int) -> bytes:
+    return _instruction(RETURN, action)

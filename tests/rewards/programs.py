@@ -1,0 +1,14 @@
+"""Completions that hold programs."""
+
+from __future__ import annotations
+
+SUM = {
+    "python": "print(sum(map(int, input().split())))",
+    "cpp": "#include <iostream>\nint main() { int a, b; std::cin >> a >> b; std::cout << a + b; }",
+}
+"""Prints the sum of the numbers of a line."""
+
+
+def fenced(code: str, language: str = "python") -> str:
+    """A completion whose answer is this program."""
+    return f"<think>\nLet me write it.\n</think>\n<answer>\n```{language}\n{code}\n```\n</answer>"
