@@ -48,7 +48,8 @@ class Limits:
         wall_s: wall seconds, from the start of the program; more is ending "timeout".
         cpu_s: CPU seconds of one process, rounded up; more is ending "timeout" too. Default: `wall_s` rounded up + 1.
         memory_bytes: address space of one process (its allocation then fails, which programs show as MemoryError or bad_alloc:
-            ending "exited", code not 0), and memory of all processes together, looked at every 50 ms (ending "memory").
+            ending "exited", code not 0), and memory of all processes together, looked at every 50 ms (ending "memory"). The
+            files in /scratch come on top.
         processes: processes and threads at a time, the program itself included; starting another one fails.
         file_bytes: size of one file; writing more is signal SIGXFSZ, or an error where that is ignored.
         output_bytes: size of stdout and of stderr; more is ending "output".

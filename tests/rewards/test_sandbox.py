@@ -82,7 +82,7 @@ class AsNobody(Here):
 
 def popen(python: str, modules: Path, *arguments: str | Path, path: str, **options: Any) -> subprocess.Popen[str]:
     environ = os.environ | {"PATH": path, "PYTHONPATH": str(modules)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen([python, "-B", *arguments], env=environ, text=True, cwd="/", **pipes | options)
 
 
