@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -222,6 +223,25 @@ def test_an_exception_in_the_caller_ends_the_run() -> None:
     assert marked() == []
 
 
+@pytest.fixture
+def held_up() -> Iterator[None]:
+    """This process does nothing between 0.2 and 1.2 seconds from now."""
+    before = signal.signal(signal.SIGALRM, lambda *_: time.sleep(1.0))
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_a_program_that_ended_while_this_process_was_held_up_ended_in_time(held_up: None) -> None:
+    result = Here().python("import time; time.sleep(0.5); print('done')", limits={"wall_s": 0.8})
+    assert (result.stdout, result.ending) == ("done\n", "exited")
+
+
+def test_output_that_is_read_after_the_end_has_a_size_too(held_up: None) -> None:
+    result = Here().python("import time; time.sleep(0.5); print('x' * 1000)", limits={"output_bytes": 1000})
+    assert (result.ending, len(result.stdout)) == ("output", 1000)
+
+
 def test_nothing_is_written_on_this_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
@@ -335,4 +355,4 @@ def test_a_host_that_forbids_jails_is_refused(tmp_path: Path, says: str, remedy:
 def test_a_jail_that_cannot_be_made_runs_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SandboxError, match="bubblewrap could not make a jail for a model's code: bwrap: "):
-        Sandbox().run(["true", MARK], bind={"/scratch": tmp_path, "/usr/no/such": tmp_path})
+        Sandbox().run(["true", MARK], bind={"/scratch": tmp_path, "/proc/no/such": tmp_path})

@@ -137,11 +137,14 @@ print(sorted(found - {"/proc/1/oom_score_adj"}))
 def test_it_has_no_rights(jail: Here) -> None:
     code = """
 import os
-status = dict(line.split(":\\t") for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
-print(os.getuid() != 0, os.getgid() != 0, status["CapPrm"], status["CapEff"], status["CapAmb"], status["NoNewPrivs"], status["Seccomp"])
-print([group for group in os.getgroups() if group != os.getgid()])
+def status(pid):
+    return dict(line.split(":\\t") for line in open(f"/proc/{pid}/status").read().splitlines() if ":\\t" in line)
+own = status("self")
+print(os.getuid() != 0, os.getgid() != 0, own["CapPrm"], own["CapEff"], own["CapAmb"], own["NoNewPrivs"], own["Seccomp"])
+print([group for group in os.getgroups() if group != os.getgid()], os.getsid(0), int(status(1)["CapPrm"], 16) & ~0xC0)
 """
-    assert jail.python(code).stdout == f"True True {'0' * 16} {'0' * 16} {'0' * 16} 1 2\n[]\n"
+    # the session is the jail's own, and process 1 has at most CAP_SETUID and CAP_SETGID
+    assert jail.python(code).stdout == f"True True {'0' * 16} {'0' * 16} {'0' * 16} 1 2\n[] 1 0\n"
 
 
 SYSCALLS = {
@@ -200,6 +203,12 @@ for pid, number in ((1, 9), (1, 15), (1, 19), (1, 11), (-1, 9)):
 print("alive", os.path.exists("/proc/1/status"))
 """
     assert jail.python(code).stdout == "alive True\n"
+
+
+def test_open_files_are_counted(jail: Here) -> None:
+    result = jail.python("import os\nwhile True: print(os.dup(0), flush=True)")
+    assert "Too many open files" in result.stderr
+    assert result.stdout.split()[-1] == "63"
 
 
 def test_standard_input_cannot_be_written(jail: Here) -> None:
