@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ AWAITED: Mapping[str, tuple[Any, ...]] = {
     "model.lora.use_rslora": (False,),
     "model.quantization": ("none",),
 }
-"""Keys that a run does not have yet, or has with another meaning -> the values that ask for nothing."""
+"""Keys that a run may lack -> the values that ask for nothing. Where it has them, they are set like any other."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,21 @@ class Draft:
 
     def number(self, setting: str, default: float) -> float:
         value = self.given.get(setting, default)
-        try:
-            if isinstance(value, bool):
-                raise ValueError
-            return float(value)
-        except (TypeError, ValueError):
-            raise ConfigError(f"{self.written(setting)}: {value!r} is not a number; write one, such as {default}") from None
+        return finite(value, self.written(setting))
+
+    def names(self, setting: str, default: Sequence[str] = ()) -> list[str]:
+        """A list of names; one may stand alone."""
+        value = self.given.get(setting, default)
+        value = [value] if isinstance(value, str) else value
+        if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+            raise ConfigError(f"{self.written(setting)}: {value!r} is not a list of names; write [a, b]")
+        return list(value)
+
+    def mapping(self, setting: str) -> dict[str, Any]:
+        value = self.given.get(setting, {})
+        if not isinstance(value, dict):
+            raise ConfigError(f"{self.written(setting)}: {value!r} is not a mapping; write {{key: value}}")
+        return value
 
     def choice(self, setting: str, choices: Mapping[Any, Any], default: Any) -> Any:
         """What `choices` has for the value of a setting."""
@@ -117,7 +127,7 @@ class Draft:
 
     def put(self, target: str, value: Any, *settings: str, why: str = "") -> None:
         """Set a key of the run. `settings` are what it was made of; where none of them is given, the recipe does not say it."""
-        if target in AWAITED or target not in self._schema:
+        if not self._has_key(target):
             self._refuse_awaited(target, value, settings)
             return
         *sections, name = target.split(".")
@@ -164,12 +174,32 @@ class Draft:
                 found.setdefault(row.target, []).append(row.setting)
         return {target: ", ".join(settings) for target, settings in found.items()}
 
+    def _has_key(self, target: str) -> bool:
+        if target == "learner.importance_sampling_level":  # beside importance_sampling_mode it means what TRL means by it
+            target = "learner.importance_sampling_mode"
+        return target in self._schema
+
     def _refuse_awaited(self, target: str, value: Any, settings: tuple[str, ...]) -> None:
         if value not in AWAITED[target]:
             named = " and ".join(self.written(setting) for setting in settings if self.has(setting))
             raise ConfigError(f"{named}: {_shown(value)} is not supported; remove it, or set it to {_shown(AWAITED[target][0])}")
         for setting in settings:
             self.ignore(setting, "it asks for what is done anyway")
+
+
+def finite(value: Any, setting: str) -> float:
+    """The number that a value is.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"{setting}: {value!r} is not a number; write one, such as 1 or 0.1")
+    return number
 
 
 def _shown(value: Any) -> str:

@@ -218,7 +218,7 @@ _NO_EFFECT_BECAUSE: Mapping[str, str] = {
     "it belongs to a loss_type or an entropy control that is not offered": "entropy_coef_delta entropy_coef_max entropy_coef_min entropy_target "
     "sapo_temperature_neg sapo_temperature_pos vespo_k_neg vespo_k_pos vespo_lambda_neg vespo_lambda_pos",
     "rewards.graders_per_worker says how many completions are graded at once": "parallel_code_exec_per_proc",
-    "the service is found as the reward's documentation says": "e2b_router_url morph_router_url",
+    "e2b and morph are called without a router": "e2b_router_url morph_router_url",
     "4-bit scales are quantised again, and stored as bytes, in any case": "bnb_4bit_quant_storage use_bnb_nested_quant",
     "it concerns models with mask buffers alone": "ignore_bias_buffers",
     "it concerns encoder models or other trainers": "past_index mp_parameters",
@@ -353,3 +353,23 @@ MEDICAL = frozenset({"train_file_dir", "train_samples", "subset_name", "dataset_
 
 KNOWN: frozenset[str] = frozenset().union(OLD_NAMES, TARGETS, WORKED_OUT, REFUSED, NO_EFFECT)
 """Every name that a recipe may use."""
+
+
+def markdown() -> str:
+    """The tables for docs/recipes.md."""
+    cells = {setting: f"`{target}`" for setting, target in TARGETS.items()} | dict(WORKED_OUT)
+    cells |= {setting: f"refused{_unless(neutral)}: {remedy}" for setting, (neutral, remedy) in REFUSED.items()}
+    cells |= {old: f"an old name of `{new}`" for old, new in OLD_NAMES.items()}
+    lines = ["| setting | here |", "|---|---|", *(f"| `{setting}` | {cells[setting]} |" for setting in sorted(cells))]
+    lines += ["", "No effect:", "", "| because | settings |", "|---|---|"]
+    lines += [f"| {why} | {' '.join(f'`{key}`' for key in sorted(keys.split()))} |" for why, keys in _NO_EFFECT_BECAUSE.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _unless(neutral: tuple[Any, ...]) -> str:
+    shown = ", ".join(f"`{str(value).lower() if isinstance(value, bool) else value}`" for value in neutral if value not in ("", [], {}))
+    return f" unless {shown}" if shown else ""
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from cluster.errors import ConfigError
-from configs.recipe_draft import Draft
+from configs.recipe_draft import Draft, finite
 from configs.recipe_keys import DEFAULTS, MEDICAL, REWARD_NAMES, REWARD_PARAMS, REWARDS
 
 SHARED_GPU_SHARE = 0.45
@@ -43,6 +43,8 @@ def work_out(draft: Draft) -> None:
 
 
 def _model(draft: Draft) -> None:
+    draft.mapping("model_init_kwargs")
+    draft.ignore("model_init_kwargs", "what it holds counts as if given beside it")
     dtype, half = (
         draft.choice("dtype", {"auto": "bfloat16", "bfloat16": "bfloat16", "float32": "float32", None: None}, None),
         draft.flag("fp16"),
@@ -78,10 +80,9 @@ def _adapter(draft: Draft) -> None:
     if any(map(draft.has, ("qlora", "load_in_4bit", "load_in_8bit"))):
         draft.put("model.quantization", "int8" if eight else "nf4" if four or qlora else "none", "qlora", "load_in_4bit", "load_in_8bit")
     if draft.has("lora_target_modules"):
-        given = draft.given["lora_target_modules"]
-        names = [given] if isinstance(given, str) else given
+        names = draft.names("lora_target_modules")
         every = any(name in ("all", "all-linear") for name in names)
-        draft.put("model.lora.target_modules", "all-linear" if every else list(names), "lora_target_modules")
+        draft.put("model.lora.target_modules", "all-linear" if every else names, "lora_target_modules")
     if draft.flag("use_peft"):
         draft.ignore("use_peft", "an adapter is trained in any case")
         if not draft.has("lora_dropout"):
@@ -135,9 +136,9 @@ def _evaluation(draft: Draft) -> None:
 def _schedule(draft: Draft) -> None:
     if draft.has("lr_scheduler_type"):
         draft.put("learner.lr_scheduler_type", draft.given["lr_scheduler_type"], "lr_scheduler_type")
-    kwargs = dict(_mapping(draft, "lr_scheduler_kwargs"))
-    if "min_lr" in kwargs:
-        kwargs["min_lr_rate"] = float(kwargs.pop("min_lr")) / draft.number("learning_rate", DEFAULTS["learner.learning_rate"])
+    kwargs = dict(draft.mapping("lr_scheduler_kwargs"))
+    if "min_lr" in kwargs and (rate := draft.number("learning_rate", DEFAULTS["learner.learning_rate"])) > 0:
+        kwargs["min_lr_rate"] = finite(kwargs.pop("min_lr"), f"{draft.written('lr_scheduler_kwargs')}, min_lr") / rate
     if "min_lr_rate" in kwargs:
         draft.put("learner.min_lr_rate", kwargs.pop("min_lr_rate"), "lr_scheduler_kwargs")
     else:
@@ -176,8 +177,8 @@ def _objective(draft: Draft) -> None:
 
 def _rewards(draft: Draft) -> None:
     medical = is_medical(draft)
-    given = draft.given.get("reward_funcs", ["accuracy", "format"] if medical else ["accuracy", "format", "tag_count"])
-    names = [_reward_name(draft, name) for name in ([given] if isinstance(given, str) else given)]
+    default = ("accuracy", "format") if medical else ("accuracy", "format", "tag_count")
+    names = [_reward_name(draft, name) for name in draft.names("reward_funcs", default)]
     weights = draft.given.get("reward_weights", [1.0] * len(names))
     weights = weights if isinstance(weights, list) else [weights]
     if len(weights) != len(names):
@@ -187,6 +188,9 @@ def _rewards(draft: Draft) -> None:
     functions = [_reward(name, weight, _reward_params(draft, name, medical)) for name, weight in zip(names, weights, strict=True)]
     origin = "MedicalGPT's script has these two" if medical else "the default of Open-R1's script"
     draft.put("rewards.functions", functions, "reward_funcs", "reward_weights", why="" if draft.has("reward_funcs") else origin)
+    for setting, reward, there in (("code_provider", "code", "e2b"), ("ioi_provider", "ioi_code", "piston")):
+        if reward in names and not draft.has(setting):
+            draft.tell(f"rewards.functions, {reward}.provider", "local", f"Open-R1's script runs programs at {there} by default")
     for setting, takers in REWARD_PARAMS.items():
         taking = [f"{reward}.{param}" for reward, param in takers if reward in names]
         if not taking:
@@ -195,8 +199,8 @@ def _rewards(draft: Draft) -> None:
             draft.say(setting, f"rewards.functions, {param}")
 
 
-def _reward_name(draft: Draft, name: Any) -> str:
-    name = REWARD_NAMES.get(str(name), str(name))
+def _reward_name(draft: Draft, name: str) -> str:
+    name = REWARD_NAMES.get(name, name)
     if name in REWARDS or ":" in name:
         return name
     if "." in name:
@@ -310,10 +314,3 @@ def _defaults(draft: Draft) -> None:
             place = place.get(name) if isinstance(place, dict) else None
         if place is None:
             draft.put(target, value, why=TRL_DEFAULT)
-
-
-def _mapping(draft: Draft, setting: str) -> dict[str, Any]:
-    value = draft.given.get(setting, {})
-    if not isinstance(value, dict):
-        raise ConfigError(f"{draft.written(setting)}: {value!r} is not a mapping; write {{key: value}}")
-    return value

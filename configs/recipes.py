@@ -165,7 +165,7 @@ def _named(settings: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any],
     """Name in the tables -> as written; name in the tables -> value; settings that are null."""
     nested = settings.get("model_init_kwargs")
     inside = nested if isinstance(nested, dict) else {}
-    both = {**inside, **{key: value for key, value in settings.items() if key != "model_init_kwargs" or not isinstance(nested, dict)}}
+    both = {**inside, **settings}
     written: dict[str, str] = {}
     given: dict[str, Any] = {}
     empty: list[str] = []
