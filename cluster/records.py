@@ -361,7 +361,7 @@ class StepReport:
 
     policy_version: int
     skipped: bool
-    """True when loss or gradient was not finite and nothing was updated."""
+    """True when loss or gradient was not finite: that update, and those that were to follow it in the step, were left out."""
     metrics: Mapping[str, float]
     """Already reduced over ranks, under the names of docs/metrics.md."""
     train_s: float

@@ -1,7 +1,7 @@
 """The whole of a run as frozen records: one section per folder of the project.
 
 Parameter names are TRL's wherever TRL has one. Sections know nothing of each other; every check that needs two of them
-lives in `RunConfig`. Reading YAML and command-line overrides is `configs.loading`.
+lives in `RunConfig`. What the learner optimises is `configs.objective`. Reading YAML and command-line overrides is `configs.loading`.
 """
 
 from __future__ import annotations
@@ -9,25 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from configs.objective import ObjectiveSection
+from configs.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 BUILTIN = "builtin:"
 """Prefix of `model.path` and `data.path` values that rollcast makes on the spot instead of loading."""
 
 VLLM_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks for which the serving engine has buffers; a rank between two of them is served in the next larger one."""
-
-
-class Section(BaseModel):
-    """A closed, immutable part of the configuration: an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class LoraSection(Section):
@@ -210,7 +201,7 @@ class WarmStartSection(Section):
     """Falls linearly to a tenth."""
 
 
-class LearnerSection(Section):
+class LearnerSection(ObjectiveSection):
     """The learner group and its objective."""
 
     ranks: PositiveInt = 1
@@ -239,20 +230,6 @@ class LearnerSection(Section):
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this global norm."""
-    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "bnpo"
-    """How token losses are averaged."""
-    scale_rewards: Literal["group", "batch", "none"] = "group"
-    """Which standard deviation divides the advantages."""
-    epsilon: PositiveFloat = 0.2
-    """Lower clip range of the probability ratio."""
-    epsilon_high: PositiveFloat | None = None
-    """Upper clip range; `epsilon` when not given."""
-    beta: NonNegativeFloat = 0.0
-    """Weight of the KL divergence to the adapter-off model; 0 computes none."""
-    importance_sampling_level: Literal["token", "sequence"] = "token"
-    """Level of the truncated importance ratio that corrects stale or mismatched samples."""
-    importance_sampling_cap: PositiveFloat = 2.0
-    """The importance ratio is truncated here."""
     filter_zero_variance: bool = False
     """Leave out groups whose rewards are all equal, and sample others in their place (dynamic sampling)."""
     gradient_checkpointing: bool = False
@@ -344,6 +321,7 @@ class RunConfig(Section):
                 f"{self.cluster.sync_every_steps - 1}: the last step before a sync trains on samples that old; "
                 f"raise max_staleness or lower sync_every_steps"
             )
+        self._rewards_suit_the_objective()
         if self.data.train_samples == 0 or self.data.train_samples < -1:
             raise ValueError(f"data.train_samples {self.data.train_samples} must be -1 (all rows) or positive")
         if self.learner.max_steps == 0 or self.learner.max_steps < -1:
@@ -353,3 +331,17 @@ class RunConfig(Section):
                 f"actors.gpus_per_worker {self.actors.gpus_per_worker} must be a whole number above 1: it is the tensor-parallel size"
             )
         return self
+
+    def _rewards_suit_the_objective(self) -> None:
+        if self.rewards.aggregation != "normalize_then_sum":
+            return
+        if self.learner.advantage_estimator != "grpo":
+            raise ValueError(
+                f"learner.advantage_estimator {self.learner.advantage_estimator} with rewards.aggregation normalize_then_sum: normalised "
+                f"rewards have their groups' means taken off already; set rewards.aggregation: sum, or learner.advantage_estimator: grpo"
+            )
+        if self.learner.kl_in_reward:
+            raise ValueError(
+                "learner.kl_in_reward with rewards.aggregation normalize_then_sum: a divergence in nats cannot be subtracted from rewards in "
+                "standard deviations; set rewards.aggregation: sum, or learner.kl_in_reward: false"
+            )

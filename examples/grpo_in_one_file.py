@@ -107,7 +107,7 @@ def grpo_loss(
     loss_type: str = "bnpo",
     beta: float = 0.0,
     epsilon: float = 0.2,
-    importance_sampling_level: str = "token",
+    importance_sampling_mode: str = "token_truncate",
     importance_sampling_cap: float = 2.0,
     max_completion_length: int = MAX_COMPLETION_LENGTH,
 ) -> Tensor:
@@ -116,7 +116,7 @@ def grpo_loss(
     old_BT = logprobs_BT.detach()  # one update a step: the policy at its beginning is the one we differentiate
     # If the sampler was an older policy, or rounds otherwise, its samples are weighted by how much likelier they are now; truncated.
     difference_BT = (old_BT - batch.behaviour_logprobs_BT) * mask_BT
-    if importance_sampling_level == "sequence":
+    if importance_sampling_mode == "sequence_truncate":
         difference_BT = difference_BT.sum(1, keepdim=True).expand_as(difference_BT)
     weight_BT = difference_BT.exp().clamp(max=importance_sampling_cap)
 

@@ -34,6 +34,8 @@ class TrainedCompletion:
     token_ids_T: np.ndarray
     logprobs_T: np.ndarray
     advantage: float
+    index: int = 0
+    """Its number among all that the caller packs, by which it is known again in `MicroBatch.index_C`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,10 @@ class TrainedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Denominators:
-    """Counts of the whole step over all ranks and micro-batches; completions that are left out do not count. None is less than 1."""
+    """Counts of the whole step over all ranks and micro-batches; completions that are left out do not count. None is less than 1.
+
+    As in TRL, completions masked for being truncated count in `num_completions` but not in `num_tokens`.
+    """
 
     num_completions: int
     num_tokens: int
@@ -59,16 +64,21 @@ class Denominators:
 
     @classmethod
     def of(
-        cls, lengths_PG: Iterable[Sequence[int]], advantages_PG: Iterable[Sequence[float | None]], max_completion_length: int
+        cls,
+        lengths_PG: Iterable[Sequence[int]],
+        advantages_PG: Iterable[Sequence[float | None]],
+        masked_PG: Iterable[Sequence[bool]],
+        max_completion_length: int,
     ) -> Denominators:
-        """Count the completions that have an advantage and at least one token, as `trained_group` keeps them."""
-        lengths = [
-            length
-            for lengths_G, advantages_G in zip(lengths_PG, advantages_PG, strict=True)
-            for length, advantage in zip(lengths_G, advantages_G, strict=True)
+        """Count the completions that have an advantage and at least one token, as `trained_group` keeps them; `masked_PG` are left out of
+        the loss all the same."""
+        counted = [
+            (length, masked)
+            for group in zip(lengths_PG, advantages_PG, masked_PG, strict=True)
+            for length, advantage, masked in zip(*group, strict=True)
             if advantage is not None and length > 0
         ]
-        return cls(max(1, len(lengths)), max(1, sum(lengths)), max_completion_length)
+        return cls(max(1, len(counted)), max(1, sum(length for length, masked in counted if not masked)), max_completion_length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,8 @@ class MicroBatch:
     behaviour_logprobs_N: np.ndarray
     advantages_C: np.ndarray
     lengths_C: np.ndarray
+    index_C: np.ndarray
+    """`TrainedCompletion.index`."""
 
     @property
     def tokens(self) -> int:
@@ -101,8 +113,8 @@ class MicroBatch:
         return self.tokens / self.segment_ids_BT.size
 
 
-def trained_group(group: RolloutGroup, advantages_G: Sequence[float | None]) -> TrainedGroup:
-    """The completions of `group` that have an advantage and at least one token.
+def trained_group(group: RolloutGroup, advantages_G: Sequence[float | None], *, first_index: int = 0) -> TrainedGroup:
+    """The completions of `group` that have an advantage and at least one token, numbered from `first_index` by their place in it.
 
     Raises:
         ValueError: a completion's tokens and log-probabilities differ in number, or the group has no prompt.
@@ -119,7 +131,7 @@ def trained_group(group: RolloutGroup, advantages_G: Sequence[float | None]) -> 
                 f"completion {index} of group {group.prompt_id} has {len(token_ids_T)} tokens but {len(logprobs_T)} log-probabilities"
             )
         if advantage is not None and len(token_ids_T):
-            completions.append(TrainedCompletion(token_ids_T, logprobs_T, advantage))
+            completions.append(TrainedCompletion(token_ids_T, logprobs_T, advantage, first_index + index))
     return TrainedGroup(group.prompt_token_ids, tuple(completions))
 
 
@@ -263,4 +275,5 @@ def _materialise(rows: Sequence[_Row], width: int) -> MicroBatch:
         behaviour_logprobs_N=np.concatenate([np.empty(0, np.float32), *(c.logprobs_T for c in completions)]).astype(np.float32),
         advantages_C=np.array([c.advantage for c in completions], np.float32),
         lengths_C=lengths_C,
+        index_C=np.array([c.index for c in completions], np.int64),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -40,10 +40,14 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """What one optimizer step did. `applied` is False when loss or gradient was not finite on some rank; then nothing changed."""
+    """What one step did."""
 
     applied: bool
+    """False when loss or gradient was not finite on some rank: that update, and those that were to follow it in the step, were left out."""
+    updates: int
+    """How many times loss and gradient were computed."""
     grad_norm: float
+    """Before clipping, the mean over the updates."""
     learning_rate: float
 
 
@@ -77,7 +81,8 @@ def import_deepspeed(*, on_gpu: bool) -> Any:
 class LearnerEngine:
     """One rank's engine. Every method is collective: all ranks call it, in the same order.
 
-    `steps_done` counts the steps, skipped ones included: the policy version, which the window and the engines count as well.
+    `steps_done` counts the steps, skipped ones included, and not their updates: the policy version, which the window and the engines count
+    as well.
     """
 
     def __init__(self, policy: Policy, settings: OptimizerSettings, schedule: Schedule) -> None:
@@ -99,14 +104,25 @@ class LearnerEngine:
         )
         self._engine: Any = deepspeed.initialize(model=policy, optimizer=optimizer, config=_deepspeed_config(policy, settings))[0]
 
-    def step(self, losses: Iterable[Callable[[Policy], Tensor]]) -> StepOutcome:
-        """One optimizer step on the sum of `losses` over all ranks, each made and differentiated in turn.
+    def step(self, losses: Sequence[Callable[[Policy], Tensor]], *, num_iterations: int = 1) -> StepOutcome:
+        """One step of `num_iterations` optimizer updates at one learning rate, each on the sum of `losses` over all ranks.
 
-        Every rank passes at least one; their numbers may differ.
+        `losses` are called in order, once an update, each made and differentiated before the next. Every rank passes at least one; their
+        numbers may differ.
         """
         learning_rate = self.schedule.learning_rate(self.steps_done)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        applied, norms = True, []
+        while applied and len(norms) < num_iterations:
+            applied = self._update(losses)
+            self._updates += applied
+            norms.append(float(self._engine.get_global_grad_norm()))
+        self.steps_done += 1
+        return StepOutcome(applied, len(norms), sum(norms) / len(norms), learning_rate)
+
+    def _update(self, losses: Sequence[Callable[[Policy], Tensor]]) -> bool:
+        """One optimizer update; whether loss and gradient were finite on every rank, without which it changes nothing."""
         with self._engine.coalesce_grad_reduction():
             for make_loss in losses:
                 loss = make_loss(self._engine)
@@ -116,10 +132,7 @@ class LearnerEngine:
                 self._engine.backward(loss * (self.world_size * poison), scale_wrt_gas=False)
         self._engine.set_gradient_accumulation_boundary(True)
         self._engine.step()
-        applied = not self._engine.optimizer.overflow
-        self.steps_done += 1
-        self._updates += applied
-        return StepOutcome(applied, float(self._engine.get_global_grad_norm()), learning_rate)
+        return not self._engine.optimizer.overflow
 
     def save(self, folder: Path, facts: Mapping[str, int]) -> None:
         """Write adapter, master weights, moments, random states and `facts` under `folder`, which exists."""

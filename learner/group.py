@@ -19,10 +19,10 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from cluster.errors import LearnerError, RollcastError
 from cluster.logs import tail
-from cluster.metrics import Max, Mean, merge, values
+from cluster.metrics import Max, Mean, Metric, merge, values
 from cluster.records import AdapterManifest, ScoredGroup, StepReport
 from configs.schema import RunConfig
-from learner.advantage import step_advantages, without_zeros
+from learner.advantage import step_advantages, without_masked, without_zeros
 from learner.batch import Denominators, balance
 from learner.report import batch_metrics
 from learner.worker import LearnerWorker, RankReport
@@ -104,11 +104,11 @@ class LearnerGroup:
         self._num_tokens = facts[0].get("num_tokens", 0)
 
     async def step(self, groups: Sequence[ScoredGroup], step: int) -> StepReport:
-        """One optimizer step on whole groups. The same groups in any order give the same step, bit for bit on the CPU.
+        """One step on whole groups: `num_iterations` optimizer updates. The same groups in any order give the same step, bit for bit on the CPU.
 
         Args:
             groups: their bodies are pulled by the ranks, each its own.
-            step: optimizer steps done so far, from which staleness is counted.
+            step: steps done so far, from which staleness is counted.
 
         Raises:
             NonFiniteError: too many steps in a row were not finite.
@@ -118,13 +118,9 @@ class LearnerGroup:
             raise LearnerError(f"step {step} was given no groups; a step trains on at least one")
         started = time.monotonic()
         groups = sorted(groups, key=lambda group: (group.summary.prompt_id, group.summary.attempt))
-        advantages_PG = step_advantages(groups, self._config.learner.scale_rewards)
-        denominators = Denominators.of(
-            [group.summary.completion_tokens_G for group in groups], advantages_PG, self._config.actors.max_completion_length
-        )
-        if self._config.learner.beta == 0:
-            advantages_PG = [without_zeros(advantages_G) for advantages_G in advantages_PG]
-        parts = balance([_cost(group, advantages_G) for group, advantages_G in zip(groups, advantages_PG, strict=True)], len(self._workers))
+        penalties_PG, kl = await self._kl_penalties(groups) if self._config.learner.kl_in_reward else (None, {})
+        advantages_PG, denominators = self._advantages(groups, penalties_PG)
+        parts = self._split(groups, advantages_PG)
         reports: list[RankReport] = await self._settle(
             [
                 worker.step.remote([groups[i].body for i in part], [advantages_PG[i] for i in part], denominators, step)
@@ -136,7 +132,7 @@ class LearnerGroup:
         return StepReport(
             policy_version=reports[0].policy_version,
             skipped=not reports[0].applied,
-            metrics=self._metrics(groups, reports, step),
+            metrics=self._metrics(groups, reports, step, kl),
             train_s=time.monotonic() - started,
             tokens=tokens,
         )
@@ -213,8 +209,51 @@ class LearnerGroup:
             log_tail=tail(self._log_dir / f"learner-{rank}.log"),
         )
 
-    def _metrics(self, groups: Sequence[ScoredGroup], reports: Sequence[RankReport], step: int) -> dict[str, float]:
-        merged = merge([*(report.metrics for report in reports), batch_metrics(groups, step)])
+    async def _kl_penalties(self, groups: Sequence[ScoredGroup]) -> tuple[list[list[float]], dict[str, Metric]]:
+        """What the divergence takes off each completion's reward, beta x sum_t (log pi_old - log pi_ref), and its mean over tokens.
+
+        As in RLOO (arXiv:2402.14740) and TRL's RLOOTrainer; the reward is one number for the completion, so is the penalty.
+        """
+        scored_PG = [[None if reward is None else 0.0 for reward in group.scores.rewards_G] for group in groups]
+        parts = self._split(groups, scored_PG)
+        sums_RPG: list[list[list[float]]] = await self._settle(
+            [
+                worker.kl_sums.remote([groups[i].body for i in part], [scored_PG[i] for i in part])
+                for worker, part in zip(self._workers, parts, strict=True)
+            ]
+        )
+        sums_by_group = {i: sums_G for part, sums_PG in zip(parts, sums_RPG, strict=True) for i, sums_G in zip(part, sums_PG, strict=True)}
+        sums_PG = [sums_by_group[i] for i in range(len(groups))]
+        tokens = Denominators.of(
+            [group.summary.completion_tokens_G for group in groups],
+            scored_PG,
+            _nothing_masked(groups),
+            self._config.actors.max_completion_length,
+        ).num_tokens
+        beta = self._config.learner.beta
+        return [[beta * value for value in sums_G] for sums_G in sums_PG], {"kl": Mean(sum(map(sum, sums_PG)), float(tokens))}
+
+    def _advantages(
+        self, groups: Sequence[ScoredGroup], penalties_PG: Sequence[Sequence[float]] | None
+    ) -> tuple[list[tuple[float | None, ...]], Denominators]:
+        """Advantages, None where a completion need not be computed, and the counts that the loss is divided by."""
+        learner = self._config.learner
+        advantages_PG = step_advantages(groups, learner.scale_rewards, estimator=learner.advantage_estimator, penalties_PG=penalties_PG)
+        masked_PG = [group.summary.truncated_G for group in groups] if learner.mask_truncated_completions else _nothing_masked(groups)
+        denominators = Denominators.of(
+            [group.summary.completion_tokens_G for group in groups], advantages_PG, masked_PG, self._config.actors.max_completion_length
+        )
+        advantages_PG = [without_masked(advantages_G, masked_G) for advantages_G, masked_G in zip(advantages_PG, masked_PG, strict=True)]
+        if not learner.weighs_every_completion:
+            advantages_PG = [without_zeros(advantages_G) for advantages_G in advantages_PG]
+        return advantages_PG, denominators
+
+    def _split(self, groups: Sequence[ScoredGroup], advantages_PG: Sequence[Sequence[float | None]]) -> list[list[int]]:
+        """Which groups each rank computes."""
+        return balance([_cost(group, advantages_G) for group, advantages_G in zip(groups, advantages_PG, strict=True)], len(self._workers))
+
+    def _metrics(self, groups: Sequence[ScoredGroup], reports: Sequence[RankReport], step: int, kl: dict[str, Metric]) -> dict[str, float]:
+        merged = merge([*(report.metrics for report in reports), batch_metrics(groups, step), kl])
         merged["train/learning_rate"] = Mean(reports[0].learning_rate, 1.0)
         merged["train/grad_norm"] = Mean(reports[0].grad_norm, 1.0)
         merged["num_tokens"] = Max(self._num_tokens)
@@ -229,3 +268,7 @@ def _cost(group: ScoredGroup, advantages_G: Sequence[float | None]) -> int:
     """Tokens that a rank computes for this group: the prompt once, and the completions that have an advantage."""
     kept = (length for length, advantage in zip(group.summary.completion_tokens_G, advantages_G, strict=True) if advantage is not None)
     return group.summary.prompt_tokens + sum(kept)
+
+
+def _nothing_masked(groups: Sequence[ScoredGroup]) -> list[tuple[bool, ...]]:
+    return [(False,) * len(group.summary.completion_tokens_G) for group in groups]

@@ -1,36 +1,58 @@
 """The GRPO family as pure functions.
 
 A step sums weighted token losses: `loss = sum_t weight_t * token_loss_t`. The weights hold *global* counts (`Denominators`), so
-micro-batches, packing and the number of ranks change nothing but the order of a sum.
+micro-batches, packing and the number of ranks change nothing but the order of a sum. Ratios are in `learner.importance`, advantages in
+`learner.advantage`.
 
 Dimensions: `_N` completion tokens, `_C` completions of a micro-batch.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cluster.metrics import Max, Mean, Metric, Min, Sum
+from cluster.metrics import Metric, Sum
 from learner.batch import Denominators
+from learner.importance import (
+    ImportanceSamplingMode,
+    Level,
+    clip_metrics,
+    importance_weights,
+    mean,
+    mean_at,
+    policy_ratio,
+    sampling_metrics,
+)
 
-LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo"]
+LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"]
+KlEstimator = Literal["k1", "k2", "k3"]
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The constants of the loss, under TRL's names (`configs.schema.LearnerSection`)."""
+    """The constants of the loss, under TRL's names (`configs.objective.ObjectiveSection`)."""
 
     loss_type: LossType
     epsilon: float = 0.2
     epsilon_high: float | None = None
-    beta: float = 0.0
-    importance_sampling_level: Literal["token", "sequence"] = "token"
+    importance_sampling_level: Level = "token"
+    importance_sampling_mode: ImportanceSamplingMode = "token_truncate"
     importance_sampling_cap: float = 2.0
+    importance_sampling_floor: float = 0.0
+    beta: float = 0.0
+    kl_estimator: KlEstimator = "k3"
+    kl_in_reward: bool = False
+    use_bias_correction_kl: bool = False
+    entropy_coef: float = 0.0
+
+    @property
+    def kl_in_loss(self) -> bool:
+        """Whether the loss has a KL term, and needs the reference's log-probabilities."""
+        return self.beta > 0 and not self.kl_in_reward
 
 
 def token_weights(loss_type: LossType, lengths_C: Tensor, completion_N: Tensor, denominators: Denominators) -> Tensor:
@@ -38,7 +60,8 @@ def token_weights(loss_type: LossType, lengths_C: Tensor, completion_N: Tensor, 
 
     - `grpo`: 1 / (C |o_i|), the mean over completions of their token means (DeepSeekMath, arXiv:2402.03300, eq. 3);
     - `bnpo`: 1 / tokens of the batch. TRL's batch is one device's micro-batch; ours is the step, so that packing does not matter;
-    - `dapo`: 1 / tokens of the step over all processes (DAPO, arXiv:2503.14476, eq. 8). Equal to `bnpo` here, for the reason above;
+    - `dapo`, `cispo`: 1 / tokens of the step over all processes (DAPO, arXiv:2503.14476, eq. 8; MiniMax-M1, arXiv:2506.13585, eq. 4). Equal
+      to `bnpo` here, for the reason above;
     - `dr_grpo`: 1 / (C max_completion_length) (Dr. GRPO, arXiv:2503.20783, section 3.2; TRL's constant).
     """
     if loss_type == "grpo":
@@ -50,25 +73,21 @@ def token_weights(loss_type: LossType, lengths_C: Tensor, completion_N: Tensor, 
     return torch.full(completion_N.shape, weight, dtype=torch.float32, device=completion_N.device)
 
 
-def importance_weights(
-    logprobs_N: Tensor, behaviour_logprobs_N: Tensor, completion_N: Tensor, num_completions: int, *, level: str, cap: float
-) -> Tensor:
-    """Truncated importance weights min(pi_old / pi_behaviour, cap), detached: [N].
+def kl_estimates(logprobs_N: Tensor, reference_logprobs_N: Tensor, estimator: KlEstimator) -> Tensor:
+    """Schulman's estimates of KL(pi || pi_ref) at tokens sampled from pi (joschu.net/blog/kl-approx.html): [N], in nats.
 
-    pi_old is the learner's policy when the step begins, pi_behaviour the one that sampled (an older version, or other kernels).
-    `token`: the ratio of the token (truncated importance sampling: Yao et al. 2025, "Your efficient RL framework secretly brings you
-    off-policy RL training"; decoupled PPO: AReaL, arXiv:2505.24298, section 5.2). `sequence`: the product over the token's completion.
+    With d = log pi_ref - log pi: k1 = -d, unbiased, of either sign; k2 = d^2 / 2, biased, >= 0; k3 = exp(d) - d - 1, unbiased, >= 0
+    (arXiv:2402.03300, eq. 4).
+
+    As terms of a loss they are differentiated as they stand, and a gradient of an estimate is no estimate of the gradient: that of k1,
+    grad log pi, is 0 in expectation, so that it only adds noise; that of k2 is the gradient of KL(pi || pi_ref); that of k3 is the gradient
+    of KL(pi_ref || pi). `use_bias_correction_kl`, which multiplies by pi / pi_old, makes those of k1 and k3 the gradient of KL(pi || pi_ref).
     """
-    difference_N = (logprobs_N - behaviour_logprobs_N).detach()
-    if level == "sequence":
-        difference_C = torch.zeros(num_completions, dtype=difference_N.dtype, device=difference_N.device)
-        difference_N = difference_C.index_add_(0, completion_N, difference_N).index_select(0, completion_N)
-    return torch.exp(difference_N.clamp(max=math.log(cap)))
-
-
-def kl_k3(logprobs_N: Tensor, reference_logprobs_N: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(pi || pi_ref): exp(d) - d - 1 with d = log pi_ref - log pi (arXiv:2402.03300, eq. 4): [N], >= 0."""
     difference_N = reference_logprobs_N - logprobs_N
+    if estimator == "k1":
+        return -difference_N
+    if estimator == "k2":
+        return difference_N.square() / 2
     return torch.exp(difference_N) - difference_N - 1.0
 
 
@@ -87,17 +106,21 @@ def grpo_loss(
 ) -> tuple[Tensor, dict[str, Metric]]:
     """One micro-batch's part of the step's loss, and its metrics.
 
-    token_loss = -w min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A) + beta k3     (arXiv:2402.03300 eq. 3; arXiv:2503.14476 eq. 8)
+    token_loss = -w min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A) + beta KL     (arXiv:2402.03300 eq. 3; arXiv:2503.14476 eq. 8)
 
-    with r = pi / pi_old and w = min(pi_old / pi_behaviour, cap). pi_old is the learner's own policy at the beginning of the step, so a
-    stale or mismatched sample is corrected once, by w, and clipping bounds only what this step's own updates change.
+    and under `cispo` -w sg(min(r, epsilon_high)) A log pi + beta KL                 (arXiv:2506.13585 eq. 4; one bound, as in TRL)
+
+    with r = pi / pi_old (`policy_ratio`) and w from pi_old / pi_behaviour (`importance_weights`). pi_old is the learner's own policy at the
+    beginning of the step, so a stale or mismatched sample is corrected once, by w, and clipping bounds only what this step's own updates
+    change. The entropy bonus, -entropy_coef x the mean entropy over the step's tokens, does not depend on `loss_type` (as in TRL).
 
     Args:
         logprobs_N: under the policy being trained, differentiable.
         behaviour_logprobs_N: those that came with the rollout.
-        old_logprobs_N: under the policy at the beginning of the step; None where the step makes one update: then r is 1 in value, and
+        old_logprobs_N: under the policy at the beginning of the step; None in a step's first update: then r is 1 in value, and
             carries the gradient.
-        reference_logprobs_N: under the adapter-off model; needed if beta > 0.
+        reference_logprobs_N: under the adapter-off model; needed where the loss has a KL term.
+        entropies_N: differentiable where `entropy_coef` > 0, which needs them.
 
     Returns: (scalar, metrics under TRL's names).
     """
@@ -107,23 +130,31 @@ def grpo_loss(
         old_N,
         behaviour_logprobs_N,
         completion_N,
-        len(lengths_C),
-        level=objective.importance_sampling_level,
+        lengths_C,
+        mode=objective.importance_sampling_mode,
         cap=objective.importance_sampling_cap,
+        floor=objective.importance_sampling_floor,
     )
-    low, high = 1.0 - objective.epsilon, 1.0 + (objective.epsilon if objective.epsilon_high is None else objective.epsilon_high)
-    ratio_N = torch.exp(logprobs_N - old_N)
-    token_loss_N = -weights_N * torch.minimum(ratio_N * advantages_N, ratio_N.clamp(low, high) * advantages_N)
-    metrics = _ratio_metrics(ratio_N.detach(), advantages_N, low, high) | _sampling_metrics(old_N, behaviour_logprobs_N, weights_N)
-    if objective.beta > 0:
+    ratio_N = policy_ratio(logprobs_N, old_N, completion_N, lengths_C, level=objective.importance_sampling_level)
+    surrogate_N, metrics = _surrogate(logprobs_N, ratio_N, advantages_N, completion_N, lengths_C, objective)
+    token_loss_N = -weights_N * surrogate_N
+    metrics |= sampling_metrics(old_N, behaviour_logprobs_N, weights_N, completion_N, lengths_C, mode=objective.importance_sampling_mode)
+    if objective.kl_in_loss:
         if reference_logprobs_N is None:
             raise ValueError(f"beta {objective.beta} needs the reference policy's log-probabilities")
-        kl_N = kl_k3(logprobs_N, reference_logprobs_N)
+        kl_N = kl_estimates(logprobs_N, reference_logprobs_N, objective.kl_estimator)
+        if objective.use_bias_correction_kl:
+            kl_N = kl_N * ratio_N
         token_loss_N = token_loss_N + objective.beta * kl_N
-        metrics["kl"] = _mean(kl_N.detach())
-    if entropies_N is not None:
-        metrics["entropy"] = _mean(entropies_N)
+        metrics["kl"] = mean(kl_N.detach())
     loss = (token_loss_N * token_weights(objective.loss_type, lengths_C, completion_N, denominators)).sum()
+    if objective.entropy_coef > 0:
+        if entropies_N is None:
+            raise ValueError(f"entropy_coef {objective.entropy_coef} needs the policy's entropies")
+        metrics["policy_loss"] = Sum(loss.item())
+        loss = loss - objective.entropy_coef * (entropies_N.sum() / denominators.num_tokens)
+    if entropies_N is not None:
+        metrics["entropy"] = mean(entropies_N.detach())
     return loss, metrics | {"train/loss": Sum(loss.item())}
 
 
@@ -133,28 +164,19 @@ def sft_loss(logprobs_N: Tensor, *, num_tokens: int) -> tuple[Tensor, dict[str, 
     return loss, {"train/loss": Sum(loss.item())}
 
 
-def _mean(values_N: Tensor) -> Mean:
-    return Mean(float(values_N.sum(dtype=torch.float64)), float(values_N.numel()))
-
-
-def _ratio_metrics(ratio_N: Tensor, advantages_N: Tensor, low: float, high: float) -> dict[str, Metric]:
-    is_low_N = (ratio_N < low) & (advantages_N < 0)
-    is_high_N = (ratio_N > high) & (advantages_N > 0)
-    return {
-        "clip_ratio/low_mean": _mean(is_low_N),
-        "clip_ratio/high_mean": _mean(is_high_N),
-        "clip_ratio/region_mean": _mean(is_low_N | is_high_N),
-    }
-
-
-def _sampling_metrics(old_N: Tensor, behaviour_logprobs_N: Tensor, weights_N: Tensor) -> dict[str, Metric]:
-    if not old_N.numel():
-        return {}
-    difference_N = (old_N - behaviour_logprobs_N).abs()
-    return {
-        "sampling/logp_difference/mean": _mean(difference_N),
-        "sampling/logp_difference/max": Max(float(difference_N.max())),
-        "sampling/importance_ratio/min": Min(float(weights_N.min())),
-        "sampling/importance_ratio/mean": _mean(weights_N),
-        "sampling/importance_ratio/max": Max(float(weights_N.max())),
-    }
+def _surrogate(
+    logprobs_N: Tensor, ratio_N: Tensor, advantages_N: Tensor, completion_N: Tensor, lengths_C: Tensor, objective: Objective
+) -> tuple[Tensor, dict[str, Metric]]:
+    """What is maximised, before weights: [N], and how often it was clipped."""
+    level = objective.importance_sampling_level
+    if objective.loss_type == "cispo":
+        if objective.epsilon_high is None:
+            raise ValueError("loss_type cispo needs epsilon_high, the largest ratio")
+        bounded_N = ratio_N.detach().clamp(max=objective.epsilon_high)
+        is_clipped_N = (ratio_N.detach() > objective.epsilon_high) & (advantages_N > 0)
+        return bounded_N * advantages_N * logprobs_N, {"cispo_clip_ratio": mean_at(level, is_clipped_N, completion_N, lengths_C)}
+    low, high = 1.0 - objective.epsilon, 1.0 + (objective.epsilon if objective.epsilon_high is None else objective.epsilon_high)
+    surrogate_N = torch.minimum(ratio_N * advantages_N, ratio_N.clamp(low, high) * advantages_N)
+    is_low_N = (ratio_N.detach() < low) & (advantages_N < 0)
+    is_high_N = (ratio_N.detach() > high) & (advantages_N > 0)
+    return surrogate_N, clip_metrics(is_low_N, is_high_N, completion_N, lengths_C, level=level)

@@ -45,6 +45,7 @@ class PackedTensors:
     behaviour_logprobs_N: Tensor
     advantages_C: Tensor
     lengths_C: Tensor
+    index_C: Tensor
 
 
 class Policy(nn.Module):
@@ -122,18 +123,38 @@ class Policy(nn.Module):
         mask = torch.zeros(allowed.shape, dtype=self.dtype, device=self.device).masked_fill_(~allowed, -torch.inf)
         return PackedTensors(mask_B1TT=mask[:, None], **on_device)
 
-    def forward(self, packed: PackedTensors, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the targets and entropies of their distributions, in nats: float32 [N] each."""
+    def forward(self, packed: PackedTensors, temperature: float = 1.0, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the targets and entropies of their distributions, in nats: float32 [N] each.
+
+        The entropies are differentiable only with `entropy_gradient`.
+        """
         output = self.causal.get_decoder()(
             input_ids=packed.token_ids_BT, position_ids=packed.position_ids_BT, attention_mask=packed.mask_B1TT, use_cache=False
         )
         hidden_NH = output.last_hidden_state.flatten(0, 1).index_select(0, packed.source_N)
-        return token_logprobs(hidden_NH, self.causal.get_output_embeddings().weight, packed.target_ids_N, temperature=temperature)
+        return token_logprobs(
+            hidden_NH,
+            self.causal.get_output_embeddings().weight,
+            packed.target_ids_N,
+            temperature=temperature,
+            entropy_gradient=entropy_gradient,
+        )
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training draws at random what evaluating does not: dropout of the adapter or of the model."""
+        rates = [module.p for module in self.modules() if isinstance(module, nn.Dropout)]
+        return any(rate > 0 for rate in (*rates, getattr(self.causal.config, "attention_dropout", 0.0)))
+
+    def evaluated_logprobs(self, packed: PackedTensors, temperature: float = 1.0) -> Tensor:
+        """The targets' log-probabilities without dropout: float32 [N], without gradient."""
+        with torch.no_grad(), self.evaluating():
+            return self(packed, temperature)[0]
 
     def reference_logprobs(self, packed: PackedTensors, temperature: float = 1.0) -> Tensor:
         """The targets' log-probabilities under the base model, the adapter switched off: float32 [N], without gradient."""
-        with torch.no_grad(), self.evaluating(), self.model.disable_adapter():
-            return self(packed, temperature)[0]
+        with self.model.disable_adapter():
+            return self.evaluated_logprobs(packed, temperature)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -24,12 +24,16 @@ def batch_metrics(groups: Sequence[ScoredGroup], step: int) -> dict[str, Metric]
     truncated = [flag for group in groups for flag in group.summary.truncated_G]
     rewards = [reward for group in groups for reward in group.scores.rewards_G if reward is not None]
     stds = [group_std(group.scores.rewards_G) for group in groups]
+    terminated = [length for length, flag in zip(lengths, truncated, strict=True) if not flag] or [0]
     staleness = [step - group.summary.min_policy_version for group in groups]
     return {
         "completions/mean_length": _mean(lengths),
         "completions/min_length": Min(min(lengths)),
         "completions/max_length": Max(max(lengths)),
         "completions/clipped_ratio": _mean(truncated),
+        "completions/mean_terminated_length": _mean(terminated),
+        "completions/min_terminated_length": Min(min(terminated)),
+        "completions/max_terminated_length": Max(max(terminated)),
         "reward": _mean(rewards),
         "reward_std": _mean(stds),
         "frac_reward_zero_std": _mean([group_std(group.scores.training_rewards_G) <= ZERO_STD for group in groups]),

@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +15,12 @@ import ray
 
 from cluster.errors import LearnerError, NonFiniteError
 from cluster.logs import redirect_output
-from cluster.metrics import Mean, Metric, merge
+from cluster.metrics import Metric, Sum, merge
 from cluster.records import AdapterManifest, RolloutGroup
 from configs.schema import RunConfig
-from learner.batch import Denominators, MicroBatch, pack, trained_group
+from learner.batch import Denominators, MicroBatch, TrainedGroup, pack, trained_group
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from learner.engine import LearnerEngine
     from learner.loss import Objective
     from learner.policy import Policy
@@ -119,16 +116,37 @@ class LearnerWorker:
     def step(
         self, bodies: Sequence[Any], advantages_PG: Sequence[Sequence[float | None]], denominators: Denominators, step: int
     ) -> RankReport:
-        """One optimizer step; `bodies` are references to this rank's groups. See `LearnerGroup.step`."""
-        groups = [
-            trained_group(RolloutGroup(table), advantages_G)
-            for table, advantages_G in zip(ray.get(list(bodies)), advantages_PG, strict=True)
+        """One step; `bodies` are references to this rank's groups. See `LearnerGroup.step`."""
+        from learner.batch_loss import BatchLoss
+
+        num_iterations, temperature = self._config.learner.num_iterations, self._config.actors.temperature
+        batches = self._packed(trained_groups(bodies, advantages_PG))
+        losses = [
+            BatchLoss(self._policy, batch, self._objective, denominators, temperature=temperature, num_iterations=num_iterations)
+            for batch in batches
         ]
-        batches = pack(groups, token_budget=self._config.learner.token_budget, attention_width=self._policy.attention_width)
-        metrics: list[dict[str, Metric]] = []
-        outcome = self._engine.step([partial(self._loss, batch, denominators, metrics) for batch in batches])
+        outcome = self._engine.step(losses, num_iterations=num_iterations)
         self._count_nonfinite(outcome.applied, batches, step)
-        return RankReport(self._engine.steps_done, outcome.applied, outcome.grad_norm, outcome.learning_rate, merge(metrics))
+        metrics = merge(metrics for loss in losses for metrics in loss.metrics)
+        # Sums over the micro-batches of one update: of several updates they are averaged.
+        metrics = {name: Sum(m.value / outcome.updates) if isinstance(m, Sum) else m for name, m in metrics.items()}
+        return RankReport(self._engine.steps_done, outcome.applied, outcome.grad_norm, outcome.learning_rate, metrics)
+
+    def kl_sums(self, bodies: Sequence[Any], scored_PG: Sequence[Sequence[float | None]]) -> list[list[float]]:
+        """Sums over each completion's tokens of log pi - log pi_ref, in nats, for this rank's groups: [P][G].
+
+        The policy as it stands, without dropout, against the adapter-off model; 0 where `scored_PG` is None, or there is no token.
+        """
+        from learner.importance import sum_by_completion
+
+        temperature = self._config.actors.temperature
+        sums = np.zeros(sum(map(len, scored_PG)))
+        for batch in self._packed(trained_groups(bodies, scored_PG)):
+            packed = self._policy.tensors(batch)
+            difference_N = self._policy.evaluated_logprobs(packed, temperature) - self._policy.reference_logprobs(packed, temperature)
+            sums[batch.index_C] = sum_by_completion(difference_N.double(), packed.completion_N, packed.lengths_C).cpu().numpy()
+        ends = np.cumsum([len(scored_G) for scored_G in scored_PG], dtype=np.int64)
+        return [part.tolist() for part in np.split(sums, ends[:-1])] if len(ends) else []
 
     def adapter(self) -> tuple[AdapterManifest, np.ndarray]:
         """The adapter as it stands: two return values, so that the caller owns the buffer and it outlives this process."""
@@ -152,26 +170,8 @@ class LearnerWorker:
             gradient_checkpointing=self._config.learner.gradient_checkpointing,
         )
 
-    def _loss(self, batch: MicroBatch, denominators: Denominators, metrics: list[dict[str, Metric]], model: Policy) -> Tensor:
-        from learner.loss import grpo_loss
-
-        temperature = self._config.actors.temperature
-        packed = self._policy.tensors(batch)
-        reference_N = self._policy.reference_logprobs(packed, temperature) if self._objective.beta > 0 else None
-        logprobs_N, entropies_N = model(packed, temperature)
-        loss, parts = grpo_loss(
-            logprobs_N,
-            behaviour_logprobs_N=packed.behaviour_logprobs_N,
-            advantages_C=packed.advantages_C,
-            lengths_C=packed.lengths_C,
-            completion_N=packed.completion_N,
-            objective=self._objective,
-            denominators=denominators,
-            reference_logprobs_N=reference_N,
-            entropies_N=entropies_N,
-        )
-        metrics.append(parts | {"packing/fill": Mean(batch.tokens, batch.segment_ids_BT.size)})
-        return loss
+    def _packed(self, groups: Sequence[TrainedGroup]) -> list[MicroBatch]:
+        return pack(groups, token_budget=self._config.learner.token_budget, attention_width=self._policy.attention_width)
 
     def _count_nonfinite(self, applied: bool, batches: Sequence[MicroBatch], step: int) -> None:
         if applied:
@@ -188,6 +188,15 @@ class LearnerWorker:
                 f"the batches are in {stem}-*.npz; lower learner.learning_rate or look for what is wrong with them",
                 role=f"learner rank {self._rank}",
             )
+
+
+def trained_groups(bodies: Sequence[Any], advantages_PG: Sequence[Sequence[float | None]]) -> list[TrainedGroup]:
+    """The bodies that are referred to, each with its advantages; completions are numbered on through all of them."""
+    starts = np.cumsum([0, *map(len, advantages_PG)])
+    return [
+        trained_group(RolloutGroup(table), advantages_G, first_index=int(start))
+        for table, advantages_G, start in zip(ray.get(list(bodies)), advantages_PG, starts, strict=False)
+    ]
 
 
 def _import_heavy(on_gpu: bool, threads: int) -> None:

@@ -124,7 +124,10 @@ def test_overrides_reach_into_sections_that_are_not_there_and_the_last_one_wins(
         ("learner.learning_rate=.nan", "learner.learning_rate: nan"),
         ("learner.learning_rate=.inf", "learner.learning_rate: inf is not a finite number; write a finite number"),
         ("actors.top_p=2", "actors.top_p: 2 must be at most 1.0; lower it"),
-        ("learner.loss_type=ppo", "learner.loss_type: 'ppo' is not one of the choices; choose 'grpo', 'bnpo', 'dr_grpo' or 'dapo'"),
+        (
+            "learner.loss_type=ppo",
+            "learner.loss_type: 'ppo' is not one of the choices; choose 'grpo', 'bnpo', 'dr_grpo', 'dapo' or 'cispo'",
+        ),
         ("model.path=", "model.path: is empty; give a value"),
         ("model.lora.target_modules=7", "model.lora.target_modules: 7 is not"),
         ("learner.warm_start=3", "learner.warm_start: 3 is not a section"),
@@ -138,6 +141,47 @@ def test_overrides_reach_into_sections_that_are_not_there_and_the_last_one_wins(
 def test_bad_values_are_answered_with_key_rule_and_remedy(small: Path, override: str, wanted: str):
     small.write_text(SMALL + "seed: 1\n")
     assert wanted in refusal(small, override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [
+        (["loss_type=cispo"], "learner: epsilon_high None with loss_type cispo: there it is the largest ratio itself"),
+        (["loss_type=cispo", "epsilon_high=0.28"], "learner: epsilon_high 0.28 with loss_type cispo"),
+        (["advantage_estimator=rloo", "scale_rewards=none"], "learner: scale_rewards none has no effect with advantage_estimator rloo"),
+        (["importance_sampling_floor=2"], "learner: importance_sampling_floor 2.0 is not below importance_sampling_cap 2.0"),
+        (["kl_in_reward=true", "kl_estimator=k1"], "learner: beta 0.0 with kl_in_reward: nothing would be subtracted; set beta"),
+        (["kl_in_reward=true", "beta=0.1"], "learner: kl_estimator k3 with kl_in_reward: a reward has no gradient"),
+        (
+            ["kl_in_reward=true", "beta=0.1", "kl_estimator=k1", "use_bias_correction_kl=true"],
+            "learner: use_bias_correction_kl with kl_in_reward",
+        ),
+        (["num_iterations=0"], "learner.num_iterations: 0 must be more than 0"),
+        (["importance_sampling_mode=sequence"], "learner.importance_sampling_mode: 'sequence' is not one of the choices"),
+    ],
+)
+def test_objectives_that_contradict_themselves_are_refused(small: Path, overrides: list[str], wanted: str):
+    assert wanted in refusal(small, *(f"learner.{override}" for override in overrides))
+
+
+@pytest.mark.parametrize("learner", [["advantage_estimator=rloo"], ["kl_in_reward=true", "beta=0.1", "kl_estimator=k1"]])
+def test_normalised_rewards_go_only_with_what_compares_them_as_they_are(small: Path, learner: list[str]):
+    overrides = [f"learner.{override}" for override in learner]
+    assert load_config(small, overrides).learner.num_iterations == 1
+    assert "with rewards.aggregation normalize_then_sum" in refusal(small, "rewards.aggregation=normalize_then_sum", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "weighs"),
+    [
+        ([], False),
+        (["beta=0.1"], True),
+        (["entropy_coef=0.1"], True),
+        (["beta=0.1", "kl_estimator=k1", "kl_in_reward=true"], False),
+    ],
+)
+def test_what_gives_a_completion_without_advantage_a_gradient(small: Path, overrides: list[str], weighs: bool):
+    assert load_config(small, [f"learner.{override}" for override in overrides]).learner.weighs_every_completion == weighs
 
 
 def test_all_faults_are_listed_at_once(tmp_path: Path):

@@ -1,6 +1,8 @@
-"""Advantages: TRL's three scalings, rewards that are None, and the properties that hold for any rewards."""
+"""Advantages: TRL's three scalings, RLOO and REINFORCE++ against loops, rewards that are None, and what holds for any rewards."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.records import GroupSummary, PromptId, ScoredGroup, Scores
-from learner.advantage import advantages_of, group_std, step_advantages, without_zeros
+from learner.advantage import (
+    advantages_of,
+    group_std,
+    reinforce_plus_plus_advantages,
+    rloo_advantages,
+    step_advantages,
+    without_masked,
+    without_zeros,
+)
 
 rewards = st.floats(-10, 10).map(lambda value: round(value, 3))
 groups_of = st.lists(st.lists(st.one_of(st.none(), rewards), min_size=2, max_size=8), min_size=1, max_size=5)
@@ -73,3 +83,58 @@ def test_adding_a_constant_to_all_rewards_changes_nothing(rewards_PG: list[list[
 
 def test_completions_without_a_gradient_are_not_computed() -> None:
     assert without_zeros((0.0, -0.0, None, 0.5, -1.0)) == (None, None, None, 0.5, -1.0)
+
+
+def test_rloo_compares_with_the_others_of_the_group() -> None:
+    rewards_PG = [[1.0, None, 0.0, 0.5], [2.0, 2.0, 2.0, 2.0], [None, None, 3.0, None], [None] * 4]
+    expected = []
+    for rewards_G in rewards_PG:
+        row = []
+        for i, reward in enumerate(rewards_G):
+            others = [other for j, other in enumerate(rewards_G) if j != i and other is not None]
+            row.append(None if reward is None else reward - sum(others) / len(others) if others else 0.0)
+        expected.append(row)
+    found = rloo_advantages(rewards_PG)
+    assert [[a is None for a in row] for row in found] == [[a is None for a in row] for row in expected]
+    for row, wanted in zip(found, expected, strict=True):
+        assert [a for a in row if a is not None] == pytest.approx([a for a in wanted if a is not None], abs=1e-12)
+    assert found[0] == pytest.approx((0.75, None, -0.75, 0.0)) and found[2][2] == 0.0
+
+
+def test_reinforce_plus_plus_whitens_over_the_tokens_of_the_step() -> None:
+    rewards_PG = [[1.0, None, 0.0], [2.0, 5.0, 2.0], [None, 7.0, None]]
+    lengths_PG = [[3, 9, 1], [2, 4, 5], [6, 6, 6]]
+    centred, tokens = {}, []
+    for p, rewards_G in enumerate(rewards_PG[:2]):  # the third has nothing to compare with
+        applying = [reward for reward in rewards_G if reward is not None]
+        for g, reward in enumerate(rewards_G):
+            if reward is not None:
+                centred[p, g] = reward - sum(applying) / len(applying)
+                tokens += [centred[p, g]] * lengths_PG[p][g]
+    mean = sum(tokens) / len(tokens)
+    deviation = (sum((token - mean) ** 2 for token in tokens) / (len(tokens) - 1)) ** 0.5
+    found = reinforce_plus_plus_advantages(rewards_PG, lengths_PG)
+    assert {(p, g): found[p][g] for p, g in centred} == pytest.approx({key: (a - mean) / deviation for key, a in centred.items()}, abs=1e-7)
+    assert found[0][1] is None and found[2] == (None, 0.0, None)
+    assert reinforce_plus_plus_advantages([[1.0, 1.0]], [[2, 3]]) == [(0.0, 0.0)]
+
+
+def test_a_step_uses_the_estimator_and_the_penalties_it_is_given() -> None:
+    groups = [scored((1.0, 0.0, 0.5))]
+    assert step_advantages(groups, estimator="rloo") == [pytest.approx((0.75, -0.75, 0.0))]
+    assert step_advantages(groups, estimator="rloo", penalties_PG=[[1.0, 0.0, 0.0]]) == [pytest.approx((-0.25, -0.25, 0.5))]
+    assert step_advantages(groups, "none", penalties_PG=[[1.0, 0.0, 0.5]]) == [(0.0, 0.0, 0.0)]
+    whitened = step_advantages(groups, estimator="reinforce_plus_plus")[0]
+    assert whitened == pytest.approx((1.0, -1.0, 0.0)), "one token each: mean 0, deviation 0.5"
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "rloo", "reinforce_plus_plus"])
+def test_a_penalty_that_is_not_finite_is_not_lost(estimator: Any) -> None:
+    """Taken for a missing reward, it would leave the completion out, and nobody would know."""
+    (advantages_G,) = step_advantages([scored((1.0, 0.0, 0.5))], estimator=estimator, penalties_PG=[[float("nan"), 0.0, 0.0]])
+    assert advantages_G[0] is not None and np.isnan(advantages_G[0])
+    assert np.isnan(without_zeros(advantages_G)[0])  # type: ignore[arg-type]
+
+
+def test_masked_completions_lose_their_advantage() -> None:
+    assert without_masked((0.5, None, -0.5), (True, True, False)) == (None, None, -0.5)

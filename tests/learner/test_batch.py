@@ -89,7 +89,13 @@ def test_completions_without_an_advantage_are_left_out_and_not_counted() -> None
     group = trained_group(RolloutGroup(scored.body), [None, 0.5, None, -0.5])
     lengths_G = scored.summary.completion_tokens_G
     assert [c.advantage for c in group.completions] == [0.5, -0.5]
-    assert Denominators.of([lengths_G], [[None, 0.5, None, -0.5]], 24) == Denominators(2, lengths_G[1] + lengths_G[3], 24)
+    numbered = trained_group(RolloutGroup(scored.body), [None, 0.5, None, -0.5], first_index=8)
+    (batch,) = pack([numbered], token_budget=4096, attention_width=1.0)
+    assert dict(zip(batch.index_C.tolist(), batch.advantages_C.tolist(), strict=True)) == {9: 0.5, 11: -0.5}
+    advantages_PG, nothing = [[None, 0.5, None, -0.5]], [[False] * 4]
+    assert Denominators.of([lengths_G], advantages_PG, nothing, 24) == Denominators(2, lengths_G[1] + lengths_G[3], 24)
+    assert Denominators.of([lengths_G], advantages_PG, [[True, True, False, False]], 24) == Denominators(2, lengths_G[3], 24)
+    assert Denominators.of([lengths_G], [[None] * 4], nothing, 24) == Denominators(1, 1, 24)
     with pytest.raises(ValueError, match="4 completions but 1 advantages"):
         trained_group(RolloutGroup(scored.body), [1.0])
 

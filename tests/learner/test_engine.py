@@ -94,6 +94,23 @@ def test_a_loss_that_is_not_finite_is_skipped_even_where_gradients_are(tiny_qwen
     assert engine.step([partial(unlikelihood, tensors)]).applied and engine.steps_done == 2
 
 
+def test_a_step_of_several_updates_is_one_version_and_ends_at_the_first_that_is_not_finite(tiny_qwen2: Path) -> None:
+    policy = load(tiny_qwen2, "float32")
+    engine = engine_of(policy)
+    tensors = packed(policy)
+    seen: list[int] = []
+
+    def loss(model: Policy) -> Tensor:
+        seen.append(engine.steps_done)
+        return unlikelihood(tensors, model, plus=float("nan") if len(seen) == 5 else 0.0)
+
+    outcome = engine.step([loss], num_iterations=3)
+    assert (outcome.applied, outcome.updates, engine.steps_done, seen) == (True, 3, 1, [0, 0, 0])
+    outcome = engine.step([loss], num_iterations=3)
+    assert (outcome.applied, outcome.updates, engine.steps_done, seen) == (False, 2, 2, [0, 0, 0, 1, 1])
+    assert engine._updates == 4 and engine._engine.optimizer.state
+
+
 @pytest.mark.parametrize("name", ["learner.json", "optimizer.safetensors", "rng-0.safetensors"])
 def test_a_truncated_checkpoint_is_recognised(name: str, tiny_qwen2: Path, tmp_path: Path) -> None:
     engine = engine_of(load(tiny_qwen2, "float32"))

@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +21,12 @@ import pytest
 import ray
 
 from cluster.errors import CheckpointError, LearnerError, NonFiniteError
+from cluster.metrics import values
 from cluster.records import adapter_sha256
 from configs.schema import RunConfig
+from learner.batch import Denominators
 from learner.group import LearnerGroup, WarmStartProgress
+from learner.report import batch_metrics
 from tests.learner.rollouts import run_config, scored_groups
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -105,6 +109,30 @@ def test_order_of_groups_and_accumulation_do_not_matter(tiny_qwen2: Path, tmp_pa
         "rewards/accuracy/mean",
         "train/learning_rate",
     } <= metrics.keys()
+
+
+def test_truncated_completions_are_masked_but_counted(tmp_path: Path) -> None:
+    """As in TRL: they shape their group's advantages and `grpo`'s mean over completions; the tokens are those that are left."""
+    groups = [
+        replace(
+            scored,
+            scores=replace(scored.scores, rewards_G=(4.0, 0.0, None, 2.0)),
+            summary=replace(scored.summary, truncated_G=(True, False, True, False), completion_tokens_G=(24, 3, 24, 5)),
+        )
+        for scored in scored_groups(1, ray.put, prompts=2)
+    ]
+
+    def prepared(**learner: Any) -> Any:
+        group = LearnerGroup(run_config(tmp_path, scale_rewards="none", **learner), [], tmp_path)
+        return group._advantages(groups, None)
+
+    assert prepared() == ([(2.0, -2.0, None, None)] * 2, Denominators(6, 64, 24)), "an advantage of 0 is not computed, but counted"
+    assert prepared(entropy_coef=0.1) == ([(2.0, -2.0, None, 0.0)] * 2, Denominators(6, 64, 24))
+    assert prepared(beta=0.1)[0] == prepared(entropy_coef=0.1)[0]
+    assert prepared(mask_truncated_completions=True) == ([(None, -2.0, None, None)] * 2, Denominators(6, 16, 24))
+    metrics = values(batch_metrics(groups, 0))
+    assert metrics["completions/clipped_ratio"] == 0.5 and metrics["completions/max_terminated_length"] == 5
+    assert metrics["completions/mean_terminated_length"] == 4 and metrics["completions/min_terminated_length"] == 3
 
 
 def test_batches_that_are_not_finite_are_skipped_saved_and_end_the_run(tiny_qwen2: Path, tmp_path: Path) -> None:

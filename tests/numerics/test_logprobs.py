@@ -36,6 +36,28 @@ def test_chunks_change_neither_values_nor_gradients(chunk_logits: int, temperatu
     torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("chunk_logits", [1, 3 * 20, 1 << 20])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_entropies_are_differentiated_when_asked(chunk_logits: int, temperature: float) -> None:
+    torch.manual_seed(0)
+    hidden_NH = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    head_VH = torch.randn(20, 5, dtype=torch.float64, requires_grad=True)
+    target_ids_N = torch.randint(0, 20, (7,))
+
+    def both(hidden_NH: torch.Tensor, head_VH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        options = {"temperature": temperature, "chunk_logits": chunk_logits}
+        return token_logprobs(hidden_NH, head_VH, target_ids_N, entropy_gradient=True, **options)  # type: ignore[arg-type]
+
+    assert torch.autograd.gradcheck(both, (hidden_NH, head_VH))  # finite differences in float64: its own tolerances
+    distribution = torch.distributions.Categorical(logits=hidden_NH @ head_VH.T / temperature)
+    weights_N = torch.linspace(-1, 2, 7, dtype=torch.float64)
+    expected = torch.autograd.grad((distribution.entropy() * weights_N).sum(), (hidden_NH, head_VH))
+    entropies_N = both(hidden_NH, head_VH)[1]
+    gradients = torch.autograd.grad((entropies_N * weights_N).sum(), (hidden_NH, head_VH))
+    torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-12)  # float64 throughout: rounding only
+    assert not token_logprobs(hidden_NH, head_VH, target_ids_N)[1].requires_grad
+
+
 def test_bfloat16_logits_are_accumulated_in_float32() -> None:
     torch.manual_seed(0)
     hidden_NH, head_VH = torch.randn(5, 64).bfloat16(), torch.randn(40, 64).bfloat16()

@@ -53,14 +53,19 @@ def padded(groups: list[ScoredGroup]) -> Batch:
 
 @pytest.mark.usefixtures("ray_local")
 @pytest.mark.parametrize(
-    ("ranks", "loss_type", "beta", "level"),
-    [(1, "bnpo", 0.0, "token"), (2, "grpo", 0.1, "sequence"), (2, "dr_grpo", 0.0, "token"), (1, "dapo", 0.1, "token")],
+    ("ranks", "loss_type", "beta", "mode"),
+    [
+        (1, "bnpo", 0.0, "token_truncate"),
+        (2, "grpo", 0.1, "sequence_truncate"),
+        (2, "dr_grpo", 0.0, "token_truncate"),
+        (1, "dapo", 0.1, "token_truncate"),
+    ],
 )
 def test_a_step_is_the_one_file_step(
-    ranks: int, loss_type: str, beta: float, level: str, tiny_qwen2: Path, adapter_folder: Path, tmp_path: Path
+    ranks: int, loss_type: str, beta: float, mode: str, tiny_qwen2: Path, adapter_folder: Path, tmp_path: Path
 ) -> None:
     model = {"adapter": str(adapter_folder)}
-    objective = {"loss_type": loss_type, "beta": beta, "importance_sampling_level": level}
+    objective = {"loss_type": loss_type, "beta": beta, "importance_sampling_mode": mode}
     config = run_config(tiny_qwen2, model=model, actors={"temperature": TEMPERATURE}, ranks=ranks, token_budget=96, **objective, **SETTINGS)
     groups = scored_groups(11, ray.put, left_out=0)
 
