@@ -12,14 +12,7 @@ from configs.loading import all_keys
 from configs.recipe_keys import REFUSED, SECRETS, TARGETS
 
 AWAITED: Mapping[str, tuple[Any, ...]] = {
-    "learner.entropy_coef": (0,),
-    "learner.importance_sampling_floor": (0,),
-    "learner.importance_sampling_level": ("token",),
-    "learner.importance_sampling_mode": ("token_truncate",),
-    "learner.mask_truncated_completions": (False,),
-    "learner.num_iterations": (1,),
     "learner.offload_optimizer": (False,),
-    "learner.use_bias_correction_kl": (False,),
     "model.lora.use_rslora": (False,),
     "model.quantization": ("none",),
 }
@@ -127,7 +120,7 @@ class Draft:
 
     def put(self, target: str, value: Any, *settings: str, why: str = "") -> None:
         """Set a key of the run. `settings` are what it was made of; where none of them is given, the recipe does not say it."""
-        if not self._has_key(target):
+        if target not in self._schema:
             self._refuse_awaited(target, value, settings)
             return
         *sections, name = target.split(".")
@@ -173,11 +166,6 @@ class Draft:
             if row.target and row.setting:
                 found.setdefault(row.target, []).append(row.setting)
         return {target: ", ".join(settings) for target, settings in found.items()}
-
-    def _has_key(self, target: str) -> bool:
-        if target == "learner.importance_sampling_level":  # beside importance_sampling_mode it means what TRL means by it
-            target = "learner.importance_sampling_mode"
-        return target in self._schema
 
     def _refuse_awaited(self, target: str, value: Any, settings: tuple[str, ...]) -> None:
         if value not in AWAITED[target]:
