@@ -11,6 +11,9 @@ from cluster.errors import ConfigError
 from configs.loading import all_keys
 from configs.recipe_keys import REFUSED, SECRETS, TARGETS
 
+KEYS = {key: place for place, key in enumerate(all_keys())}
+"""Key of a run -> its place in the schema."""
+
 AWAITED: Mapping[str, tuple[Any, ...]] = {
     "learner.offload_optimizer": (False,),
     "model.lora.use_rslora": (False,),
@@ -56,19 +59,12 @@ class Draft:
         self._written = written
         self.tree: dict[str, Any] = {}
         self._rows: list[Row] = []
-        self._schema = set(all_keys())
 
     @property
     def rows(self) -> tuple[Row, ...]:
         """In the order of the recipe, then what it does not say."""
         order = {written: place for place, written in enumerate(self._written.values())}
         return tuple(sorted(self._rows, key=lambda row: order.get(row.setting, len(order))))
-
-    @property
-    def unexplained(self) -> list[str]:
-        """Settings of which nothing has been said."""
-        said = {row.setting for row in self._rows}
-        return [written for written in self._written.values() if written not in said]
 
     def has(self, setting: str) -> bool:
         return setting in self.given
@@ -120,7 +116,7 @@ class Draft:
 
     def put(self, target: str, value: Any, *settings: str, why: str = "") -> None:
         """Set a key of the run. `settings` are what it was made of; where none of them is given, the recipe does not say it."""
-        if target not in self._schema:
+        if target not in KEYS:
             self._refuse_awaited(target, value, settings)
             return
         *sections, name = target.split(".")

@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from cluster.errors import ConfigError
-from configs.loading import all_keys, config_of, dump_yaml, parse_yaml, read_yaml
-from configs.recipe_draft import Draft, Row
+from configs.loading import config_of, dump_yaml, parse_yaml, read_yaml
+from configs.recipe_draft import KEYS, Draft, Row
 from configs.recipe_keys import ACCELERATE_NO_EFFECT, ACCELERATE_WORKED_OUT, KNOWN, NO_EFFECT, OLD_NAMES, REFUSED, TARGETS
 from configs.recipe_rules import OFFLOAD, work_out
 from configs.schema import RunConfig
@@ -248,8 +248,7 @@ def _parsed(text: str) -> Any:
 
 def _ordered(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The same keys in the order of the schema."""
-    keys = [key for key in all_keys() if key.startswith(prefix)]
-    ordered = sorted(tree.items(), key=lambda item: keys.index(prefix + item[0]))
+    ordered = sorted(tree.items(), key=lambda item: KEYS[prefix + item[0]])
     return {key: _ordered(value, f"{prefix}{key}.") if isinstance(value, dict) else value for key, value in ordered}
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
 from configs.loading import all_keys, load_config, read_yaml
@@ -28,6 +30,9 @@ ANYTHING: tuple[Any, ...] = (
     *("none", "Qwen/Qwen2.5-0.5B-Instruct"),
 )
 """Values of every kind, a right one for each setting among them."""
+
+RIGHT: dict[str, list[Any]] = {}
+"""Setting -> `alone` of it, once found."""
 
 SMALL = {"model_name_or_path": "Qwen/Qwen2.5-0.5B-Instruct", "dataset_name": "openai/gsm8k"}
 
@@ -108,6 +113,38 @@ def test_no_setting_is_dropped_in_silence_whatever_its_value(key: str) -> None:
             inside = value if key == "model_init_kwargs" and isinstance(value, dict) else ()
             assert any(said in refused for said in (key, name, *inside, "learner", "actors.")), (value, refused)
     assert explained or REFUSED.get(name, [None])[0] == (), f"no value of {key} can be converted"
+
+
+def alone(key: str) -> list[Any]:
+    """Values under which a setting can be converted by itself."""
+    return [value for value in ANYTHING if outcome({**SMALL, key: value})[0]]
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_no_setting_is_dropped_in_silence_beside_others(data: st.DataObject) -> None:
+    keys = data.draw(st.lists(st.sampled_from(sorted(KNOWN - set(SMALL))), min_size=2, max_size=20, unique=True))
+    recipe = {key: data.draw(st.sampled_from(values)) for key in keys if (values := RIGHT.setdefault(key, alone(key)))}
+    conversion, _ = outcome(SMALL | recipe)
+    if conversion:
+        assert [key for key in recipe if not become(key, conversion)] == []
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        {"save_strategy": "no", "save_steps": 0.5},
+        {"train_file_dir": "data", "dataset_test_split": "test"},
+        {"warmup_steps": 3, "warmup_ratio": 0.1},
+        {"vllm_importance_sampling_correction": False, "vllm_importance_sampling_mode": "token_mask"},
+        {"do_eval": True, "dataset_test_split": "test"},
+        {"use_vllm": True, "vllm_device": "auto"},
+    ],
+    ids=" ".join,
+)
+def test_no_setting_is_dropped_in_silence_beside_one_that_wins(pair: dict[str, Any]) -> None:
+    conversion = convert(SMALL | pair)
+    assert all(become(key, conversion) for key in pair)
 
 
 def test_null_is_not_given() -> None:
@@ -232,6 +269,11 @@ def test_a_recipe_for_medicalgpt_gets_what_its_script_has() -> None:
     assert "<answer>" in (config.data.system_prompt or "")
 
 
+@pytest.mark.parametrize(("given_k", "top_k"), [(0, -1), (-1, -1), (20, 20)])
+def test_sampling_from_all_tokens(given_k: int, top_k: int) -> None:
+    assert convert(SMALL | {"top_k": given_k}).config.actors.top_k == top_k
+
+
 def test_evaluation() -> None:
     assert convert(SMALL | {"do_eval": False}).config.data.eval_samples == 0
     assert convert(SMALL | {"do_eval": True}).config.data.eval_path is None
@@ -342,9 +384,9 @@ def test_arguments_that_are_wrong() -> None:
 
 
 def test_options_win_over_the_file_and_overrides_over_both() -> None:
-    arguments = sort_arguments(["--beta", "0.5", "--epsilon", "0.1", "learner.epsilon=0.3"])
+    arguments = sort_arguments(["--temperature", "0.5", "--epsilon", "0.1", "learner.epsilon=0.3"])
     conversion = read_recipe(RECIPES / "openr1_distill_1.5b.yaml", arguments, ZERO2)
-    assert (conversion.config.learner.beta, conversion.config.learner.epsilon) == (0.5, 0.3)
+    assert (conversion.config.actors.temperature, conversion.config.learner.epsilon) == (0.5, 0.3)
     assert [row.why for row in conversion.rows if row.setting == "epsilon"] == ["learner.epsilon=0.3 wins"]
 
 
