@@ -98,7 +98,7 @@ def peft_config(manifest: AdapterManifest) -> dict[str, object]:
         "lora_dropout": 0.0,
         "target_modules": list(manifest.target_modules),
         "bias": "none",
-        "use_rslora": False,
+        "use_rslora": manifest.use_rslora,
         "use_dora": False,
         "modules_to_save": None,
         "inference_mode": True,

@@ -33,7 +33,8 @@ from vllm.v1.engine.output_processor import RequestOutputCollector
 from actors.engine_process import ACTOR_PID
 from cluster.errors import AdapterError, PoisonPromptError, RolloutError
 from cluster.records import Completion, Sampling, VersionSpan
-from configs.schema import VLLM_LORA_RANKS, RunConfig
+from configs.model import VLLM_LORA_RANKS
+from configs.schema import RunConfig
 
 CPU_KV_CACHE_BYTES = 256 << 20
 CPU_BLOCK_SIZE = 32

@@ -58,8 +58,9 @@ def train(
     run = load_run(settings, accelerate, Console())
     if dry_run:
         from cluster.dry_run import show_dry_run
+        from cluster.starting_adapter import with_starting_adapter
 
-        show_dry_run(run, Console())
+        show_dry_run(with_starting_adapter(run), Console())
         return
     run_training(run, resume if resume in ("auto", "none") else Path(resume))
 

@@ -109,6 +109,19 @@ LOGPROB_CHUNK_BYTES = 64 << 20
 """About what one chunk of the vocabulary projection takes; the learner never holds the whole logits."""
 
 
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""A weight: 4 bits, a block of 64 shares a scale of 8 bits, 256 of those a float32 (QLoRA, arXiv:2305.14314, section 3)."""
+INT8_BYTES = 1.0
+
+
+def frozen_base_bytes(config: RunConfig, shape: ModelShape) -> int:
+    """The base as a learner rank holds it: quantised are the linear layers but the head."""
+    element_bytes = 2 if config.model.dtype == "bfloat16" else 4
+    linear = shape.layers * sum(inputs * outputs for inputs, outputs in shape.linear_shapes)
+    linear_bytes = {"none": element_bytes, "nf4": NF4_BYTES, "int8": INT8_BYTES}[config.model.quantization]
+    return int(linear * linear_bytes) + (shape.parameters - linear) * element_bytes
+
+
 def estimate(config: RunConfig, shape: ModelShape) -> Estimate:
     """Memory of one learner rank and one engine, and the bytes of one sync.
 
@@ -124,9 +137,9 @@ def estimate(config: RunConfig, shape: ModelShape) -> Estimate:
     else:
         activations = one_layer * shape.layers
     learner = {
-        "frozen base": shape.parameters * element_bytes,
+        "frozen base": frozen_base_bytes(config, shape),
         "adapter and its gradient (float32)": adapter * 8,
-        "optimizer state (ZeRO-2 share)": adapter * 12 // config.learner.ranks,
+        "optimizer state (ZeRO-2 share)": 0 if config.learner.offload_optimizer else adapter * 12 // config.learner.ranks,
         "activations of one micro-batch": activations,
         "one chunk of logits": LOGPROB_CHUNK_BYTES,
     }

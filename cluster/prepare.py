@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ from cluster.logs import redirect_output
 from cluster.progress import RunDisplay
 from cluster.run_dir import RunDirectory
 from configs.schema import BUILTIN, RunConfig
+from learner.quantised import require_bitsandbytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,6 +37,8 @@ class Prepared:
     """The model as it was given, or made."""
     model_path: str
     """The model that GRPO starts from: `base_path`, or what the warm start makes of it."""
+    served_path: str
+    """The model that the engines load: `model_path`, or what the learner's quantisation makes of it."""
     tokenizer: PreTrainedTokenizerBase
     prompts: PromptSource
 
@@ -41,6 +46,11 @@ class Prepared:
     def needs_warm_start(self) -> bool:
         """Whether the warm start is still to be run; a run that is resumed has its result already."""
         return self.model_path != self.base_path and not Path(self.model_path).exists()
+
+    @property
+    def needs_served_model(self) -> bool:
+        """Whether the learner is still to write what the engines serve."""
+        return self.served_path != self.model_path and not Path(self.served_path).exists()
 
     @property
     def canary_token_ids(self) -> tuple[int, ...]:
@@ -52,19 +62,32 @@ class Prepared:
         settings = self.config.learner.warm_start
         assert settings is not None
         rows = self.prompts.demonstrations(settings.demonstration_column)
-        unfinished = Path(f"{self.model_path}.tmp")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        await learner.warm_start(self.base_path, rows, unfinished, display.warm_start)
-        os.rename(unfinished, self.model_path)
+        with _whole(self.model_path) as unfinished:
+            await learner.warm_start(self.base_path, rows, unfinished, display.warm_start)
+
+    async def write_served_model(self, learner: LearnerGroup) -> None:
+        """Write the weights that a started learner computes with; the folder appears whole or not at all."""
+        with _whole(self.served_path) as unfinished:
+            await learner.save_dequantised(unfinished)
+
+
+@contextmanager
+def _whole(path: str) -> Iterator[Path]:
+    """A folder to write that takes its name when it is complete."""
+    unfinished = Path(f"{path}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    yield unfinished
+    os.rename(unfinished, path)
 
 
 def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> Prepared:
     """Make or find the model, load tokenizer and data.
 
     Raises:
-        ConfigError: an unknown `builtin:` model.
+        ConfigError: an unknown `builtin:` model, or a quantisation that cannot be had here.
         DataError: data or tokenizer cannot be used.
     """
+    require_bitsandbytes(config.model.quantization)
     base_path = config.model.path
     if base_path.startswith(BUILTIN):
         with display.phase(f"making {base_path}"):
@@ -83,7 +106,8 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
     counts = prompts.counts
     display.say(f"{counts.trained} prompts to train on, {counts.held_out} held out, {counts.too_long} left out as too long")
     model_path = str(directory.path / "model") if config.learner.warm_start else base_path
-    return Prepared(config, base_path, model_path, tokenizer, prompts)
+    served_path = str(directory.path / "model_dequantised") if config.model.serve_quantized == "dequantized" else model_path
+    return Prepared(config, base_path, model_path, served_path, tokenizer, prompts)
 
 
 def _make_builtin_model(name: str, directory: RunDirectory, seed: int) -> str:

@@ -321,6 +321,8 @@ class AdapterManifest:
     target_modules: tuple[str, ...]
     base_model: str
     canary: Canary | None = None
+    use_rslora: bool = False
+    """Whether the update is scaled by alpha / sqrt(r) instead of alpha / r."""
 
     @property
     def nbytes(self) -> int:

@@ -30,6 +30,7 @@ from cluster.records import Sampling, ScoredGroup
 from cluster.run_dir import Resume, RunDirectory
 from cluster.session import RaySession
 from cluster.sinks import MetricSinks, truncate_metrics
+from cluster.starting_adapter import with_starting_adapter
 from cluster.step_metrics import Busy, RunTotals, advice, run_summary
 from cluster.window import Window
 from configs.loading import dump_config
@@ -49,6 +50,7 @@ def run_training(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
     Raises:
         RollcastError: of the kind that says what failed; `summary.json` names it as the exit reason.
     """
+    config = with_starting_adapter(config)
     with RunDirectory.open(config.out_dir, resume) as directory:
         directory.write("config.yaml", dump_config(config))
         display = RunDisplay(config.cluster.logging_steps)
@@ -169,12 +171,17 @@ class TrainingRun:
             with self.display.phase("supervised warm start"):
                 await self.prepared.run_warm_start(self.learner, self.display)
         with self.display.phase("starting engines, learner and graders"):
-            await _together(
-                self.rollouts.start(self.prepared.model_path),
-                self._start_learner(),
-                self._start_rewards(need.rewards.ray_options()),
-            )
+            await _together(self._start_models(), self._start_rewards(need.rewards.ray_options()))
             await self.rollouts.broadcast(*await self.learner.adapter())
+
+    async def _start_models(self) -> None:
+        """Learner and engines at once, unless the engines serve what the learner is still to make of the model."""
+        if self.prepared.needs_served_model:
+            await self._start_learner()
+            await self.prepared.write_served_model(self.learner)
+            await self.rollouts.start(self.prepared.served_path)
+        else:
+            await _together(self.rollouts.start(self.prepared.served_path), self._start_learner())
 
     async def _start_rewards(self, ray_options: dict[str, Any]) -> None:
         self.rewards = await RewardPool.start(self.config, ray_options=ray_options, log_dir=self.directory.logs)

@@ -11,54 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from configs.model import QUANTISED_CANARY_TOLERANCE, ModelSection
 from configs.objective import ObjectiveSection
 from configs.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 BUILTIN = "builtin:"
 """Prefix of `model.path` and `data.path` values that rollcast makes on the spot instead of loading."""
-
-VLLM_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks for which the serving engine has buffers; a rank between two of them is served in the next larger one."""
-
-
-class LoraSection(Section):
-    """The adapter that is trained. Only what the serving engine can load is offered."""
-
-    r: PositiveInt = 16
-    """Rank of the adapter."""
-    alpha: PositiveFloat = 32.0
-    """Scale: the update is B A x alpha / r."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the adapter's input while training."""
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Modules that get an adapter: every linear layer but the head, or these names."""
-
-    @field_validator("r")
-    @classmethod
-    def _rank_is_servable(cls, r: int) -> int:
-        if r > VLLM_LORA_RANKS[-1]:
-            raise ValueError(f"r {r} is larger than {VLLM_LORA_RANKS[-1]}, the largest rank that vLLM serves; lower it")
-        return r
-
-
-class ModelSection(Section):
-    """The base model and its adapter."""
-
-    path: str
-    """A hub id, a local folder, or `builtin:tiny_qwen2` (made on the spot, for the quickstart and tests)."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub model."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Precision of the frozen base and of the engine. The CPU runs float32 faster."""
-    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
-    """Attention of the learner."""
-    trust_remote_code: bool = False
-    """Run code that comes with the model. Off by default: it runs with your rights."""
-    chat_template: str | None = None
-    """A Jinja template, or the path of a file that holds one, used instead of the tokenizer's own everywhere."""
-    adapter: str | None = None
-    """A PEFT adapter folder to start from, instead of a fresh one."""
-    lora: LoraSection = LoraSection()
 
 
 class DataSection(Section):
@@ -124,7 +82,8 @@ class ActorsSection(Section):
     canary_tolerance: PositiveFloat | None = None
     """Largest mean difference of canary log-probabilities between engine and learner after a sync.
 
-    Default: 1e-3 in float32, 0.1 in bfloat16."""
+    Default: 1e-3 in float32, 0.1 in bfloat16; for a quantised learner whose engines serve the original weights, 0.5 under nf4 and 0.1 under
+    int8: enough for the quantisation error, and too much to notice a small adapter that an engine did not load."""
 
 
 class RewardSpec(Section):
@@ -233,6 +192,8 @@ class LearnerSection(ObjectiveSection):
     filter_zero_variance: bool = False
     """Leave out groups whose rewards are all equal, and sample others in their place (dynamic sampling)."""
     gradient_checkpointing: bool = False
+    offload_optimizer: bool = False
+    """Keep the adapter's float32 weights and Adam's moments in the host's memory, and step there: frees 12 bytes a trained parameter."""
     max_nonfinite_steps: PositiveInt = 3
     """So many steps in a row without a finite loss and gradient end the run."""
     process_group_timeout_s: PositiveFloat = 100.0
@@ -300,7 +261,11 @@ class RunConfig(Section):
     @property
     def canary_tolerance(self) -> float:
         """Largest accepted mean difference of canary log-probabilities, in nats."""
-        return self.actors.canary_tolerance or (1e-3 if self.model.dtype == "float32" else 0.1)
+        if self.actors.canary_tolerance is not None:
+            return self.actors.canary_tolerance
+        if self.model.quantization != "none" and self.model.serve_quantized == "original":
+            return QUANTISED_CANARY_TOLERANCE[self.model.quantization]
+        return 1e-3 if self.model.dtype == "float32" else 0.1
 
     @model_validator(mode="after")
     def _combinations_work(self) -> RunConfig:

@@ -36,6 +36,7 @@ class OptimizerSettings:
     adam_epsilon: float = 1e-8
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    offload_optimizer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,11 @@ class LearnerEngine:
                 self._engine.backward(loss * (self.world_size * poison), scale_wrt_gas=False)
         self._engine.set_gradient_accumulation_boundary(True)
         self._engine.step()
-        return not self._engine.optimizer.overflow
+        applied = not self._engine.optimizer.overflow
+        if not applied:
+            # With offload and bfloat16, DeepSpeed 0.19.8 would keep the sum of a skipped step and add every later one to it.
+            self._engine.optimizer.averaged_gradients.clear()
+        return applied
 
     def save(self, folder: Path, facts: Mapping[str, int]) -> None:
         """Write adapter, master weights, moments, random states and `facts` under `folder`, which exists."""
@@ -235,6 +240,8 @@ def _deepspeed_config(policy: Policy, settings: OptimizerSettings) -> dict[str, 
             "allgather_bucket_size": bucket,
         },
     }
+    if settings.offload_optimizer:
+        config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
     if policy.dtype == torch.bfloat16:
         config["bf16"] = {"enabled": True, "check_grad_overflow": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}

@@ -103,6 +103,10 @@ class LearnerGroup:
         facts = await self._everywhere("start", model_path, total_steps, resume_folder, tuple(canary_token_ids))
         self._num_tokens = facts[0].get("num_tokens", 0)
 
+    async def save_dequantised(self, folder: Path) -> None:
+        """Write the NF4 base of a started group as a model folder in `model.dtype`, tokenizer included: the weights it computes with."""
+        await self._everywhere("save_dequantised", folder)
+
     async def step(self, groups: Sequence[ScoredGroup], step: int) -> StepReport:
         """One step on whole groups: `num_iterations` optimizer updates. The same groups in any order give the same step, bit for bit on the CPU.
 

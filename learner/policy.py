@@ -1,7 +1,8 @@
 """The policy: a causal language model, frozen under a LoRA adapter, or trained in full for supervised warm starts.
 
 With a bfloat16 base the adapter computes in bfloat16 too, and float32 master copies live in the optimizer (ZeRO-2 keeps them). So the
-weights the loss is differentiated through are, bit for bit, those that are exported and served, and small updates still add up.
+weights the loss is differentiated through are, bit for bit, those that are exported and served, and small updates still add up. The base
+may be quantised (`learner.quantised`).
 
 Dimensions: `_B` rows, `_T` tokens of a row, `_N` predictions, `_H` hidden size.
 """
@@ -20,9 +21,10 @@ from torch import Tensor, nn
 
 from cluster.errors import AdapterError, ConfigError
 from cluster.records import Adapter, AdapterManifest, Canary, TensorSlot, adapter_sha256
-from configs.schema import ModelSection
+from configs.model import ModelSection
 from learner.batch import MicroBatch
 from learner.logprob import token_logprobs
+from learner.quantised import keep_one_kernel, loading_options
 
 ATTENTION_WIDTH_PER_HIDDEN = 6.0
 """Row width, in hidden sizes, at which attention costs as much as the linear layers: 12 H^2 against 2 T H multiplications a token.
@@ -30,6 +32,9 @@ Flat: on a CPU core, steps of the quickstart at 2 to 16 hidden sizes took the sa
 
 SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Largest accepted |difference|, in nats, from the model's own logits: rounding of 32 bits, or of logits held in 16."""
+
+INT8_SELF_CHECK_TOLERANCE = 0.25
+"""LLM.int8() computes in float16 and chooses the features that stay unquantised by all tokens of a row, padding included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,36 +63,41 @@ class Policy(nn.Module):
     model: Any
     """A transformers causal language model, or PEFT's wrapper of one."""
 
-    def __init__(self, model: nn.Module, *, adapted: bool, base_model: str) -> None:
+    def __init__(self, model: nn.Module, *, adapted: bool, base_model: str, quantization: str = "none") -> None:
         super().__init__()
         self.model = model
         self.adapted = adapted
         self.base_model = base_model
+        self.quantization = quantization
         _refuse_other_attention(self.causal.config)
 
     @classmethod
     def load(
         cls, model: ModelSection, path: str, *, full: bool = False, device: str = "cpu", seed: int = 0, gradient_checkpointing: bool = False
     ) -> Policy:
-        """Load the base from `path` and put a fresh adapter (or `model.adapter`) on it; `full` trains every weight instead.
+        """Load the base from `path` and put a fresh adapter (or `model.adapter`) on it; `full` trains every weight instead, unquantised.
 
         The same seed gives the same adapter on every rank.
         """
         from transformers import AutoModelForCausalLM
 
+        quantization = "none" if full else model.quantization
         causal: Any = AutoModelForCausalLM.from_pretrained(
             path,
             revision=model.revision if path == model.path else None,
             dtype=getattr(torch, model.dtype),
             attn_implementation=model.attn_implementation,
             trust_remote_code=model.trust_remote_code,
+            **({} if quantization == "none" else loading_options(model, device)),
         )
-        causal.to(device)
+        if quantization == "none":
+            causal.to(device)
+        keep_one_kernel(causal)
         causal.config.use_cache = False
         if gradient_checkpointing:
             causal.gradient_checkpointing_enable({"use_reentrant": False})
         torch.manual_seed(seed)
-        policy = cls(causal if full else _with_adapter(causal, model), adapted=not full, base_model=path)
+        policy = cls(causal if full else _with_adapter(causal, model), adapted=not full, base_model=path, quantization=quantization)
         policy.train()
         policy.check_logits()
         return policy
@@ -177,10 +187,11 @@ class Policy(nn.Module):
             logits = self.causal(input_ids=torch.tensor([token_ids], device=self.device), use_cache=False).logits[0, :-1]
         expected = torch.log_softmax(logits.float(), -1).cpu()[range(len(token_ids) - 1), token_ids[1:]].numpy()
         difference = float(np.abs(self.sequence_logprobs(token_ids) - expected).max())
-        if not difference <= SELF_CHECK_TOLERANCE[self.dtype]:
+        tolerance = INT8_SELF_CHECK_TOLERANCE if self.quantization == "int8" else SELF_CHECK_TOLERANCE[self.dtype]
+        if not difference <= tolerance:
             raise ConfigError(
                 f"model.path {self.base_model}: packed log-probabilities differ from the model's own by {difference:.3g} nats, more than "
-                f"{SELF_CHECK_TOLERANCE[self.dtype]}: its head or attention is not one that the learner can train; choose another model"
+                f"{tolerance}: its head or attention is not one that the learner can train; choose another model"
             )
 
     def export(self, version: int, canary_token_ids: Sequence[int] = ()) -> Adapter:
@@ -250,19 +261,23 @@ class Policy(nn.Module):
             target_modules=tuple(sorted({slot.name.split(".")[-3] for slot in slots})),  # "all-linear" may be whole paths in PEFT's own
             base_model=self.base_model,
             canary=canary,
+            use_rslora=config.use_rslora,
         )
 
 
 def _with_adapter(causal: Any, model: ModelSection) -> nn.Module:
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 
-    if model.adapter is not None:
-        return PeftModel.from_pretrained(causal, model.adapter, is_trainable=True, autocast_adapter_dtype=False)
     lora = model.lora
+    if model.adapter is not None:
+        found = PeftConfig.from_pretrained(model.adapter)
+        setattr(found, "lora_dropout", lora.dropout)  # noqa: B010 (how to train on is this run's choice; the type checker knows no LoRA here)
+        return PeftModel.from_pretrained(causal, model.adapter, is_trainable=True, autocast_adapter_dtype=False, config=found)
     options: dict[str, Any] = {
         "r": lora.r,
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
+        "use_rslora": lora.use_rslora,
         "target_modules": lora.target_modules if lora.target_modules == "all-linear" else list(lora.target_modules),
     }
     return get_peft_model(causal, LoraConfig(**options, bias="none", task_type="CAUSAL_LM"), autocast_adapter_dtype=False)

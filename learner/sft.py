@@ -52,7 +52,7 @@ class WarmStart:
         """Write a model folder that vLLM can serve: weights, configuration, and the tokenizer files of `model_path`. Rank 0 writes."""
         if self._engine.rank == 0:
             self._policy.save_model(folder)
-            _copy_tokenizer(model_path, folder)
+            copy_tokenizer(model_path, folder)
 
     def close(self) -> None:
         self._engine.close()
@@ -81,7 +81,8 @@ def _imitated(row: Row) -> TrainedGroup:
     return TrainedGroup(np.asarray(prompt_ids, np.int64), (completion,))
 
 
-def _copy_tokenizer(model_path: str, folder: Path) -> None:
+def copy_tokenizer(model_path: str, folder: Path) -> None:
+    """Copy what a tokenizer is loaded from, out of a model folder or a hub id."""
     source = Path(model_path)
     if not source.is_dir():
         from huggingface_hub import snapshot_download

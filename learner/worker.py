@@ -113,6 +113,15 @@ class LearnerWorker:
         self._canary_token_ids = tuple(canary_token_ids)
         return {} if resume_folder is None else self._engine.load(resume_folder)
 
+    def save_dequantised(self, folder: Path) -> None:
+        """Write the base as this rank computes with it, for the engines to serve. Rank 0 writes."""
+        from learner.quantised import save_dequantised
+        from learner.sft import copy_tokenizer
+
+        if self._rank == 0:
+            save_dequantised(self._policy.causal, folder)
+            copy_tokenizer(self._policy.base_model, folder)
+
     def step(
         self, bodies: Sequence[Any], advantages_PG: Sequence[Sequence[float | None]], denominators: Denominators, step: int
     ) -> RankReport:

@@ -78,7 +78,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pack(state: dict[str, Any], version: int, model_path: Path, canary: Canary | None) -> Adapter:
+def pack(state: dict[str, Any], version: int, model_path: Path, canary: Canary | None, *, use_rslora: bool = False) -> Adapter:
     """The adapter as one flat buffer."""
     slots, end, parts = [], 0, []
     for name, tensor in sorted(state.items()):
@@ -88,23 +88,28 @@ def pack(state: dict[str, Any], version: int, model_path: Path, canary: Canary |
         end += values.nbytes
     buffer = np.concatenate(parts)
     targets = tuple(sorted({name.split(".")[-3] for name in state}))
-    manifest = AdapterManifest(version, adapter_sha256(buffer), "float32", tuple(slots), RANK, 16.0, targets, str(model_path), canary)
+    manifest = AdapterManifest(
+        version, adapter_sha256(buffer), "float32", tuple(slots), RANK, 16.0, targets, str(model_path), canary, use_rslora
+    )
     return Adapter(manifest, buffer)
 
 
 @pytest.fixture(scope="session")
 def make_policy(tiny_model: Path) -> Callable[..., TinyPolicy]:
-    """`make_policy(version)`: a random adapter of that version with its canary, and its reference model in float64."""
+    """`make_policy(version)`: a random adapter of that version with its canary, and its reference model in float64.
+
+    `make_policy(version, use_rslora=True)` scales it by alpha / sqrt(r).
+    """
     import torch
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
     from transformers import AutoModelForCausalLM
 
     policies: dict[int, TinyPolicy] = {}
 
-    def make(version: int) -> TinyPolicy:
+    def make(version: int, use_rslora: bool = False) -> TinyPolicy:
         if version not in policies:
             torch.manual_seed(1000 + version)
-            lora = LoraConfig(r=RANK, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+            lora = LoraConfig(r=RANK, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM", use_rslora=use_rslora)
             model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), lora)  # type: ignore[arg-type]
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:
@@ -115,7 +120,7 @@ def make_policy(tiny_model: Path) -> Callable[..., TinyPolicy]:
             with torch.no_grad():
                 logprobs = model(torch.tensor([token_ids])).logits[0, :-1].log_softmax(-1)
             canary = Canary(token_ids, tuple(logprobs.gather(1, torch.tensor(token_ids[1:])[:, None])[:, 0].tolist()))
-            policies[version] = TinyPolicy(pack(state, version, tiny_model, canary), model)
+            policies[version] = TinyPolicy(pack(state, version, tiny_model, canary, use_rslora=use_rslora), model)
         return policies[version]
 
     return make

@@ -25,7 +25,7 @@ TOLERANCE = 1e-5
 RUN_NAME = f"worker-test-{os.getpid()}"
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-MakePolicy = Callable[[int], TinyPolicy]
+MakePolicy = Callable[..., TinyPolicy]
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +165,16 @@ def test_a_swap_in_mid_generation_replays_exactly(run: Run, workers: list[Worker
     assert sum(swapped) >= 4, "no completion was running when the adapter changed"
     found = differences({version: make_policy(version).model for version in (5, 6, 7)}, groups)
     assert found.max() < TOLERANCE, found.max()
+
+
+def test_rslora_is_scaled_by_the_root_of_the_rank(run: Run, workers: list[WorkerHandle], make_policy: MakePolicy) -> None:
+    """`install` alone would fail on the canary: with alpha / r the update would be smaller by sqrt(8)."""
+    policy = make_policy(12, use_rslora=True)
+    assert policy.model.base_model.model.model.layers[0].self_attn.q_proj.scaling["default"] == pytest.approx(16 / 8**0.5)
+    run(install(workers[0], policy))
+    assert not workers[0].lost.done(), workers[0].lost
+    groups = run(sample_all(workers[0], [make_request(1000 + index) for index in range(2)]))
+    assert differences({12: policy.model}, groups).max() < TOLERANCE
 
 
 def test_end_of_sequence_is_a_token_and_no_text(run: Run, workers: list[WorkerHandle]) -> None:

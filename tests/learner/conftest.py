@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,3 +33,43 @@ def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     Qwen2ForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def quantisable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the quickstart's model: its sizes are multiples of 64, the block of NF4."""
+    from learner.tiny_model import create_tiny_model
+
+    return create_tiny_model(tmp_path_factory.mktemp("quantisable"), seed=3)
+
+
+@pytest.fixture(scope="session")
+def process_group() -> Iterator[dict[str, str]]:
+    """This process as the only rank of a learner, and the environment that makes it one. DeepSpeed can join but once in a process."""
+    import torch.distributed
+
+    from learner.engine import join_process_group
+
+    before = dict(os.environ)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    join_process_group(rank=0, world_size=1, address="127.0.0.1", port=port, on_gpu=False, timeout_s=30)
+    joined = dict(os.environ)
+    restore(before)
+    yield joined
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def one_rank(process_group: dict[str, str]) -> Iterator[None]:
+    """For modules that make engines in this process; others must not see the environment of a rank."""
+    before = dict(os.environ)
+    restore(process_group)
+    yield
+    restore(before)
+
+
+def restore(environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)

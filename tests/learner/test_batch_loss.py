@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.schema import LoraSection, ModelSection
+from configs.model import LoraSection, ModelSection
 from learner.batch import Denominators, pack
 from learner.batch_loss import BatchLoss
 from learner.loss import Objective, grpo_loss

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +13,8 @@ import torch
 from torch import Tensor
 
 from cluster.errors import CheckpointError
-from configs.schema import LoraSection, ModelSection
-from learner.engine import LearnerEngine, OptimizerSettings, join_process_group
+from configs.model import LoraSection, ModelSection
+from learner.engine import LearnerEngine, OptimizerSettings
 from learner.policy import PackedTensors, Policy
 from learner.schedule import Schedule
 from tests.learner.rollouts import VOCABULARY
@@ -25,25 +22,15 @@ from tests.learner.rollouts import VOCABULARY
 TOKEN_IDS = [1 + i * 7 % (VOCABULARY - 1) for i in range(200)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_rank() -> Iterator[None]:
-    environment = dict(os.environ)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    join_process_group(rank=0, world_size=1, address="127.0.0.1", port=port, on_gpu=False, timeout_s=30)
-    yield
-    torch.distributed.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(environment)
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def load(path: Path, dtype: str) -> Policy:
     return Policy.load(ModelSection(path=str(path), dtype=dtype, lora=LoraSection(r=4, alpha=8.0)), str(path))  # type: ignore[arg-type]
 
 
-def engine_of(policy: Policy, rate: float = 1e-2) -> LearnerEngine:
-    return LearnerEngine(policy, OptimizerSettings(), Schedule("constant", rate, 0, 10))
+def engine_of(policy: Policy, rate: float = 1e-2, *, offload: bool = False) -> LearnerEngine:
+    return LearnerEngine(policy, OptimizerSettings(offload_optimizer=offload), Schedule("constant", rate, 0, 10))
 
 
 def packed(policy: Policy) -> PackedTensors:
@@ -84,14 +71,51 @@ def test_bfloat16_steps_too_small_for_bfloat16_add_up_and_survive_a_checkpoint(t
     assert not torch.equal(masters[f"master/{name}"], masters[f"master/{name}"].bfloat16().float())
 
 
-def test_a_loss_that_is_not_finite_is_skipped_even_where_gradients_are(tiny_qwen2: Path) -> None:
-    policy = load(tiny_qwen2, "float32")
-    engine = engine_of(policy)
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_loss_that_is_not_finite_is_skipped_even_where_gradients_are(tiny_qwen2: Path, dtype: str, offload: bool) -> None:
+    policy = load(tiny_qwen2, dtype)
+    engine = engine_of(policy, offload=offload)
     tensors = packed(policy)
     before = policy.export(0).buffer
     outcome = engine.step([partial(unlikelihood, tensors), partial(unlikelihood, tensors, plus=float("inf"))])
     assert not outcome.applied and engine.steps_done == 1 and np.array_equal(before, policy.export(0).buffer)
-    assert engine.step([partial(unlikelihood, tensors)]).applied and engine.steps_done == 2
+    after = engine.step([partial(unlikelihood, tensors)])
+    assert after.applied and engine.steps_done == 2
+    other = load(tiny_qwen2, dtype)
+    alone = engine_of(other, offload=offload).step([partial(unlikelihood, tensors)])
+    assert after.grad_norm == alone.grad_norm and np.array_equal(policy.export(0).buffer, other.export(0).buffer)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_offloaded_optimizer_makes_the_same_steps(tiny_qwen2: Path, dtype: str) -> None:
+    """The gradients' norm, by which they are clipped, is summed in another order: 1e-6 of a step of 1e-2, over four steps."""
+    norms, states = [], []
+    for offload in (False, True):
+        policy = load(tiny_qwen2, dtype)
+        engine = engine_of(policy, offload=offload)
+        assert engine._engine.optimizer.cpu_offload == offload
+        tensors = packed(policy)
+        norms.append([engine.step([partial(unlikelihood, tensors)] * micro_batches).grad_norm for micro_batches in (1, 3, 2, 1)])
+        states.append(engine._gather())
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5) and min(norms[0]) > 1, "the steps must be clipped for clipping to be compared"
+    assert all(tensor.device.type == "cpu" and (tensor - states[1][name]).abs().max() < 1e-6 for name, tensor in states[0].items())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_frozen_base_has_no_gradients_no_copies_and_no_optimizer_state(tiny_qwen2: Path, dtype: str) -> None:
+    policy = load(tiny_qwen2, dtype)
+    engine = engine_of(policy)
+    assert engine.step([partial(unlikelihood, packed(policy))]).applied
+    trained = policy.trainable()
+    frozen = {name: parameter for name, parameter in policy.named_parameters() if name not in trained}
+    assert trained and all(".lora_" in name for name in trained) and not any(".lora_" in name for name in frozen)
+    assert all(not parameter.requires_grad and parameter.grad is None for parameter in frozen.values())
+    assert {parameter.dtype for parameter in policy.parameters()} == {getattr(torch, dtype)}
+    # Two moments of each trained value in float32, and a count of steps; ZeRO pads the flat partition to a few values.
+    values = sum(parameter.numel() for parameter in trained.values())
+    held = [tensor for moments in engine._engine.optimizer.state.values() for tensor in moments.values() if tensor.numel() > 1]
+    assert all(tensor.dtype == torch.float32 for tensor in held) and 2 * values <= sum(tensor.numel() for tensor in held) < 2 * values + 64
 
 
 def test_a_step_of_several_updates_is_one_version_and_ends_at_the_first_that_is_not_finite(tiny_qwen2: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cluster.errors import AdapterError, ConfigError
-from configs.schema import LoraSection, ModelSection
+from configs.model import LoraSection, ModelSection
 from learner.policy import Policy
 
 

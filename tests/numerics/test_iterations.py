@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from cluster.records import RolloutGroup, ScoredGroup, StepReport
-from configs.schema import LoraSection, ModelSection, RunConfig
+from configs.model import LoraSection, ModelSection
+from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from learner.policy import Policy
 from tests.learner.rollouts import run_config, scored_groups

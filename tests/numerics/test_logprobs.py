@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import LoraSection, ModelSection
-from learner.batch import TrainedGroup, pack
+from configs.model import LoraSection, ModelSection
+from learner.batch import TrainedCompletion, TrainedGroup, pack
 from learner.logprob import token_logprobs
 from learner.policy import Policy
-from tests.learner.rollouts import trained_groups
+from tests.learner.rollouts import VOCABULARY, trained_groups
 
 # float32 against float64: two layers of sums of 32 to 64 terms, logits up to about 10: 10 x 64 x 2^-24 = 4e-5 at worst; 2e-5 is what
 # rounding that does not conspire leaves.
@@ -110,3 +110,37 @@ def test_packed_rows_give_what_transformers_gives_for_each_sequence_alone(
             assert np.abs(entropies_N[start:end] - entropy_T).max() < TOLERANCE
             seen += 1
     assert seen == len(expected) == 20
+
+
+def completion(seed: int, length: int) -> TrainedCompletion:
+    token_ids_T = np.random.default_rng(seed).integers(1, VOCABULARY, length).astype(np.int32)
+    return TrainedCompletion(token_ids_T, np.full(length, -4.0, np.float32), 1.0)
+
+
+@pytest.mark.parametrize("longest", [1, 240])
+@pytest.mark.parametrize("prompt_tokens", [1, 9])
+def test_the_shortest_beside_the_longest_and_only_the_shortest(tiny_qwen2: Path, prompt_tokens: int, longest: int) -> None:
+    """Completions of one token are predicted by the prompt alone and take no place in a row; 249 tokens is what the budget holds."""
+    policy = policy_of(tiny_qwen2)
+    prompts = [np.arange(1 + i, 1 + i + prompt_tokens, dtype=np.int32) for i in range(2)]
+    groups = [TrainedGroup(prompt, (completion(7 + i, 1), completion(40 + i, longest))) for i, prompt in enumerate(prompts)]
+    expected = [value for group in groups for value in padded_float64(policy, [group]).items()]
+    found: list[tuple[bytes, np.ndarray, np.ndarray]] = []
+    for batch in pack(groups, token_budget=256, attention_width=policy.attention_width):
+        logprobs_N, entropies_N = policy(policy.tensors(batch))
+        logprobs_N.sum().backward()
+        ends = np.cumsum(batch.lengths_C)
+        for start, end in zip(ends - batch.lengths_C, ends, strict=True):
+            part = slice(start, end)
+            found.append(
+                (batch.target_ids_N[part].astype(np.int32).tobytes(), *(x[part].detach().numpy() for x in (logprobs_N, entropies_N)))
+            )
+    assert len(found) == len(expected) == 4
+    for token_bytes, (logprobs_T, entropy_T) in expected:
+        candidates = [(ours_T, h_T) for ours_bytes, ours_T, h_T in found if ours_bytes == token_bytes]
+        # Over 240 tokens the worst of many roundings is seen: three times the usual tolerance.
+        assert any(
+            np.abs(ours_T - logprobs_T).max() < 3 * TOLERANCE and np.abs(h_T - entropy_T).max() < 3 * TOLERANCE
+            for ours_T, h_T in candidates
+        )
+    assert all(parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()) for parameter in policy.trainable().values())

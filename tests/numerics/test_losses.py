@@ -80,7 +80,7 @@ def from_the_paper(data: dict[str, Tensor], o: Objective, *, one_update: bool) -
             else:
                 objective = torch.minimum(ratio * advantage, torch.clamp(ratio, 1 - o.epsilon, 1 + epsilon_high) * advantage)
             loss = -correction(rhos, t, o) * objective
-            if o.kl_in_loss:
+            if o.beta > 0 and not o.kl_in_reward:
                 factor = ratio if o.use_bias_correction_kl else 1.0
                 loss = loss + o.beta * factor * divergence(logprobs[t], data["reference_N"][place], o.kl_estimator)
             tokens.append(loss)
@@ -151,7 +151,9 @@ def test_loss_is_the_papers_in_value_and_gradient(case: dict[str, Any], one_upda
     else:
         assert entropies_N.grad is None
     assert metrics["train/loss"] == pytest.approx(loss.item())
-    assert ("kl" in metrics) == objective.kl_in_loss and ("policy_loss" in metrics) == (objective.entropy_coef > 0)
+    assert ("kl" in metrics) == (objective.beta > 0 and not objective.kl_in_reward) and ("policy_loss" in metrics) == (
+        objective.entropy_coef > 0
+    )
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cluster.metrics import merge, values
-from configs.schema import LoraSection, ModelSection
+from configs.model import LoraSection, ModelSection
 from learner.batch import Denominators, MicroBatch, TrainedCompletion, TrainedGroup, balance, pack
 from learner.batch_loss import BatchLoss
 from learner.loss import Objective

@@ -12,7 +12,7 @@ import ray
 import torch
 
 from cluster.records import RolloutGroup, ScoredGroup
-from configs.schema import LoraSection, ModelSection
+from configs.model import LoraSection, ModelSection
 from examples.grpo_in_one_file import Batch, group_advantages, grpo_step, pad
 from learner.group import LearnerGroup
 from learner.policy import Policy
