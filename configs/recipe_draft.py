@@ -14,13 +14,6 @@ from configs.recipe_keys import REFUSED, SECRETS, TARGETS
 KEYS = {key: place for place, key in enumerate(all_keys())}
 """Key of a run -> its place in the schema."""
 
-AWAITED: Mapping[str, tuple[Any, ...]] = {
-    "learner.offload_optimizer": (False,),
-    "model.lora.use_rslora": (False,),
-    "model.quantization": ("none",),
-}
-"""Keys that a run may lack -> the values that ask for nothing. Where it has them, they are set like any other."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -116,9 +109,6 @@ class Draft:
 
     def put(self, target: str, value: Any, *settings: str, why: str = "") -> None:
         """Set a key of the run. `settings` are what it was made of; where none of them is given, the recipe does not say it."""
-        if target not in KEYS:
-            self._refuse_awaited(target, value, settings)
-            return
         *sections, name = target.split(".")
         place = self.tree
         for section in sections:
@@ -162,13 +152,6 @@ class Draft:
             if row.target and row.setting:
                 found.setdefault(row.target, []).append(row.setting)
         return {target: ", ".join(settings) for target, settings in found.items()}
-
-    def _refuse_awaited(self, target: str, value: Any, settings: tuple[str, ...]) -> None:
-        if value not in AWAITED[target]:
-            named = " and ".join(self.written(setting) for setting in settings if self.has(setting))
-            raise ConfigError(f"{named}: {_shown(value)} is not supported; remove it, or set it to {_shown(AWAITED[target][0])}")
-        for setting in settings:
-            self.ignore(setting, "it asks for what is done anyway")
 
 
 def finite(value: Any, setting: str) -> float:

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from configs.loading import all_keys
-from configs.recipe_draft import AWAITED
 from configs.recipe_keys import (
     DEFAULTS,
     KNOWN,
@@ -79,13 +78,13 @@ def test_settings_of_trl_are_known() -> None:
 
 
 def test_targets_are_keys_of_a_run() -> None:
-    assert set(TARGETS.values()) | set(DEFAULTS) <= set(all_keys()) | set(AWAITED)
+    assert set(TARGETS.values()) | set(DEFAULTS) <= set(all_keys())
 
 
 def test_words_name_keys_of_a_run() -> None:
     named = re.findall(r"`((?:model|data|actors|rewards|learner|cluster)\.[a-z_.]*[a-z])", " ".join(WORKED_OUT.values()))
     assert len(named) > 30
-    assert set(named) <= set(all_keys()) | set(AWAITED)
+    assert set(named) <= set(all_keys())
 
 
 def test_rewards_are_built_in() -> None:
