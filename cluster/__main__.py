@@ -24,12 +24,24 @@ def rollcast() -> None:
     """GRPO post-training as a disaggregated actor/learner system on Ray."""
 
 
-@app.command()
+_TAKES_SETTINGS = {"ignore_unknown_options": True}
+"""`--key value` of a recipe is no option of ours, and is passed on."""
+
+_Accelerate = Annotated[Path | None, typer.Option(help="Accelerate file of a recipe, such as zero2.yaml: how many processes train.")]
+
+
+@app.command(context_settings=_TAKES_SETTINGS)
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML file of the run, such as configs/quickstart.yaml.")],
+    config: Annotated[
+        str, typer.Argument(help="YAML file of the run, such as configs/quickstart.yaml, or a recipe of TRL, Open-R1, MedicalGPT.")
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Dotted settings over the file: learner.learning_rate=1e-4 out_dir=runs/mine.")
+        list[str] | None,
+        typer.Argument(
+            help="Settings over the file: learner.learning_rate=1e-4 out_dir=runs/mine; for a recipe also its own: --beta 0.01."
+        ),
     ] = None,
+    accelerate: _Accelerate = None,
     resume: Annotated[
         str, typer.Option(help="auto: go on with an unfinished run in out_dir; none: begin anew; or the path of a checkpoint.")
     ] = "auto",
@@ -39,11 +51,11 @@ def train(
     ] = False,
 ) -> None:
     """Train a model by GRPO."""
+    from cluster.convert import load_run
     from cluster.train import run_training
-    from configs.loading import load_config
 
-    settings = list(overrides or []) + ([f"cluster.address={address}"] if address else [])
-    run = load_config(config, settings)
+    settings = [config, *(overrides or []), *([f"cluster.address={address}"] if address else [])]
+    run = load_run(settings, accelerate, Console())
     if dry_run:
         from cluster.dry_run import show_dry_run
         from cluster.starting_adapter import with_starting_adapter
@@ -51,6 +63,21 @@ def train(
         show_dry_run(with_starting_adapter(run), Console())
         return
     run_training(run, resume if resume in ("auto", "none") else Path(resume))
+
+
+@app.command(context_settings=_TAKES_SETTINGS)
+def convert(
+    recipe: Annotated[
+        str, typer.Argument(help="Recipe of TRL, Open-R1 or MedicalGPT: a flat YAML file; or the first --key of a shell line.")
+    ],
+    settings: Annotated[list[str] | None, typer.Argument(help="Settings over the file: --beta 0.01, or learner.beta=0.01.")] = None,
+    accelerate: _Accelerate = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="YAML file to write; without it, it is printed.")] = None,
+) -> None:
+    """Show what a recipe of TRL, Open-R1 or MedicalGPT becomes: a YAML file for `rollcast train`, and a table of what became what."""
+    from cluster.convert import convert_recipe
+
+    convert_recipe([recipe, *(settings or [])], accelerate, output, Console(stderr=True))
 
 
 @app.command()

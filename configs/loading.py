@@ -27,7 +27,7 @@ _SCIENTIFIC = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+")
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loading that refuses a key given twice, which plain YAML resolves to the last one in silence."""
+    """Safe loading that refuses a key given twice with different values, which plain YAML resolves to the last one in silence."""
 
     yaml_implicit_resolvers: ClassVar = {
         letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -35,12 +35,12 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[str, yaml.Node] = {}
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                problem = f"the key {key.value!r} was given in line {seen[key.value].start_mark.line + 1} already; keep one of them"
+        seen: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        for key, value in ((key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)):
+            first, before = seen.setdefault(key.value, (key, value))
+            if first is not key and not (isinstance(value, yaml.ScalarNode) and value.value == before.value):
+                problem = f"the key {key.value!r} was given in line {first.start_mark.line + 1} already; keep one of them"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen[key.value] = key
         return super().construct_mapping(node, deep)
 
 
@@ -68,22 +68,53 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
             (lists every fault, with the nearest existing key for an unknown one).
     """
     path = Path(path)
-    tree = _read_yaml(path)
+    return config_of(read_yaml(path), str(path), overrides)
+
+
+def config_of(tree: dict[str, Any], source: str, overrides: Sequence[str] = (), origins: Mapping[str, str] | None = None) -> RunConfig:
+    """A run from what a file holds; `tree` takes the overrides.
+
+    Args:
+        source: where it comes from, for people.
+        origins: key of the run -> what it was made of, for people.
+
+    Raises:
+        ConfigError: as of `load_config`.
+    """
     for override in overrides:
         _apply_override(tree, override)
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        faults = list(dict.fromkeys(_describe(detail) for detail in error.errors(include_url=False)))
-        raise ConfigError("\n  ".join([f"{path} does not describe a run:", *faults])) from None
+        faults = list(dict.fromkeys(_describe(detail, origins or {}) for detail in error.errors(include_url=False)))
+        raise ConfigError("\n  ".join([f"{source} does not describe a run:", *faults])) from None
 
 
 def dump_config(config: RunConfig) -> str:
     """The whole run, defaults included, as YAML that `load_config` reads back to an equal `RunConfig`."""
-    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return dump_yaml(config.model_dump(mode="json"))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def dump_yaml(value: Any, width: float = 120) -> str:
+    """YAML that is read back to an equal value."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
+
+
+def parse_yaml(text: str) -> Any:
+    """One YAML value, such as the value of an option on the command line.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML (names file and line), or holds something else.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -93,7 +124,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; give the path of a YAML file") from None
     try:
-        tree = yaml.load(text, Loader=_Loader)
+        tree = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(_describe_yaml_error(path, text, error)) from None
     if tree is None:
@@ -140,7 +171,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 def _parse_value(names: Sequence[str], text: str, override: str) -> Any:
     """The value of an override. Text keys take anything as it stands: a template or `1234567` needs no quotes."""
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         if _holds_text(names):
             return text
@@ -172,12 +203,12 @@ def _section_at(location: Sequence[int | str]) -> type[Section] | None:
     return section
 
 
-def _all_keys(section: type[Section] = RunConfig, prefix: str = "") -> Iterator[str]:
+def all_keys(section: type[Section] = RunConfig, prefix: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
         yield prefix + name
         nested = _nested_section(field.annotation)
         if nested:
-            yield from _all_keys(nested, f"{prefix}{name}.")
+            yield from all_keys(nested, f"{prefix}{name}.")
 
 
 def _key(location: Location) -> str:
@@ -204,12 +235,17 @@ def _nearest_key(location: Location) -> str | None:
         section, _, name = candidate.rpartition(".")
         return SequenceMatcher(None, wanted, name.lower()).ratio() + (0.15 if section == parent else 0.0)
 
-    best = max(_all_keys(), key=likeness)
+    best = max(all_keys(), key=likeness)
     return best if likeness(best) >= 0.75 else None
 
 
-def _describe(error: ErrorDetails) -> str:
+def _describe(error: ErrorDetails, origins: Mapping[str, str]) -> str:
     """One line of the form `key: value, rule; remedy`."""
+    origin = origins.get(_key(error["loc"]))
+    return f"{origin} -> {_fault(error)}" if origin else _fault(error)
+
+
+def _fault(error: ErrorDetails) -> str:
     key, kind, value = _key(error["loc"]), error["type"], error["input"]
     if kind == "value_error":
         message = str(error["ctx"]["error"]) if "ctx" in error else error["msg"]
