@@ -133,8 +133,9 @@ def estimate(config: RunConfig, shape: ModelShape) -> Estimate:
     """Memory of one learner rank and one engine, and the bytes of one sync.
 
     The learner's is for full micro-batches of the longest prompts and completions, at the end of a forward pass: all activations and a chunk
-    of logits. Shown within 15 % of what a step takes in float32 on a CPU (tests/learner/test_memory.py); libraries and the CUDA context
-    are not in it, and in bfloat16 on GPUs it is the same arithmetic, not yet measured.
+    of logits. Shown within 15 % of what a step takes in float32 on a CPU (tests/learner/test_memory.py). In bfloat16 on GPUs it is the same
+    arithmetic, not yet measured. Not in it: libraries, the CUDA context, LoRA dropout's copies, the scores that eager attention keeps, and
+    the float32 copies of a bfloat16 head on a CPU.
     """
     element_bytes = 2 if config.model.dtype == "bfloat16" else 4
     adapter = shape.adapter_parameters(config.model.lora.r)
@@ -156,8 +157,8 @@ def estimate(config: RunConfig, shape: ModelShape) -> Estimate:
 def _training_state(config: RunConfig, adapter: int, element_bytes: int) -> dict[str, int]:
     """What DeepSpeed's ZeRO-2 keeps of the adapter on one rank.
 
-    Whole on every rank: the weights, its flat copy of them, their gradients and its reduction buckets. A share on every rank: float32
-    master weights, gradients and Adam's two moments.
+    Every rank has all weights, their gradients and the buckets of the reduction; and a share of the float32 master weights, their gradients
+    and Adam's two moments.
     """
     device = "cuda" if config.learner.gpus_per_rank else "cpu"
     buckets = (2 if device == "cuda" else 1) * min(BUCKET_ELEMENTS[device], adapter)
@@ -180,7 +181,8 @@ def _activations(config: RunConfig, shape: ModelShape, element_bytes: int) -> di
     inside = element_bytes * (2 * shape.hidden + 4 * shape.heads * shape.head_dim + 4 * shape.intermediate + 7 * config.model.lora.r)
     layer = tokens * (inside + 4 * (2 * shape.hidden + shape.heads + 2))
     device = "cuda" if config.learner.gpus_per_rank else "cpu"
-    chunk = 2 * 4 * min(max(CHUNK_LOGITS[device], shape.vocabulary), predictions * shape.vocabulary)
+    chunk_bytes = 8 if element_bytes == 4 else 10  # two buffers in float32, and the factors of the product with a bfloat16 head
+    chunk = chunk_bytes * min(max(CHUNK_LOGITS[device], shape.vocabulary), predictions * shape.vocabulary)
     flex = config.model.attn_implementation == "flex_attention"
     ends = tokens * shape.hidden * element_bytes * 3
     if config.learner.gradient_checkpointing:

@@ -1,8 +1,8 @@
 """Groups -> packed micro-batches.
 
 The prompt of a group is computed once: a *block* is a prompt followed by several of its completions, each of which sees the
-prompt and itself but not its siblings. Blocks are packed into rows of one width, rows into micro-batches of at most
-`token_budget` tokens. A completion's last token predicts nothing, so it takes no place in a row.
+prompt and itself but not its siblings. Blocks are packed into rows of at most one width, rows of like length into micro-batches of at
+most `token_budget` tokens, each as wide as its longest row. A completion's last token predicts nothing, so it takes no place in a row.
 
     row:      [ p p p | a a a | b b ][ q q | c c c c ] . .
     position:   0 1 2   3 4 5   3 4    0 1   2 3 4 5   0 0
@@ -25,6 +25,12 @@ ROW_ALIGNMENT = 8
 """Row widths are multiples of this: attention kernels want an aligned mask."""
 
 MAX_WIDTH_STEPS = 12
+
+MIN_ROW_FILL = 0.9
+"""A row that would fill less of the micro-batch's width than this begins another, narrower one, if there is enough in this one."""
+
+ENOUGH_POSITIONS = 4096
+"""So many positions keep a device busy: a micro-batch that has them need not be filled up with short rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +170,9 @@ def pack(groups: Sequence[TrainedGroup], *, token_budget: int, attention_width: 
     groups = [group for group in groups if group.completions]
     if not groups:
         return [_materialise([_Row()], ROW_ALIGNMENT)]
-    rows = min((_rows_of(groups, width) for width in _widths(groups, token_budget)), key=lambda rows: _cost(rows, attention_width))
-    width = _width(rows)
-    rows_per_batch = max(1, token_budget // width)
-    return [_materialise(rows[start : start + rows_per_batch], width) for start in range(0, len(rows), rows_per_batch)]
+    candidates = (_micro_batches(_rows_of(groups, width), token_budget) for width in _widths(groups, token_budget))
+    best = min(candidates, key=lambda batches: sum(_cost(rows, attention_width) for rows in batches))
+    return [_materialise(rows, _width(rows)) for rows in best]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +199,21 @@ def _width(rows: Sequence[_Row]) -> int:
 def _cost(rows: Sequence[_Row], attention_width: float) -> float:
     width = _width(rows)
     return len(rows) * width * (1 + width / attention_width)
+
+
+def _micro_batches(rows: Sequence[_Row], token_budget: int) -> list[list[_Row]]:
+    """Longest rows first, so that those of one micro-batch are of like length."""
+    batches: list[list[_Row]] = []
+    for row in sorted(rows, key=lambda row: -row.tokens):
+        if batches:
+            width = _width(batches[-1])
+            positions = len(batches[-1]) * width
+            wasteful = positions >= ENOUGH_POSITIONS and row.tokens < MIN_ROW_FILL * width
+            if positions + width <= token_budget and not wasteful:
+                batches[-1].append(row)
+                continue
+        batches.append([row])
+    return batches
 
 
 def _widths(groups: Sequence[TrainedGroup], token_budget: int) -> list[int]:

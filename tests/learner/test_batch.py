@@ -73,6 +73,19 @@ def test_rows_of_a_large_batch_are_well_filled() -> None:
     assert sum(batch.tokens for batch in batches) / sum(batch.token_ids_BT.size for batch in batches) > 0.85
 
 
+def test_rows_of_unlike_length_go_to_micro_batches_of_unlike_width() -> None:
+    """Two rows of 4,096 tokens keep a device busy, so those of 2,200 need not be padded to that; two of 64 do not."""
+
+    def batches_of(lengths: list[int]) -> list[tuple[int, ...]]:
+        completions = [TrainedCompletion(np.arange(length + 1 - 8), np.zeros(length + 1 - 8, np.float32), 1.0) for length in lengths]
+        groups = [TrainedGroup(np.arange(8), (completion,)) for completion in completions]
+        return [batch.token_ids_BT.shape for batch in pack(groups, token_budget=16_384, attention_width=1.0)]
+
+    assert batches_of([4096, 2200, 4096, 2200]) == [(2, 4096), (2, 2200)]
+    assert batches_of([64, 40, 64, 40]) == [(4, 64)]
+    assert batches_of([4096, 3900]) == [(2, 4096)], "nearly as long"
+
+
 def test_nothing_to_train_makes_one_empty_micro_batch() -> None:
     (batch,) = pack([TrainedGroup(np.array([1, 2]), ())], token_budget=100, attention_width=1.0)
     assert len(batch.source_N) == len(batch.advantages_C) == batch.tokens == 0 and batch.token_ids_BT.shape[0] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from functools import partial
@@ -143,6 +144,18 @@ def test_a_truncated_checkpoint_is_recognised(name: str, tiny_qwen2: Path, tmp_p
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="no learner checkpoint"):
         engine.load(tmp_path)
+
+
+@pytest.mark.parametrize(("on_gpu", "compiles"), [(True, True), (False, False)])
+def test_deepspeed_leaves_compilation_to_gpus(on_gpu: bool, compiles: bool) -> None:
+    """FlexAttention must be compiled to be of use; on a CPU nothing may look for a C++ compiler."""
+    program = (
+        f"from learner.engine import import_deepspeed; import_deepspeed(on_gpu={on_gpu})\n"
+        "import torch; print(torch.compile(abs) is not abs and hasattr(torch.compile(abs), '_torchdynamo_orig_callable'))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("TORCHDYNAMO_DISABLE", "DS_ACCELERATOR")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240, env=environment)
+    assert done.stdout.strip().splitlines()[-1] == str(compiles), done.stderr
 
 
 def test_the_driver_can_import_the_group_without_torch() -> None:
