@@ -4,7 +4,7 @@ config.yaml       the resolved configuration            summary.json     what ca
 metrics.jsonl     a line a step                         tensorboard/     the same, as events
 completions/      step-000001.parquet ...               checkpoints/     step-000050/ ...
 adapter/          the final adapter, tokenizer, card    logs/            one file a process, and Ray's own
-model/  data/     what `builtin:` names made
+report.html       all of it to look at                  model/  data/    what `builtin:` names made
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ A chart is drawn for a width of 360 px and grows with its place, so that its tex
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,6 +22,9 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 350, 10, 176
 """The frame of the curves, in units of the drawing."""
 
 COLOURS = 8
+REST_STYLE = 6
+"""Grey: time in which nothing of interest was done."""
+
 BINS = 48
 """Most bars of a stacked chart."""
 
@@ -199,7 +203,7 @@ class StackedChart:
         svg = _canvas(f"{self.title}: {said} of the time", steps, Axis(0.0, 1.0, BOTTOM, TOP, scale="share"))
         self._draw_bars(svg, labels, at, rows, whole)
         _line(svg, 0, TOP, 0, BOTTOM, "cursor")
-        keys = [(label, f"{share:.0%}", style) for style, (label, share) in enumerate(zip(labels, totals, strict=True))]
+        keys = [(label, f"{share:.0%}", self._style(row)) for row, (label, share) in enumerate(zip(labels, totals, strict=True))]
         return Chart(self.title, Xml.tostring(svg, encoding="unicode"), keys, self.note, "bar")
 
     def _draw_bars(self, svg: Xml.Element, labels: Sequence[str], at: np.ndarray, rows: np.ndarray, whole: np.ndarray) -> None:
@@ -208,16 +212,19 @@ class StackedChart:
         borders = LEFT + (RIGHT - LEFT) * edges / edges[-1]
         heights = np.vstack([np.zeros(shares.shape[1]), shares.cumsum(axis=0)])
         middles = at[(edges[:-1] + edges[1:] - 1) // 2]
-        for style, label in enumerate(labels):
+        for row, label in enumerate(labels):
             outline = [
                 f"M{left:.1f} {_vertical(low):.1f}H{right:.1f}V{_vertical(high):.1f}H{left:.1f}z"
-                for left, right, low, high in zip(borders[:-1], borders[1:], heights[style], heights[style + 1], strict=True)
+                for left, right, low, high in zip(borders[:-1], borders[1:], heights[row], heights[row + 1], strict=True)
                 if high - low > 1e-4
             ]
-            group = Xml.SubElement(svg, "g", {"class": f"s{style % COLOURS}"})
+            group = Xml.SubElement(svg, "g", {"class": f"s{self._style(row)}"})
             path = Xml.SubElement(group, "path", {"class": "bar", "d": "".join(outline), "data-name": label})
             path.set("data-x", " ".join(str(int(step)) for step in middles))
-            path.set("data-y", " ".join(_digits(value) for value in shares[style]))
+            path.set("data-y", " ".join(_digits(value) for value in shares[row]))
+
+    def _style(self, row: int) -> int:
+        return row if row < len(self.parts) else REST_STYLE
 
 
 def _shares(parts_s: np.ndarray, whole_s: np.ndarray) -> np.ndarray:
@@ -376,13 +383,13 @@ def _draw_mark(svg: Xml.Element, mark: Mark, steps: Axis, values: Axis) -> None:
 
 
 def short(value: float, scale: Scale = "plain") -> str:
-    """A number as it stands at an axis: `1.2k`, `0.034`, `5e-07`, `40%`."""
+    """A number as it stands at an axis: `1.2k`, `0.034`, `5e-7`, `40%`."""
     if not math.isfinite(value):
         return str(value)
     if scale == "share":
         return f"{value:.1%}" if 0 < abs(value) < 0.0995 or 0.9005 < abs(value) < 1 else f"{value:.0%}"
     if abs(value) >= 1e15 or (value and abs(value) < 1e-3):
-        return f"{value:.1e}".replace(".0e", "e")
+        return re.sub(r"(\.0)?e([+-])0?", r"e\2", f"{value:.1e}").replace("e+", "e")
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= 0.9995 * size:
             return f"{value / size:.3g}{unit}"

@@ -90,7 +90,9 @@ SECTIONS: tuple[tuple[str, tuple[Curve | TimeShares, ...]], ...] = (
     (
         "Speed",
         (
-            TimeShares("Learner's time", (("training", "timing/train_s"), ("waiting for groups", "timing/wait_s")), "other", "learner/idle"),
+            TimeShares(
+                "Learner's time", (("training", "timing/train_s"), ("waiting for groups", "timing/wait_s")), "other", "learner/idle"
+            ),
             TimeShares("Engines' time", (("sampling", "timing/generate_s"),), "idle", "rollout/idle"),
             TimeShares("Reward workers' time", (("grading", "timing/score_s"),), "idle", "", workers="rewards.num_workers"),
             Curve("Step time, s", (("step", "step_time"),), "spiky"),
@@ -127,7 +129,9 @@ def _others(runs: Sequence[RunRecord]) -> Iterator[Curve]:
     names = sorted({name for run in runs for name in run.metrics})
     others = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in known)]
     for name in others[:OTHER_CHARTS]:
-        yield Curve(name, ((name, name),), note=f"{len(others) - OTHER_CHARTS} more are in metrics.jsonl" * (name in others[OTHER_CHARTS - 1 :]))
+        yield Curve(
+            name, ((name, name),), note=f"{len(others) - OTHER_CHARTS} more are in metrics.jsonl" * (name in others[OTHER_CHARTS - 1 :])
+        )
 
 
 def _drawn(spec: Curve | TimeShares, runs: Sequence[RunRecord]) -> Iterator[Chart | None]:

@@ -66,6 +66,11 @@ def headline(run: RunRecord) -> list[Fact]:
     return [fact for fact in facts if fact.value != NOTHING]
 
 
+def by_name(run: RunRecord) -> dict[str, Fact]:
+    """The same, to be looked up."""
+    return {fact.name: fact for fact in headline(run)}
+
+
 def _held_out_fact(run: RunRecord) -> Fact:
     known = [each for each in (run.before, run.after) if each is not None]
     name = "held-out accuracy" if all(each.is_accuracy for each in known) else "held-out reward"
@@ -74,9 +79,9 @@ def _held_out_fact(run: RunRecord) -> Fact:
     value = f"{_score(run.before)} → {_score(run.after)}"
     intervals = [each.interval for each in known]
     if any(interval is None for interval in intervals):
-        return Fact(name, value, f"before → after training, {known[0].prompts:,} prompts")
+        return Fact(name, value, f"greedy, {known[0].prompts:,} prompts")
     ranges = ", ".join(f"{interval.low:.1%} to {interval.high:.1%}" for interval in intervals if interval)
-    return Fact(name, value, f"before → after, greedy, {known[-1].prompts:,} prompts; 95 % intervals {ranges}")
+    return Fact(name, value, f"95 % intervals {ranges}; greedy, {known[-1].prompts:,} prompts")
 
 
 def _score(held_out: HeldOut | None) -> str:
@@ -208,7 +213,10 @@ def _of_reward(held_out: HeldOut | None, name: str) -> str:
 def _shares(counts: Mapping[str, int]) -> list[tuple[str, int, float]]:
     """Outcomes in the order of the record, then any others."""
     total = sum(counts.values())
-    names = [*(outcome for outcome in get_args(Outcome) if counts.get(outcome)), *(name for name in counts if name not in get_args(Outcome))]
+    names = [
+        *(outcome for outcome in get_args(Outcome) if counts.get(outcome)),
+        *(name for name in counts if name not in get_args(Outcome)),
+    ]
     return [(name, counts[name], counts[name] / total) for name in names]
 
 
