@@ -7,14 +7,14 @@ A chart is drawn for a width of 360 px and grows with its place, so that its tex
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 from xml.etree import ElementTree as Xml
 
 import numpy as np
 
+from cluster.report.axes import Axis, Scale, decades, robust_range, short, tick_texts, wants_log
 from cluster.report.samples import shown
 
 WIDTH, HEIGHT = 360, 200
@@ -30,15 +30,6 @@ BINS = 48
 
 LARGEST = 1e30
 """Beyond this no axis can be drawn: such values are counted as non-finite."""
-
-LOG_FROM_RATIO = 100.0
-"""A metric that may have a logarithmic axis has one when its values span this ratio."""
-
-OUTLIER_RATIO = 8.0
-"""Spikes of a `spiky` metric that are so many times as high as the central 98 % of the values are cut at the frame."""
-
-Scale = Literal["plain", "share", "log", "spiky"]
-"""`share`: from 0 to 1 in per cent. `log`: logarithmic where the values span orders of magnitude. `spiky`: rare spikes are cut."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +95,7 @@ class LineChart:
         steps, values = self._axes()
         svg = _canvas(self._said(), steps, values)
         for step in self.resumed_at:
-            _line(svg, steps.at(step), TOP, steps.at(step), BOTTOM, "resumed")
+            _line(svg, x := float(steps.at(step)), TOP, x, BOTTOM, "resumed")
         for each in self.series:
             self._draw_series(svg, each, steps, values)
         for mark in self.marks:
@@ -130,12 +121,12 @@ class LineChart:
         steps = Axis.spanning(float(bounds.min()), float(bounds.max()), LEFT, RIGHT)
         if self.scale == "share" and finite.min() >= 0 and finite.max() <= 1:
             return steps, Axis(0.0, 1.0, BOTTOM, TOP, scale="share")
-        if self.scale == "log" and _wants_log(finite):
+        if self.scale == "log" and wants_log(finite):
             positive = finite[finite > 0]
             if len(positive) < len(finite):
                 self._notes.append("values of 0 have no place on a logarithmic axis")
-            return steps, Axis(*_decades(positive), BOTTOM, TOP, scale="log")
-        low, high = _robust_range(finite) if self.scale == "spiky" else (float(finite.min()), float(finite.max()))
+            return steps, Axis(*decades(positive), BOTTOM, TOP, scale="log")
+        low, high = robust_range(finite) if self.scale == "spiky" else (float(finite.min()), float(finite.max()))
         beyond = int(((finite < low) | (finite > high)).sum())
         if beyond:
             self._notes.append(f"{beyond} {_plural('value', beyond)} beyond the frame, to {short(_farthest(finite))}")
@@ -237,46 +228,6 @@ def _vertical(share: float) -> float:
     return BOTTOM + (TOP - BOTTOM) * share
 
 
-@dataclass(frozen=True)
-class Axis:
-    """Maps values `low` ... `high` onto positions `start` ... `end`; what lies beyond stays at the frame."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    scale: Scale = "plain"
-
-    @classmethod
-    def spanning(cls, low: float, high: float, start: float, end: float) -> Axis:
-        """An axis over a range, widened where it is a single value."""
-        if high - low <= 1e-9 * max(abs(low), abs(high)):
-            low, high = (low - abs(low) / 2, high + abs(high) / 2) if low or high else (0.0, 1.0)
-        return cls(low, high, start, end)
-
-    def at(self, values: np.ndarray | float) -> np.ndarray:
-        low, high = self.low, self.high
-        if self.scale == "log":
-            values, low, high = np.log10(values), math.log10(low), math.log10(high)
-        return self.start + (self.end - self.start) * np.clip((np.asarray(values, float) - low) / (high - low), 0.0, 1.0)
-
-    def ticks(self, most: int) -> list[float]:
-        """At most so many round values."""
-        if self.scale == "log":
-            powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
-            return [10.0**power for power in powers[:: max(1, math.ceil(len(powers) / most))]]
-        size = next(step for step in _round_steps((self.high - self.low) / most) if (self.high - self.low) / step <= most - 0.5)
-        first = math.ceil(self.low / size - 1e-9)
-        return [tick * size for tick in range(first, math.floor(self.high / size + 1e-9) + 1)]
-
-
-def _round_steps(least: float) -> Iterable[float]:
-    power = math.floor(math.log10(least))
-    while True:
-        yield from (factor * 10.0**power for factor in (1, 2, 5))
-        power += 1
-
-
 def smoothing_window(count: int) -> int:
     """How many steps a smoothed line averages over: a twenty-fifth of all, odd, and 1 for a run too short for it."""
     return min(401, count // 25 | 1) if count >= 50 else 1
@@ -329,24 +280,6 @@ def _breaks(steps: np.ndarray, values: np.ndarray) -> np.ndarray:
     return gaps > 10 * usual
 
 
-def _wants_log(finite: np.ndarray) -> bool:
-    positive = finite[finite > 0]
-    return len(positive) > 0.8 * len(finite) and float(positive.max() / positive.min()) >= LOG_FROM_RATIO
-
-
-def _decades(positive: np.ndarray) -> tuple[float, float]:
-    return 10.0 ** math.floor(math.log10(positive.min())), 10.0 ** math.ceil(math.log10(positive.max()))
-
-
-def _robust_range(finite: np.ndarray) -> tuple[float, float]:
-    low, high = float(finite.min()), float(finite.max())
-    inner_low, inner_high = (float(value) for value in np.quantile(finite, [0.01, 0.99]))
-    if inner_high > inner_low and high - low > OUTLIER_RATIO * (inner_high - inner_low):
-        margin = inner_high - inner_low
-        return max(low, inner_low - margin), min(high, inner_high + margin)
-    return low, high
-
-
 def _farthest(finite: np.ndarray) -> float:
     return float(finite[np.argmax(np.abs(finite - np.median(finite)))])
 
@@ -356,13 +289,13 @@ def _canvas(said: str, steps: Axis, values: Axis) -> Xml.Element:
     svg = Xml.Element("svg", {"class": "chart", "viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "tabindex": "0", "aria-label": said})
     svg.set("data-steps", f"{steps.low:.10g} {steps.high:.10g} {LEFT} {RIGHT}")
     svg.set("data-scale", "share" if values.scale == "share" else "")
-    for tick in values.ticks(5):
+    for tick, text in zip(heights := values.ticks(5), tick_texts(heights, values.scale), strict=True):
         y = float(values.at(tick))
         _line(svg, LEFT, y, RIGHT, y, "grid")
-        _label(svg, LEFT - 5, y + 4, short(tick, values.scale), "end")
-    for tick in steps.ticks(5):
-        if tick == int(tick):
-            _label(svg, float(steps.at(tick)), BOTTOM + 16, short(tick), "middle" if steps.at(tick) < RIGHT - 8 else "end")
+        _label(svg, LEFT - 5, y + 4, text, "end")
+    whole = [tick for tick in steps.ticks(5) if tick == int(tick)]
+    for tick, text in zip(whole, tick_texts(whole, "plain"), strict=True):
+        _label(svg, float(steps.at(tick)), BOTTOM + 16, text, "middle" if steps.at(tick) < RIGHT - 8 else "end")
     return svg
 
 
@@ -380,20 +313,6 @@ def _draw_mark(svg: Xml.Element, mark: Mark, steps: Axis, values: Axis) -> None:
     outline = f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 4:.1f} {low:.1f}h8M{x - 4:.1f} {high:.1f}h8"
     Xml.SubElement(group, "path", {"class": "interval", "d": outline})
     Xml.SubElement(group, "circle", {"class": "mark", "cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": "4"})
-
-
-def short(value: float, scale: Scale = "plain") -> str:
-    """A number as it stands at an axis: `1.2k`, `0.034`, `5e-7`, `40%`."""
-    if not math.isfinite(value):
-        return str(value)
-    if scale == "share":
-        return f"{value:.1%}" if 0 < abs(value) < 0.0995 or 0.9005 < abs(value) < 1 else f"{value:.0%}"
-    if abs(value) >= 1e15 or (value and abs(value) < 1e-3):
-        return re.sub(r"(\.0)?e([+-])0?", r"e\2", f"{value:.1e}").replace("e+", "e")
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= 0.9995 * size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
 
 
 def _digits(value: float) -> str:

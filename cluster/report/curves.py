@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from cluster.report.charts import Chart, LineChart, Mark, Scale, Series, StackedChart
+from cluster.report.axes import Scale
+from cluster.report.charts import Chart, LineChart, Mark, Series, StackedChart
 from cluster.report.record import HeldOut, RunRecord
 
 POINTS = 240
@@ -166,7 +167,7 @@ def _lines(spec: Curve, runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     found = []
     for label, pattern in spec.lines:
         before, _, after = pattern.partition("*")
-        fitting = [name for name in names if fnmatchcase(name, pattern)]
+        fitting = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
         found += [(label or name.removeprefix(before).removesuffix(after), name) for name in fitting]
     return found
 

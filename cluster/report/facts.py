@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from cluster.records import FAILED_OUTCOMES, Outcome
-from cluster.report.charts import short
+from cluster.report.axes import short
 from cluster.report.record import HeldOut, RunRecord
 from cluster.report.samples import count_outcomes
 
