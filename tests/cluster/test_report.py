@@ -103,6 +103,11 @@ def test_shares_of_time_add_up(page: Page) -> None:
         assert len(page.lines(chart)[next(iter(shares))]) == 48
 
 
+def test_the_seconds_of_several_reward_workers_are_shares_of_all_their_time(tmp_path: Path) -> None:
+    page = page_of(make_run(tmp_path / "run", steps=9, settings=["rewards.num_workers=4"]))
+    assert set(page.lines("Reward workers' time")["grading"].values()) == {0.0625}, "0.5 s of 4 x 2 s"
+
+
 def test_rewards_outcomes_accounting_and_settings_are_shown(page: Page) -> None:
     assert "accuracy 1 0.0583 0.958 0.25 → 0.8 scored 95 (95.0%), timeout 5 (5.0%)" in page.text
     assert "format 0.5 0.0583 0.958 1 → 1 scored 100 (100.0%)" in page.text
