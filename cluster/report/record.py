@@ -200,7 +200,7 @@ def _settings(text: str) -> dict[str, Any]:
 
 
 def name_apart(runs: Sequence[RunRecord]) -> None:
-    """Label runs of the same folder name by as much of their paths as tells them apart."""
+    """Label runs of the same folder name by as much of their paths, which are distinct, as tells them apart."""
     depth = 1
     while len({run.label for run in runs}) < len(runs):
         depth += 1

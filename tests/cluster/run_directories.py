@@ -100,7 +100,7 @@ def summary_with(exit_reason: str, steps: int) -> dict[str, Any]:
 def make_run(path: Path, steps: int = 60, exit_reason: str = "finished", settings: Sequence[str] = ()) -> Path:
     """A whole run: settings, metrics, completions of three steps, evaluations and summary."""
     with RunDirectory.open(path, "none") as directory:
-        directory.write("config.yaml", dump_config(load_config(QUICKSTART, [f"learner.max_steps={steps}", *settings])))
+        directory.write("config.yaml", dump_config(load_config(QUICKSTART, [f"learner.max_steps={steps}", f"out_dir={path}", *settings])))
         for when, accuracy in (("before", 0.25), ("after", 0.8)):
             held_out = Evaluation(accuracy=accuracy, rewards={"accuracy": accuracy, "format": 1.0}, prompts=10)
             directory.write(f"evaluation_{when}.json", held_out.model_dump_json())
