@@ -27,6 +27,7 @@ from cluster.model_card import model_card
 from cluster.prepare import Prepared, prepare
 from cluster.progress import RunDisplay
 from cluster.records import Sampling, ScoredGroup
+from cluster.report import leave_report
 from cluster.run_dir import Resume, RunDirectory
 from cluster.session import RaySession
 from cluster.sinks import MetricSinks, truncate_metrics
@@ -69,6 +70,7 @@ def run_training(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             directory.write_summary({**summary, "exit_reason": f"failed: {reason}", "phase_s": display.seconds})
+            leave_report(directory.path, display.say)
             if isinstance(error, RollcastError):
                 display.say(f"logs of every process: {directory.logs}")
             raise
@@ -315,10 +317,12 @@ class TrainingRun:
             "rewards": asdict(self.rewards.status()),
         }
         (adapter / "README.md").write_text(model_card(self.config, summary))
-        self._say_summary(summary, self.directory.write_summary(summary))
+        file = self.directory.write_summary(summary)
+        report = await asyncio.to_thread(leave_report, self.directory.path, self.display.say)
+        self._say_summary(summary, file, report)
         return summary
 
-    def _say_summary(self, summary: dict[str, Any], file: Path) -> None:
+    def _say_summary(self, summary: dict[str, Any], file: Path, report: Path | None) -> None:
         say = self.display.say
         say("")
         if summary["accuracy_before"] is not None and summary["accuracy_after"] is not None:
@@ -335,6 +339,8 @@ class TrainingRun:
         say(f"accounting: {summary['accounting']}")
         say(f"ended: {summary['exit_reason']}")
         say(f"summary {file}; adapter {file.parent / 'adapter'}; curves: tensorboard --logdir {file.parent / 'tensorboard'}")
+        if report is not None:
+            say(f"report, for a browser: {report}")
 
 
 async def _together(*parts: Awaitable[Any]) -> None:

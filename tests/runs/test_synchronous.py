@@ -67,7 +67,7 @@ def test_the_run_directory_holds_what_it_should(uninterrupted: Training) -> None
     wanted = {
         "config.yaml", "summary.json", "metrics.jsonl", "adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter/README.md",
         "adapter/tokenizer.json", "adapter/chat_template.jinja", "logs/rollout-0.log", "logs/learner-0.log", "logs/reward-0.log",
-        "checkpoints/step-000003/manifest.json", "checkpoints/step-000006/loop.json", "completions/step-000006.parquet",
+        "report.html", "checkpoints/step-000003/manifest.json", "checkpoints/step-000006/loop.json", "completions/step-000006.parquet",
     }  # fmt: skip
     assert wanted <= found
     assert any(name.startswith("tensorboard/events") for name in found)

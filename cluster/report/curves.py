@@ -1,0 +1,202 @@
+"""Which metrics become which charts. A metric that a run did not log makes no chart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from cluster.report.axes import Scale
+from cluster.report.charts import Chart, LineChart, Mark, Series, StackedChart
+from cluster.report.record import HeldOut, RunRecord
+
+POINTS = 240
+"""Of a line in the report of one run; several runs share a budget, so that the file stays below 2 MB."""
+
+OVERLAID_POINTS, FEWEST_POINTS = 480, 24
+RAW_UP_TO_RUNS = 3
+OTHER_CHARTS = 24
+"""Charts of metrics that are not named here, such as those of a reward's own `log_metric`."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A chart of one run: several metrics. Of several runs: one chart a metric, a line a run."""
+
+    title: str
+    lines: tuple[tuple[str, str], ...]
+    """Label and metric; with `*` in the metric, a line for each that fits, labelled by what the star stands for."""
+    scale: Scale = "plain"
+    smooth: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TimeShares:
+    """A chart of one run: how a role divides the time of a step. Of several runs: `idle` of each."""
+
+    title: str
+    parts: tuple[tuple[str, str], ...]
+    rest: str
+    idle: str
+    workers: str = ""
+    """Setting with the number of workers over which the parts are summed; the whole is so many times the step."""
+    note: str = ""
+
+
+SECTIONS: tuple[tuple[str, tuple[Curve | TimeShares, ...]], ...] = (
+    (
+        "Learning",
+        (
+            Curve("Reward", (("reward", "train/reward"),)),
+            Curve("Parts of the reward", (("", "rewards/*/mean"),), note="mean of each reward before its weight"),
+            Curve("Accuracy", (("sampled", "train/accuracy"),), "share"),
+            Curve("Spread within groups", (("standard deviation", "reward_std"),), note="0 teaches nothing"),
+            Curve("Groups of equal rewards", (("share", "frac_reward_zero_std"),), "share"),
+            Curve("Entropy, nats", (("entropy", "entropy"),)),
+            Curve("KL to the reference, nats", (("kl", "kl"),), "log"),
+            Curve("Gradient norm", (("before clipping", "train/grad_norm"),), "log"),
+            Curve("Learning rate", (("learning rate", "train/learning_rate"),), smooth=False),
+            Curve("Loss", (("loss", "train/loss"),), "spiky"),
+            Curve("Clipped tokens", (("", "clip_ratio/*"),), "share"),
+        ),
+    ),
+    (
+        "Completions",
+        (
+            Curve(
+                "Length, tokens",
+                (("mean", "completions/mean_length"), ("shortest", "completions/min_length"), ("longest", "completions/max_length")),
+            ),
+            Curve("Cut off at the limit", (("share", "completions/clipped_ratio"),), "share"),
+            Curve("Tokens trained on", (("tokens", "num_tokens"),), smooth=False),
+        ),
+    ),
+    (
+        "Staleness and mismatch",
+        (
+            Curve("Staleness, steps", (("mean", "staleness/mean"), ("max", "staleness/max"))),
+            Curve(
+                "Log-probability difference, nats",
+                (("mean", "sampling/logp_difference/mean"), ("max", "sampling/logp_difference/max")),
+                "log",
+                note="engine against learner, at the sampled tokens",
+            ),
+            Curve("Importance ratio", (("", "sampling/importance_ratio/*"),)),
+            Curve("Canary difference after a sync", (("difference", "sync/canary_difference"),), "log"),
+        ),
+    ),
+    (
+        "Speed",
+        (
+            TimeShares(
+                "Learner's time", (("training", "timing/train_s"), ("waiting for groups", "timing/wait_s")), "other", "learner/idle"
+            ),
+            TimeShares("Engines' time", (("sampling", "timing/generate_s"),), "idle", "rollout/idle"),
+            TimeShares("Reward workers' time", (("grading", "timing/score_s"),), "idle", "", workers="rewards.num_workers"),
+            Curve("Step time, s", (("step", "step_time"),), "spiky"),
+            Curve("Tokens per second", (("sampled", "rollout/tokens_per_s"), ("trained", "learner/tokens_per_s"))),
+            Curve("Adapter sync, s", (("whole", "sync/total_s"), ("engines paused", "sync/paused_s")), "spiky"),
+            Curve("Groups in the window", (("ready", "window/ready"), ("in flight", "window/in_flight"))),
+            Curve("Groups sampled again", (("too old", "window/reissued_stale"),), smooth=False, note="since the start"),
+            Curve("Fill of the packed rows", (("used", "packing/fill"),), "share"),
+        ),
+    ),
+)
+
+ALSO_KNOWN = ("reward", "train/*", "rewards/*", "sync/bytes", "timing/*", "learner/idle", "rollout/idle")
+"""Metrics that need no chart of their own: aliases, and what the charts above are made of."""
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    charts: Sequence[Chart]
+
+
+def draw_sections(runs: Sequence[RunRecord]) -> list[Section]:
+    """Every section that has a chart."""
+    found = [
+        Section(title, [chart for spec in specs for drawn in _drawn(spec, runs) if (chart := drawn)])
+        for title, specs in (*SECTIONS, ("Also logged", tuple(_others(runs))))
+    ]
+    return [section for section in found if section.charts]
+
+
+def _others(runs: Sequence[RunRecord]) -> Iterator[Curve]:
+    known = [*ALSO_KNOWN, *(pattern for _, specs in SECTIONS for spec in specs if isinstance(spec, Curve) for _, pattern in spec.lines)]
+    names = sorted({name for run in runs for name in run.metrics})
+    others = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in known)]
+    for name in others[:OTHER_CHARTS]:
+        yield Curve(
+            name, ((name, name),), note=f"{len(others) - OTHER_CHARTS} more are in metrics.jsonl" * (name in others[OTHER_CHARTS - 1 :])
+        )
+
+
+def _drawn(spec: Curve | TimeShares, runs: Sequence[RunRecord]) -> Iterator[Chart | None]:
+    if len(runs) > 1:
+        yield from _overlaid(spec if isinstance(spec, Curve) else Curve(spec.title, (("idle", spec.idle),), "share"), runs)
+    elif isinstance(spec, TimeShares):
+        yield _time_shares(spec, runs[0])
+    else:
+        yield _one_run(spec, runs[0])
+
+
+def _one_run(spec: Curve, run: RunRecord) -> Chart | None:
+    lines = list(dict.fromkeys(_lines(spec, [run])))
+    series = [Series(label, *run.metrics[name], style=style) for style, (label, name) in enumerate(lines)]
+    marks = _held_out_marks(run) if spec.title == "Accuracy" else ()
+    return LineChart(spec.title, series, spec.scale, spec.smooth, spec.note, marks, run.resumed_at, POINTS).draw()
+
+
+def _overlaid(spec: Curve, runs: Sequence[RunRecord]) -> Iterator[Chart | None]:
+    lines = _lines(spec, runs)
+    points = min(POINTS, max(FEWEST_POINTS, OVERLAID_POINTS // len(runs)))
+    for label, name in lines:
+        title = spec.title if len(lines) == 1 else f"{spec.title}: {label}"
+        series = [Series(run.label, *run.metrics[name], style=style) for style, run in enumerate(runs) if name in run.metrics]
+        chart = LineChart(title, series, spec.scale, spec.smooth, spec.note, points=points, with_raw=len(runs) <= RAW_UP_TO_RUNS)
+        yield chart.draw()
+
+
+def _lines(spec: Curve, runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    """Label and name of every metric of the chart that some run has."""
+    names = list(dict.fromkeys(name for run in runs for name in run.metrics))
+    found = []
+    for label, pattern in spec.lines:
+        before, _, after = pattern.partition("*")
+        fitting = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+        found += [(label or name.removeprefix(before).removesuffix(after), name) for name in fitting]
+    return found
+
+
+def _time_shares(spec: TimeShares, run: RunRecord) -> Chart | None:
+    needed = ["step_time", *(name for _, name in spec.parts)]
+    if any(name not in run.metrics for name in needed):
+        return None
+    steps = run.metrics["step_time"].steps
+    parts = [(label, _at(run, name, steps)) for label, name in spec.parts]
+    workers = run.setting(spec.workers) if spec.workers else 1
+    whole = run.metrics["step_time"].values * (workers if isinstance(workers, int) else 1)
+    return StackedChart(spec.title, steps, parts, whole, spec.rest, spec.note).draw()
+
+
+def _at(run: RunRecord, name: str, steps: np.ndarray) -> np.ndarray:
+    """A metric at these steps, NaN where it was not logged."""
+    found = np.full(len(steps), np.nan)
+    of_metric, values = run.metrics[name]
+    _, here, there = np.intersect1d(steps, of_metric, return_indices=True)
+    found[here] = values[there]
+    return found
+
+
+def _held_out_marks(run: RunRecord) -> list[Mark]:
+    """Held-out accuracy before and after training, with its intervals."""
+    marks: list[Mark] = []
+    evaluations: list[tuple[HeldOut | None, int]] = [(run.before, 0), (run.after, run.last_step)]
+    for evaluation, step in evaluations:
+        if evaluation is not None and (interval := evaluation.interval) is not None:
+            marks.append(Mark("held-out, greedy", step, evaluation.accuracy, interval.low, interval.high))
+    return marks

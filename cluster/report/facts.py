@@ -1,0 +1,236 @@
+"""The numbers and tables of a report: what came of a run, in figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from cluster.records import FAILED_OUTCOMES, Outcome
+from cluster.report.axes import short
+from cluster.report.record import HeldOut, RunRecord
+from cluster.report.samples import count_outcomes
+
+ENDS_SHARE = 0.1
+"""Share of the steps at each end of the run over which a reward's mean at first and at last is taken."""
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One headline number."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class State:
+    """How a run ended. `kind` is good, neutral or bad."""
+
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class RewardRow:
+    """One reward in the breakdown."""
+
+    name: str
+    weight: str
+    first: str
+    last: str
+    held_out: str
+    outcomes: Sequence[tuple[str, int, float]]
+    """Outcome, how often, and its share."""
+    failed: bool
+
+
+def state_of(run: RunRecord) -> State:
+    """What the summary says of the end, or that there is none."""
+    reason = run.summary.get("exit_reason")
+    if run.running:
+        return State("still running", "neutral")
+    if not reason:
+        return State("no end recorded: it was killed, or is still running elsewhere", "neutral")
+    kind = "good" if reason in ("finished", "data exhausted") else "bad" if str(reason).startswith("failed") else "neutral"
+    return State(str(reason), kind)
+
+
+def headline(run: RunRecord) -> list[Fact]:
+    """The numbers to read first. Shares and rates are over all logged steps, of every start of the run."""
+    facts = [_held_out_fact(run), Fact("steps", f"{run.last_step:,}", _planned(run)), *_pace(run)]
+    return [fact for fact in facts if fact.value != NOTHING]
+
+
+def by_name(run: RunRecord) -> dict[str, Fact]:
+    """The same, to be looked up."""
+    return {fact.name: fact for fact in headline(run)}
+
+
+def _held_out_fact(run: RunRecord) -> Fact:
+    known = [each for each in (run.before, run.after) if each is not None]
+    name = "held-out accuracy" if all(each.is_accuracy for each in known) else "held-out reward"
+    if not known:
+        return Fact(name, NOTHING)
+    value = f"{_score(run.before)} → {_score(run.after)}"
+    intervals = [each.interval for each in known]
+    if any(interval is None for interval in intervals):
+        return Fact(name, value, f"greedy, {known[0].prompts:,} prompts")
+    ranges = ", ".join(f"{interval.low:.1%} to {interval.high:.1%}" for interval in intervals if interval)
+    return Fact(name, value, f"95 % intervals {ranges}; greedy, {known[-1].prompts:,} prompts")
+
+
+def _score(held_out: HeldOut | None) -> str:
+    if held_out is None:
+        return NOTHING
+    return f"{held_out.accuracy:.1%}" if held_out.is_accuracy else f"{held_out.accuracy:.3g}"
+
+
+def _planned(run: RunRecord) -> str:
+    planned = run.setting("learner.max_steps")
+    return f"of {planned:,}" if isinstance(planned, int) and planned > 0 else ""
+
+
+def _pace(run: RunRecord) -> Iterator[Fact]:
+    step_s = run.total("step_time")
+    if not step_s:
+        return
+    steps = len(run.metrics["step_time"].steps)
+    yield Fact("training time", duration(step_s), f"{step_s / steps:.3g} s a step")
+    batch = run.setting("learner.train_batch_size")
+    if isinstance(batch, int):
+        yield Fact("completions per second", short(batch * steps / step_s))
+    if "timing/wait_s" in run.metrics:
+        yield Fact("learner idle", f"{min(1.0, run.total('timing/wait_s') / step_s):.0%}", "waiting for groups")
+    if "timing/generate_s" in run.metrics:
+        yield Fact("engines idle", f"{max(0.0, 1 - run.total('timing/generate_s') / step_s):.0%}", "without anything to sample")
+    sync = run.summary.get("sync_s")
+    if isinstance(sync, dict) and sync.get("p50"):
+        yield Fact("adapter sync", f"{sync['p50']:.3g} s", f"median; 95th percentile {sync.get('p95', math.nan):.3g} s")
+
+
+def duration(seconds: float) -> str:
+    """`41 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.2g} s" if seconds < 9.95 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def wall_time(run: RunRecord) -> str | None:
+    """Seconds of all phases since the run was last started."""
+    seconds = [value for _, value in phases(run)]
+    return duration(sum(seconds)) if seconds else None
+
+
+def phases(run: RunRecord) -> list[tuple[str, float]]:
+    """Seconds of every phase since the run was last started."""
+    found = run.summary.get("phase_s")
+    return [(name, value) for name, value in found.items() if isinstance(value, (int, float))] if isinstance(found, dict) else []
+
+
+def phase_rows(run: RunRecord) -> list[tuple[str, str]]:
+    """The phases as a table."""
+    return [(name, duration(seconds)) for name, seconds in phases(run)]
+
+
+def accounting(run: RunRecord) -> list[tuple[str, str]]:
+    """What became of every prompt drawn."""
+    found = run.summary.get("accounting")
+    return [(name.replace("_", " "), _plain(value)) for name, value in found.items()] if isinstance(found, dict) else []
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {count}" for name, count in value.items()) or NOTHING
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def all_were_counted(run: RunRecord) -> bool:
+    """Whether the outcomes are those of every completion since the last start, or of the sampled ones on disk."""
+    return bool(_counted(run))
+
+
+def _counted(run: RunRecord) -> Mapping[str, Mapping[str, int]]:
+    rewards = run.summary.get("rewards")
+    outcomes = rewards.get("outcomes") if isinstance(rewards, dict) else None
+    return outcomes if isinstance(outcomes, dict) else {}
+
+
+def reward_rows(run: RunRecord) -> list[RewardRow]:
+    """Every reward with its mean at first and at last, on held-out prompts, and what became of its completions."""
+    outcomes = _counted(run) or count_outcomes(run.path / "completions")
+    of_metrics = [name.removeprefix("rewards/").removesuffix("/mean") for name in run.metrics if _is_reward_mean(name)]
+    weights = _weights(run)
+    return [
+        RewardRow(
+            name,
+            weights.get(name, NOTHING),
+            *_ends(run, f"rewards/{name}/mean"),
+            f"{_of_reward(run.before, name)} → {_of_reward(run.after, name)}" if run.before or run.after else NOTHING,
+            _shares(outcomes.get(name, {})),
+            any(outcomes.get(name, {}).get(outcome) for outcome in FAILED_OUTCOMES),
+        )
+        for name in dict.fromkeys([*weights, *of_metrics, *outcomes])
+        if name in of_metrics or name in outcomes
+    ]
+
+
+def _is_reward_mean(name: str) -> bool:
+    return name.startswith("rewards/") and name.endswith("/mean")
+
+
+def _weights(run: RunRecord) -> dict[str, str]:
+    functions = run.setting("rewards.functions")
+    specs = [spec for spec in functions if isinstance(spec, dict) and "name" in spec] if isinstance(functions, list) else []
+    return {str(spec["name"]).rpartition(":")[2]: f"{spec.get('weight', 1.0):g}" for spec in specs}
+
+
+def _ends(run: RunRecord, name: str) -> tuple[str, str]:
+    if name not in run.metrics:
+        return NOTHING, NOTHING
+    values = run.metrics[name].values
+    count = max(1, int(len(values) * ENDS_SHARE))
+    return tuple(short(_mean(part)) for part in (values[:count].tolist(), values[-count:].tolist()))  # type: ignore[return-value]
+
+
+def _mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _of_reward(held_out: HeldOut | None, name: str) -> str:
+    value = held_out.rewards.get(name) if held_out else None
+    return f"{value:.3g}" if isinstance(value, (int, float)) else NOTHING
+
+
+def _shares(counts: Mapping[str, int]) -> list[tuple[str, int, float]]:
+    """Outcomes in the order of the record, then any others."""
+    total = sum(counts.values())
+    names = [
+        *(outcome for outcome in get_args(Outcome) if counts.get(outcome)),
+        *(name for name in counts if name not in get_args(Outcome)),
+    ]
+    return [(name, counts[name], counts[name] / total) for name in names]
+
+
+def differing_settings(runs: Sequence[RunRecord]) -> list[list[str]]:
+    """Settings that are not the same in all runs, besides where they were written: name, then the value in each run."""
+    flat = [dict(_flattened(run.settings)) for run in runs]
+    names = dict.fromkeys(name for settings in flat for name in settings if name != "out_dir")
+    rows = [[name, *(settings.get(name, NOTHING) for settings in flat)] for name in names]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def _flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value)

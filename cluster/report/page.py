@@ -1,0 +1,85 @@
+"""`report.html`: one file that shows what a run did, or overlays several; it loads nothing, and runs no script but its own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cluster.errors import RunDirectoryError
+from cluster.report import facts
+from cluster.report.curves import draw_sections
+from cluster.report.record import RunRecord, name_apart, read_run
+from cluster.report.samples import read_samples, shown
+
+FILE_NAME = "report.html"
+SETTINGS_CHARACTERS = 100_000
+HERE = Path(__file__).parent
+
+
+def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
+    """Write the report of one run, or of several over one another.
+
+    Args:
+        folders: run directories.
+        output: the file; by default `report.html` in the directory of the run, or here for several.
+
+    Raises:
+        RunDirectoryError: a folder holds no run, or the file cannot be written.
+    """
+    distinct = list(dict.fromkeys(folder.absolute() for folder in folders))
+    runs = [read_run(folder) for folder in distinct]
+    file = output or (distinct[0] / FILE_NAME if len(distinct) == 1 else Path(FILE_NAME))
+    try:
+        _write(file, render(runs))
+    except OSError as error:
+        raise RunDirectoryError(f"{file} cannot be written ({error.strerror}): name another file by --output") from error
+    return file
+
+
+def leave_report(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """Write the report of a run that has just ended, into its directory. What goes wrong is said, and is not raised: the run counts more."""
+    try:
+        _write(folder / FILE_NAME, render([read_run(folder, running=False)]))
+    except Exception as error:
+        say(f"no {FILE_NAME}: {type(error).__name__}: {error}; try rollcast report {folder}")
+        return None
+    return folder / FILE_NAME
+
+
+def _write(file: Path, page: str) -> None:
+    unfinished = file.with_name(file.name + ".tmp")
+    unfinished.write_text(page, encoding="utf-8")
+    unfinished.replace(file)
+
+
+def render(runs: Sequence[RunRecord]) -> str:
+    """The page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    name_apart(runs)
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["shown"] = shown
+    style, script = ((HERE / name).read_text() for name in ("page.css", "page.js"))
+    return environment.get_template("page.html.jinja").render(
+        title=f"{runs[0].label} – rollcast report" if len(runs) == 1 else f"{len(runs)} runs – rollcast report",
+        runs=runs,
+        facts=facts,
+        headlines=list(dict.fromkeys(fact.name for run in runs for fact in facts.headline(run))),
+        sections=draw_sections(runs),
+        samples={run.label: read_samples(run.path / "completions", 3 if len(runs) == 1 else 1) for run in runs},
+        differing=facts.differing_settings(runs),
+        settings_characters=SETTINGS_CHARACTERS,
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+    )
+
+
+def _hash(text: str) -> str:
+    """What a content security policy names an inline block by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,208 @@
+"""What a run directory says of its run, read for a report: nothing in it has to be there, whole, or finite."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from cluster.errors import RunDirectoryError
+
+INTERRUPTED_S = 5.0
+"""A step's line that comes so much later than its `step_time` explains follows an interruption."""
+
+Z_95 = 1.959964
+"""Quantile of the normal distribution for a two-sided interval of 95 %."""
+
+
+class Metric(NamedTuple):
+    """One metric at the steps at which it was logged, in their order; values may be non-finite."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+class Interval(NamedTuple):
+    """Both ends included."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A held-out evaluation. `accuracy` is a share only where an accuracy reward was configured: see `is_accuracy`."""
+
+    accuracy: float
+    prompts: int
+    rewards: Mapping[str, float]
+
+    @property
+    def is_accuracy(self) -> bool:
+        return "accuracy" in self.rewards and 0.0 <= self.accuracy <= 1.0
+
+    @property
+    def interval(self) -> Interval | None:
+        return wilson(self.accuracy, self.prompts) if self.is_accuracy and self.prompts > 0 else None
+
+
+@dataclass
+class RunRecord:
+    """One run as its directory shows it."""
+
+    path: Path
+    label: str
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    settings_text: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    before: HeldOut | None = None
+    after: HeldOut | None = None
+    running: bool = False
+    resumed_at: tuple[int, ...] = ()
+    """First steps after an interruption."""
+
+    @property
+    def last_step(self) -> int:
+        return max((int(metric.steps[-1]) for metric in self.metrics.values()), default=0)
+
+    def setting(self, name: str) -> Any:
+        """A setting by its dotted name, None where the file does not have it."""
+        value: Any = self.settings
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+    def total(self, name: str) -> float:
+        """Sum of a metric over all steps, whichever start of the run wrote them."""
+        values = self.metrics[name].values if name in self.metrics else np.zeros(0)
+        return float(values[np.isfinite(values)].sum())
+
+
+def read_run(path: Path, *, running: bool | None = None) -> RunRecord:
+    """Read a run directory.
+
+    Args:
+        running: whether the run is still going on, in which case the summary in the folder is that of an earlier start. By default
+            found out by the folder's lock.
+
+    Raises:
+        RunDirectoryError: the folder holds nothing of a run.
+    """
+    path = path.absolute()
+    if not any((path / name).exists() for name in ("config.yaml", "metrics.jsonl", "summary.json")):
+        raise RunDirectoryError(f"{path} holds no run (no config.yaml, metrics.jsonl or summary.json): give the out_dir of a run")
+    running = is_held(path) if running is None else running
+    settings_text = _text(path / "config.yaml")
+    metrics = read_metrics(path / "metrics.jsonl")
+    return RunRecord(
+        path=path,
+        label=path.name,
+        metrics={name: metric for name, metric in metrics.items() if name != "time"},
+        summary={} if running else _mapping(_text(path / "summary.json")),
+        settings_text=settings_text,
+        settings=_settings(settings_text),
+        before=_held_out(path / "evaluation_before.json"),
+        after=None if running else _held_out(path / "evaluation_after.json"),
+        running=running,
+        resumed_at=_interruptions(metrics),
+    )
+
+
+def is_held(path: Path) -> bool:
+    """Whether a live process holds the lock of a run directory."""
+    try:
+        with (path / "run.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def read_metrics(file: Path) -> dict[str, Metric]:
+    """Every number of `metrics.jsonl` by name; of a step that stands there twice the later line, and no line that was cut short."""
+    steps: dict[str, array[int]] = {}
+    values: dict[str, array[float]] = {}
+    for line in _text(file).splitlines():
+        row = _mapping(line)
+        step = row.pop("step", None)
+        if not isinstance(step, int):
+            continue
+        for name, value in row.items():
+            if isinstance(value, (int, float)):
+                steps.setdefault(name, array("q")).append(step)
+                values.setdefault(name, array("d")).append(value)
+    return {name: _in_order(np.asarray(steps[name]), np.asarray(values[name])) for name in steps}
+
+
+def _in_order(steps: np.ndarray, values: np.ndarray) -> Metric:
+    ordered, last = np.unique(steps[::-1], return_index=True)
+    return Metric(ordered, values[::-1][last])
+
+
+def _interruptions(metrics: Mapping[str, Metric]) -> tuple[int, ...]:
+    """Steps before which the run stood still: the clock went on further than the step took."""
+    if not {"time", "step_time"} <= metrics.keys() or len(metrics["time"].steps) != len(metrics["step_time"].steps):
+        return ()
+    steps, times = metrics["time"]
+    standstill_s = np.diff(times) - metrics["step_time"].values[1:]
+    return tuple(int(step) for step in steps[1:][standstill_s > INTERRUPTED_S])
+
+
+def wilson(share: float, count: int) -> Interval:
+    """The 95 % score interval of a share of `count` (Wilson 1927, JASA 22), which also holds near 0 and 1 and for small counts."""
+    squared = Z_95 * Z_95
+    centre = share + squared / (2 * count)
+    half = Z_95 * math.sqrt(share * (1 - share) / count + squared / (4 * count * count))
+    scale = 1 + squared / count
+    return Interval(max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
+
+
+def _held_out(file: Path) -> HeldOut | None:
+    found = _mapping(_text(file))
+    accuracy, prompts, rewards = found.get("accuracy"), found.get("prompts"), found.get("rewards")
+    if not isinstance(accuracy, (int, float)) or not math.isfinite(accuracy):
+        return None
+    return HeldOut(float(accuracy), prompts if isinstance(prompts, int) else 0, rewards if isinstance(rewards, dict) else {})
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _settings(text: str) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def name_apart(runs: Sequence[RunRecord]) -> None:
+    """Label runs of the same folder name by as much of their paths, which are distinct, as tells them apart."""
+    depth = 1
+    while len({run.label for run in runs}) < len(runs):
+        depth += 1
+        for run in runs:
+            run.label = "/".join(run.path.parts[-depth:])
