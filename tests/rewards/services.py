@@ -90,21 +90,19 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Piston(_Handler):
-    """Piston's API, version 2. It runs programs in the jail, with 2 s for a run and more for the compiler at most."""
+    """Piston's API, version 2. It runs programs in the jail."""
 
     MOST_RUN_MS, MOST_COMPILE_MS = 10_000, 30_000
+    RUNTIMES = (
+        {"language": "python", "version": "3.12.0", "aliases": ["py", "python3"]},
+        {"language": "c++", "version": "10.2.0", "aliases": ["cpp", "g++"], "runtime": "gcc"},
+    )
     OLD = False
     """Older versions give no status."""
 
     def respond(self, request: Any) -> None:
         if (self.command, self.path) == ("GET", "/api/v2/runtimes"):
-            return self.answer(
-                200,
-                [
-                    {"language": "python", "version": "3.12.0", "aliases": ["py", "python3"]},
-                    {"language": "c++", "version": "10.2.0", "aliases": ["cpp", "g++"], "runtime": "gcc"},
-                ],
-            )
+            return self.answer(200, self.RUNTIMES)
         if (self.command, self.path) != ("POST", "/api/v2/execute"):
             return self.answer(404, {"message": "Not Found"})
         refusal = self.refusal(request)
@@ -148,6 +146,10 @@ class Piston(_Handler):
             "signal": "SIGKILL" if killed else "SIGSEGV" if result.ending == "signal" else None,
         }
         return stage if self.OLD else stage | {"status": status, "message": None, "cpu_time": 1, "wall_time": 1, "memory": 1000}
+
+
+class PistonWithoutCpp(Piston):
+    RUNTIMES = Piston.RUNTIMES[:1]
 
 
 class OldPiston(Piston):
