@@ -202,7 +202,7 @@ def test_what_may_pass_is_tried_again(server: Service, mishap: str) -> None:
 
 
 def test_a_slow_server_is_left_for_another(server: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(piston, "QUEUE_S", -31.6)  # of 30 s for the compiler and 2 s for the run 0.4 s are left
+    monkeypatch.setattr(piston, "QUEUE_S", -30.5)  # of 30 s for the compiler and 2 s for the run 1.5 s are left
     with Service(Piston).running() as other:
         server.mishaps.extend(["slow"] * 6)
         other.mishaps.extend(["slow"])
@@ -301,7 +301,7 @@ def test_batches_run_at_the_same_time(server: Service) -> None:
         assert load("cf_code", provider="piston", endpoints=server.url, test_batch_size=batch)(**row) == [1.1]
         took_s[batch] = time.monotonic() - started_s
     assert took_s[1] > 4.0
-    assert took_s[-1] < 3.0
+    assert took_s[-1] < took_s[1] - 1.0
 
 
 def closed_port() -> int:
