@@ -50,7 +50,8 @@ NAMESPACES = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"
 
 FIRST_PROCESS = 'ulimit -f "$1"; shift; exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); exit $?'
 """It limits files (when bubblewrap has written ours), runs the program, takes in orphans, and ends as the program did, without a
-word of its own about signals."""
+word of its own about signals. Where rollcast is root it stays root, without rights but to change the user: the monitor, which is
+root without rights too, could not kill another user's process when this process is killed."""
 
 COPY = """
 [ -f {path} ] && [ ! -L {path} ] || {{ echo {path} is no regular file >&2; exit 1; }}
@@ -164,10 +165,10 @@ def _execute(
             *(option for path, fd in contents.items() for option in ("--perms", "0555", "--file", str(fd), path)),
             *("--remount-ro", "/", "--chdir", "/scratch", "--seccomp", str(filter_fd)),
         ]
-        first = [*_drop_root(), "/bin/sh", "-c", FIRST_PROCESS, "sh", str(-(-limits.file_bytes // BLOCK_BYTES))]
+        first = ["/bin/sh", "-c", FIRST_PROCESS, "sh", str(-(-limits.file_bytes // BLOCK_BYTES))]
         descriptors = (filter_fd, *contents.values(), *inherited)
         stdin_fd = closing.enter_context(_SealedFile(stdin))
-        return execute([_find_bwrap(), *options], [*first, *command], descriptors, stdin_fd, limits)
+        return execute([_find_bwrap(), *options], [*first, *_drop_root(), *command], descriptors, stdin_fd, limits)
 
 
 @cache
@@ -232,7 +233,7 @@ def _drop_root() -> tuple[str, ...]:
     if os.geteuid() != 0:
         return ()
     uid = FIRST_UID + threading.get_native_id() % UIDS
-    return ("/usr/bin/setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", "--pdeathsig", "KILL", "--")
+    return ("/usr/bin/setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", "--")
 
 
 def _scratch_path(name: str) -> str:

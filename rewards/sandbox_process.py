@@ -48,8 +48,9 @@ class Limits:
         wall_s: wall seconds, from the start of the program; more is ending "timeout".
         cpu_s: CPU seconds of one process, rounded up; more is ending "timeout" too. Default: `wall_s` rounded up + 1.
         memory_bytes: address space of one process (its allocation then fails, which programs show as MemoryError or bad_alloc:
-            ending "exited", code not 0), and memory of all processes together, looked at every 50 ms (ending "memory").
-        processes: processes and threads at a time; starting another one fails.
+            ending "exited", code not 0), and memory of all processes together, looked at every 50 ms (ending "memory"). The
+            files in /scratch come on top.
+        processes: processes and threads at a time, the program itself included; starting another one fails.
         file_bytes: size of one file; writing more is signal SIGXFSZ, or an error where that is ignored.
         output_bytes: size of stdout and of stderr; more is ending "output".
     """
@@ -243,10 +244,11 @@ class _Jail:
 def _limit(pid: int, limits: Limits) -> None:
     """All limits but the size of files, which process 1 sets itself: bubblewrap may still be writing ours."""
     cpu_s = math.ceil(limits.wall_s) + 1 if limits.cpu_s is None else math.ceil(limits.cpu_s)
+    processes = limits.processes + (os.geteuid() != 0)  # process 1 counts, where it is not root's
     wanted = {
         resource.RLIMIT_AS: (limits.memory_bytes, limits.memory_bytes),
         resource.RLIMIT_CPU: (cpu_s, cpu_s + 1),
-        resource.RLIMIT_NPROC: (limits.processes + 1, limits.processes + 1),  # process 1 counts
+        resource.RLIMIT_NPROC: (processes, processes),
         resource.RLIMIT_NOFILE: (OPEN_FILES, OPEN_FILES),
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_MSGQUEUE: (0, 0),
