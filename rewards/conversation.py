@@ -94,14 +94,13 @@ class _Hold:
 def _pipes(processes: int) -> Iterator[tuple[Path, list[_Hold]]]:
     with tempfile.TemporaryDirectory(prefix="rollcast-") as name:
         folder = Path(name)
-        folder.chmod(0o755)  # the jails' users are others
         holds = []
         try:
             for index in range(processes):
                 paths = [folder / f"u{index}_to_m", folder / f"m_to_u{index}"]
                 for path in paths:
                     os.mkfifo(path)
-                    path.chmod(0o666)
+                    path.chmod(0o666)  # the jails' users are others
                 holds.append(_Hold(paths))
             yield folder, holds
         finally:

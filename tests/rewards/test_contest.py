@@ -6,6 +6,7 @@ The scores are those of Open-R1's cf_scoring.py and ioi_scoring.py; the rows hav
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ def test_a_checker_decides(accept: str) -> None:
     assert cf("print(3, 1, 2)", tests=UNORDERED, generated_checker=checker) == 1.1
     assert cf("print(3, 1)", tests=UNORDERED, generated_checker=checker) == 0.0
     assert cf("print(3, 1, 2); exit(1)", tests=UNORDERED, generated_checker=checker) == 0.0
+    assert cf("print(3, 1, 2)", tests=UNORDERED, generated_checker=ANY_ORDER.replace("{ACCEPT}", "50")) == 0.0
 
 
 def test_a_checker_that_the_output_confuses_says_no_but_a_broken_one_is_an_error() -> None:
@@ -240,6 +242,7 @@ def test_no_code_or_code_that_does_not_compile_scores_nothing() -> None:
     assert ioi("int twice(int n) { return") == 0.0
     assert ioi("int thrice(int n) { return 3 * n; }") == 0.0
     assert ioi("int twice(int n) { abort(); }") == 0.0
+    assert ioi("struct Last { ~Last() { fflush(stdout); _exit(3); } } last; " + DOUBLING) == 0.0
 
 
 def test_a_checker_gives_part_of_the_points_which_are_rounded_to_the_precision() -> None:
@@ -343,9 +346,10 @@ int main(int count, char **names) {
 """
 STUB = """
 #include <cstdio>
+#include <cstdlib>
 #include "Guess.h"
 bool too_high(int n) { printf("? %d\\n", n); fflush(stdout); int answer = 0; return scanf("%d", &answer) == 1 && answer; }
-int main() { printf("! %d\\n", find(100)); }
+int main(int count, char **names) { printf("! %d\\n", find(100 + (count > 1 ? 1000 * atoi(names[1]) : 0))); }
 """
 FIFO_STUB = """
 #include <cstdio>
@@ -355,7 +359,7 @@ static FILE *in, *out;
 bool too_high(int n) { fprintf(out, "? %d\\n", n); fflush(out); int answer = 0; return fscanf(in, "%d", &answer) == 1 && answer; }
 int main(int count, char **names) {
     out = fopen(names[2], "w"); in = fopen(names[1], "r");
-    fprintf(out, "! %d\\n", find(100) - 0 * atoi(names[count - 1]));
+    fprintf(out, "! %d\\n", find(100 + (count > 3 ? 1000 * atoi(names[3]) : 0)));
     fclose(out);
 }
 """
@@ -389,11 +393,30 @@ def test_a_submission_talks_with_the_manager() -> None:
     assert ioi("int find(int) { return 42; }", communication()) == 1.0
 
 
+NUMBERED = "int find(int most) { return 42 + most / 1000; }"
+"""Right where the stub of copy 1 is told its number."""
+
+
 def test_copies_of_a_submission_and_pipes_as_arguments() -> None:
     assert ioi(SEARCH, communication(num_processes=2)) == 1.0
+    assert ioi(NUMBERED, communication(num_processes=2)) == 1.0
     assert ioi("int find(int) { return 42; }", communication(num_processes=2)) == 0.0  # the second one's secret is 43
     assert ioi(SEARCH, communication(FIFO_STUB, user_io="fifo_io")) == 1.0
-    assert ioi(SEARCH, communication(FIFO_STUB, user_io="fifo_io", num_processes=2)) == 1.0
+    assert ioi(NUMBERED, communication(FIFO_STUB, user_io="fifo_io", num_processes=2)) == 1.0
+
+
+def test_words_of_a_submission_that_has_ended_wait_for_the_manager() -> None:
+    row = communication()
+    slow = MANAGER.replace("std::vector<FILE *> from", "struct timespec nap = {0, 700000000}; nanosleep(&nap, 0); std::vector<FILE *> from")
+    files = dict(row["grader_files"]) | {"graders/manager.cpp": "#include <time.h>\n" + slow}
+    assert ioi("int find(int) { return 42; }", row | {"grader_files": list(files.items())}) == 1.0
+
+
+def test_a_manager_sees_that_a_submission_has_ended() -> None:
+    """It need not wait for its time limit."""
+    started_s = time.monotonic()
+    assert ioi("int find(int) { abort(); }", communication() | {"time_limit": 60.0}) == 0.0
+    assert time.monotonic() - started_s < 20.0
 
 
 @pytest.mark.parametrize(
