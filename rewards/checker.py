@@ -30,6 +30,7 @@ class Checker:
         self._program = program
         self._problem = problem
         self._prepared: Prepared | None = None
+        self._sound = False
         self._preparing = threading.Lock()
         self._closing = ExitStack()
 
@@ -46,10 +47,12 @@ class Checker:
             RewardError: it does not work on the correct output either.
         """
         number = self._ask(case, output)
-        if number is None and self._ask(case, case.output) is None:
-            raise RewardError(
-                f"the checker of problem {self._problem} gives no number, not even for the correct output; leave the problem out"
-            )
+        if number is None and not self._sound:
+            self._sound = self._ask(case, case.output) is not None
+            if not self._sound:
+                raise RewardError(
+                    f"the checker of problem {self._problem} gives no number, not even for the correct output; leave the problem out"
+                )
         return number or 0.0
 
     def _ask(self, case: Case, output: str) -> float | None:

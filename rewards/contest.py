@@ -236,17 +236,19 @@ class CodeforcesCode(_ContestReward):
         return closing.enter_context(Checker(self._runner, Program("python", {"checker.py": problem.checker}), problem.name))
 
     def _read(self, columns: Mapping[str, Any]) -> _Problem | None:
-        """None where the row has no tests, or is none that can be run."""
+        """None where the row has no tests, or cannot be read."""
         language = language_named(columns.get("language", self._language))
         official, generated = read_cases(columns.get("official_tests")), read_cases(columns.get("generated_tests"))
         if language is None or not official:
             return None
         cases = [*official, *(generated or ())]  # in other subsets generated_tests is their number
-        limits = Limits(
-            wall_s=float(columns.get("time_limit") or DEFAULT_TIME_S),
-            memory_bytes=int(float(columns.get("memory_limit") or DEFAULT_MEMORY_MB) * (1 << 20)),
-            output_bytes=max(output_bytes(case.output) for case in cases),
-        )
+        try:
+            time_s = float(columns.get("time_limit") or DEFAULT_TIME_S)
+            memory_mb = float(columns.get("memory_limit") or DEFAULT_MEMORY_MB)
+        except (TypeError, ValueError):
+            return None
+        most_bytes = max(output_bytes(case.output) for case in cases)
+        limits = Limits(wall_s=time_s, memory_bytes=int(memory_mb * (1 << 20)), output_bytes=most_bytes)
         checker = columns.get("generated_checker") or ""
         return _Problem(str(columns.get("id", "")), language, cases, checker, limits, columns.get("input_mode") == "file")
 

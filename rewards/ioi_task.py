@@ -111,7 +111,14 @@ class Task:
 
 
 def read_task(columns: Mapping[str, Any]) -> Task | None:
-    """The subtask of a row; None where it has no tests, or is of a type that is not judged here."""
+    """The subtask of a row; None where it has no tests, is of a type that is not judged here, or cannot be read."""
+    try:
+        return _read_task(columns)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _read_task(columns: Mapping[str, Any]) -> Task | None:
     cases = _read_cases(from_json(columns.get("test_cases")), columns.get("test_names"))
     files = {str(name): str(content) for name, content in from_json(columns.get("grader_files")) or () if content}
     kind = columns.get("task_type") or "Batch"

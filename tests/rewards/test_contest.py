@@ -75,6 +75,21 @@ def test_no_tests_do_not_apply_even_to_no_code(tests: Any) -> None:
     assert grade("cf_code", "", {"official_tests": tests, "language": "python"}) == (None, "unparsable_gold")
 
 
+def test_rows_whose_limits_cannot_be_read_do_not_apply() -> None:
+    assert cf(SUM["python"], time_limit="soon") is None
+    reward: Any = load("cf_code")
+    assert reward.deadline_s({"official_tests": SUMS, "language": "python", "memory_limit": []}) > 0.0
+    assert reward.deadline_s({"official_tests": SUMS, "language": "python", "memory_limit": [1]}) == reward.deadline_s({}) == 0.0
+
+
+def test_the_deadline_covers_every_limit() -> None:
+    """Compiling and a jail, four tests and theirs; with a checker the same again for it, and one run more, on the correct output."""
+    reward: Any = load("cf_code")
+    row = {"official_tests": SUMS, "language": "cpp", "time_limit": 2.0}
+    assert reward.deadline_s(row) == 30.5 + 4 * 2.5
+    assert reward.deadline_s(row | {"generated_checker": "x"}) == 30.5 + 4 * 2.5 + 30.5 + 5 * 10.5
+
+
 def test_generated_tests_count_too_where_they_are_tests() -> None:
     assert cf("print(3)", tests=SUMS[:1], generated_tests=SUMS[1:], mode="partial") == 0.25
     assert cf("print(3)", tests=json.dumps(SUMS[:1]), generated_tests=17, mode="partial") == 1.0
@@ -291,10 +306,15 @@ def test_tests_by_name_and_as_json() -> None:
         {"test_names": ["none"], "test_cases": {}},
         {"task_type": "OutputOnly"},
         {"task_type": "Communication"},
+        {"time_limit": None},
+        {"memory_limit": "much"},
+        {"grader_files": [["name"]]},
     ],
 )
 def test_rows_that_cannot_be_judged_do_not_apply(change: dict[str, Any]) -> None:
     assert ioi(DOUBLING, BATCH | change) is None
+    reward: Any = load("ioi_code")
+    assert reward.deadline_s(BATCH | change) == 0.0
 
 
 def test_missing_columns_are_refused_before_the_run() -> None:
