@@ -129,7 +129,7 @@ class Sandbox:
             result = _execute(["/bin/sh", "-c", script], files, "", limits, {}, tuple(fds.values()))
             if result.ok:
                 for name, fd in fds.items():
-                    _save(fd, into / name, limits.file_bytes)
+                    _save(fd, into / name)
         return result
 
 
@@ -273,10 +273,10 @@ class _SealedFile(_MemoryFile):
         fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
 
 
-def _save(fd: int, path: Path, most_bytes: int) -> None:
-    with open(fd, "rb", closefd=False) as source:
+def _save(fd: int, path: Path) -> None:
+    with open(fd, "rb", closefd=False) as source, open(path, "wb") as target:
         source.seek(0)
-        path.write_bytes(source.read(most_bytes))
+        shutil.copyfileobj(source, target)
     path.chmod(0o755)
 
 

@@ -130,7 +130,7 @@ class _Jail:
         assert self._monitor.stdout is not None and self._monitor.stderr is not None
         self._stdout, self._stderr = self._monitor.stdout.fileno(), self._monitor.stderr.fileno()
         self._output = {self._stdout: bytearray(), self._stderr: bytearray()}
-        for fd in self._output:
+        for fd in (*self._output, self._status):
             os.set_blocking(fd, False)
         self._monitor_fd = os.pidfd_open(self._monitor.pid)
         self._first = self._first_fd = -1
@@ -207,7 +207,7 @@ class _Jail:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._first_fd, signal.SIGKILL)
         else:
-            for pid in (*_children(self._monitor.pid), self._monitor.pid):  # this order: process 1 may not yet die with the monitor
+            for pid in (*_below(self._monitor.pid), self._monitor.pid):  # this order: process 1 may not yet die with the monitor
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self._monitor.wait()
@@ -220,7 +220,9 @@ class _Jail:
         self._finished = b'"exit-code"' in _read_all(self._status)
         for fd in (self._status, self._gate, self._monitor_fd):
             os.close(fd)
-        self._monitor.communicate()
+        for stream in (self._monitor.stdout, self._monitor.stderr):
+            assert stream is not None
+            stream.close()
 
     def result(self, ending: Ending | None, limits: Limits) -> Result:
         """What the run came to, after its end."""
@@ -298,7 +300,8 @@ def _readable(fd: int, timeout_s: float | None = None) -> bool:
 
 
 def _read_all(fd: int) -> bytes:
-    chunks = []
-    while chunk := os.read(fd, 4096):
-        chunks.append(chunk)
-    return b"".join(chunks)
+    data = bytearray()
+    with suppress(BlockingIOError):
+        while chunk := os.read(fd, 4096):
+            data += chunk
+    return bytes(data)

@@ -24,6 +24,7 @@ from uuid import uuid4
 import pytest
 
 from cluster.errors import SandboxError
+from rewards import sandbox_process
 from rewards.sandbox import PYTHON, SCRATCH_BYTES, Limits, Result, Sandbox, available_compiler
 from tests.rewards.jails import COUNT_PROCESSES, MARK, ROOT, SLACK_S, Here, marked
 
@@ -92,6 +93,16 @@ def test_python_has_its_standard_library_and_no_more(jail: Here) -> None:
     assert jail.python(code).stdout == "0\n"
 
 
+def test_what_the_systems_programs_need_is_there(jail: Here) -> None:
+    code = """
+import os
+print([path for path in ("/bin/sh", "/usr/bin/env", "/dev/null", "/dev/urandom", "/proc/self/exe") if not os.path.exists(path)])
+print(sorted(os.listdir("/etc")))
+"""
+    there = [name for name in ("alternatives", "ld.so.cache") if Path("/etc", name).exists()]
+    assert jail.python(code).stdout == f"[]\n{there}\n"
+
+
 def test_a_file_outside_scratch_is_refused() -> None:
     for name in ("../x", "/etc/x", "a/../../x", "", "."):
         with pytest.raises(ValueError, match="leaves /scratch"):
@@ -140,8 +151,8 @@ def test_it_is_quick() -> None:
         started_s = time.monotonic()
         assert Here().python("print(1)").ok
         seconds.append(time.monotonic() - started_s)
-    # 0.017 s on an idle machine, of which Python takes half; the best of five, because the machine may be busy
-    assert min(seconds) < 0.06
+    # 0.017 s on an idle machine, of which Python takes half, and four times that on one that runs other tests; the best of five
+    assert min(seconds) < 0.25
 
 
 # ---------------------------------------------------------------------------------------------------------------- 2. the end
@@ -350,6 +361,15 @@ def test_a_host_that_forbids_jails_is_refused(tmp_path: Path, says: str, remedy:
     said = check_on(tmp_path)
     assert said.startswith(f"SandboxError bubblewrap could not make a jail for a model's code: {says}. ")
     assert re.search(remedy, said)
+
+
+def test_a_jail_that_does_not_start_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bwrap").write_text("#!/bin/sh\n(while :; do :; done) & wait\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(sandbox_process, "SETUP_TIMEOUT_S", 1.0)
+    with pytest.raises(SandboxError, match="bubblewrap did not start within 1 s"):
+        Sandbox().run(["true", MARK])
 
 
 def test_a_jail_that_cannot_be_made_runs_nothing(tmp_path: Path) -> None:

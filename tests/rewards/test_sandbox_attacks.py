@@ -140,11 +140,18 @@ import os
 def status(pid):
     return dict(line.split(":\\t") for line in open(f"/proc/{pid}/status").read().splitlines() if ":\\t" in line)
 own = status("self")
-print(os.getuid() != 0, os.getgid() != 0, own["CapPrm"], own["CapEff"], own["CapAmb"], own["NoNewPrivs"], own["Seccomp"])
+print(os.getuid() != 0, os.getgid() != 0, own["CapInh"], own["CapPrm"], own["CapEff"], own["CapAmb"], own["NoNewPrivs"], own["Seccomp"])
 print([group for group in os.getgroups() if group != os.getgid()], os.getsid(0), int(status(1)["CapPrm"], 16) & ~0xC0)
 """
     # the session is the jail's own, and process 1 has at most CAP_SETUID and CAP_SETGID
-    assert jail.python(code).stdout == f"True True {'0' * 16} {'0' * 16} {'0' * 16} 1 2\n[] 1 0\n"
+    assert jail.python(code).stdout == f"True True {' '.join(['0' * 16] * 4)} 1 2\n[] 1 0\n"
+
+
+def test_its_namespaces_are_its_own(jail: Here) -> None:
+    kinds = ["ipc", "mnt", "net", "pid", "uts"] + ["user"] * (jail.name == "nobody")
+    code = f"import os\nfor kind in {kinds}: print(os.readlink(f'/proc/self/ns/{{kind}}'))"
+    inside, outside = jail.python(code).stdout.split(), [os.readlink(f"/proc/self/ns/{kind}") for kind in kinds]
+    assert [one != other for one, other in zip(inside, outside, strict=True)] == [True] * len(kinds)
 
 
 SYSCALLS = {
