@@ -46,29 +46,8 @@ from learner.throughput import FlopCount, allowed_pairs, peak_flops, peak_memory
 
 VOCABULARY = 151_936
 VARIANTS = ("padded", "packed", "chunked", "shared")
-MODELS: dict[str, dict[str, int]] = {
-    "tiny": {
-        "hidden_size": 128,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 2432,
-    },
-    "0.5b": {
-        "hidden_size": 896,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "intermediate_size": 4864,
-    },
-    "1.5b": {
-        "hidden_size": 1536,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "intermediate_size": 8960,
-    },
-}
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+MODELS = {"tiny": (128, 8, 4, 2, 2432), "0.5b": (896, 24, 14, 2, 4864), "1.5b": (1536, 28, 12, 2, 8960)}
 """`tiny` is for CPUs: 28 M parameters, of which 19 M are the head's and 8 M the layers'. The others have the shapes of Qwen2.5."""
 
 
@@ -109,16 +88,15 @@ class Measured:
 def random_groups(case: Case) -> list[TrainedGroup]:
     draw = np.random.default_rng(0)
 
-    def tokens(count: int) -> np.ndarray:
-        return draw.integers(1, VOCABULARY, count).astype(np.int32)
-
     def completion(length: int) -> TrainedCompletion:
-        return TrainedCompletion(tokens(length), draw.normal(-np.log(VOCABULARY), 0.5, length).astype(np.float32), float(draw.normal()))
+        token_ids = draw.integers(1, VOCABULARY, length).astype(np.int32)
+        return TrainedCompletion(token_ids, draw.normal(-np.log(VOCABULARY), 0.5, length).astype(np.float32), float(draw.normal()))
 
     def group() -> TrainedGroup:
         lengths = draw.integers(case.completion // 4, case.completion + 1, case.group)
         lengths[0] = case.completion
-        return TrainedGroup(tokens(case.prompt), tuple(completion(int(length)) for length in lengths))
+        prompt = draw.integers(1, VOCABULARY, case.prompt).astype(np.int32)
+        return TrainedGroup(prompt, tuple(completion(int(length)) for length in lengths))
 
     return [group() for _ in range(case.prompts)]
 
@@ -128,7 +106,9 @@ def random_policy(case: Case, device: str) -> Policy:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
-    config = Qwen2Config(vocab_size=VOCABULARY, tie_word_embeddings=True, max_position_embeddings=32_768, **MODELS[case.model])  # type: ignore[arg-type]
+    config = Qwen2Config(
+        vocab_size=VOCABULARY, tie_word_embeddings=True, max_position_embeddings=32_768, **dict(zip(SIZES, MODELS[case.model], strict=True))
+    )  # type: ignore[arg-type]
     config._attn_implementation = case.attention
     with torch.device(device):
         causal: Any = Qwen2ForCausalLM(config)
@@ -198,10 +178,8 @@ class Packed:
         self.policy, self.chunked = policy, chunked
         self.batches = pack(groups, token_budget=budget, attention_width=policy.attention_width)
         self.positions = sum(batch.token_ids_BT.size for batch in self.batches)
-        self.tokens, self.predictions = (
-            sum(batch.tokens for batch in self.batches),
-            sum(len(batch.source_N) for batch in self.batches),
-        )
+        self.tokens = sum(batch.tokens for batch in self.batches)
+        self.predictions = sum(len(batch.source_N) for batch in self.batches)
         self.pairs = sum(map(allowed_pairs, self.batches))
 
     def losses(self) -> Iterable[Callable[[], Tensor]]:
@@ -396,11 +374,8 @@ def compare(cases: Sequence[Case], title: str, console: Console) -> None:
     results: list[Measured] = []
     for case in cases:
         found = in_a_process(case)
-        if isinstance(found, str):
-            table.add_row(case.variant, found)
-        else:
-            results.append(found)
-            table.add_row(*row_of(case.variant, found, results[0]))
+        results += [found] if isinstance(found, Measured) else []
+        table.add_row(*([case.variant, found] if isinstance(found, str) else row_of(case.variant, found, results[0])))
     console.print(table)
     for name in ("loss", "grad_norm") if results else ():
         values = [getattr(found, name) for found in results]
