@@ -92,7 +92,7 @@ class RemoteRunner(ABC):
         self.check([program.language])
         machine = self.guarded(self._start)
         try:
-            remote = _RemoteProgram(self, machine, f"/tmp/rollcast-{uuid.uuid4().hex}", _command(program))
+            remote = _RemoteProgram(self, machine, f"rollcast-{uuid.uuid4().hex}", _command(program))
             remote.set_up(program)
             yield remote
         finally:
@@ -235,7 +235,7 @@ class _MorphMachine:
     instance: Any
 
     def python(self, code: str, timeout_s: float) -> str:
-        path = f"/tmp/rollcast-job-{uuid.uuid4().hex}"
+        path = f"${{TMPDIR:-/tmp}}/rollcast-job-{uuid.uuid4().hex}"
         text = base64.b64encode(code.encode(errors="replace")).decode()
         chunks = [text[start : start + CHUNK_CHARACTERS] for start in range(0, len(text), CHUNK_CHARACTERS)]
         for number, chunk in enumerate(chunks):  # a file each: the client may send a request twice

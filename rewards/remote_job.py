@@ -33,16 +33,17 @@ def main(job: dict[str, Any], mark: str) -> None:
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Run a command. The program's folder `home` is made by the first job, and later jobs run in a copy of it.
+    """Run a command. The program's folder, of the name `home`, is made by the first job, and later jobs run in a copy of it.
 
     `files` are added to the folder; stdin, limits and the result are as in rewards/sandbox.py.
     """
+    home = os.path.join(tempfile.gettempdir(), job["home"])
     if job["prepares"]:
-        os.makedirs(job["home"])
-        return _run_in(job["home"], job)
+        os.makedirs(home)
+        return _run_in(home, job)
     with tempfile.TemporaryDirectory() as above:
         folder = os.path.join(above, "run")
-        shutil.copytree(job["home"], folder)
+        shutil.copytree(home, folder)
         return _run_in(folder, job)
 
 

@@ -39,8 +39,9 @@ def server() -> Iterator[Service]:
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries without seconds of waiting, and no address or key of the machine that the tests run on."""
+def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Retries without seconds of waiting; no address or key of this machine; and a folder for what rented machines leave lying."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(piston, "FIRST_DELAY_S", 0.01)
     for name in ("PISTON_ENDPOINTS", "E2B_API_KEY", "MORPH_API_KEY"):
         monkeypatch.delenv(name, raising=False)
