@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster.metrics import Max, Min
 from configs.model import LoraSection, ModelSection
 from learner.batch import Denominators, pack
 from learner.batch_loss import BatchLoss
@@ -74,3 +75,23 @@ def test_the_reference_is_computed_once_a_step_and_only_for_the_loss(tiny_qwen2:
         loss = BatchLoss(policy, batch, objective, DENOMINATORS, temperature=1.0, num_iterations=2)
         assert [loss(policy).requires_grad for _ in range(2)] == [True, True]
         assert passes == expected
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Objective("grpo", importance_sampling_level="sequence", importance_sampling_mode="sequence_mask", beta=0.1, entropy_coef=0.1),
+        Objective("cispo", epsilon_high=5.0, importance_sampling_mode="none"),
+    ],
+)
+def test_a_rank_with_nothing_to_train_takes_part(objective: Objective, tiny_qwen2: Path) -> None:
+    """Its loss is 0, differentiable (the ranks reduce gradients together), and it has no part in smallest and largest values."""
+    policy = policy_of(tiny_qwen2, 0.0)
+    (batch,) = pack([], token_budget=64, attention_width=100.0)
+    loss = BatchLoss(policy, batch, objective, DENOMINATORS, temperature=1.0, num_iterations=2)
+    for _ in range(2):
+        value = loss(policy)
+        value.backward()
+        assert value.item() == 0.0
+    assert all(p.grad is None or not p.grad.any() for p in policy.parameters())
+    assert not any(isinstance(metric, (Min, Max)) for metrics in loss.metrics for metric in metrics.values())
