@@ -46,4 +46,4 @@ def test_the_frozen_base_is_estimated_within_two_percent(quantization: str, tmp_
 
 def test_an_offloaded_optimizer_takes_no_memory_of_the_device() -> None:
     kept, offloaded = (estimate(config_of("none", offload_optimizer=offload), TINY_SHAPE) for offload in (False, True))
-    assert kept.learner_bytes - offloaded.learner_bytes == 12 * kept.adapter_parameters
+    assert kept.learner_bytes - offloaded.learner_bytes == 16 * kept.adapter_parameters  # float32: master, gradient, two moments

@@ -271,7 +271,7 @@ def test_runs_are_overlaid_one_line_each(tmp_path: Path) -> None:
     assert {name: max(line) for name, line in lines.items()} == {"a/run": 60, "b/run": 30}
     assert set(page.lines("Parts of the reward: format")) == {"a/run", "b/run"}
     assert set(page.lines("Learner's time")) == {"a/run", "b/run"}
-    assert "Settings that differ setting a/run b/run learner.max_steps 60 30 learner.beta 0.0 0.01 seed 0 7 Learning" in page.text
+    assert "Settings that differ setting a/run b/run learner.beta 0.0 0.01 learner.max_steps 60 30 seed 0 7 Learning" in page.text
     assert re.search(r"a/run builtin:tiny_qwen2 finished .* b/run builtin:tiny_qwen2 stopped by SIGTERM", page.text)
     assert len(page.all("article")) == 2, "of each the last step"
 
