@@ -55,7 +55,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         logprob_N, entropy_N, normaliser_N = hidden_NH.new_empty((3, len(hidden_NH)), dtype=dtype)
         direction_NH = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
         entropy_direction_NH = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] and entropy_gradient else None
-        # Written again for every chunk: memory that is new to a process costs more than the arithmetic done on it.
+        # Written again for every chunk, or the system would take each back, and clear the next.
         logits_buffer, probability_buffer = hidden_NH.new_empty((2, rows, len(head_VH)), dtype=dtype)
         for start in range(0, len(hidden_NH), rows):
             here = slice(start, start + rows)
