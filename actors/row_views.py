@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
+
 from actors.rows import Rows
 from cluster.errors import DataError
 
@@ -72,3 +74,39 @@ class ColumnRows:
 
     def place(self, index: int) -> str:
         return self.rows.place(index)
+
+
+@dataclass(frozen=True)
+class MixedRows:
+    """Rows of several data sets with the same columns, in one order."""
+
+    columns: tuple[str, ...]
+    parts: Sequence[Rows]
+    part_of: np.ndarray
+    """int32 [rows]: which part a row is from."""
+    index_in_part: np.ndarray
+    """int64 [rows]"""
+
+    def __len__(self) -> int:
+        return len(self.part_of)
+
+    def row(self, index: int) -> dict[str, Any]:
+        row = self._part(index).row(int(self.index_in_part[index]))
+        return {column: row[column] for column in self.columns}
+
+    def values(self, column: str, indices: Sequence[int]) -> list[Any]:
+        chosen = np.asarray(indices, dtype=np.int64)
+        values: list[Any] = [None] * len(chosen)
+        for number, part in enumerate(self.parts):
+            places = np.flatnonzero(self.part_of[chosen] == number)
+            if len(places):
+                found = part.values(column, self.index_in_part[chosen[places]].tolist())
+                for place, value in zip(places.tolist(), found, strict=True):
+                    values[place] = value
+        return values
+
+    def place(self, index: int) -> str:
+        return self._part(index).place(int(self.index_in_part[index]))
+
+    def _part(self, index: int) -> Rows:
+        return self.parts[self.part_of[index]]

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.prompts import PromptSource, load_tokenizer
+from actors.prompts import PromptSource
+from actors.rendering import load_tokenizer
+from actors.streaming import PromptStream, open_prompts
 from cluster.errors import ConfigError
 from cluster.logs import redirect_output
 from cluster.progress import RunDisplay
@@ -40,7 +42,7 @@ class Prepared:
     served_path: str
     """The model that the engines load: `model_path`, or what the learner's quantisation makes of it."""
     tokenizer: PreTrainedTokenizerBase
-    prompts: PromptSource
+    prompts: PromptSource | PromptStream
 
     @property
     def needs_warm_start(self) -> bool:
@@ -61,6 +63,7 @@ class Prepared:
         """Fine-tune the base model on the demonstrations of the training rows; its result appears whole or not at all."""
         settings = self.config.learner.warm_start
         assert settings is not None
+        assert isinstance(self.prompts, PromptSource)  # the configuration refuses a warm start on a stream
         rows = self.prompts.demonstrations(settings.demonstration_column)
         with _whole(self.model_path) as unfinished:
             await learner.warm_start(self.base_path, rows, unfinished, display.warm_start)
@@ -95,7 +98,7 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
     with display.phase("reading data"):
         model = config.model
         tokenizer = load_tokenizer(base_path, model.chat_template, model.trust_remote_code, model.revision)
-        prompts = PromptSource(
+        prompts = open_prompts(
             config.data,
             tokenizer,
             seed=config.seed,
@@ -103,8 +106,7 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
             epochs=None if config.learner.max_steps > 0 else config.learner.num_train_epochs,
             reward_names=[spec.name for spec in config.rewards.functions],
         )
-    counts = prompts.counts
-    display.say(f"{counts.trained} prompts to train on, {counts.held_out} held out, {counts.too_long} left out as too long")
+    display.say(f"of the first {prompts.counts.rows} rows: {prompts.counts}" if config.data.streaming else str(prompts.counts))
     model_path = str(directory.path / "model") if config.learner.warm_start else base_path
     served_path = str(directory.path / "model_dequantised") if config.model.serve_quantized == "dequantized" else model_path
     return Prepared(config, base_path, model_path, served_path, tokenizer, prompts)

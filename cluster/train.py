@@ -138,10 +138,11 @@ class TrainingRun:
     def _total_steps(self) -> int:
         if self.config.learner.max_steps > 0:
             return self.config.learner.max_steps
-        steps = int(self.config.learner.num_train_epochs * len(self.prepared.prompts)) // self.config.groups_per_step
+        prompts = self.prepared.prompts.counts.trained
+        steps = int(self.config.learner.num_train_epochs * prompts) // self.config.groups_per_step
         if steps == 0:
             raise RollcastError(
-                f"{len(self.prepared.prompts)} prompts make no step of {self.config.groups_per_step} prompts: lower learner.train_batch_size "
+                f"{prompts} prompts make no step of {self.config.groups_per_step} prompts: lower learner.train_batch_size "
                 "or set learner.max_steps"
             )
         return steps
@@ -315,6 +316,7 @@ class TrainingRun:
             "phase_s": {name: round(seconds, 2) for name, seconds in self.display.seconds.items()},
             "rollout_workers_replaced": self.rollouts.restarts,
             "rewards": asdict(self.rewards.status()),
+            "data": asdict(self.prepared.prompts.counts),
         }
         (adapter / "README.md").write_text(model_card(self.config, summary))
         file = self.directory.write_summary(summary)

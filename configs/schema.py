@@ -11,39 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from configs.data import DataSection
 from configs.model import QUANTISED_CANARY_TOLERANCE, ModelSection
 from configs.objective import ObjectiveSection
 from configs.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 BUILTIN = "builtin:"
 """Prefix of `model.path` and `data.path` values that rollcast makes on the spot instead of loading."""
-
-
-class DataSection(Section):
-    """Which prompts are trained on, and which are held out."""
-
-    path: str
-    """A JSON, JSONL, CSV or Parquet file, a folder of them, a hub id, or `builtin:addition`."""
-    name: str | None = None
-    """Configuration name of a hub data set."""
-    split: str = "train"
-    """Split to train on."""
-    prompt_column: str = "prompt"
-    """Column that holds the prompt: a string, or a list of chat messages."""
-    system_prompt: str | None = None
-    """Put before every prompt as a system message."""
-    max_prompt_length: PositiveInt = 512
-    """Prompts longer than this many tokens are left out and counted."""
-    train_samples: int = -1
-    """Use this many rows, a seeded subset; -1 uses all."""
-    shuffle: bool = True
-    """Shuffle with the run's seed, anew every epoch."""
-    eval_path: str | None = None
-    """Data set for held-out accuracy. Without it, `eval_samples` rows are held out from the training data."""
-    eval_split: str = "test"
-    """Split of `eval_path` on a hub; a local file has only `train`."""
-    eval_samples: NonNegativeInt = 100
-    """How many held-out prompts are evaluated before and after training; 0 switches evaluation off."""
 
 
 class ActorsSection(Section):
@@ -289,6 +263,15 @@ class RunConfig(Section):
         self._rewards_suit_the_objective()
         if self.data.train_samples == 0 or self.data.train_samples < -1:
             raise ValueError(f"data.train_samples {self.data.train_samples} must be -1 (all rows) or positive")
+        if self.data.streaming and self.learner.max_steps <= 0:
+            raise ValueError(
+                "learner.max_steps is not given and data.streaming is on: the rows of a stream are not counted, so that epochs have no length; "
+                "set learner.max_steps"
+            )
+        if self.data.streaming and self.learner.warm_start is not None:
+            raise ValueError(
+                "learner.warm_start with data.streaming: it goes over all demonstrations; run it apart, or set data.streaming: false"
+            )
         if self.learner.max_steps == 0 or self.learner.max_steps < -1:
             raise ValueError(f"learner.max_steps {self.learner.max_steps} must be -1 (from num_train_epochs) or positive")
         if self.model.attn_implementation == "flex_attention" and not self.learner.gpus_per_rank:

@@ -22,7 +22,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("actors", "cluster", "configs", "learner", "rewards")
 PEERS = ("actors", "learner", "rewards")
-BASEMENT = {f"cluster.{name}" for name in ("errors", "logs", "metrics", "placement", "records")} | {"configs.model", "configs.schema"}
+BASEMENT = {f"cluster.{name}" for name in ("errors", "logs", "metrics", "placement", "records")} | {
+    "configs.data",
+    "configs.model",
+    "configs.schema",
+}
 ROOF = {f"cluster.{name}" for name in ("__main__", "compare", "doctor", "evaluate", "prepare", "score", "submit", "train")}
 GROUND = BASEMENT | {"cluster.loop", "cluster.window", "configs.loading", "configs.recipes"}
 WITHOUT_RAY = {
