@@ -19,13 +19,17 @@ from cluster.errors import ConfigError
 from cluster.logs import redirect_output
 from cluster.progress import RunDisplay
 from cluster.run_dir import RunDirectory
-from configs.schema import BUILTIN, RunConfig
+from configs.schema import BUILTIN, RewardsSection, RunConfig
 from learner.quantised import require_bitsandbytes
+from rewards.golds import check_golds, require_readable_golds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from learner.group import LearnerGroup
+
+TRIED_GOLDS = 64
+"""Gold answers that are read before anything starts."""
 
 TINY_MODEL = f"{BUILTIN}tiny_qwen2"
 
@@ -110,6 +114,23 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
     model_path = str(directory.path / "model") if config.learner.warm_start else base_path
     served_path = str(directory.path / "model_dequantised") if config.model.serve_quantized == "dequantized" else model_path
     return Prepared(config, base_path, model_path, served_path, tokenizer, prompts)
+
+
+def try_golds(rewards: RewardsSection, prompts: PromptSource | PromptStream, display: RunDisplay) -> None:
+    """Let the rewards read the gold answers of the first prompts.
+
+    Raises:
+        DataError: a reward can read none of them.
+        RewardError: a reward cannot be loaded.
+    """
+    with display.phase("reading gold answers"):
+        checks = check_golds(rewards, [prompt.columns for prompt in prompts.first_prompts(TRIED_GOLDS)])
+    require_readable_golds(checks)
+    for check in checks:
+        if check.unreadable:
+            display.say(
+                f"reward {check.reward} cannot read {len(check.unreadable)} of the first {check.checked} gold answers, such as {check.shown[0]}"
+            )
 
 
 def _make_builtin_model(name: str, directory: RunDirectory, seed: int) -> str:

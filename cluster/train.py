@@ -24,7 +24,7 @@ from cluster.errors import CheckpointError, LearnerError, NonFiniteError, Rollca
 from cluster.evaluate import Evaluation, evaluate
 from cluster.loop import LoopSettings, Snapshot, StepRecord, TrainLoop
 from cluster.model_card import model_card
-from cluster.prepare import Prepared, prepare
+from cluster.prepare import Prepared, prepare, try_golds
 from cluster.progress import RunDisplay
 from cluster.records import Sampling, ScoredGroup
 from cluster.report import leave_report
@@ -63,6 +63,7 @@ def run_training(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
             validate(rewards)
             prepared = prepare(config, directory, display)
             validate(rewards, prepared.prompts.canary_prompt().columns)
+            try_golds(rewards, prepared.prompts, display)
             with RaySession(config, directory.logs, namespace=f"rollcast-{directory.path.name}") as session:
                 session.placement()
                 run = TrainingRun(config, directory, display, prepared, commit, session)
