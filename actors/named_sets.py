@@ -46,12 +46,13 @@ NAMED_SETS: Mapping[str, NamedSet] = MappingProxyType(
 """Name -> evaluation set."""
 
 
-def load_named_or_path(spec: str) -> tuple[Rows, str]:
+def load_named_or_path(spec: str, prompt_column: str | None = None) -> tuple[Rows, str]:
     """The rows of an evaluation set, and the column of their prompts.
 
     Args:
         spec: a name of `NAMED_SETS`; or a file, folder or hub id, with `@split` behind it for another split than `test`
             (a local data set that has only one split gives that one).
+        prompt_column: the column that holds the prompts of a data set without a name here, if it has that one.
 
     Raises:
         DataError: there is no such data set, or none of its columns is known to hold prompts.
@@ -69,7 +70,7 @@ def load_named_or_path(spec: str) -> tuple[Rows, str]:
         rows = load_rows(path, split=split)
     except DataError as error:
         raise DataError(f"{error.message} (sets known by name: {', '.join(NAMED_SETS)})") from None
-    column = next((name for name in PROMPT_COLUMNS if name in rows.columns), None)
+    column = next((name for name in (prompt_column, *PROMPT_COLUMNS) if name in rows.columns), None)
     if column is None:
         raise DataError(
             f"{spec} has the columns {', '.join(rows.columns)}, none of which is known to hold prompts; "

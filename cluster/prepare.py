@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from actors.eval_sets import EvalSet, load_eval_sets
 from actors.prompts import PromptSource
 from actors.rendering import load_tokenizer
 from actors.streaming import PromptStream, open_prompts
@@ -47,6 +48,8 @@ class Prepared:
     """The model that the engines load: `model_path`, or what the learner's quantisation makes of it."""
     tokenizer: PreTrainedTokenizerBase
     prompts: PromptSource | PromptStream
+    eval_sets: Sequence[EvalSet]
+    """What is evaluated while the run trains."""
 
     @property
     def needs_warm_start(self) -> bool:
@@ -98,7 +101,7 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
     base_path = config.model.path
     if base_path.startswith(BUILTIN):
         with display.phase(f"making {base_path}"):
-            base_path = _make_builtin_model(base_path, directory, config.seed)
+            base_path = make_builtin_model(base_path, directory.path, directory.logs, config.seed)
     with display.phase("reading data"):
         model = config.model
         tokenizer = load_tokenizer(base_path, model.chat_template, model.trust_remote_code, model.revision)
@@ -113,7 +116,7 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
     display.say(f"of the first {prompts.counts.rows} rows: {prompts.counts}" if config.data.streaming else str(prompts.counts))
     model_path = str(directory.path / "model") if config.learner.warm_start else base_path
     served_path = str(directory.path / "model_dequantised") if config.model.serve_quantized == "dequantized" else model_path
-    return Prepared(config, base_path, model_path, served_path, tokenizer, prompts)
+    return Prepared(config, base_path, model_path, served_path, tokenizer, prompts, training_sets(config, tokenizer, prompts))
 
 
 def try_golds(rewards: RewardsSection, prompts: PromptSource | PromptStream, display: RunDisplay) -> None:
@@ -133,15 +136,56 @@ def try_golds(rewards: RewardsSection, prompts: PromptSource | PromptStream, dis
             )
 
 
-def _make_builtin_model(name: str, directory: RunDirectory, seed: int) -> str:
+def training_sets(config: RunConfig, tokenizer: PreTrainedTokenizerBase, source: PromptSource | PromptStream) -> list[EvalSet]:
+    """What is evaluated while the run trains; nothing where `evaluation.steps` is 0."""
+    asked = config.evaluation
+    if not asked.steps:
+        return []
+    seed = config.seed if asked.seed is None else asked.seed
+    if not asked.data:
+        return [held_out_set(source, asked.max_prompts)]
+    return load_eval_sets(asked.data, config.data, tokenizer, max_prompts=asked.max_prompts, seed=seed)
+
+
+def held_out_set(source: PromptSource | PromptStream, max_prompts: int | None = None) -> EvalSet:
+    """The prompts that a run holds out.
+
+    Raises:
+        ConfigError: it holds none out.
+    """
+    prompts = source.eval_prompts()
+    if not prompts:
+        raise ConfigError("data.eval_samples is 0, so that no prompts are held out: name data sets by --data (evaluation.data)")
+    return EvalSet("held_out", prompts[:max_prompts])
+
+
+def model_to_serve(config: RunConfig, folder: Path, logs: Path) -> str:
+    """The model that the engines load to evaluate a run: what the run in `folder` has made of its base model, if it has made anything.
+
+    A `builtin:` model that is not there is made.
+    """
+    made = [folder / "model_dequantised"] * (config.model.serve_quantized == "dequantized")
+    made += [folder / "model"] * (config.learner.warm_start is not None)
+    there = next((path for path in made if path.exists()), None)
+    if there is not None or not config.model.path.startswith(BUILTIN):
+        return str(there or config.model.path)
+    return make_builtin_model(config.model.path, folder, logs, config.seed)
+
+
+def make_builtin_model(name: str, where: Path, logs: Path, seed: int) -> str:
+    """Make a `builtin:` model in `where`, unless it is there already, and return its folder.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
     if name != TINY_MODEL:
         raise ConfigError(f"model.path {name} is not known: the only model that is made on the spot is {TINY_MODEL}")
-    folder = directory.path / "base_model"
+    folder = where / "base_model"
     if not (folder / "config.json").exists():
         from learner.tiny_model import create_tiny_model
 
         # In a process of its own, so that the driver never imports torch.
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, spawn, initializer=redirect_output, initargs=(directory.logs / "prepare.log",)) as process:
+        with ProcessPoolExecutor(1, spawn, initializer=redirect_output, initargs=(logs / "prepare.log",)) as process:
             process.submit(create_tiny_model, folder, seed).result()
     return str(folder)

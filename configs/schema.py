@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from configs.data import DataSection
+from configs.evaluation import EvaluationSection
 from configs.model import QUANTISED_CANARY_TOLERANCE, ModelSection
 from configs.objective import ObjectiveSection
 from configs.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
@@ -214,6 +215,7 @@ class RunConfig(Section):
     rewards: RewardsSection = RewardsSection()
     learner: LearnerSection = LearnerSection()
     cluster: ClusterSection = ClusterSection()
+    evaluation: EvaluationSection = EvaluationSection()
     seed: int = 0
     out_dir: Path = Path("runs/rollcast")
 
@@ -261,6 +263,7 @@ class RunConfig(Section):
                 f"raise max_staleness or lower sync_every_steps"
             )
         self._rewards_suit_the_objective()
+        self._evaluation_can_be_done()
         if self.data.train_samples == 0 or self.data.train_samples < -1:
             raise ValueError(f"data.train_samples {self.data.train_samples} must be -1 (all rows) or positive")
         if self.data.streaming and self.learner.max_steps <= 0:
@@ -283,6 +286,22 @@ class RunConfig(Section):
                 f"actors.gpus_per_worker {self.actors.gpus_per_worker} must be a whole number above 1: it is the tensor-parallel size"
             )
         return self
+
+    def _evaluation_can_be_done(self) -> None:
+        evaluation, labels = self.evaluation, [spec.label for spec in self.rewards.functions]
+        if evaluation.reward is not None and evaluation.reward not in labels:
+            raise ValueError(
+                f"evaluation.reward {evaluation.reward} is not among the rewards {', '.join(labels)}; name one of them, or list it in rewards.functions"
+            )
+        if evaluation.steps % self.cluster.sync_every_steps:
+            raise ValueError(
+                f"evaluation.steps {evaluation.steps} is not divisible by cluster.sync_every_steps {self.cluster.sync_every_steps}: only an adapter "
+                "that the engines have can be evaluated; use a multiple"
+            )
+        if evaluation.steps and not evaluation.data and not self.data.eval_samples:
+            raise ValueError(
+                f"evaluation.steps {evaluation.steps} with data.eval_samples 0: there is nothing to evaluate on; set evaluation.data, or hold prompts out"
+            )
 
     def _rewards_suit_the_objective(self) -> None:
         if self.rewards.aggregation != "normalize_then_sum":

@@ -27,7 +27,23 @@ BASEMENT = {f"cluster.{name}" for name in ("errors", "logs", "metrics", "placeme
     "configs.model",
     "configs.schema",
 }
-ROOF = {f"cluster.{name}" for name in ("__main__", "compare", "doctor", "evaluate", "prepare", "score", "submit", "train")}
+ROOF = {
+    f"cluster.{name}"
+    for name in (
+        "__main__",
+        "compare",
+        "data",
+        "doctor",
+        "evaluate",
+        "prepare",
+        "run_evaluation",
+        "score",
+        "serving",
+        "submit",
+        "train",
+        "train_evaluation",
+    )
+}
 GROUND = BASEMENT | {"cluster.loop", "cluster.window", "configs.loading", "configs.recipes"}
 WITHOUT_RAY = {
     "cluster.errors",
