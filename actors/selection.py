@@ -47,12 +47,14 @@ class PromptCounts:
     """Rows that there are to train on, before anything is left out; of a stream: that were read."""
     outside_pass_rate: int = 0
     """Left out of training because their pass rate is not between `data.min_pass_rate` and `data.max_pass_rate`."""
+    not_sampled: int = 0
+    """Neither held out nor among the `data.train_samples`."""
     contaminated: Mapping[str, int] = field(default_factory=dict)
     """Evaluation set of `data.decontaminate` -> rows left out of training for it."""
 
     def __add__(self, other: PromptCounts) -> PromptCounts:
         names = {*self.contaminated, *other.contaminated}
-        summed = ("trained", "held_out", "too_long", "also_held_out", "rows", "outside_pass_rate")
+        summed = ("trained", "held_out", "too_long", "also_held_out", "rows", "outside_pass_rate", "not_sampled")
         return PromptCounts(
             **{name: getattr(self, name) + getattr(other, name) for name in summed},
             longest_tokens=max(self.longest_tokens, other.longest_tokens),
@@ -128,6 +130,7 @@ def select(data: DataSection, rows: Rows, eval_rows: Rows, parts: tuple[PartCoun
         longest_tokens=max(fitting.longest_tokens, held_out_fitting.longest_tokens),
         rows=len(rows),
         outside_pass_rate=filters.outside_pass_rate,
+        not_sampled=len(rows) - len(train) - (len(held_out) if eval_rows is rows else 0),
         contaminated=dict(filters.contaminated),
     )
     return Selection(
