@@ -313,15 +313,16 @@ class Engine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        return await self._add(job.token_ids, params)
+        return await self._add(job.token_ids, params, sampling.cache_salt)
 
-    async def _add(self, token_ids: Sequence[int], params: SamplingParams) -> tuple[str, RequestOutputCollector]:
+    async def _add(self, token_ids: Sequence[int], params: SamplingParams, cache_salt: str = "") -> tuple[str, RequestOutputCollector]:
         if self._adapter is None:
             raise RolloutError("the engine has no adapter yet, and never samples without one; call set_adapter first")
         name = str(next(self._names))
         self._running.add(name)
         try:
-            return name, await self._llm.add_request(name, tokens_input(list(token_ids)), params, lora_request=self._adapter)
+            prompt = tokens_input(list(token_ids), cache_salt=cache_salt or None)
+            return name, await self._llm.add_request(name, prompt, params, lora_request=self._adapter)
         except EngineDeadError:
             self._running.discard(name)
             raise self._death() from None

@@ -1,29 +1,23 @@
-"""Data sets on disk and on the hub -> rows of JSON values.
-
-JSON and CSV are read here rather than by `datasets`, for two reasons: its loaders turn texts that look like dates or
-numbers into dates and numbers, which changes gold answers, and they do not say in which line a file is broken. CSV has no
-types: its values stay text. Parquet is memory-mapped; hub data sets, and folders with named configurations, go through `datasets`.
-"""
+"""Data sets on disk and on the hub -> rows of JSON values. How files are read is `actors.files`, the hub `actors.hub`."""
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from actors.files import SUFFIXES, kind_of, read_table, records, split_files
+from actors.hub import load_with_datasets
 from cluster.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -61,10 +55,10 @@ class RecordRows:
 
     def row(self, index: int) -> dict[str, Any]:
         record = self.records[index]
-        return {column: _json_value(record.get(column)) for column in self.columns}
+        return {column: json_value(record.get(column)) for column in self.columns}
 
     def values(self, column: str, indices: Sequence[int]) -> list[Any]:
-        return [_json_value(self.records[index].get(column)) for index in indices]
+        return [json_value(self.records[index].get(column)) for index in indices]
 
     def place(self, index: int) -> str:
         return self.places[index]
@@ -85,10 +79,10 @@ class DatasetRows:
         return len(self.dataset)
 
     def row(self, index: int) -> dict[str, Any]:
-        return _json_value(self.dataset[index])
+        return json_value(self.dataset[index])
 
     def values(self, column: str, indices: Sequence[int]) -> list[Any]:
-        return _json_value(self.dataset.select_columns([column])[list(indices)][column])
+        return json_value(self.dataset.select_columns([column])[list(indices)][column])
 
     def place(self, index: int) -> str:
         return f"{self.name}, row {index}"
@@ -98,7 +92,7 @@ def load_rows(path: str, *, name: str | None = None, split: str = "train") -> Ro
     """Open a data set.
 
     Args:
-        path: a JSON, JSONL, CSV or Parquet file, a folder of them, or a hub id.
+        path: a JSON, JSONL, CSV, Parquet or Arrow file, a folder of them or of `save_to_disk`, or a hub id.
         name: configuration of a hub data set.
         split: which split. In a folder, files named after splits (`test.jsonl`, `data/train-00000.parquet`) make them; a
             local data set that has only one split gives that one, whatever is asked for.
@@ -107,18 +101,41 @@ def load_rows(path: str, *, name: str | None = None, split: str = "train") -> Ro
         DataError: there is no such data set, configuration, split or row; or a file is not what its name says (names file
             and line).
     """
-    local = Path(path).expanduser()
-    if local.is_dir() and name is None:
-        rows = _read_folder(local, split)
-    elif local.is_file():
-        rows = _read_files([local])
-    elif local.is_dir() or (_HUB_ID.fullmatch(path) and local.suffix not in SUFFIXES):
-        rows = _load_with_datasets(path, name, split)
-    else:
-        raise DataError(f"data set {path} does not exist{_near(local)}; give a file, a folder or a hub id such as openai/gsm8k")
+    files = local_files(path, name, split)
+    rows = DatasetRows(path, load_with_datasets(path, name, split)) if files is None else _read_files(files)
     if not len(rows):
         raise DataError(f"data set {path} is empty; it must have at least one row")
     return rows
+
+
+def local_files(path: str, name: str | None, split: str) -> list[Path] | None:
+    """The files of a local data set; None for one that `datasets` must find: on the hub, or a folder with named configurations.
+
+    Raises:
+        DataError: there is no such data set, or no such split.
+    """
+    local = Path(path).expanduser()
+    if local.is_dir() and name is None:
+        return _saved_files(local, split) or split_files(local, split)
+    if local.is_file():
+        return [local]
+    if not local.is_dir() and (not _HUB_ID.fullmatch(path) or local.suffix in SUFFIXES):
+        raise DataError(f"data set {path} does not exist{_near(local)}; give a file, a folder or a hub id such as openai/gsm8k")
+    return None
+
+
+def _saved_files(folder: Path, split: str) -> list[Path] | None:
+    """The Arrow files of a folder that `save_to_disk` wrote, in their order; None for another folder."""
+    splits = folder / "dataset_dict.json"
+    if splits.is_file():
+        names = json.loads(splits.read_text(encoding="utf-8"))["splits"]
+        if split not in names and len(names) > 1:
+            raise DataError(f"folder {folder} has no split {split!r}; it has {', '.join(names)}")
+        folder = folder / (split if split in names else names[0])
+    state = folder / "state.json"
+    if not state.is_file():
+        return None
+    return [folder / file["filename"] for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
 
 
 def _near(path: Path) -> str:
@@ -127,159 +144,39 @@ def _near(path: Path) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def _read_folder(folder: Path, split: str) -> Rows:
-    from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
-
-    try:
-        patterns = get_data_patterns(str(folder))
-        found = DataFilesDict.from_patterns(patterns, base_path=str(folder), allowed_extensions=list(SUFFIXES))
-    except (EmptyDatasetError, FileNotFoundError):
-        found = {}
-    files = {str(kind): sorted(map(Path, paths)) for kind, paths in found.items()}
-    files = {kind: paths for kind, paths in files.items() if paths}
-    if not files:
-        there = ", ".join(sorted(file.name for file in folder.iterdir())[:10]) or "nothing"
-        raise DataError(f"folder {folder} holds no data ({there} there); put {', '.join(SUFFIXES)} files into it")
-    if split not in files and len(files) > 1:
-        raise DataError(f"folder {folder} has no split {split!r}; it has {', '.join(files)}")
-    return _read_files(files.get(split) or next(iter(files.values())))
-
-
 def _read_files(files: Sequence[Path]) -> Rows:
-    kinds = {".json" if file.suffix == ".jsonl" else file.suffix for file in files}
-    if len(kinds) > 1:
-        raise DataError(f"folder {files[0].parent} mixes {' and '.join(sorted(kinds))} files; keep one kind, or name one file")
-    kind = kinds.pop()
-    if kind == ".parquet":
-        return _read_parquet(files)
-    if kind not in SUFFIXES:
-        raise DataError(f"{files[0]} is of no kind that can be read; convert it to one of {', '.join(SUFFIXES)}")
+    if kind_of(files) in (".parquet", ".arrow"):
+        return _read_tables(files)
     columns: dict[str, None] = {}
-    records: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     places: list[str] = []
     for file in files:
-        for line, record in _csv_records(file) if kind == ".csv" else _json_records(file):
+        for place, record in records(file):
             columns.update(dict.fromkeys(record))
-            records.append(record)
-            places.append(f"{file}:{line}")
-    return RecordRows(tuple(columns), records, places)
+            found.append(record)
+            places.append(place)
+    return RecordRows(tuple(columns), found, places)
 
 
-def _read_parquet(files: Sequence[Path]) -> Rows:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _read_tables(files: Sequence[Path]) -> Rows:
     from datasets import Dataset, concatenate_datasets
 
-    parts = []
-    for file in files:
-        try:
-            parts.append(Dataset(pq.read_table(file, memory_map=True)))
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{file} is not a readable Parquet file: {error}") from None
-    return DatasetRows(str(files[0]) if len(files) == 1 else str(files[0].parent), concatenate_datasets(parts))
+    name = str(files[0]) if len(files) == 1 else str(files[0].parent)
+    return DatasetRows(name, concatenate_datasets([Dataset(read_table(file)) for file in files]))
 
 
-def _text_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a UTF-8 file, without a byte order mark at its start."""
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise DataError(f"{file}:1:1: the file begins with a UTF-16 byte order mark (BOM); save it as UTF-8")
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                column = len(line[: error.start].decode("utf-8")) + 1
-                raise DataError(f"{file}:{number}:{column}: byte 0x{line[error.start]:02x} is not UTF-8; save the file as UTF-8") from None
-
-
-def _json_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of JSON Lines, or of one JSON list of objects, with the line (in a list: the place) of each."""
-    lines = _text_lines(file)
-    filled = ((number, line) for number, line in lines if line.strip())
-    number, first = next(filled, (1, ""))
-    if first.lstrip().startswith("["):
-        rest = "".join(line for _, line in lines)
-        yield from _json_list(file, "\n" * (number - 1) + first + rest)
-        return
-    if first:
-        yield number, _json_object(file, number, first)
-    for number, line in filled:
-        yield number, _json_object(file, number, line)
-
-
-def _json_object(file: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}:{number}:{error.colno}: not JSON: {error.msg}; every line must be one JSON object") from None
-    if not isinstance(record, dict):
-        raise DataError(f'{file}:{number}: {_shown(record)} is not a JSON object; every line must be one, such as {{"prompt": ...}}')
-    return record
-
-
-def _json_list(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        records = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}:{error.lineno}:{error.colno}: not JSON: {error.msg}; the file must be one list of objects") from None
-    for place, record in enumerate(records, start=1):
-        if not isinstance(record, dict):
-            raise DataError(f"{file}: entry {place} of the list, {_shown(record)}, is not a JSON object; every entry must be one")
-        yield place, record
-
-
-def _csv_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.DictReader((line for _, line in _text_lines(file)), strict=True)
-    try:
-        for record in reader:
-            if None in record or None in record.values():
-                wanted = len(reader.fieldnames or ())
-                raise DataError(
-                    f"{file}:{reader.line_num}: the row does not have the {wanted} fields of the header; quote fields that hold commas"
-                )
-            yield reader.line_num, record
-    except csv.Error as error:
-        raise DataError(f"{file}:{reader.reader.line_num}: not CSV: {error}; quote fields that hold commas, quotes or line ends") from None
-
-
-def _load_with_datasets(path: str, name: str | None, split: str) -> Rows:
-    import datasets
-    from datasets.exceptions import DatasetNotFoundError
-
-    called = f"data set {path}" + (f", configuration {name}" if name else "")
-    try:
-        dataset = datasets.load_dataset(path, name, split=split)
-    except DatasetNotFoundError:
-        raise DataError(f"{called}: neither a local file nor a data set that you can read on the hub; check its name, or log in") from None
-    except RuntimeError as error:
-        if "script" not in str(error):
-            raise
-        raise DataError(f"{called} is a loader script, which is not executed; download its files and give their folder") from None
-    except ValueError as error:
-        raise DataError(f"{called}, split {split}: {error}") from None
-    except (ConnectionError, OSError) as error:
-        raise DataError(f"{called}: {error}; connect to the hub once to fill the cache, or give local files") from None
-    return DatasetRows(path, dataset)
-
-
-def _json_value(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """The same value in JSON's types: rewards run in other processes, and rows travel there as JSON."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, dict):
-        return {str(key): _json_value(part) for key, part in value.items()}
+        return {str(key): json_value(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_json_value(part) for part in value]
+        return [json_value(part) for part in value]
     if isinstance(value, (datetime, date, time)):
         return value.isoformat()
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return str(value)
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."

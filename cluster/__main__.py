@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 
 from cluster.commands.convert import convert
+from cluster.commands.data import data
+from cluster.commands.evaluate import evaluate
 from cluster.commands.options import TAKES_SETTINGS
 from cluster.commands.report import report
 from cluster.commands.score import score
@@ -29,8 +31,12 @@ def rollcast() -> None:
 
 app.command(context_settings=TAKES_SETTINGS)(train)
 app.command(context_settings=TAKES_SETTINGS)(convert)
+app.command()(evaluate)
 app.command()(score)
 app.command()(report)
+
+
+app.add_typer(data, name="data")
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ def write_completions(folder: Path, step: int, groups: Sequence[ScoredGroup], bo
     """One Parquet file for a step: a row a completion, with its row of the data set, each reward and outcome and the policy versions."""
     rows: list[dict[str, Any]] = []
     for group, table in zip(groups, bodies, strict=True):
-        rows += _completion_rows(step, group, RolloutGroup(table))
+        rows += completion_rows(step, group, RolloutGroup(table))
     file = folder / f"step-{step:06d}.parquet"
     pq.write_table(table_of(rows), file)
     return file
@@ -48,7 +48,8 @@ def _array(values: list[Any]) -> pa.Array:
         return pa.array([None if value is None else json.dumps(value, ensure_ascii=False) for value in values])
 
 
-def _completion_rows(step: int, group: ScoredGroup, body: RolloutGroup) -> list[dict[str, Any]]:
+def completion_rows(step: int, group: ScoredGroup, body: RolloutGroup) -> list[dict[str, Any]]:
+    """A row a completion, with the columns that `write_completions` writes."""
     scores = group.scores
     data = {f"{DATA_PREFIX}{name}" if name in COMPLETION_COLUMNS else name: value for name, value in body.columns.items()}
     texts, finish_reasons = body.texts_G, body.finish_reasons_G

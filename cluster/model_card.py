@@ -20,7 +20,7 @@ def model_card(config: RunConfig, summary: dict[str, Any]) -> str:
     rewards = ", ".join(f"{spec.name} (weight {spec.weight:g})" for spec in config.rewards.functions)
     return (
         f"{front}\n# LoRA adapter of {config.model.path}\n\n"
-        f"Trained by GRPO with rollcast on `{config.data.path}`; rewards: {rewards}.\n\n"
+        f"Trained by GRPO with rollcast on `{config.data.source}`; rewards: {rewards}.\n\n"
         f"| | |\n|---|---|\n{lines}\n\n"
         f"The tokenizer beside it holds the chat template that was used in training; use it for inference as well.\n\n"
         f"## Settings\n\n```yaml\n{dump_config(config)}```\n"

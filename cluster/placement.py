@@ -66,31 +66,31 @@ class Placement:
         return sum(role.count * role.gpus for role in self.roles)
 
 
-def roles(config: RunConfig) -> Placement:
-    """What a run needs, before anything is known of the cluster."""
-    actors, learner, rewards = config.actors, config.learner, config.rewards
+def roles(config: RunConfig, learner: bool = True) -> Placement:
+    """What a run needs, before anything is known of the cluster; without `learner`, what serving its model needs."""
+    actors, training, rewards = config.actors, config.learner, config.rewards
     return Placement(
         rollouts=Role("rollout", actors.num_workers, actors.cpus_per_worker, actors.gpus_per_worker),
-        learners=Role("learner", learner.ranks, learner.cpus_per_rank, learner.gpus_per_rank),
+        learners=Role("learner", training.ranks if learner else 0, training.cpus_per_rank, training.gpus_per_rank),
         rewards=Role("reward", rewards.num_workers, rewards.cpus_per_worker, 0.0),
         nodes={},
     )
 
 
-def place(config: RunConfig, nodes: list[Node]) -> Placement:
-    """Fit every process into a node, largest first.
+def place(config: RunConfig, nodes: list[Node], learner: bool = True) -> Placement:
+    """Fit every process into a node, largest first; without `learner`, those that serve its model.
 
     Raises:
         PlacementError: naming the role, what it asks for, what there is, and what to lower.
     """
-    need = roles(config)
+    need = roles(config, learner)
     have_gpus, have_cpus = sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)
     remedy = "lower actors.num_workers, learner.ranks or the gpus_per_* of the roles, or add nodes"
     if need.gpus > have_gpus + 1e-9:
-        asked = ", ".join(f"{role.count} x {role.gpus:g} for {role.name}" for role in need.roles if role.gpus)
+        asked = ", ".join(f"{role.count} x {role.gpus:g} for {role.name}" for role in need.roles if role.count * role.gpus)
         raise PlacementError(f"the run asks for {need.gpus:g} GPUs ({asked}) but the cluster has {have_gpus:g}: {remedy}")
     if need.cpus > have_cpus + 1e-9:
-        asked = ", ".join(f"{role.count} x {role.cpus:g} for {role.name}" for role in need.roles if role.cpus)
+        asked = ", ".join(f"{role.count} x {role.cpus:g} for {role.name}" for role in need.roles if role.count * role.cpus)
         raise PlacementError(
             f"the run asks for {need.cpus:g} CPU cores ({asked}) but the cluster has {have_cpus:g}: lower the cpus_per_* of the roles, or add nodes"
         )

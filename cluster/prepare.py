@@ -5,25 +5,32 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.prompts import PromptSource, load_tokenizer
+from actors.eval_sets import EvalSet, load_eval_sets
+from actors.prompts import PromptSource
+from actors.rendering import load_tokenizer
+from actors.streaming import PromptStream, open_prompts
 from cluster.errors import ConfigError
 from cluster.logs import redirect_output
 from cluster.progress import RunDisplay
 from cluster.run_dir import RunDirectory
-from configs.schema import BUILTIN, RunConfig
+from configs.schema import BUILTIN, RewardsSection, RunConfig
 from learner.quantised import require_bitsandbytes
+from rewards.golds import check_golds, require_readable_golds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from learner.group import LearnerGroup
+
+TRIED_GOLDS = 64
+"""Gold answers that are read before anything starts."""
 
 TINY_MODEL = f"{BUILTIN}tiny_qwen2"
 
@@ -40,7 +47,9 @@ class Prepared:
     served_path: str
     """The model that the engines load: `model_path`, or what the learner's quantisation makes of it."""
     tokenizer: PreTrainedTokenizerBase
-    prompts: PromptSource
+    prompts: PromptSource | PromptStream
+    eval_sets: Sequence[EvalSet]
+    """What is evaluated while the run trains."""
 
     @property
     def needs_warm_start(self) -> bool:
@@ -61,6 +70,7 @@ class Prepared:
         """Fine-tune the base model on the demonstrations of the training rows; its result appears whole or not at all."""
         settings = self.config.learner.warm_start
         assert settings is not None
+        assert isinstance(self.prompts, PromptSource)  # the configuration refuses a warm start on a stream
         rows = self.prompts.demonstrations(settings.demonstration_column)
         with _whole(self.model_path) as unfinished:
             await learner.warm_start(self.base_path, rows, unfinished, display.warm_start)
@@ -91,11 +101,11 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
     base_path = config.model.path
     if base_path.startswith(BUILTIN):
         with display.phase(f"making {base_path}"):
-            base_path = _make_builtin_model(base_path, directory, config.seed)
+            base_path = make_builtin_model(base_path, directory.path, directory.logs, config.seed)
     with display.phase("reading data"):
         model = config.model
         tokenizer = load_tokenizer(base_path, model.chat_template, model.trust_remote_code, model.revision)
-        prompts = PromptSource(
+        prompts = open_prompts(
             config.data,
             tokenizer,
             seed=config.seed,
@@ -103,22 +113,79 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
             epochs=None if config.learner.max_steps > 0 else config.learner.num_train_epochs,
             reward_names=[spec.name for spec in config.rewards.functions],
         )
-    counts = prompts.counts
-    display.say(f"{counts.trained} prompts to train on, {counts.held_out} held out, {counts.too_long} left out as too long")
+    display.say(f"of the first {prompts.counts.rows} rows: {prompts.counts}" if config.data.streaming else str(prompts.counts))
     model_path = str(directory.path / "model") if config.learner.warm_start else base_path
     served_path = str(directory.path / "model_dequantised") if config.model.serve_quantized == "dequantized" else model_path
-    return Prepared(config, base_path, model_path, served_path, tokenizer, prompts)
+    return Prepared(config, base_path, model_path, served_path, tokenizer, prompts, training_sets(config, tokenizer, prompts))
 
 
-def _make_builtin_model(name: str, directory: RunDirectory, seed: int) -> str:
+def try_golds(rewards: RewardsSection, prompts: PromptSource | PromptStream, display: RunDisplay) -> None:
+    """Let the rewards read the gold answers of the first prompts.
+
+    Raises:
+        DataError: a reward can read none of them.
+        RewardError: a reward cannot be loaded.
+    """
+    with display.phase("reading gold answers"):
+        checks = check_golds(rewards, [prompt.columns for prompt in prompts.first_prompts(TRIED_GOLDS)])
+    require_readable_golds(checks)
+    for check in checks:
+        if check.unreadable:
+            display.say(
+                f"reward {check.reward} cannot read {len(check.unreadable)} of the first {check.checked} gold answers, such as {check.shown[0]}"
+            )
+
+
+def training_sets(config: RunConfig, tokenizer: PreTrainedTokenizerBase, source: PromptSource | PromptStream) -> list[EvalSet]:
+    """What is evaluated while the run trains; nothing where `evaluation.steps` is 0."""
+    asked = config.evaluation
+    if not asked.steps:
+        return []
+    seed = config.seed if asked.seed is None else asked.seed
+    if not asked.data:
+        return [held_out_set(source, asked.max_prompts)]
+    return load_eval_sets(asked.data, config.data, tokenizer, max_prompts=asked.max_prompts, seed=seed)
+
+
+def held_out_set(source: PromptSource | PromptStream, max_prompts: int | None = None) -> EvalSet:
+    """The prompts that a run holds out.
+
+    Raises:
+        ConfigError: it holds none out.
+    """
+    prompts = source.eval_prompts()
+    if not prompts:
+        raise ConfigError("data.eval_samples is 0, so that no prompts are held out: name data sets by --data (evaluation.data)")
+    return EvalSet("held_out", prompts[:max_prompts])
+
+
+def model_to_serve(config: RunConfig, folder: Path, logs: Path) -> str:
+    """The model that the engines load to evaluate a run: what the run in `folder` has made of its base model, if it has made anything.
+
+    A `builtin:` model that is not there is made.
+    """
+    made = [folder / "model_dequantised"] * (config.model.serve_quantized == "dequantized")
+    made += [folder / "model"] * (config.learner.warm_start is not None)
+    there = next((path for path in made if path.exists()), None)
+    if there is not None or not config.model.path.startswith(BUILTIN):
+        return str(there or config.model.path)
+    return make_builtin_model(config.model.path, folder, logs, config.seed)
+
+
+def make_builtin_model(name: str, where: Path, logs: Path, seed: int) -> str:
+    """Make a `builtin:` model in `where`, unless it is there already, and return its folder.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
     if name != TINY_MODEL:
         raise ConfigError(f"model.path {name} is not known: the only model that is made on the spot is {TINY_MODEL}")
-    folder = directory.path / "base_model"
+    folder = where / "base_model"
     if not (folder / "config.json").exists():
         from learner.tiny_model import create_tiny_model
 
         # In a process of its own, so that the driver never imports torch.
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, spawn, initializer=redirect_output, initargs=(directory.logs / "prepare.log",)) as process:
+        with ProcessPoolExecutor(1, spawn, initializer=redirect_output, initargs=(logs / "prepare.log",)) as process:
             process.submit(create_tiny_model, folder, seed).result()
     return str(folder)

@@ -69,6 +69,9 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = -1
+    cache_salt: str = ""
+    """Completions share what an engine has read of prompts only with those of the same salt. Evaluations have their own: what a training
+    prompt finds in the cache, and with it the last bits of what is sampled, must not depend on them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ class RaySession:
     config: RunConfig
     log_dir: Path
     namespace: str
+    learner: bool = True
+    """Whether a learner will be placed; a model is served without one."""
     dashboard_url: str = ""
     _folder: Path | None = None
     _owner: IO[str] | None = None
@@ -77,7 +79,7 @@ class RaySession:
             for node in ray.nodes()
             if node["Alive"]
         ]
-        return place(self.config, nodes)
+        return place(self.config, nodes, self.learner)
 
     def _start_local(self) -> None:
         # Ray's sockets live in this folder and a socket's path may have 107 characters: it must be short.
@@ -87,7 +89,7 @@ class RaySession:
         self._authenticate(self._folder)
         import ray
 
-        need = roles(self.config)
+        need = roles(self.config, self.learner)
         with suppress(FileNotFoundError):
             self._check_shared_memory()
         context = ray.init(

@@ -22,9 +22,17 @@ class MetricSinks:
     _gauges: dict[str, Any] = field(default_factory=dict)
 
     def emit(self, step: int, metrics: Mapping[str, float]) -> None:
+        """What a step was."""
+        self._emit(step, {"time": time.time()}, metrics)
+
+    def emit_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """What an evaluation of the policy after a step gave: a line of its own, as it may come when later steps are done."""
+        self._emit(step, {}, metrics)
+
+    def _emit(self, step: int, extra: Mapping[str, float], metrics: Mapping[str, float]) -> None:
         if self._jsonl is None:
             self._jsonl = (self.folder / "metrics.jsonl").open("a", buffering=1)
-        self._jsonl.write(json.dumps({"step": step, "time": time.time(), **metrics}) + "\n")
+        self._jsonl.write(json.dumps({"step": step, **extra, **metrics}) + "\n")
         self._emit_events(step, metrics)
         if self.ray_metrics:
             self._emit_gauges(metrics)

@@ -16,15 +16,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from actors.eval_sets import EvalSet
 from actors.pool import RolloutPool
 from cluster import checkpoint
 from cluster.checkpoint import Commit
 from cluster.completions import write_completions
 from cluster.errors import CheckpointError, LearnerError, NonFiniteError, RollcastError, StoppedError
-from cluster.evaluate import Evaluation, evaluate
+from cluster.evaluate import EvaluationPlan, evaluate
 from cluster.loop import LoopSettings, Snapshot, StepRecord, TrainLoop
+from cluster.measurement import Evaluation
 from cluster.model_card import model_card
-from cluster.prepare import Prepared, prepare
+from cluster.prepare import Prepared, prepare, try_golds
 from cluster.progress import RunDisplay
 from cluster.records import Sampling, ScoredGroup
 from cluster.report import leave_report
@@ -33,6 +35,7 @@ from cluster.session import RaySession
 from cluster.sinks import MetricSinks, truncate_metrics
 from cluster.starting_adapter import with_starting_adapter
 from cluster.step_metrics import Busy, RunTotals, advice, run_summary
+from cluster.train_evaluation import EvaluatingRollouts
 from cluster.window import Window
 from configs.loading import dump_config
 from configs.schema import RunConfig
@@ -63,6 +66,7 @@ def run_training(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
             validate(rewards)
             prepared = prepare(config, directory, display)
             validate(rewards, prepared.prompts.canary_prompt().columns)
+            try_golds(rewards, prepared.prompts, display)
             with RaySession(config, directory.logs, namespace=f"rollcast-{directory.path.name}") as session:
                 session.placement()
                 run = TrainingRun(config, directory, display, prepared, commit, session)
@@ -105,6 +109,7 @@ class TrainingRun:
     rollouts: RolloutPool = field(init=False)
     rewards: RewardPool = field(init=False)
     learner: LearnerGroup = field(init=False)
+    evaluating: EvaluatingRollouts = field(init=False)
     total_steps: int = field(init=False)
     _first_cursor: dict[str, Any] = field(default_factory=dict)
     _loop: TrainLoop | None = None
@@ -120,9 +125,21 @@ class TrainingRun:
         try:
             self._first_cursor = self.prepared.prompts.cursor()
             await self._start_roles()
+            self.evaluating = EvaluatingRollouts(
+                self.rollouts,
+                self.rewards,
+                self.config,
+                self.prepared.eval_sets,
+                self.directory.path / "evaluations",
+                self.sinks,
+                self.display.say,
+            )
             before = await self._evaluate("before")
             reason = await self._train()
-            after = await self._evaluate("after") if reason in ("finished", "data exhausted") else None
+            after = None
+            if reason in ("finished", "data exhausted"):
+                await self.evaluating.finish()
+                after = await self._evaluate("after")
             return await self._finish(reason, before, after)
         except asyncio.CancelledError:
             raise StoppedError(f"{self._stop_reason or 'cancelled'}: run the same command again to go on from the last commit") from None
@@ -138,10 +155,11 @@ class TrainingRun:
     def _total_steps(self) -> int:
         if self.config.learner.max_steps > 0:
             return self.config.learner.max_steps
-        steps = int(self.config.learner.num_train_epochs * len(self.prepared.prompts)) // self.config.groups_per_step
+        prompts = self.prepared.prompts.counts.trained
+        steps = int(self.config.learner.num_train_epochs * prompts) // self.config.groups_per_step
         if steps == 0:
             raise RollcastError(
-                f"{len(self.prepared.prompts)} prompts make no step of {self.config.groups_per_step} prompts: lower learner.train_batch_size "
+                f"{prompts} prompts make no step of {self.config.groups_per_step} prompts: lower learner.train_batch_size "
                 "or set learner.max_steps"
             )
         return steps
@@ -197,6 +215,8 @@ class TrainingRun:
         )
 
     async def _close_roles(self) -> None:
+        if hasattr(self, "evaluating"):
+            await self.evaluating.cancel()
         closing = [role.close() for name in ("rollouts", "rewards", "learner") if (role := getattr(self, name, None)) is not None]
         await asyncio.gather(*closing, return_exceptions=True)
 
@@ -209,7 +229,8 @@ class TrainingRun:
         if when == "before" and self.commit is not None and file.exists():
             return Evaluation.model_validate_json(file.read_text())
         with self.display.phase(f"greedy evaluation {when} training on {len(prompts)} held-out prompts"):
-            found = await evaluate(self.rollouts, self.rewards, prompts, self.config.actors.max_completion_length, self._step)
+            held_out, plan = EvalSet("held_out", prompts), EvaluationPlan.greedy(self.config)
+            found = (await evaluate(self.rollouts, self.rewards, held_out, plan, self._step)).evaluation
         self.directory.write(file.name, found.model_dump_json())
         self.display.say(f"held-out accuracy {when} training: {found.accuracy:.3f}")
         return found
@@ -226,6 +247,7 @@ class TrainingRun:
             self.totals.begin(await self._busy())
             try:
                 with self.display.phase("training"), self.display.steps(self._step, self.total_steps):
+                    await self.evaluating.catch_up(self._step)
                     return await self._loop.run()
             except NonFiniteError:
                 raise
@@ -256,7 +278,7 @@ class TrainingRun:
             top_k=config.actors.top_k,
         )
         settings = LoopSettings(self.total_steps, sampling, config.seed, config.cluster.sync_every_steps, config.cluster.save_steps)
-        return TrainLoop(self.prepared.prompts, self.rollouts, self.rewards, self.learner, window, settings, self._on_step, self._commit)
+        return TrainLoop(self.prepared.prompts, self.evaluating, self.rewards, self.learner, window, settings, self._on_step, self._commit)
 
     def _stored_groups(self, commit: Commit) -> list[ScoredGroup]:
         import ray
@@ -315,6 +337,7 @@ class TrainingRun:
             "phase_s": {name: round(seconds, 2) for name, seconds in self.display.seconds.items()},
             "rollout_workers_replaced": self.rollouts.restarts,
             "rewards": asdict(self.rewards.status()),
+            "data": asdict(self.prepared.prompts.counts),
         }
         (adapter / "README.md").write_text(model_card(self.config, summary))
         file = self.directory.write_summary(summary)

@@ -11,39 +11,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from configs.data import DataSection
+from configs.evaluation import EvaluationSection
 from configs.model import QUANTISED_CANARY_TOLERANCE, ModelSection
 from configs.objective import ObjectiveSection
 from configs.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 BUILTIN = "builtin:"
 """Prefix of `model.path` and `data.path` values that rollcast makes on the spot instead of loading."""
-
-
-class DataSection(Section):
-    """Which prompts are trained on, and which are held out."""
-
-    path: str
-    """A JSON, JSONL, CSV or Parquet file, a folder of them, a hub id, or `builtin:addition`."""
-    name: str | None = None
-    """Configuration name of a hub data set."""
-    split: str = "train"
-    """Split to train on."""
-    prompt_column: str = "prompt"
-    """Column that holds the prompt: a string, or a list of chat messages."""
-    system_prompt: str | None = None
-    """Put before every prompt as a system message."""
-    max_prompt_length: PositiveInt = 512
-    """Prompts longer than this many tokens are left out and counted."""
-    train_samples: int = -1
-    """Use this many rows, a seeded subset; -1 uses all."""
-    shuffle: bool = True
-    """Shuffle with the run's seed, anew every epoch."""
-    eval_path: str | None = None
-    """Data set for held-out accuracy. Without it, `eval_samples` rows are held out from the training data."""
-    eval_split: str = "test"
-    """Split of `eval_path` on a hub; a local file has only `train`."""
-    eval_samples: NonNegativeInt = 100
-    """How many held-out prompts are evaluated before and after training; 0 switches evaluation off."""
 
 
 class ActorsSection(Section):
@@ -240,6 +215,7 @@ class RunConfig(Section):
     rewards: RewardsSection = RewardsSection()
     learner: LearnerSection = LearnerSection()
     cluster: ClusterSection = ClusterSection()
+    evaluation: EvaluationSection = EvaluationSection()
     seed: int = 0
     out_dir: Path = Path("runs/rollcast")
 
@@ -287,8 +263,18 @@ class RunConfig(Section):
                 f"raise max_staleness or lower sync_every_steps"
             )
         self._rewards_suit_the_objective()
+        self._evaluation_can_be_done()
         if self.data.train_samples == 0 or self.data.train_samples < -1:
             raise ValueError(f"data.train_samples {self.data.train_samples} must be -1 (all rows) or positive")
+        if self.data.streaming and self.learner.max_steps <= 0:
+            raise ValueError(
+                "learner.max_steps is not given and data.streaming is on: the rows of a stream are not counted, so that epochs have no length; "
+                "set learner.max_steps"
+            )
+        if self.data.streaming and self.learner.warm_start is not None:
+            raise ValueError(
+                "learner.warm_start with data.streaming: it goes over all demonstrations; run it apart, or set data.streaming: false"
+            )
         if self.learner.max_steps == 0 or self.learner.max_steps < -1:
             raise ValueError(f"learner.max_steps {self.learner.max_steps} must be -1 (from num_train_epochs) or positive")
         if self.model.attn_implementation == "flex_attention" and not self.learner.gpus_per_rank:
@@ -300,6 +286,22 @@ class RunConfig(Section):
                 f"actors.gpus_per_worker {self.actors.gpus_per_worker} must be a whole number above 1: it is the tensor-parallel size"
             )
         return self
+
+    def _evaluation_can_be_done(self) -> None:
+        evaluation, labels = self.evaluation, [spec.label for spec in self.rewards.functions]
+        if evaluation.reward is not None and evaluation.reward not in labels:
+            raise ValueError(
+                f"evaluation.reward {evaluation.reward} is not among the rewards {', '.join(labels)}; name one of them, or list it in rewards.functions"
+            )
+        if evaluation.steps % self.cluster.sync_every_steps:
+            raise ValueError(
+                f"evaluation.steps {evaluation.steps} is not divisible by cluster.sync_every_steps {self.cluster.sync_every_steps}: only an adapter "
+                "that the engines have can be evaluated; use a multiple"
+            )
+        if evaluation.steps and not evaluation.data and not self.data.eval_samples:
+            raise ValueError(
+                f"evaluation.steps {evaluation.steps} with data.eval_samples 0: there is nothing to evaluate on; set evaluation.data, or hold prompts out"
+            )
 
     def _rewards_suit_the_objective(self) -> None:
         if self.rewards.aggregation != "normalize_then_sum":

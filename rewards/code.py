@@ -93,6 +93,9 @@ class Code(TextReward):
     def check_host(self) -> None:
         self._runner.check(["python"])  # a compiler is missed by the first row of C++
 
+    def gold_columns(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("verification_info",)
+
     def check_columns(self, columns: Collection[str]) -> None:
         require_columns(self.__name__, ["verification_info"], columns)
 

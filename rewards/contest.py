@@ -107,6 +107,9 @@ class IOICode(_ContestReward):
     def check_host(self) -> None:
         self._runner.check(["cpp"])
 
+    def gold_columns(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("grader_files", "test_cases")
+
     def check_columns(self, columns: Collection[str]) -> None:
         require_columns(self.__name__, ["id", "grader_files", "time_limit", "memory_limit", "score_precision", "test_cases"], columns)
 
@@ -194,6 +197,9 @@ class CodeforcesCode(_ContestReward):
 
     def check_host(self) -> None:
         self._runner.check(["python"] if self._language == "python" else ["python", "cpp"])
+
+    def gold_columns(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("official_tests",)
 
     def check_columns(self, columns: Collection[str]) -> None:
         require_columns(self.__name__, ["official_tests", *([] if self._language else ["language"])], columns)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
-from typing import Literal, get_args
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 from cluster.errors import ConfigError
 from rewards.group_input import GroupInput
@@ -28,6 +28,9 @@ class _JudgedLength(PerCompletionReward):
         self.needs_token_ids = unit == "tokens"
         self._accuracy = Accuracy(answer_style, gold_column)
         self._accuracy.__name__ = self.__name__  # its errors name the reward that the user listed
+
+    def gold_columns(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+        return self._accuracy.gold_columns(columns)
 
     def check_columns(self, columns: Collection[str]) -> None:
         self._accuracy.check_columns(columns)

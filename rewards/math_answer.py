@@ -80,6 +80,9 @@ class Accuracy(TextReward):
             f"set gold_column in its params"
         )
 
+    def gold_columns(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+        return (self.gold_column(columns),)
+
     def check_columns(self, columns: Collection[str]) -> None:
         self.gold_column(dict.fromkeys(columns))
 
@@ -138,6 +141,7 @@ class ReasoningAccuracy(Accuracy):
                 f"{self.__name__}: reasoning_delimiters {reasoning_delimiters!r} must be a list of texts; write it as [</think>]"
             )
         self._delimiters = tuple(reasoning_delimiters)
+        self.gold_probe = self._delimiters[0]
 
     def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
         ends = [text.rindex(delimiter) + len(delimiter) for delimiter in self._delimiters if delimiter in text]

@@ -39,6 +39,13 @@ class PerCompletionReward(ABC):
     def grade(self, group: GroupInput, index: int) -> Grade:
         """Judge completion `index` of the group."""
 
+    gold_probe = ""
+    """A completion without an answer: a reward with a gold says `unparsable_gold` of it exactly where the gold cannot be read."""
+
+    def gold_columns(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+        """Which of these columns say what is right; none for a reward that compares with nothing."""
+        return ()
+
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise RewardError, naming what there is, where data with these columns cannot be judged."""
         return

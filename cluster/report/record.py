@@ -15,12 +15,10 @@ import numpy as np
 import yaml
 
 from cluster.errors import RunDirectoryError
+from cluster.statistics import Interval, wilson
 
 INTERRUPTED_S = 5.0
 """A step's line that comes so much later than its `step_time` explains follows an interruption."""
-
-Z_95 = 1.959964
-"""Quantile of the normal distribution for a two-sided interval of 95 %."""
 
 
 class Metric(NamedTuple):
@@ -28,13 +26,6 @@ class Metric(NamedTuple):
 
     steps: np.ndarray
     values: np.ndarray
-
-
-class Interval(NamedTuple):
-    """Both ends included."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -157,15 +148,6 @@ def _interruptions(metrics: Mapping[str, Metric]) -> tuple[int, ...]:
     steps, times = metrics["time"]
     standstill_s = np.diff(times) - metrics["step_time"].values[1:]
     return tuple(int(step) for step in steps[1:][standstill_s > INTERRUPTED_S])
-
-
-def wilson(share: float, count: int) -> Interval:
-    """The 95 % score interval of a share of `count` (Wilson 1927, JASA 22), which also holds near 0 and 1 and for small counts."""
-    squared = Z_95 * Z_95
-    centre = share + squared / (2 * count)
-    half = Z_95 * math.sqrt(share * (1 - share) / count + squared / (4 * count * count))
-    scale = 1 + squared / count
-    return Interval(max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
 
 
 def _held_out(file: Path) -> HeldOut | None:

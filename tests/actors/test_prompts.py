@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from actors.prompts import EVAL_EPOCH, PromptSource, load_tokenizer, render_demonstration
+from actors.prompts import EVAL_EPOCH, PromptSource, render_demonstration
+from actors.rendering import load_tokenizer
 from cluster.errors import CheckpointError, DataError
 from cluster.records import Prompt, PromptId
-from configs.schema import DataSection
+from configs.data import DataSection
 from learner.tiny_model import build_tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -187,7 +188,10 @@ def test_when_every_prompt_is_too_long_the_shortest_length_is_said(tmp_path: Pat
 
 def test_a_missing_column_lists_those_there_are(tmp_path: Path):
     message = refusal(tmp_path, [{"question": "1+1?", "answer": "2"}])
-    assert message == "data.prompt_column 'prompt' is not in the data; the columns there are question, answer"
+    assert message == (
+        "data.prompt_column 'prompt' is not in the data; the columns there are question, answer; "
+        "correct the key, or give columns other names with data.columns: {theirs: ours}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from cluster.__main__ import app
 from cluster.errors import RunDirectoryError
 from cluster.report import leave_report, write_report
 from cluster.report.charts import BOTTOM, LEFT, RIGHT, TOP
-from cluster.report.record import wilson
 from cluster.run_dir import RunDirectory
 from cluster.sinks import truncate_metrics
+from cluster.statistics import wilson
 from tests.cluster.pages import Page
 from tests.cluster.run_directories import change_metrics, log_completions, log_steps, make_run, metrics_of
 

@@ -209,8 +209,8 @@ def test_all_faults_are_listed_at_once(tmp_path: Path):
 
 
 def test_a_missing_key_is_named_with_its_meaning(tmp_path: Path):
-    message = refusal(written(tmp_path, "model: {path: x}\ndata: {name: main}\n"))
-    assert "data.path: not given, and there is no default; add `path: ...` (A JSON, JSONL" in message
+    message = refusal(written(tmp_path, "model: {dtype: float32}\ndata: {path: x}\n"))
+    assert "model.path: not given, and there is no default; add `path: ...` (A hub id, a local folder" in message
 
 
 @pytest.mark.parametrize(

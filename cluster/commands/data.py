@@ -1,0 +1,51 @@
+"""`rollcast data`, and `rollcast data pass-rate`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from cluster.commands.options import TAKES_SETTINGS, Accelerate
+
+
+class _ShowByDefault(TyperGroup):
+    """`rollcast data CONFIG` is `rollcast data show CONFIG`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+data = typer.Typer(cls=_ShowByDefault, no_args_is_help=True, help="Look at the data of a run before it starts: `rollcast data CONFIG`.")
+
+Config = Annotated[
+    str, typer.Argument(help="YAML file of the run, such as configs/quickstart.yaml, or a recipe of TRL, Open-R1, MedicalGPT.")
+]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings over the file: data.max_prompt_length=1024.")]
+
+
+@data.command(context_settings=TAKES_SETTINGS)
+def show(
+    config: Config,
+    overrides: Overrides = None,
+    accelerate: Accelerate = None,
+    examples: Annotated[int, typer.Option(min=0, help="Show so many prompts as the model reads them.")] = 3,
+    golds: Annotated[int, typer.Option(min=1, help="Read the gold answers of so many prompts.")] = 1000,
+) -> None:
+    """Show counts, lengths, rendered prompts, gold answers that cannot be read, and warnings. Starts neither Ray nor a GPU.
+
+    Ends with exit code 1 where a run would be refused for its gold answers.
+    """
+    import logging
+
+    from cluster.convert import load_run
+    from cluster.data import show_data
+
+    logging.getLogger("actors").setLevel(logging.ERROR)  # its warnings are shown below the tables
+    console = Console(soft_wrap=True)
+    if not show_data(load_run([config, *(overrides or [])], accelerate, console), examples, golds, console):
+        raise typer.Exit(1)

@@ -1,0 +1,53 @@
+"""The answer that a completion ends with, as text: what completions that vote are grouped by."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_TEXT_COMMAND = re.compile(r"\\(?:text|mbox|mathrm)\s*\{([^}]*)\}")
+_SPACING = re.compile(r"\\[,;:! ]|\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|[$\s]")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+def final_answer(text: str) -> str:
+    """What stands in the last `\\boxed{}`, else in the first `<answer>` tag, else behind the last `####`, else the last number of the text, else
+    all of it; in one spelling: without `\\text`, spaces, dollars, commas between thousands and a full stop at the end, in lower case.
+
+    Example: `final_answer("so $x = \\\\boxed{1,024}$.") == "1024"`.
+    """
+    return _one_spelling(_last_box(text) or _tagged(text) or _marked(text) or _last_number(text) or text)
+
+
+def _last_box(text: str) -> str:
+    start = text.rfind("\\boxed{") + len("\\boxed{")
+    if start < len("\\boxed{"):
+        return ""
+    depth = 1
+    for end in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            return text[start:end]
+    return ""
+
+
+def _tagged(text: str) -> str:
+    found = _ANSWER_TAG.search(text)
+    return found[1] if found else ""
+
+
+def _marked(text: str) -> str:
+    return text.rpartition("####")[2] if "####" in text else ""
+
+
+def _last_number(text: str) -> str:
+    numbers = _NUMBER.findall(text)
+    return numbers[-1] if numbers else ""
+
+
+def _one_spelling(answer: str) -> str:
+    plain = _TEXT_COMMAND.sub(r"\1", unicodedata.normalize("NFKC", answer))
+    plain = _SPACING.sub("", plain).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").lower()
+    return _THOUSANDS.sub("", plain).rstrip(".,")
