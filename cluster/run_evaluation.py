@@ -7,14 +7,12 @@ import json
 import os
 import signal
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from actors.eval_sets import EvalSet, load_eval_sets
 from actors.prompts import PromptSource, load_tokenizer
@@ -22,8 +20,9 @@ from cluster import checkpoint
 from cluster.adapters import able_to_serve
 from cluster.convert import load_run
 from cluster.errors import ConfigError, RunDirectoryError, StoppedError
-from cluster.evaluate import Answers, EvaluationPlan, evaluate, write_answers
-from cluster.measurement import WEIGHTED_SUM, Evaluation
+from cluster.evaluate import EvaluationPlan, evaluate, write_answers
+from cluster.evaluation_table import evaluation_table, remarks
+from cluster.measurement import Answers, Evaluation
 from cluster.prepare import held_out_set, model_to_serve
 from cluster.serving import Serving, serving
 from cluster.session import RaySession
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 
 BASE = "none"
 """Stands for no adapter."""
-
-TRUNCATED_WARNING = 0.1
 
 
 def load_target(target: str, overrides: Sequence[str], console: Console) -> tuple[RunConfig, Path | None]:
@@ -156,9 +153,9 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
         "sets": [each.model_dump(mode="json") for each in evaluations],
     }
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    console.print(table_of_evaluations({"": evaluations}))
-    for line in remarks({"": evaluations}):
-        console.print(line, style="yellow", markup=False, highlight=False)
+    console.print(evaluation_table(evaluations))
+    for line in remarks(evaluations):
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(f"completions and summary: {output}", markup=False, highlight=False, soft_wrap=True)
     return evaluations
 
@@ -206,58 +203,3 @@ def until_stopped(work: Coroutine[Any, Any, list[Answers]]) -> list[Answers]:
             raise StoppedError("stopped by a signal: nothing was written; run the same command again") from None
 
     return asyncio.run(main())
-
-
-def table_of_evaluations(by_model: dict[str, Sequence[Evaluation]]) -> Table:
-    """A row a model and data set."""
-    flat = [found for evaluations in by_model.values() for found in evaluations]
-    ks = sorted({k for found in flat for k in found.pass_at})
-    voted = any(found.majority for found in flat)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    headings = [*(["model"] if len(by_model) > 1 else []), "data set", "prompts", *dict.fromkeys(_mean_heading(found) for found in flat)]
-    for heading in (*headings, *(f"pass@{k}" for k in ks), *(["majority"] if voted else []), "tokens", "truncated"):
-        table.add_column(heading, justify="left" if heading in ("model", "data set") else "right")
-    for name, evaluations in by_model.items():
-        for found in evaluations:
-            means = [shown(found) if _mean_heading(found) == heading else "" for heading in dict.fromkeys(map(_mean_heading, flat))]
-            passed = [_estimate(found.pass_at.get(k)) for k in ks]
-            majority = [_estimate(found.majority)] if voted else []
-            cells = [found.name, str(found.prompts), *means, *passed, *majority, f"{found.mean_length:.0f}", f"{found.truncated:.1%}"]
-            table.add_row(*([name] if len(by_model) > 1 else []), *cells)
-    return table
-
-
-def _mean_heading(found: Evaluation) -> str:
-    name = "reward" if found.judge == WEIGHTED_SUM else found.judge
-    return f"{name}, greedy" if found.temperature == 0 else f"{name}, avg@{found.num_generations}"
-
-
-def shown(found: Evaluation) -> str:
-    """`0.512 [0.47, 0.55]`."""
-    if not found.prompts or found.interval is None:
-        return "-"
-    return f"{found.accuracy:.3f} [{found.interval[0]:.3f}, {found.interval[1]:.3f}]"
-
-
-def _estimate(found: Any) -> str:
-    return "" if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-
-def remarks(by_model: dict[str, Sequence[Evaluation]]) -> Iterator[str]:
-    """What a reader of the table must know: what was left out, what failed, what was cut off."""
-    for name, evaluations in by_model.items():
-        for found in evaluations:
-            where = ", ".join(part for part in (name, found.name) if part)
-            left_out = {
-                "longer than data.max_prompt_length": found.too_long,
-                "refused by the engines": found.refused,
-                f"that {found.judge} cannot judge": found.unjudged,
-            }
-            for why, count in left_out.items():
-                if count:
-                    yield f"{where}: {count} prompts {why} are left out"
-            failed = sum(found.outcomes.get(found.judge, {}).get(outcome, 0) for outcome in ("timeout", "crashed", "invalid"))
-            if failed:
-                yield f"{where}: {failed} completions could not be judged (timeout, crash or invalid value) and count as wrong"
-            if found.truncated > TRUNCATED_WARNING:
-                yield f"{where}: {found.truncated:.0%} of the completions were cut off; raise actors.max_completion_length"
