@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,6 +18,7 @@ from actors.eval_sets import EvalSet, load_eval_sets
 from actors.prompts import PromptSource, load_tokenizer
 from cluster import checkpoint
 from cluster.adapters import able_to_serve
+from cluster.contestants import chat_template_of
 from cluster.convert import load_run
 from cluster.errors import ConfigError, RunDirectoryError, StoppedError
 from cluster.evaluate import EvaluationPlan, evaluate, write_answers
@@ -34,8 +35,9 @@ from rewards.registry import resolve
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BASE = "none"
-"""Stands for no adapter."""
+Found = TypeVar("Found")
+
+NO_ADAPTER = "none"
 
 
 def load_target(target: str, overrides: Sequence[str], console: Console) -> tuple[RunConfig, Path | None]:
@@ -58,7 +60,7 @@ def adapter_to_evaluate(config: RunConfig, run: Path | None, asked: str | None) 
     Raises:
         ConfigError: there is none.
     """
-    if asked == BASE:
+    if asked == NO_ADAPTER:
         return None
     if asked is not None:
         return Path(asked).absolute()
@@ -72,31 +74,6 @@ def adapter_to_evaluate(config: RunConfig, run: Path | None, asked: str | None) 
             f"{run} holds no adapter yet, neither a result nor a checkpoint; give --adapter PATH, or --adapter none for its base model"
         )
     return found
-
-
-def chat_template_of(config: RunConfig, folders: Sequence[Path]) -> str | None:
-    """The chat template for all: the run's own, else the one that is saved with adapters or models.
-
-    Raises:
-        ConfigError: they are saved with different ones, and none is given.
-    """
-    if config.model.chat_template is not None:
-        return config.model.chat_template
-    found = {text: folder for folder in folders if (text := _saved_template(folder)) is not None}
-    if len(found) > 1:
-        first, second, *_ = found.values()
-        raise ConfigError(
-            f"{first} and {second} are saved with different chat templates, and all must be asked the same: give one as model.chat_template=FILE"
-        )
-    return next(iter(found), None)
-
-
-def _saved_template(folder: Path) -> str | None:
-    if (folder / "chat_template.jinja").exists():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    settings = folder / "tokenizer_config.json"
-    template = json.loads(settings.read_text()).get("chat_template") if settings.exists() else None
-    return template if isinstance(template, str) else None
 
 
 def open_sets(config: RunConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[EvalSet]:
@@ -129,9 +106,9 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
         RollcastError: of the kind that says what failed.
     """
     plan = EvaluationPlan.of(config)
-    logs = _open_output(output, config)
+    logs = open_output(output, config)
     model_path = model_to_serve(config, run or output, logs)
-    served_config = able_to_serve(_of_model(config, model_path), [adapter])
+    served_config = able_to_serve(of_model(config, model_path), [adapter])
     template = chat_template_of(config, [adapter] if adapter else [])
     tokenizer = load_tokenizer(model_path, template, config.model.trust_remote_code, served_config.model.revision)
     sets = open_sets(config, tokenizer, output / "data")
@@ -160,14 +137,14 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
     return evaluations
 
 
-def _of_model(config: RunConfig, model_path: str) -> RunConfig:
+def of_model(config: RunConfig, model_path: str) -> RunConfig:
     """The run with the model that the engines load in the place of its own: adapters are compared with that one's shapes."""
     if model_path == config.model.path:
         return config
     return config.model_copy(update={"model": config.model.model_copy(update={"path": model_path, "revision": None})})
 
 
-def _open_output(output: Path, config: RunConfig) -> Path:
+def open_output(output: Path, config: RunConfig) -> Path:
     """Make the folder, write the settings, and return the folder of logs."""
     try:
         (output / "logs").mkdir(parents=True, exist_ok=True)
@@ -185,14 +162,14 @@ async def ask_set(served: Serving, asked: EvalSet, plan: EvaluationPlan, console
         return await evaluate(served.rollouts, served.rewards, asked, plan, 0, on_done=lambda: progress.advance(bar))
 
 
-def until_stopped(work: Coroutine[Any, Any, list[Answers]]) -> list[Answers]:
+def until_stopped(work: Coroutine[Any, Any, Found]) -> Found:
     """Run to the end. SIGINT and SIGTERM end it as well, and what it has started with it.
 
     Raises:
         StoppedError: it was ended by a signal.
     """
 
-    async def main() -> list[Answers]:
+    async def main() -> Found:
         task = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
