@@ -10,6 +10,7 @@ from rich.console import Console
 from cluster.commands.convert import convert
 from cluster.commands.merge import merge
 from cluster.commands.options import TAKES_SETTINGS
+from cluster.commands.push import push
 from cluster.commands.report import report
 from cluster.commands.score import score
 from cluster.commands.train import train
@@ -33,6 +34,7 @@ app.command(context_settings=TAKES_SETTINGS)(convert)
 app.command()(score)
 app.command()(report)
 app.command()(merge)
+app.command()(push)
 
 
 def main() -> None:
