@@ -11,7 +11,9 @@ from cluster.commands.compare import compare
 from cluster.commands.convert import convert
 from cluster.commands.data import data
 from cluster.commands.evaluate import evaluate
+from cluster.commands.merge import merge
 from cluster.commands.options import TAKES_SETTINGS
+from cluster.commands.push import push
 from cluster.commands.report import report
 from cluster.commands.score import score
 from cluster.commands.train import train
@@ -36,8 +38,8 @@ app.command()(evaluate)
 app.command()(compare)
 app.command()(score)
 app.command()(report)
-
-
+app.command()(merge)
+app.command()(push)
 app.add_typer(data, name="data")
 
 

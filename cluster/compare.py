@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from actors.eval_sets import EvalSet
-from actors.prompts import load_tokenizer
+from actors.rendering import load_tokenizer
 from cluster.adapters import able_to_serve
 from cluster.comparison import ComparedSet, compare_set, comparison_table, summary_of
 from cluster.completions import table_of

@@ -97,6 +97,10 @@ class CheckpointError(RollcastError):
     """A checkpoint is missing, damaged, or belongs to another run."""
 
 
+class HubError(RollcastError):
+    """The hub cannot be reached, or does not let this token do what was asked."""
+
+
 class StoppedError(RollcastError):
     """A signal ended the run before it could commit anything, or a second one did not let it."""
 

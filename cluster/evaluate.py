@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.eval_sets import EvalSet
-from cluster.completions import completion_rows, table_of
+from cluster.completions import group_rows, table_of
 from cluster.errors import ConfigError, DataError, PoisonPromptError, RolloutError
 from cluster.loop import Rewards, Rollouts
 from cluster.measurement import ANSWER_JUDGES, RIGHT, WEIGHTED_SUM, Answers, Evaluation, Sampled, judge_of, measure
@@ -127,7 +127,7 @@ def answer_rows(answers: Answers) -> list[dict[str, Any]]:
 
 
 def _rows(one: Sampled, evaluation: Evaluation) -> list[dict[str, Any]]:
-    rows = completion_rows(evaluation.min_policy_version, ScoredGroup(None, one.summary, one.scores), one.body)
+    rows = group_rows(evaluation.min_policy_version, ScoredGroup(None, one.summary, one.scores), one.body)
     values_G = one.values_G(evaluation.judge) or (None,) * len(rows)
     answers_G = [
         final_answer(text) if answer == RIGHT_ANSWER else answer for answer, text in zip(one.answers_G, one.body.texts_G, strict=True)

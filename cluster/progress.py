@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from cluster.completions_table import completions_table
 
 SHOWN = (
     ("reward", "train/reward", "{:.3f}"),
@@ -51,6 +53,11 @@ class RunDisplay:
         self.say(f"[{began - self._started:6.1f} s] {name} ...")
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+    def completions(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table of completions, above the live panel where there is one."""
+        if rows:
+            self._console.print(completions_table(rows), soft_wrap=False)
 
     def warm_start(self, progress: Any) -> None:
         """Show how far the supervised warm start is; `progress` has step, total_steps and loss."""

@@ -371,3 +371,5 @@ class StepReport:
     """Already reduced over ranks, under the names of docs/metrics.md."""
     train_s: float
     tokens: int
+    advantages: Mapping[tuple[PromptId, int], tuple[float | None, ...]] = field(default_factory=dict)
+    """Of each group by its prompt and attempt: the advantages of its completions, None where no reward applies."""

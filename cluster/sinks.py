@@ -1,13 +1,16 @@
-"""One emit, every sink: JSONL always, TensorBoard events, Ray metrics for Prometheus."""
+"""One emit, every sink: JSONL and Ray metrics (for Prometheus) always, TensorBoard events and W&B where the run asks for them."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+
+from cluster.wandb_sink import WandbSink
+from configs.schema import RunConfig
 
 
 @dataclass
@@ -17,9 +20,22 @@ class MetricSinks:
     folder: Path
     run_name: str
     ray_metrics: bool = True
+    tensorboard: bool = True
+    wandb: WandbSink | None = None
     _jsonl: IO[str] | None = None
     _events: Any = None
     _gauges: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, config: RunConfig, folder: Path) -> MetricSinks:
+        """The sinks of a run.
+
+        Raises:
+            ConfigError: W&B refuses the run.
+        """
+        report_to = config.cluster.report_to
+        wandb = WandbSink.open(config, folder) if "wandb" in report_to else None
+        return cls(folder, folder.name, tensorboard="tensorboard" in report_to, wandb=wandb)
 
     def emit(self, step: int, metrics: Mapping[str, float]) -> None:
         """What a step was."""
@@ -33,7 +49,10 @@ class MetricSinks:
         if self._jsonl is None:
             self._jsonl = (self.folder / "metrics.jsonl").open("a", buffering=1)
         self._jsonl.write(json.dumps({"step": step, **extra, **metrics}) + "\n")
-        self._emit_events(step, metrics)
+        if self.tensorboard:
+            self._emit_events(step, metrics)
+        if self.wandb is not None:
+            self.wandb.emit(step, metrics)
         if self.ray_metrics:
             self._emit_gauges(metrics)
 
@@ -57,11 +76,23 @@ class MetricSinks:
                 self._gauges[name].set_default_tags({"run": self.run_name})
             self._gauges[name].set(value)
 
-    def close(self) -> None:
+    def completions(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A few completions of a step, where a sink takes such."""
+        if self.wandb is not None:
+            self.wandb.completions(step, rows)
+
+    def summarise(self, values: Mapping[str, float]) -> None:
+        """What came of the whole run, where a sink takes such."""
+        if self.wandb is not None:
+            self.wandb.summarise(values)
+
+    def close(self, *, failed: bool = False) -> None:
         if self._jsonl is not None:
             self._jsonl.close()
         if self._events is not None:
             self._events.close()
+        if self.wandb is not None:
+            self.wandb.close(failed=failed)
 
 
 def truncate_metrics(file: Path, last_step: int) -> None:

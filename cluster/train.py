@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
+import sys
 from collections.abc import Awaitable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,14 +21,16 @@ from actors.eval_sets import EvalSet
 from actors.pool import RolloutPool
 from cluster import checkpoint
 from cluster.checkpoint import Commit
-from cluster.completions import write_completions
+from cluster.completions import completion_rows, write_completions
+from cluster.completions_table import chosen_rows
 from cluster.errors import CheckpointError, LearnerError, NonFiniteError, RollcastError, StoppedError
 from cluster.evaluate import EvaluationPlan, evaluate
 from cluster.loop import LoopSettings, Snapshot, StepRecord, TrainLoop
 from cluster.measurement import Evaluation
-from cluster.model_card import model_card
 from cluster.prepare import Prepared, prepare, try_golds
 from cluster.progress import RunDisplay
+from cluster.publish.background import HubUploads, open_hub
+from cluster.publish.folder import run_card
 from cluster.records import Sampling, ScoredGroup
 from cluster.report import leave_report
 from cluster.run_dir import Resume, RunDirectory
@@ -36,6 +39,7 @@ from cluster.sinks import MetricSinks, truncate_metrics
 from cluster.starting_adapter import with_starting_adapter
 from cluster.step_metrics import Busy, RunTotals, advice, run_summary
 from cluster.train_evaluation import EvaluatingRollouts
+from cluster.wandb_sink import require_wandb
 from cluster.window import Window
 from configs.loading import dump_config
 from configs.schema import RunConfig
@@ -47,6 +51,9 @@ from rewards.registry import resolve
 CANARY_TOKENS = 64
 """Most tokens of the sequence by which every sync is verified."""
 
+WHOLE = ("finished", "data exhausted")
+"""Reasons to end for which a run's adapter is its result."""
+
 
 def run_training(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
     """Run the whole of a training; returns what `summary.json` holds.
@@ -55,6 +62,8 @@ def run_training(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
         RollcastError: of the kind that says what failed; `summary.json` names it as the exit reason.
     """
     config = with_starting_adapter(config)
+    require_wandb(config)
+    repo_id = open_hub(config)
     with RunDirectory.open(config.out_dir, resume) as directory:
         directory.write("config.yaml", dump_config(config))
         display = RunDisplay(config.cluster.logging_steps)
@@ -69,7 +78,8 @@ def run_training(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
             try_golds(rewards, prepared.prompts, display)
             with RaySession(config, directory.logs, namespace=f"rollcast-{directory.path.name}") as session:
                 session.placement()
-                run = TrainingRun(config, directory, display, prepared, commit, session)
+                uploads = HubUploads.open(config, directory.path, repo_id, prepared.tokenizer, display.say)
+                run = TrainingRun(config, directory, display, prepared, commit, session, uploads)
                 summary = asyncio.run(run.run())
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -104,6 +114,7 @@ class TrainingRun:
     prepared: Prepared
     commit: Commit | None
     session: RaySession
+    uploads: HubUploads | None
     totals: RunTotals = field(default_factory=RunTotals)
     sinks: MetricSinks = field(init=False)
     rollouts: RolloutPool = field(init=False)
@@ -120,7 +131,7 @@ class TrainingRun:
         """Start the roles, train, evaluate, write; everything that was started is closed again."""
         self._listen_for_signals()
         asyncio.get_running_loop().set_exception_handler(self._log_stray_error)
-        self.sinks = MetricSinks(self.directory.path, self.directory.path.name)
+        self.sinks = MetricSinks.open(self.config, self.directory.path)
         self.total_steps = self._total_steps()
         try:
             self._first_cursor = self.prepared.prompts.cursor()
@@ -137,15 +148,17 @@ class TrainingRun:
             before = await self._evaluate("before")
             reason = await self._train()
             after = None
-            if reason in ("finished", "data exhausted"):
+            if reason in WHOLE:
                 await self.evaluating.finish()
                 after = await self._evaluate("after")
             return await self._finish(reason, before, after)
         except asyncio.CancelledError:
             raise StoppedError(f"{self._stop_reason or 'cancelled'}: run the same command again to go on from the last commit") from None
         finally:
-            self.sinks.close()
             await self._close_roles()
+            if self.uploads is not None:
+                await self.uploads.close()
+            self.sinks.close(failed=sys.exc_info()[0] is not None)
 
     def _log_stray_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Errors of calls that nobody waits for any more, as to a worker that is being closed, belong into a log and not on the terminal."""
@@ -310,7 +323,17 @@ class TrainingRun:
         logged = record.groups[: self.config.cluster.logged_groups_per_step]
         if logged:
             bodies = await asyncio.gather(*(_fetch(group.body) for group in logged))
-            await asyncio.to_thread(write_completions, self.directory.path / "completions", record.step, logged, bodies)
+            rows = completion_rows(record.step, logged, bodies, record.report.advantages)
+            await asyncio.to_thread(write_completions, self.directory.path / "completions", record.step, rows)
+            self._show_completions(record.step, rows)
+
+    def _show_completions(self, step: int, rows: list[dict[str, Any]]) -> None:
+        settings = self.config.cluster
+        if not settings.log_completions or (step % settings.logging_steps and step != self.total_steps):
+            return
+        chosen = chosen_rows(rows, settings.num_completions_to_print, unique_prompts=settings.log_unique_prompts)
+        self.display.completions(chosen)
+        self.sinks.completions(step, chosen)
 
     async def _commit(self, snapshot: Snapshot) -> None:
         """Write one commit: the learner's state by its ranks, the rest here."""
@@ -319,7 +342,9 @@ class TrainingRun:
         bodies = await asyncio.gather(*(_fetch(group.body) for group in snapshot.ready))
         await asyncio.to_thread(checkpoint.write_groups, folder / "ready", snapshot.ready, bodies)
         state = {"step": snapshot.step, "cursor": snapshot.cursor, "window": snapshot.window, "model": self.config.model.path}
-        await asyncio.to_thread(checkpoint.finish, folder, state, self.config.cluster.save_total_limit)
+        final = await asyncio.to_thread(checkpoint.finish, folder, state, self.config.cluster.save_total_limit)
+        if self.uploads is not None and snapshot.step < self.total_steps:
+            self.uploads.after_save(snapshot.step, final / "learner" / "adapter")
 
     async def _finish(self, reason: str, before: Evaluation | None, after: Evaluation | None) -> dict[str, Any]:
         """Write the final adapter with its tokenizer and card, and the summary; say where they are."""
@@ -339,9 +364,13 @@ class TrainingRun:
             "rewards": asdict(self.rewards.status()),
             "data": asdict(self.prepared.prompts.counts),
         }
-        (adapter / "README.md").write_text(model_card(self.config, summary))
         file = self.directory.write_summary(summary)
+        (adapter / "README.md").write_text(run_card(self.directory.path, self.config))
         report = await asyncio.to_thread(leave_report, self.directory.path, self.display.say)
+        self.sinks.summarise({name: summary[name] for name in ("accuracy_before", "accuracy_after") if summary[name] is not None})
+        if self.uploads is not None:
+            summary["hub"] = await self.uploads.finish(self._step, whole=reason in WHOLE)
+            self.directory.write_summary(summary)
         self._say_summary(summary, file, report)
         return summary
 

@@ -15,6 +15,7 @@ from configs.data import DataSection
 from configs.evaluation import EvaluationSection
 from configs.model import QUANTISED_CANARY_TOLERANCE, ModelSection
 from configs.objective import ObjectiveSection
+from configs.reporting import ReportingSection
 from configs.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 BUILTIN = "builtin:"
@@ -177,7 +178,7 @@ class LearnerSection(ObjectiveSection):
     """Supervised training before GRPO; none when not given."""
 
 
-class ClusterSection(Section):
+class ClusterSection(ReportingSection):
     """Ray, the loop and what is written."""
 
     address: str = "auto"
@@ -204,6 +205,14 @@ class ClusterSection(Section):
     """Start Ray without token authentication: anyone who reaches its ports can run code as you."""
     max_learner_restarts: NonNegativeInt = 2
     """How often the learner group may be made again from the last commit."""
+
+    @model_validator(mode="after")
+    def _completions_can_be_shown(self) -> ClusterSection:
+        if self.log_completions and not self.logged_groups_per_step:
+            raise ValueError(
+                "log_completions with logged_groups_per_step 0: those that are written are shown; raise it, or leave log_completions out"
+            )
+        return self
 
 
 class RunConfig(Section):

@@ -123,7 +123,8 @@ class LearnerGroup:
         started = time.monotonic()
         groups = sorted(groups, key=lambda group: (group.summary.prompt_id, group.summary.attempt))
         penalties_PG, kl = await self._kl_penalties(groups) if self._config.learner.kl_in_reward else (None, {})
-        advantages_PG, denominators = self._advantages(groups, penalties_PG)
+        estimated_PG = self._estimated(groups, penalties_PG)
+        advantages_PG, denominators = self._advantages(groups, estimated_PG)
         parts = self._split(groups, advantages_PG)
         reports: list[RankReport] = await self._settle(
             [
@@ -139,6 +140,10 @@ class LearnerGroup:
             metrics=self._metrics(groups, reports, step, kl),
             train_s=time.monotonic() - started,
             tokens=tokens,
+            advantages={
+                (group.summary.prompt_id, group.summary.attempt): advantages_G
+                for group, advantages_G in zip(groups, estimated_PG, strict=True)
+            },
         )
 
     async def adapter(self) -> tuple[AdapterManifest, Any]:
@@ -237,20 +242,25 @@ class LearnerGroup:
         beta = self._config.learner.beta
         return [[beta * value for value in sums_G] for sums_G in sums_PG], {"kl": Mean(sum(map(sum, sums_PG)), float(tokens))}
 
+    def _estimated(
+        self, groups: Sequence[ScoredGroup], penalties_PG: Sequence[Sequence[float]] | None = None
+    ) -> list[tuple[float | None, ...]]:
+        learner = self._config.learner
+        return step_advantages(groups, learner.scale_rewards, estimator=learner.advantage_estimator, penalties_PG=penalties_PG)
+
     def _advantages(
-        self, groups: Sequence[ScoredGroup], penalties_PG: Sequence[Sequence[float]] | None
+        self, groups: Sequence[ScoredGroup], advantages_PG: Sequence[tuple[float | None, ...]]
     ) -> tuple[list[tuple[float | None, ...]], Denominators]:
         """Advantages, None where a completion need not be computed, and the counts that the loss is divided by."""
         learner = self._config.learner
-        advantages_PG = step_advantages(groups, learner.scale_rewards, estimator=learner.advantage_estimator, penalties_PG=penalties_PG)
         masked_PG = [group.summary.truncated_G for group in groups] if learner.mask_truncated_completions else _nothing_masked(groups)
         denominators = Denominators.of(
             [group.summary.completion_tokens_G for group in groups], advantages_PG, masked_PG, self._config.actors.max_completion_length
         )
-        advantages_PG = [without_masked(advantages_G, masked_G) for advantages_G, masked_G in zip(advantages_PG, masked_PG, strict=True)]
+        kept_PG = [without_masked(advantages_G, masked_G) for advantages_G, masked_G in zip(advantages_PG, masked_PG, strict=True)]
         if not learner.weighs_every_completion:
-            advantages_PG = [without_zeros(advantages_G) for advantages_G in advantages_PG]
-        return advantages_PG, denominators
+            kept_PG = [without_zeros(advantages_G) for advantages_G in kept_PG]
+        return kept_PG, denominators
 
     def _split(self, groups: Sequence[ScoredGroup], advantages_PG: Sequence[Sequence[float | None]]) -> list[list[int]]:
         """Which groups each rank computes."""

@@ -35,6 +35,7 @@ ROOF = {
         "data",
         "doctor",
         "evaluate",
+        "merge",
         "prepare",
         "run_evaluation",
         "score",

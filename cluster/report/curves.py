@@ -131,6 +131,12 @@ def draw_sections(runs: Sequence[RunRecord]) -> list[Section]:
     return [section for section in found if section.charts]
 
 
+def charts_titled(run: RunRecord, titles: Sequence[str]) -> list[Chart]:
+    """Charts of one run by their titles, in that order; those that it has not are left out."""
+    specs = {spec.title: spec for _, specs in SECTIONS for spec in specs if isinstance(spec, Curve)}
+    return [chart for title in titles if (chart := _one_run(specs[title], run)) is not None]
+
+
 def _others(runs: Sequence[RunRecord]) -> Iterator[Curve]:
     known = [*ALSO_KNOWN, *(pattern for _, specs in SECTIONS for spec in specs if isinstance(spec, Curve) for _, pattern in spec.lines)]
     names = sorted({name for run in runs for name in run.metrics})

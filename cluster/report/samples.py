@@ -24,7 +24,7 @@ FOLDED_CHARACTERS, FOLDED_LINES = 600, 12
 DATA_CHARACTERS, DATA_COLUMNS = 600, 8
 UNREADABLE_TRIES = 5
 _STEP = re.compile(r"step-(\d+)\.parquet")
-_OWN_COLUMNS = frozenset({*COMPLETION_COLUMNS, "advantage"})
+_OWN_COLUMNS = frozenset(COMPLETION_COLUMNS)
 
 
 @dataclass(frozen=True)

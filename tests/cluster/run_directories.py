@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.completions import write_completions
+from cluster.completions import completion_rows, write_completions
 from cluster.evaluate import Evaluation
 from cluster.records import Outcome, RewardColumn, ScoredGroup, Scores
 from cluster.run_dir import RunDirectory
@@ -80,7 +80,8 @@ def log_completions(
     scored: list[Outcome] = ["scored"] * len(texts_G)
     column = RewardColumn(values_G, tuple(outcomes_G or scored))
     scores = Scores(group.prompt_id, 0, values_G, {reward: column}, 0.1)
-    return write_completions(folder / "completions", step, [ScoredGroup(None, summary_of(group), scores)], [group.table])
+    rows = completion_rows(step, [ScoredGroup(None, summary_of(group), scores)], [group.table], {})
+    return write_completions(folder / "completions", step, rows)
 
 
 def summary_with(exit_reason: str, steps: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.completions import table_of, write_completions
+from cluster.completions import completion_rows, table_of, write_completions
 from cluster.records import GroupSummary, PromptId, RewardColumn, ScoredGroup, Scores
 from tests.rewards.groups import rollout_group
 
@@ -45,7 +45,7 @@ def of_a_run(tmp_path: Path) -> Path:
         summary = GroupSummary(PromptId(0, index), 0, 2, (2, 2), (False, False), 0, 0, "rollout-0", 0.1)
         groups.append(ScoredGroup(None, summary, scores))
         bodies.append(body.table)
-    return write_completions(tmp_path, 3, groups, bodies)
+    return write_completions(tmp_path, 3, completion_rows(3, groups, bodies, {}))
 
 
 def test_the_completions_of_a_run_are_scored_again(of_a_run: Path, tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""`rollcast push`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def push(
+    source: Annotated[Path, typer.Argument(help="Run directory, or the folder of an adapter or a merged model.")],
+    repo_id: Annotated[str, typer.Option("--repo-id", help="Repository: user/name, or a name alone for the token's own user.")],
+    merged: Annotated[bool, typer.Option("--merged", help="Push the run's merged model instead of its adapter; merges first.")] = False,
+    adapter: Annotated[Path | None, typer.Option(help="Push this adapter of the run, such as a checkpoint's, instead of its last.")] = None,
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Of a repository that is made for it; default: the account's setting.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to; made where there is none.")] = None,
+    message: Annotated[str, typer.Option(help="Message of the commit.")] = "Push by rollcast",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files that would be pushed, and push nothing.")] = False,
+) -> None:
+    """Push an adapter or a merged model to a hub, with card, settings, curves and report. The token is HF_TOKEN's."""
+    from cluster.push import collect, show
+    from cluster.push import push as push_files
+
+    console = Console(soft_wrap=True, highlight=False)
+    files = collect(source, merged=merged, adapter=adapter, console=console)
+    show(files, console)
+    if dry_run:
+        console.print(f"dry run: nothing was pushed to {repo_id}", markup=False)
+        return
+    push_files(files, repo_id, private=private, revision=revision, message=message, console=console)

@@ -1,0 +1,91 @@
+"""The way to a hub, by huggingface_hub. HF_TOKEN and HF_ENDPOINT count; what goes wrong is told with its remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import HubError
+
+REMEDY_TOKEN = "export HF_TOKEN with a token that may write (https://huggingface.co/settings/tokens), or run `hf auth login`"
+
+
+def open_repository(repo_id: str, *, private: bool | None = None, revision: str | None = None) -> str:
+    """Make the repository and the branch where there are none; returns the full id, with the token's user where none was given.
+
+    Raises:
+        HubError: no token, no right to write there, no such hub, or no network.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    if get_token() is None:
+        raise HubError(f"no token to push to {repo_id}: a hub takes files of known users alone; {REMEDY_TOKEN}")
+    api = HfApi()
+    with _told(api, repo_id):
+        user = api.whoami()["name"]
+        full = repo_id if "/" in repo_id else f"{user}/{repo_id}"
+        api.create_repo(full, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(full, branch=revision, exist_ok=True)
+    return full
+
+
+def upload(files: Mapping[str, Path | bytes], repo_id: str, *, message: str, revision: str | None = None) -> str:
+    """Upload files as one commit; returns the address where they are.
+
+    Args:
+        files: name in the repository -> file, or its content.
+        repo_id: an open repository.
+
+    Raises:
+        HubError: as of `open_repository`.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi()
+    with _told(api, repo_id):
+        additions = [CommitOperationAdd(name, content) for name, content in files.items()]
+        api.create_commit(repo_id, additions, commit_message=message, revision=revision)
+    return f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision else "")
+
+
+@contextmanager
+def _told(api: Any, repo_id: str) -> Iterator[None]:
+    """Everything that a hub may answer, as one error that says what to do."""
+    from httpx2 import HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except HFValidationError as error:
+        raise HubError(f"{repo_id!r} is no name of a repository: {str(error).splitlines()[0]}; write user/name") from None
+    except OfflineModeIsEnabled:
+        raise HubError(f"HF_HUB_OFFLINE is set, and pushing to {repo_id} needs a hub; unset it") from None
+    except HfHubHTTPError as error:
+        raise HubError(_refusal(error, api.endpoint, repo_id)) from None
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        if isinstance(cause, HfHubHTTPError):
+            raise HubError(_refusal(cause, api.endpoint, repo_id)) from None
+        reason = next(iter(str(cause).strip().splitlines()), "") or type(cause).__name__
+        raise HubError(
+            f"{api.endpoint} does not answer ({type(cause).__name__}: {reason}): pushing to {repo_id} needs the network; "
+            "look at the connection, the proxy and HF_ENDPOINT, and push again"
+        ) from None
+
+
+def _refusal(error: Any, endpoint: str, repo_id: str) -> str:
+    status = error.response.status_code if error.response is not None else None
+    said = (error.server_message or str(error)).strip().splitlines()
+    reason = f"{endpoint} answers {status}: {said[0] if said else 'no reason given'}"
+    if status == 401:
+        return f"{reason}. The token is not valid there; {REMEDY_TOKEN}"
+    if status == 403:
+        return f"{reason}. The token may not write to {repo_id}: give it the right to write, or push to a repository of its user with --repo-id"
+    if status == 404:
+        return f"{reason}. There is no {repo_id} that this token can see; look at --repo-id and --revision"
+    if status is not None and (status == 429 or status >= 500):
+        return f"{reason}. The hub is overloaded or out of order; push again later"
+    return f"{reason}. Pushing to {repo_id} was refused; look at the reason, and push again"
