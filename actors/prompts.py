@@ -258,9 +258,9 @@ class PromptSource:
 
     def _split(self) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers to train on, and to hold out."""
-        order = _permutation(len(self._rows), self._seed, _SUBSET_STREAM)
+        order = permutation(len(self._rows), self._seed, _SUBSET_STREAM)
         if self._eval_rows is not self._rows:
-            held_out = _permutation(len(self._eval_rows), self._seed, _SUBSET_STREAM)[: self._data.eval_samples]
+            held_out = permutation(len(self._eval_rows), self._seed, _SUBSET_STREAM)[: self._data.eval_samples]
         else:
             held_out, order = np.split(order, [self._data.eval_samples])
         wanted = len(order) if self._data.train_samples == -1 else self._data.train_samples
@@ -315,7 +315,7 @@ class PromptSource:
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
-            order = self._train[_permutation(len(self), self._seed, epoch)] if self._data.shuffle else self._train
+            order = self._train[permutation(len(self), self._seed, epoch)] if self._data.shuffle else self._train
             self._order = (epoch, order)
         return self._order[1]
 
@@ -338,7 +338,7 @@ class PromptSource:
             )
 
 
-def _permutation(count: int, seed: int, stream: int) -> np.ndarray:
+def permutation(count: int, seed: int, stream: int) -> np.ndarray:
     """0 .. count-1 shuffled. Sorting raw Philox words: numpy promises those, unlike its shuffles, to stay the same for ever."""
     words = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)).random_raw(count)
     return np.argsort(words, kind="stable")

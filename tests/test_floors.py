@@ -22,8 +22,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("actors", "cluster", "configs", "learner", "rewards")
 PEERS = ("actors", "learner", "rewards")
-BASEMENT = {f"cluster.{name}" for name in ("errors", "logs", "metrics", "placement", "records")} | {"configs.model", "configs.schema"}
-ROOF = {f"cluster.{name}" for name in ("__main__", "compare", "doctor", "evaluate", "prepare", "score", "submit", "train")}
+BASEMENT = {f"cluster.{name}" for name in ("errors", "logs", "metrics", "placement", "records")} | {
+    f"configs.{name}" for name in ("model", "schema", "sft", "training")
+}
+ROOF = {f"cluster.{name}" for name in ("__main__", "compare", "doctor", "evaluate", "prepare", "score", "sft", "stages", "submit", "train")}
 GROUND = BASEMENT | {"cluster.loop", "cluster.window", "configs.loading", "configs.recipes"}
 WITHOUT_RAY = {
     "cluster.errors",
