@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from cluster.commands.convert import convert
+from cluster.commands.merge import merge
 from cluster.commands.options import TAKES_SETTINGS
 from cluster.commands.report import report
 from cluster.commands.score import score
@@ -31,6 +32,7 @@ app.command(context_settings=TAKES_SETTINGS)(train)
 app.command(context_settings=TAKES_SETTINGS)(convert)
 app.command()(score)
 app.command()(report)
+app.command()(merge)
 
 
 def main() -> None:

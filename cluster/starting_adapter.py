@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.errors import ConfigError
 from cluster.estimate import ModelShape, model_shape
 from configs.model import EMBEDDINGS, UNSERVED_LORA_KEYS, VLLM_LORA_RANKS, LoraSection
 from configs.schema import RunConfig
+from configs.sft import SftConfig
 
 PLAIN_INITS = (None, True, False, "gaussian", "orthogonal")
 """Ways to draw a fresh adapter that leave the base model as it is. All others of PEFT (PiSSA, OLoRA, CorDA, LoftQ, ...) may change it."""
@@ -29,12 +30,14 @@ UNSERVED_KEYS = UNSERVED_LORA_KEYS | {
 LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """In the order of `ModelShape.linear_shapes`."""
 
+Config = TypeVar("Config", RunConfig, SftConfig)
+
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name -> shape."""
 
 
-def with_starting_adapter(config: RunConfig) -> RunConfig:
-    """The run with rank, alpha and targets of its `model.adapter`; as it is where there is none.
+def with_starting_adapter(config: Config) -> Config:
+    """The run with rank, alpha and targets of its `model.adapter`; with its own where that is merged into the base, or there is none.
 
     Raises:
         ConfigError: the folder cannot be read, is for another base model, holds what the engines cannot serve, or differs from what
@@ -43,14 +46,27 @@ def with_starting_adapter(config: RunConfig) -> RunConfig:
     if config.model.adapter is None:
         return config
     folder = Path(config.model.adapter).absolute()
+    settings, shapes = plain_lora(folder, config.model.path)
+    lora = config.model.lora if config.model.merge_adapter else _lora_of(config.model.lora, folder, settings, shapes)
+    return config.model_copy(update={"model": config.model.model_copy(update={"adapter": str(folder), "lora": lora})})
+
+
+def plain_lora(folder: Path, base: str) -> tuple[dict[str, Any], Shapes]:
+    """Settings and tensor shapes of a PEFT folder.
+
+    Args:
+        base: the model it is to go on, which is looked at where its shape is known without loading it.
+
+    Raises:
+        ConfigError: the folder cannot be read, is for another base model, or is no LoRA adapter of the kind that engines serve.
+    """
     settings, shapes = _settings(folder), _shapes(folder)
     _refuse_unserved(folder, settings)
     _refuse_damaged(folder, settings["r"], shapes)
-    shape = model_shape(config.model.path)
+    shape = model_shape(base)
     if shape is not None:
-        _refuse_other_base(folder, config.model.path, shapes, shape)
-    lora = _lora_of(config.model.lora, folder, settings, shapes)
-    return config.model_copy(update={"model": config.model.model_copy(update={"adapter": str(folder), "lora": lora})})
+        _refuse_other_base(folder, base, shapes, shape)
+    return settings, shapes
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -58,10 +74,10 @@ def _settings(folder: Path) -> dict[str, Any]:
         settings = json.loads((folder / "adapter_config.json").read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"model.adapter {folder} has no adapter_config.json that can be read ({error}); give the path of a PEFT folder"
+            f"adapter {folder} has no adapter_config.json that can be read ({error}); give the path of a PEFT folder"
         ) from None
     if settings.get("peft_type") != "LORA" or not isinstance(settings.get("r"), int):
-        raise ConfigError(f"model.adapter {folder} is of the type {settings.get('peft_type')}: only LORA is trained; give another or none")
+        raise ConfigError(f"adapter {folder} is of the type {settings.get('peft_type')}: only LORA is supported; give another or none")
     return settings
 
 
@@ -73,7 +89,7 @@ def _shapes(folder: Path) -> Shapes:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     except (OSError, SafetensorError) as error:
         raise ConfigError(
-            f"model.adapter {folder} has no adapter_model.safetensors that can be read ({error}); save it with PEFT's save_pretrained"
+            f"adapter {folder} has no adapter_model.safetensors that can be read ({error}); save it with PEFT's save_pretrained"
         ) from None
 
 
@@ -83,11 +99,9 @@ def _refuse_unserved(folder: Path, settings: Mapping[str, Any]) -> None:
     if asked:
         faults = "; ".join(f"its {key} is {settings[key]!r}, and {UNSERVED_KEYS[key]}" for key in asked)
         remedy = "convert it to a plain LoRA adapter (PEFT's path_initial_model_for_weight_conversion), or start from another one"
-        raise ConfigError(f"model.adapter {folder} cannot be trained and served: {faults}; {remedy}")
+        raise ConfigError(f"adapter {folder} cannot be trained and served: {faults}; {remedy}")
     if not 0 < settings["r"] <= VLLM_LORA_RANKS[-1]:
-        raise ConfigError(
-            f"model.adapter {folder} has rank {settings['r']}, and vLLM serves 1 to {VLLM_LORA_RANKS[-1]}; start from another one"
-        )
+        raise ConfigError(f"adapter {folder} has rank {settings['r']}, and vLLM serves 1 to {VLLM_LORA_RANKS[-1]}; start from another one")
 
 
 def _refuse_damaged(folder: Path, r: int, shapes: Shapes) -> None:
@@ -96,11 +110,11 @@ def _refuse_damaged(folder: Path, r: int, shapes: Shapes) -> None:
         axis = {"lora_A": 0, "lora_B": 1}.get(name.split(".")[-2] if name.endswith(".weight") else "")
         if axis is None or len(shape) != 2 or shape[axis] != r or _module(name) in EMBEDDINGS:
             raise ConfigError(
-                f"model.adapter {folder} holds {name} of shape {list(shape)}: it must be A or B of rank {r} on a linear layer of the decoder; "
+                f"adapter {folder} holds {name} of shape {list(shape)}: it must be A or B of rank {r} on a linear layer of the decoder; "
                 "start from another adapter"
             )
     if not shapes:
-        raise ConfigError(f"model.adapter {folder} holds no tensors; start from another adapter")
+        raise ConfigError(f"adapter {folder} holds no tensors; start from another adapter")
 
 
 def _refuse_other_base(folder: Path, model_path: str, shapes: Shapes, shape: ModelShape) -> None:
@@ -113,7 +127,7 @@ def _refuse_other_base(folder: Path, model_path: str, shapes: Shapes, shape: Mod
         layer = next((int(part) for part in name.split(".") if part.isdigit()), 0)
         if found[1 if is_a else 0] != (inputs if is_a else outputs) or layer >= shape.layers:
             raise ConfigError(
-                f"model.adapter {folder} is for another model than model.path {model_path}: {name} has the shape {list(found)}, where the model "
+                f"adapter {folder} is for another model than {model_path}: {name} has the shape {list(found)}, where the model "
                 f"has {shape.layers} layers and {inputs} inputs and {outputs} outputs there; give the adapter's own base model, or another adapter"
             )
 

@@ -25,7 +25,7 @@ PEERS = ("actors", "learner", "rewards")
 BASEMENT = {f"cluster.{name}" for name in ("errors", "logs", "metrics", "placement", "records")} | {
     f"configs.{name}" for name in ("model", "schema", "sft", "training")
 }
-ROOF = {f"cluster.{name}" for name in ("__main__", "compare", "doctor", "evaluate", "prepare", "score", "sft", "stages", "submit", "train")}
+ROOF = {f"cluster.{name}" for name in ("__main__", "compare", "doctor", "evaluate", "merge", "prepare", "score", "sft", "submit", "train")}
 GROUND = BASEMENT | {"cluster.loop", "cluster.window", "configs.loading", "configs.recipes"}
 WITHOUT_RAY = {
     "cluster.errors",

@@ -1,0 +1,38 @@
+"""`rollcast merge`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+class Dtype(StrEnum):
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+def merge(
+    source: Annotated[Path, typer.Argument(help="Run directory, such as runs/quickstart, or the folder of a PEFT adapter.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write; default: merged in the run's directory, or ADAPTER-merged.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the unquantised base; default: what the run or the adapter names.")
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Precision of the saved weights.")] = Dtype.bfloat16,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
+) -> None:
+    """Merge an adapter into its unquantised base, as a folder to serve, checked by log-probabilities."""
+    from cluster.merge import find_source, merge_adapter
+    from cluster.merge_progress import merge_progress, say_outcome
+
+    console = Console(soft_wrap=True, highlight=False)
+    found = find_source(source, base)
+    with merge_progress(found, console) as progress:
+        folder, outcome = merge_adapter(found, output, dtype=dtype.value, overwrite=overwrite, progress=progress)
+    say_outcome(folder, outcome, dtype.value, console)
