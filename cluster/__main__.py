@@ -12,6 +12,7 @@ from cluster.commands.merge import merge
 from cluster.commands.options import TAKES_SETTINGS
 from cluster.commands.report import report
 from cluster.commands.score import score
+from cluster.commands.sft import sft
 from cluster.commands.train import train
 from cluster.errors import RollcastError
 
@@ -29,6 +30,7 @@ def rollcast() -> None:
 
 
 app.command(context_settings=TAKES_SETTINGS)(train)
+app.command()(sft)
 app.command(context_settings=TAKES_SETTINGS)(convert)
 app.command()(score)
 app.command()(report)
