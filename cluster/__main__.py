@@ -16,6 +16,7 @@ from cluster.commands.options import TAKES_SETTINGS
 from cluster.commands.push import push
 from cluster.commands.report import report
 from cluster.commands.score import score
+from cluster.commands.sft import sft
 from cluster.commands.train import train
 from cluster.errors import RollcastError
 
@@ -33,6 +34,7 @@ def rollcast() -> None:
 
 
 app.command(context_settings=TAKES_SETTINGS)(train)
+app.command()(sft)
 app.command(context_settings=TAKES_SETTINGS)(convert)
 app.command()(evaluate)
 app.command()(compare)

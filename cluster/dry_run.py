@@ -7,8 +7,24 @@ from rich.table import Table
 
 from cluster.estimate import estimate, model_shape
 from cluster.placement import Role, roles
-from configs.loading import dump_config
+from cluster.starting_adapter import with_starting_adapter
+from configs.loading import dump_config, stage_configs
 from configs.schema import RunConfig
+from configs.sft import SftConfig
+
+
+def show_run(config: RunConfig, console: Console) -> None:
+    """Print everything that can be said before a run starts, or before each of its stages does.
+
+    Raises:
+        ConfigError: `model.adapter` cannot be used.
+    """
+    if not config.stages:
+        show_dry_run(with_starting_adapter(config), console)
+    for number, stage in enumerate(stage_configs(config), start=1):
+        console.print(f"\n# stage {number} of {len(config.stages)}: {stage.out_dir.name}", style="bold")
+        # The adapter of a later stage is that of the one before, and not there yet.
+        show_dry_run(with_starting_adapter(stage) if number == 1 else stage, console)
 
 
 def show_dry_run(config: RunConfig, console: Console) -> None:
@@ -18,6 +34,21 @@ def show_dry_run(config: RunConfig, console: Console) -> None:
     console.print(_placement_table(config))
     for line in batch_arithmetic(config):
         console.print(line, markup=False)
+    console.print(_memory(config))
+
+
+def show_sft_dry_run(config: SftConfig, console: Console) -> None:
+    """The same of a supervised fine-tuning."""
+    console.print("# resolved configuration", style="bold")
+    console.print(dump_config(config), markup=False, highlight=False)
+    console.print(_placement_table(config))
+    learner = config.learner
+    steps = f"{learner.max_steps} steps" if learner.max_steps > 0 else f"{learner.num_train_epochs:g} epochs"
+    console.print(
+        f"batch: {learner.train_batch_size} sequences a step; about {learner.train_batch_size / learner.ranks:g} a rank on {learner.ranks} ranks; "
+        f"{steps}; at most {config.data.max_length} tokens a sequence, micro-batches of at most {learner.token_budget}",
+        markup=False,
+    )
     console.print(_memory(config))
 
 
@@ -36,7 +67,7 @@ def batch_arithmetic(config: RunConfig) -> list[str]:
     ]
 
 
-def device_map(config: RunConfig) -> dict[str, list[str]]:
+def device_map(config: RunConfig | SftConfig) -> dict[str, list[str]]:
     """Device -> processes, as if all GPUs were on one node: fractions of a role share a GPU with those of others."""
     need = roles(config)
     devices: dict[str, list[str]] = {}
@@ -61,14 +92,14 @@ def _device(role: Role, free: list[float]) -> str:
     return f"GPU {first}" if count == 1 else f"GPUs {first}-{first + count - 1}"
 
 
-def _placement_table(config: RunConfig) -> Table:
+def _placement_table(config: RunConfig | SftConfig) -> Table:
     table = Table("device", "processes", title="placement", title_justify="left")
     for device, processes in device_map(config).items():
         table.add_row(device, ", ".join(processes))
     return table
 
 
-def _memory(config: RunConfig) -> Table | str:
+def _memory(config: RunConfig | SftConfig) -> Table | str:
     shape = model_shape(config.model.path)
     if shape is None:
         return f"memory: the shape of {config.model.path} is not known without loading it; no estimate"
@@ -76,14 +107,15 @@ def _memory(config: RunConfig) -> Table | str:
     table = Table(
         "part",
         "bytes",
-        title=f"memory estimate: {found.parameters / 1e6:,.1f} M parameters, adapter {found.adapter_parameters / 1e6:,.2f} M",
+        title=f"memory estimate: {found.parameters / 1e6:,.1f} M parameters, trained {found.adapter_parameters / 1e6:,.2f} M",
         title_justify="left",
     )
     for owner, parts in (("learner rank", found.learner), ("engine", found.rollout)):
         for part, size in parts.items():
             table.add_row(f"{owner}: {part}", human_bytes(size))
     table.add_row("learner rank: sum", human_bytes(found.learner_bytes), style="bold")
-    table.add_row("one adapter sync", human_bytes(found.sync_bytes), style="bold")
+    if found.rollout:
+        table.add_row("one adapter sync", human_bytes(found.sync_bytes), style="bold")
     return table
 
 

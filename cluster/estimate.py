@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.schema import BUILTIN, RunConfig
+from configs.sft import SftConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 INT8_BYTES = 1.0
 
 
-def frozen_base_bytes(config: RunConfig, shape: ModelShape) -> int:
+def frozen_base_bytes(config: RunConfig | SftConfig, shape: ModelShape) -> int:
     """The base as a learner rank holds it: quantised are the linear layers but the head."""
     element_bytes = 2 if config.model.dtype == "bfloat16" else 4
     linear = shape.layers * sum(inputs * outputs for inputs, outputs in shape.linear_shapes)
@@ -129,8 +130,8 @@ def frozen_base_bytes(config: RunConfig, shape: ModelShape) -> int:
     return int(linear * linear_bytes) + (shape.parameters - linear) * element_bytes
 
 
-def estimate(config: RunConfig, shape: ModelShape) -> Estimate:
-    """Memory of one learner rank and one engine, and the bytes of one sync.
+def estimate(config: RunConfig | SftConfig, shape: ModelShape) -> Estimate:
+    """Memory of one learner rank and one engine, and the bytes of one sync; of a supervised fine-tuning, of a rank alone.
 
     The learner's is for full micro-batches of the longest prompts and completions, at the end of a forward pass: all activations and a chunk
     of logits. Shown within 15 % of what a step takes in float32 on a CPU (tests/learner/test_memory.py). In bfloat16 on GPUs it is the same
@@ -138,12 +139,15 @@ def estimate(config: RunConfig, shape: ModelShape) -> Estimate:
     the float32 copies of a bfloat16 head on a CPU.
     """
     element_bytes = 2 if config.model.dtype == "bfloat16" else 4
-    adapter = shape.adapter_parameters(config.model.lora.r)
+    full = isinstance(config, SftConfig) and not config.learner.use_peft
+    adapter = shape.parameters if full else shape.adapter_parameters(config.model.lora.r)
     learner = (
-        {"frozen base": frozen_base_bytes(config, shape)}
+        {"frozen base": 0 if full else frozen_base_bytes(config, shape)}
         | _training_state(config, adapter, element_bytes)
         | _activations(config, shape, element_bytes)
     )
+    if isinstance(config, SftConfig):
+        return Estimate(shape.parameters, adapter, adapter * element_bytes, learner, {})
     kv_per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * element_bytes
     rollout = {
         "weights": shape.parameters * element_bytes,
@@ -154,7 +158,7 @@ def estimate(config: RunConfig, shape: ModelShape) -> Estimate:
     return Estimate(shape.parameters, adapter, adapter * element_bytes, learner, rollout)
 
 
-def _training_state(config: RunConfig, adapter: int, element_bytes: int) -> dict[str, int]:
+def _training_state(config: RunConfig | SftConfig, adapter: int, element_bytes: int) -> dict[str, int]:
     """What DeepSpeed's ZeRO-2 keeps of the adapter on one rank.
 
     Every rank has all weights, their gradients and the buckets of the reduction; and a share of the float32 master weights, their gradients
@@ -163,13 +167,13 @@ def _training_state(config: RunConfig, adapter: int, element_bytes: int) -> dict
     device = "cuda" if config.learner.gpus_per_rank else "cpu"
     buckets = (2 if device == "cuda" else 1) * min(BUCKET_ELEMENTS[device], adapter)
     return {
-        "adapter and its gradient": 2 * adapter * element_bytes,
+        "trained weights and their gradient": 2 * adapter * element_bytes,
         "gradient buckets": buckets * element_bytes,
         "optimizer state (ZeRO-2 share)": 0 if config.learner.offload_optimizer else 16 * adapter // config.learner.ranks,
     }
 
 
-def _activations(config: RunConfig, shape: ModelShape, element_bytes: int) -> dict[str, int]:
+def _activations(config: RunConfig | SftConfig, shape: ModelShape, element_bytes: int) -> dict[str, int]:
     """What one micro-batch keeps for its backward, its attention mask, and the log-probabilities' two buffers of a chunk.
 
     A layer keeps, per token: the inputs of its two norms in float32 (2 H); the norms' outputs (2 H), query, key and value (repeated to all
@@ -196,11 +200,16 @@ def _activations(config: RunConfig, shape: ModelShape, element_bytes: int) -> di
     }
 
 
-def micro_batch(config: RunConfig, shape: ModelShape) -> tuple[int, int, int]:
+def micro_batch(config: RunConfig | SftConfig, shape: ModelShape) -> tuple[int, int, int]:
     """(rows, width, predicted tokens) of a full micro-batch of longest prompts and completions, as `learner.batch.pack` makes it.
 
-    A row of width P + k C holds k completions with their prompt; the k is chosen that costs least, attention included.
+    A row of width P + k C holds k completions with their prompt; the k is chosen that costs least, attention included. Of demonstrations, a row
+    is one of the longest.
     """
+    if isinstance(config, SftConfig):
+        width_T = -(-config.data.max_length // 8) * 8
+        rows = max(1, min(config.learner.token_budget // width_T, -(-config.learner.train_batch_size // config.learner.ranks)))
+        return rows, width_T, rows * width_T
     prompt, completion, group = config.data.max_prompt_length, config.actors.max_completion_length - 1, config.actors.num_generations
     flex = config.model.attn_implementation == "flex_attention"
     attention_width = math.inf if flex else ATTENTION_WIDTH_PER_HIDDEN * shape.hidden

@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.errors import PlacementError
 from configs.schema import RunConfig
+from configs.sft import SftConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +67,25 @@ class Placement:
         return sum(role.count * role.gpus for role in self.roles)
 
 
-def roles(config: RunConfig, learner: bool = True) -> Placement:
-    """What a run needs, before anything is known of the cluster; without `learner`, what serving its model needs."""
-    actors, training, rewards = config.actors, config.learner, config.rewards
+def roles(config: RunConfig | SftConfig, learner: bool = True) -> Placement:
+    """What a run needs, before anything is known of the cluster; without `learner`, what serving its model needs.
+
+    A supervised fine-tuning has a learner alone.
+    """
+    training = config.learner
+    learners = Role("learner", training.ranks if learner else 0, training.cpus_per_rank, training.gpus_per_rank)
+    if isinstance(config, SftConfig):
+        return Placement(Role("rollout", 0, 0.0, 0.0), learners, Role("reward", 0, 0.0, 0.0), nodes={})
+    actors, rewards = config.actors, config.rewards
     return Placement(
         rollouts=Role("rollout", actors.num_workers, actors.cpus_per_worker, actors.gpus_per_worker),
-        learners=Role("learner", training.ranks if learner else 0, training.cpus_per_rank, training.gpus_per_rank),
+        learners=learners,
         rewards=Role("reward", rewards.num_workers, rewards.cpus_per_worker, 0.0),
         nodes={},
     )
 
 
-def place(config: RunConfig, nodes: list[Node], learner: bool = True) -> Placement:
+def place(config: RunConfig | SftConfig, nodes: list[Node], learner: bool = True) -> Placement:
     """Fit every process into a node, largest first; without `learner`, those that serve its model.
 
     Raises:
@@ -85,7 +93,8 @@ def place(config: RunConfig, nodes: list[Node], learner: bool = True) -> Placeme
     """
     need = roles(config, learner)
     have_gpus, have_cpus = sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)
-    remedy = "lower actors.num_workers, learner.ranks or the gpus_per_* of the roles, or add nodes"
+    fewer = "actors.num_workers, learner.ranks" if need.rollouts.count else "learner.ranks"
+    remedy = f"lower {fewer} or the gpus_per_* of the roles, or add nodes"
     if need.gpus > have_gpus + 1e-9:
         asked = ", ".join(f"{role.count} x {role.gpus:g} for {role.name}" for role in need.roles if role.count * role.gpus)
         raise PlacementError(f"the run asks for {need.gpus:g} GPUs ({asked}) but the cluster has {have_gpus:g}: {remedy}")

@@ -1,4 +1,4 @@
-"""Before Ray starts: the model and the data that `builtin:` names stand for, the tokenizer, and the prompts."""
+"""Before Ray starts: the model and the data that `builtin:` names stand for, an adapter to merge, the tokenizer, and the prompts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from actors.rendering import load_tokenizer
 from actors.streaming import PromptStream, open_prompts
 from cluster.errors import ConfigError
 from cluster.logs import redirect_output
+from cluster.merge import MergeSource, merge_adapter
 from cluster.progress import RunDisplay
 from cluster.run_dir import RunDirectory
-from configs.schema import BUILTIN, RewardsSection, RunConfig
+from configs.schema import BASE_MODEL, BUILTIN, MERGED_MODEL, WARM_MODEL, RewardsSection, RunConfig
+from configs.sft import SftConfig
 from learner.quantised import require_bitsandbytes
 from rewards.golds import check_golds, require_readable_golds
 
@@ -41,7 +43,7 @@ class Prepared:
 
     config: RunConfig
     base_path: str
-    """The model as it was given, or made."""
+    """The model as it was given or made, with the adapter that is merged into it."""
     model_path: str
     """The model that GRPO starts from: `base_path`, or what the warm start makes of it."""
     served_path: str
@@ -72,17 +74,17 @@ class Prepared:
         assert settings is not None
         assert isinstance(self.prompts, PromptSource)  # the configuration refuses a warm start on a stream
         rows = self.prompts.demonstrations(settings.demonstration_column)
-        with _whole(self.model_path) as unfinished:
+        with whole_folder(self.model_path) as unfinished:
             await learner.warm_start(self.base_path, rows, unfinished, display.warm_start)
 
     async def write_served_model(self, learner: LearnerGroup) -> None:
         """Write the weights that a started learner computes with; the folder appears whole or not at all."""
-        with _whole(self.served_path) as unfinished:
+        with whole_folder(self.served_path) as unfinished:
             await learner.save_dequantised(unfinished)
 
 
 @contextmanager
-def _whole(path: str) -> Iterator[Path]:
+def whole_folder(path: str) -> Iterator[Path]:
     """A folder to write that takes its name when it is complete."""
     unfinished = Path(f"{path}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -97,14 +99,11 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
         ConfigError: an unknown `builtin:` model, or a quantisation that cannot be had here.
         DataError: data or tokenizer cannot be used.
     """
-    require_bitsandbytes(config.model.quantization)
-    base_path = config.model.path
-    if base_path.startswith(BUILTIN):
-        with display.phase(f"making {base_path}"):
-            base_path = make_builtin_model(base_path, directory.path, directory.logs, config.seed)
+    base_path = prepare_model(config, directory, display)
     with display.phase("reading data"):
         model = config.model
         tokenizer = load_tokenizer(base_path, model.chat_template, model.trust_remote_code, model.revision)
+        _compare_templates(model.adapter, tokenizer, display)
         prompts = open_prompts(
             config.data,
             tokenizer,
@@ -114,7 +113,7 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
             reward_names=[spec.name for spec in config.rewards.functions],
         )
     display.say(f"of the first {prompts.counts.rows} rows: {prompts.counts}" if config.data.streaming else str(prompts.counts))
-    model_path = str(directory.path / "model") if config.learner.warm_start else base_path
+    model_path = str(directory.path / WARM_MODEL) if config.learner.warm_start else base_path
     served_path = str(directory.path / "model_dequantised") if config.model.serve_quantized == "dequantized" else model_path
     return Prepared(config, base_path, model_path, served_path, tokenizer, prompts, training_sets(config, tokenizer, prompts))
 
@@ -165,11 +164,43 @@ def model_to_serve(config: RunConfig, folder: Path, logs: Path) -> str:
     A `builtin:` model that is not there is made.
     """
     made = [folder / "model_dequantised"] * (config.model.serve_quantized == "dequantized")
-    made += [folder / "model"] * (config.learner.warm_start is not None)
+    made += [folder / WARM_MODEL] * (config.learner.warm_start is not None)
+    made += [folder / MERGED_MODEL] * config.model.merge_adapter
     there = next((path for path in made if path.exists()), None)
     if there is not None or not config.model.path.startswith(BUILTIN):
         return str(there or config.model.path)
     return make_builtin_model(config.model.path, folder, logs, config.seed)
+
+
+def prepare_model(config: RunConfig | SftConfig, directory: RunDirectory, display: RunDisplay) -> str:
+    """Make or find the base, and merge the adapter into it that is to be merged; what an earlier start of the run made is used again.
+
+    Raises:
+        ConfigError: an unknown `builtin:` model, a quantisation that cannot be had here, or an adapter that does not fit.
+    """
+    model = config.model
+    require_bitsandbytes(model.quantization)
+    path = model.path
+    if path.startswith(BUILTIN):
+        with display.phase(f"making {path}"):
+            path = make_builtin_model(path, directory.path, directory.logs, config.seed)
+    if not model.merge_adapter:
+        return path
+    merged = directory.path / MERGED_MODEL
+    if not merged.exists():
+        assert model.adapter is not None
+        source = MergeSource(Path(model.adapter), path, merged, model.revision, model.trust_remote_code)
+        with display.phase(f"merging {model.adapter} into {model.path}"):
+            _, outcome = merge_adapter(source, dtype=model.dtype)
+        display.say(f"{outcome.modules} modules merged; log-probabilities differ by {outcome.mean_difference:.2g} nats on average")
+    return str(merged)
+
+
+def _compare_templates(adapter: str | None, tokenizer: PreTrainedTokenizerBase, display: RunDisplay) -> None:
+    """Say when the adapter was trained under another chat template than this run's."""
+    file = Path(adapter or "") / "chat_template.jinja"
+    if adapter and file.is_file() and file.read_text(encoding="utf-8") != tokenizer.chat_template:
+        display.say(f"the adapter was trained with another chat template than this run's; to keep it, set model.chat_template={file}")
 
 
 def make_builtin_model(name: str, where: Path, logs: Path, seed: int) -> str:
@@ -180,7 +211,7 @@ def make_builtin_model(name: str, where: Path, logs: Path, seed: int) -> str:
     """
     if name != TINY_MODEL:
         raise ConfigError(f"model.path {name} is not known: the only model that is made on the spot is {TINY_MODEL}")
-    folder = where / "base_model"
+    folder = where / BASE_MODEL
     if not (folder / "config.json").exists():
         from learner.tiny_model import create_tiny_model
 

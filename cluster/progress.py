@@ -28,12 +28,23 @@ SHOWN = (
 )
 """Label, metric and format of what is shown of every step."""
 
+SHOWN_OF_SFT = (
+    ("loss", "train/loss", "{:.4f}"),
+    ("token accuracy", "train/mean_token_accuracy", "{:.1%}"),
+    ("held-out loss", "eval/loss", "{:.4f}"),
+    ("learning rate", "train/learning_rate", "{:.2e}"),
+    ("gradient norm", "train/grad_norm", "{:.3g}"),
+    ("tok/s", "learner/tokens_per_s", "{:,.0f}"),
+)
+"""The same of a supervised fine-tuning."""
+
 
 @dataclass
 class RunDisplay:
     """Shows phases and steps. `seconds` holds the wall time of every phase that has ended."""
 
     logging_steps: int = 1
+    shown: tuple[tuple[str, str, str], ...] = SHOWN
     seconds: dict[str, float] = field(default_factory=dict)
     _console: Console = field(default_factory=lambda: Console(file=sys.stdout, soft_wrap=True, highlight=False))
     _live: Live | None = None
@@ -83,17 +94,17 @@ class RunDisplay:
         """Show one finished step."""
         if self._live is not None and self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=step)
-            self._live.update(Group(self._bar, _table(metrics)))
+            self._live.update(Group(self._bar, _table(self.shown, metrics)))
         elif step % self.logging_steps == 0 or step == total:
-            facts = "  ".join(f"{label} {form.format(metrics[name])}" for label, name, form in SHOWN if name in metrics)
+            facts = "  ".join(f"{label} {form.format(metrics[name])}" for label, name, form in self.shown if name in metrics)
             done = step - self._steps_at_start
             eta_s = (time.monotonic() - self._steps_started) / done * (total - step) if done else 0.0
             self.say(f"step {step}/{total}  {facts}  {metrics.get('step_time', 0.0):.2f} s/step  left {eta_s:.0f} s")
 
 
-def _table(metrics: Mapping[str, float]) -> Table:
+def _table(shown_metrics: tuple[tuple[str, str, str], ...], metrics: Mapping[str, float]) -> Table:
     table = Table.grid(padding=(0, 2))
-    shown = [(label, form.format(metrics[name])) for label, name, form in SHOWN if name in metrics]
+    shown = [(label, form.format(metrics[name])) for label, name, form in shown_metrics if name in metrics]
     table.add_row(*(label for label, _ in shown), style="dim")
     table.add_row(*(value for _, value in shown))
     return table

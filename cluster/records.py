@@ -158,6 +158,12 @@ ROLLOUT_SCHEMA = pa.schema(
 """One row a completion, in the order sampled. Facts of the whole group (id, attempt, prompt, columns) are in the schema's metadata."""
 
 
+DEMONSTRATION_SCHEMA = pa.schema(
+    [pa.field("token_ids", pa.list_(pa.int32()), nullable=False), pa.field("trained", pa.list_(pa.bool_()), nullable=False)]
+)
+"""One sequence a row: its tokens, and which of them are imitated. The first never is: nothing predicts it."""
+
+
 class RolloutGroup:
     """The body of a group: an Arrow Table of `ROLLOUT_SCHEMA`, with the prompt in its metadata. Read-only, zero-copy.
 

@@ -4,8 +4,9 @@ config.yaml       the resolved configuration            summary.json     what ca
 metrics.jsonl     a line a step                         tensorboard/     the same, as events
 completions/      step-000001.parquet ...               checkpoints/     step-000050/ ...
 adapter/          the final adapter, tokenizer, card    logs/            one file a process, and Ray's own
-model/  data/     what `builtin:` names made            model_dequantised/  what the engines serve of a quantised base
+base_model/ data/ what `builtin:` names made            model_dequantised/  what the engines serve of a quantised base
 report.html       all of it to look at
+1-<name>/ ...     of a run of stages: a folder like this one for each
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -23,6 +25,9 @@ Resume = Literal["auto", "none"] | Path
 """`auto`: go on with an unfinished run; `none`: never; a path: from that checkpoint."""
 
 
+FOLDERS = ("logs", "checkpoints", "completions")
+
+
 @dataclass
 class RunDirectory:
     """The folder of a run, locked while the run lives. Use as a context manager or call `close`."""
@@ -31,8 +36,8 @@ class RunDirectory:
     _lock: IO[str]
 
     @classmethod
-    def open(cls, path: Path, resume: Resume) -> RunDirectory:
-        """Make and lock the folder.
+    def open(cls, path: Path, resume: Resume, folders: Sequence[str] = FOLDERS) -> RunDirectory:
+        """Make and lock the folder, and `folders` in it.
 
         A folder that holds an earlier run is moved aside to `<name>.1`, `.2`, ... unless that run is to be resumed: nothing
         already produced is lost.
@@ -48,20 +53,17 @@ class RunDirectory:
             os.rename(path, _aside(path))
             lock.close()
             directory = cls(path, _lock(path))
-        for name in ("logs", "checkpoints", "completions"):
+        for name in folders:
             (path / name).mkdir(exist_ok=True)
         return directory
 
     @property
     def finished(self) -> bool:
         """Whether a run in this folder came to its end: there is nothing to resume."""
-        return self.read_summary().get("exit_reason") in ("finished", "data exhausted")
+        return ended_well(self.read_summary())
 
     def read_summary(self) -> dict[str, Any]:
-        try:
-            return json.loads((self.path / "summary.json").read_text())
-        except (OSError, ValueError):
-            return {}
+        return read_summary(self.path)
 
     def write_summary(self, summary: dict[str, Any]) -> Path:
         return self.write("summary.json", json.dumps(summary, indent=2) + "\n")
@@ -92,6 +94,19 @@ class RunDirectory:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """What the `summary.json` of a run directory holds; nothing where there is none."""
+    try:
+        return json.loads((path / "summary.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def ended_well(summary: Mapping[str, Any]) -> bool:
+    """Whether a run came to its end: there is nothing to resume."""
+    return summary.get("exit_reason") in ("finished", "data exhausted")
 
 
 def _lock(path: Path) -> IO[str]:

@@ -18,6 +18,7 @@ from typing import IO
 from cluster.errors import PlacementError, RollcastError
 from cluster.placement import Node, Placement, place, roles
 from configs.schema import RunConfig
+from configs.sft import SftConfig
 
 FOLDER_PREFIX = "rollcast-"
 OWNER = "owner.lock"
@@ -35,7 +36,7 @@ class RaySession:
     `log_dir/ray` at the end. A cluster that was joined is left as it was found.
     """
 
-    config: RunConfig
+    config: RunConfig | SftConfig
     log_dir: Path
     namespace: str
     learner: bool = True

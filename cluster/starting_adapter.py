@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.errors import ConfigError
 from cluster.estimate import ModelShape, model_shape
 from configs.model import EMBEDDINGS, UNSERVED_LORA_KEYS, VLLM_LORA_RANKS, LoraSection
 from configs.schema import RunConfig
+from configs.sft import SftConfig
 
 PLAIN_INITS = (None, True, False, "gaussian", "orthogonal")
 """Ways to draw a fresh adapter that leave the base model as it is. All others of PEFT (PiSSA, OLoRA, CorDA, LoftQ, ...) may change it."""
@@ -29,12 +30,14 @@ UNSERVED_KEYS = UNSERVED_LORA_KEYS | {
 LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """In the order of `ModelShape.linear_shapes`."""
 
+Config = TypeVar("Config", RunConfig, SftConfig)
+
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name -> shape."""
 
 
-def with_starting_adapter(config: RunConfig) -> RunConfig:
-    """The run with rank, alpha and targets of its `model.adapter`; as it is where there is none.
+def with_starting_adapter(config: Config) -> Config:
+    """The run with rank, alpha and targets of its `model.adapter`; with its own where that is merged into the base, or there is none.
 
     Raises:
         ConfigError: the folder cannot be read, is for another base model, holds what the engines cannot serve, or differs from what
@@ -44,7 +47,7 @@ def with_starting_adapter(config: RunConfig) -> RunConfig:
         return config
     folder = Path(config.model.adapter).absolute()
     settings, shapes = plain_lora(folder, config.model.path)
-    lora = _lora_of(config.model.lora, folder, settings, shapes)
+    lora = config.model.lora if config.model.merge_adapter else _lora_of(config.model.lora, folder, settings, shapes)
     return config.model_copy(update={"model": config.model.model_copy(update={"adapter": str(folder), "lora": lora})})
 
 

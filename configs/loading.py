@@ -1,4 +1,4 @@
-"""YAML and command-line overrides -> `RunConfig`, and back.
+"""YAML and command-line overrides -> `RunConfig` or `SftConfig`, and back.
 
 Everything that can be wrong with a configuration ends here as one `ConfigError`, which lists each fault as
 `key: value, rule; remedy`. Paths in a configuration are relative to the current directory.
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -18,6 +18,9 @@ from pydantic_core import ErrorDetails
 
 from cluster.errors import ConfigError
 from configs.schema import RunConfig, Section
+from configs.sft import SftConfig
+
+Config = TypeVar("Config", RunConfig, SftConfig)
 
 Location = tuple[int | str, ...]
 """Where a fault lies, as pydantic says it: `("rewards", "functions", 0, "weight")`."""
@@ -71,8 +74,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return config_of(read_yaml(path), str(path), overrides)
 
 
+def load_sft_config(path: str | Path, overrides: Sequence[str] = ()) -> SftConfig:
+    """Read a supervised fine-tuning, as `load_config` reads a run of GRPO."""
+    path = Path(path)
+    return _validated(SftConfig, read_yaml(path), str(path), overrides)
+
+
 def config_of(tree: dict[str, Any], source: str, overrides: Sequence[str] = (), origins: Mapping[str, str] | None = None) -> RunConfig:
-    """A run from what a file holds; `tree` takes the overrides.
+    """A run from what a file holds, with all its stages; `tree` takes the overrides.
 
     Args:
         source: where it comes from, for people.
@@ -81,17 +90,51 @@ def config_of(tree: dict[str, Any], source: str, overrides: Sequence[str] = (), 
     Raises:
         ConfigError: as of `load_config`.
     """
+    config = _validated(RunConfig, tree, source, overrides, origins)
+    stage_configs(config, source)
+    return config
+
+
+def stage_configs(config: RunConfig, source: str = "stages") -> tuple[RunConfig, ...]:
+    """The run of every stage: the settings above `stages`, those of the stage over them, and the model and adapter of the stage before.
+
+    Raises:
+        ConfigError: one of them cannot work.
+    """
+    above = config.model_dump(exclude_unset=True, exclude={"stages"})
+    found: list[RunConfig] = []
+    for number, stage in enumerate(config.stages, start=1):
+        tree = stage.over(above)
+        tree["out_dir"] = config.out_dir.absolute() / f"{number}-{stage.name}"
+        called = f"{source}, stage {number} ({stage.name}),"
+        if found:
+            if "warm_start" in stage.learner:
+                raise ConfigError(f"{called} has learner.warm_start, which comes before all stages; set it above them, or in the first")
+            tree["learner"] = tree.get("learner", {}) | {"warm_start": None}
+            tree["model"] = above["model"] | _going_on(found[-1])
+        found.append(_validated(RunConfig, tree, called))
+    return tuple(found)
+
+
+def _going_on(before: RunConfig) -> dict[str, Any]:
+    """The model and adapter that a stage leaves to the next."""
+    return {"path": before.trained_model_path, "adapter": str(before.out_dir / "adapter"), "merge_adapter": False}
+
+
+def _validated(
+    root: type[Config], tree: dict[str, Any], source: str, overrides: Sequence[str] = (), origins: Mapping[str, str] | None = None
+) -> Config:
     for override in overrides:
-        _apply_override(tree, override)
+        _apply_override(tree, override, root)
     try:
-        return RunConfig.model_validate(tree)
+        return root.model_validate(tree)
     except ValidationError as error:
-        faults = list(dict.fromkeys(_describe(detail, origins or {}) for detail in error.errors(include_url=False)))
+        faults = list(dict.fromkeys(_describe(detail, origins or {}, root) for detail in error.errors(include_url=False)))
         raise ConfigError("\n  ".join([f"{source} does not describe a run:", *faults])) from None
 
 
-def dump_config(config: RunConfig) -> str:
-    """The whole run, defaults included, as YAML that `load_config` reads back to an equal `RunConfig`."""
+def dump_config(config: RunConfig | SftConfig) -> str:
+    """The whole run, defaults included, as YAML that is read back to an equal one."""
     return dump_yaml(config.model_dump(mode="json"))
 
 
@@ -153,7 +196,7 @@ def _describe_yaml_error(path: Path, text: str, error: yaml.YAMLError) -> str:
     return f"{path}: not readable as YAML: {error}"
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
+def _apply_override(tree: dict[str, Any], override: str, root: type[Section]) -> None:
     key, equals, text = override.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
@@ -165,24 +208,24 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         place = place[name]
         if not isinstance(place, dict):
             raise ConfigError(f"override {override!r}: {'.'.join(names[:depth])} is {_shown(place)}, not a section; replace it as a whole")
-    place[names[-1]] = _parse_value(names, text, override)
+    place[names[-1]] = _parse_value(names, text, override, root)
 
 
-def _parse_value(names: Sequence[str], text: str, override: str) -> Any:
+def _parse_value(names: Sequence[str], text: str, override: str, root: type[Section]) -> Any:
     """The value of an override. Text keys take anything as it stands: a template or `1234567` needs no quotes."""
     try:
         value = parse_yaml(text)
     except yaml.YAMLError as error:
-        if _holds_text(names):
+        if _holds_text(names, root):
             return text
         problem = getattr(error, "problem", None) or "not YAML"
         raise ConfigError(f"override {override!r}: the value {text!r} cannot be read: {problem}") from None
-    return text if value is not None and not isinstance(value, str) and _holds_text(names) else value
+    return text if value is not None and not isinstance(value, str) and _holds_text(names, root) else value
 
 
-def _holds_text(names: Sequence[str]) -> bool:
+def _holds_text(names: Sequence[str], root: type[Section]) -> bool:
     """Whether the schema has only text (or null) at this key."""
-    section = _section_at(names[:-1])
+    section = _section_at(names[:-1], root)
     field = section.model_fields.get(names[-1]) if section else None
     return field is not None and set(get_args(field.annotation) or (field.annotation,)) <= {str, Path, type(None)}
 
@@ -194,8 +237,8 @@ def _nested_section(annotation: Any) -> type[Section] | None:
     return next(filter(None, map(_nested_section, get_args(annotation))), None)
 
 
-def _section_at(location: Sequence[int | str]) -> type[Section] | None:
-    section: type[Section] | None = RunConfig
+def _section_at(location: Sequence[int | str], root: type[Section]) -> type[Section] | None:
+    section: type[Section] | None = root
     for name in location:
         if isinstance(name, str):
             field = section.model_fields.get(name) if section else None
@@ -211,9 +254,9 @@ def all_keys(section: type[Section] = RunConfig, prefix: str = "") -> Iterator[s
             yield from all_keys(nested, f"{prefix}{name}.")
 
 
-def _key(location: Location) -> str:
+def _key(location: Location, root: type[Section]) -> str:
     """`rewards.functions[0].weight`. What pydantic adds to name the arm of a union is left out: it is no key."""
-    key, section = "", RunConfig
+    key, section = "", root
     for name in location:
         if isinstance(name, int):
             key += f"[{name}]"
@@ -226,50 +269,50 @@ def _key(location: Location) -> str:
     return key
 
 
-def _nearest_key(location: Location) -> str | None:
+def _nearest_key(location: Location, root: type[Section]) -> str | None:
     """The existing key most like an unknown one: a sibling with a similar name, or the same name in another section."""
-    parent = re.sub(r"\[\d+\]", "", _key(location[:-1]))
+    parent = re.sub(r"\[\d+\]", "", _key(location[:-1], root))
     wanted = str(location[-1]).lower()
 
     def likeness(candidate: str) -> float:
         section, _, name = candidate.rpartition(".")
         return SequenceMatcher(None, wanted, name.lower()).ratio() + (0.15 if section == parent else 0.0)
 
-    best = max(all_keys(), key=likeness)
+    best = max(all_keys(root), key=likeness)
     return best if likeness(best) >= 0.75 else None
 
 
-def _describe(error: ErrorDetails, origins: Mapping[str, str]) -> str:
+def _describe(error: ErrorDetails, origins: Mapping[str, str], root: type[Section]) -> str:
     """One line of the form `key: value, rule; remedy`."""
-    origin = origins.get(_key(error["loc"]))
-    return f"{origin} -> {_fault(error)}" if origin else _fault(error)
+    origin = origins.get(_key(error["loc"], root))
+    return f"{origin} -> {_fault(error, root)}" if origin else _fault(error, root)
 
 
-def _fault(error: ErrorDetails) -> str:
-    key, kind, value = _key(error["loc"]), error["type"], error["input"]
+def _fault(error: ErrorDetails, root: type[Section]) -> str:
+    key, kind, value = _key(error["loc"], root), error["type"], error["input"]
     if kind == "value_error":
         message = str(error["ctx"]["error"]) if "ctx" in error else error["msg"]
         return f"{key}: {message}" if key else message
     if kind == "missing":
-        return f"{key}: not given, and there is no default; add `{key.rpartition('.')[2]}: ...`{_meaning(error['loc'])}"
+        return f"{key}: not given, and there is no default; add `{key.rpartition('.')[2]}: ...`{_meaning(error['loc'], root)}"
     if kind == "extra_forbidden":
-        return f"{key}: there is no such key; {_suggestion(error['loc'])}"
+        return f"{key}: there is no such key; {_suggestion(error['loc'], root)}"
     if value is None:
         return f"{key}: is empty; give a value"
     rule, remedy = _rule(error)
     return f"{key}: {_shown(value)} {rule}; {remedy}"
 
 
-def _suggestion(location: Location) -> str:
-    nearest = _nearest_key(location)
+def _suggestion(location: Location, root: type[Section]) -> str:
+    nearest = _nearest_key(location, root)
     if nearest:
         return f"did you mean {nearest}?"
-    section = _section_at(location[:-1]) or RunConfig
+    section = _section_at(location[:-1], root) or root
     return f"the keys here are {', '.join(section.model_fields)}"
 
 
-def _meaning(location: Location) -> str:
-    section = _section_at(location[:-1])
+def _meaning(location: Location, root: type[Section]) -> str:
+    section = _section_at(location[:-1], root)
     field = section.model_fields.get(str(location[-1])) if section else None
     return f" ({field.description.rstrip('.')})" if field and field.description else ""
 

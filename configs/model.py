@@ -101,7 +101,18 @@ class ModelSection(Section):
     or the learner's own, dequantised to `dtype`, so that both compute the same model."""
     adapter: str | None = None
     """A PEFT adapter folder to start from, instead of a fresh one. Its rank, alpha and targets hold."""
+    merge_adapter: bool = False
+    """Merge `adapter` into the base before the run, which then trains a fresh one on the merged model, the reference of `beta` as well. False:
+    `adapter` itself is trained further, and the reference is the base without it."""
     lora: LoraSection = LoraSection()
+
+    @model_validator(mode="after")
+    def _there_is_an_adapter_to_merge(self) -> ModelSection:
+        if self.merge_adapter and self.adapter is None:
+            raise ValueError(
+                "merge_adapter without an adapter: there is nothing to merge; set adapter to a PEFT folder, or merge_adapter: false"
+            )
+        return self
 
     @model_validator(mode="after")
     def _dequantising_gives_the_learners_model(self) -> ModelSection:

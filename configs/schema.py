@@ -17,9 +17,14 @@ from configs.model import QUANTISED_CANARY_TOLERANCE, ModelSection
 from configs.objective import ObjectiveSection
 from configs.reporting import ReportingSection
 from configs.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from configs.stages import StageSection
+from configs.training import RaySection, TrainingSection
 
 BUILTIN = "builtin:"
 """Prefix of `model.path` and `data.path` values that rollcast makes on the spot instead of loading."""
+
+BASE_MODEL, MERGED_MODEL, WARM_MODEL = "base_model", "merged_model", "model"
+"""Folders in `out_dir` for a `builtin:` model, for one with an adapter merged into it, and for what the warm start makes of it."""
 
 
 class ActorsSection(Section):
@@ -136,75 +141,28 @@ class WarmStartSection(Section):
     """Falls linearly to a tenth."""
 
 
-class LearnerSection(ObjectiveSection):
+class LearnerSection(TrainingSection, ObjectiveSection):
     """The learner group and its objective."""
 
-    ranks: PositiveInt = 1
-    """Learner processes, one GPU (or CPU core) each, in one ZeRO-2 group."""
-    gpus_per_rank: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """GPUs of one rank: 0 for the CPU, a fraction to share one."""
-    cpus_per_rank: PositiveFloat = 1.0
-    """CPU cores that Ray reserves for one rank, and threads that it computes with on the CPU."""
     train_batch_size: PositiveInt = 64
     """Completions per optimizer step over all ranks: TRL's per_device_train_batch_size x gradient_accumulation_steps x ranks."""
-    token_budget: PositiveInt = 16384
-    """Most tokens (padding included) in one micro-batch of one rank."""
-    max_steps: int = -1
-    """Optimizer steps; -1 derives them from `num_train_epochs`."""
-    num_train_epochs: PositiveFloat = 1.0
-    learning_rate: PositiveFloat = 1e-6
-    lr_scheduler_type: Literal["cosine_with_min_lr", "cosine", "linear", "constant_with_warmup", "constant"] = "linear"
-    min_lr_rate: Fraction = 0.1
-    """Floor of `cosine_with_min_lr`, as a share of `learning_rate`."""
-    warmup_ratio: Fraction = 0.0
-    """Share of all steps over which the learning rate rises; `warmup_steps` wins."""
-    warmup_steps: NonNegativeInt | None = None
-    adam_beta1: Fraction = 0.9
-    adam_beta2: Fraction = 0.999
-    adam_epsilon: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.0
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradients are clipped to this global norm."""
     filter_zero_variance: bool = False
     """Leave out groups whose rewards are all equal, and sample others in their place (dynamic sampling)."""
-    gradient_checkpointing: bool = False
-    offload_optimizer: bool = False
-    """Keep the adapter's float32 weights and Adam's moments in the host's memory, and step there: frees 12 bytes a trained parameter."""
-    max_nonfinite_steps: PositiveInt = 3
-    """So many steps in a row without a finite loss and gradient end the run."""
-    process_group_timeout_s: PositiveFloat = 100.0
-    """A rank that waits so long for the others declares the group dead."""
     warm_start: WarmStartSection | None = None
     """Supervised training before GRPO; none when not given."""
 
 
-class ClusterSection(ReportingSection):
+class ClusterSection(ReportingSection, RaySection):
     """Ray, the loop and what is written."""
 
-    address: str = "auto"
-    """`local` starts a private Ray; `auto` joins the cluster that RAY_ADDRESS names and is `local` without one; or host:port."""
     max_staleness: NonNegativeInt = 1
     """Most optimizer steps between the policy that sampled a token and the step that trains on it; 0 is synchronous."""
     on_stale: Literal["drop", "keep"] = "drop"
     """Groups over the bound: sampled again, or trained with the truncated ratio."""
     sync_every_steps: PositiveInt = 1
     """Broadcast the adapter after so many optimizer steps."""
-    save_steps: NonNegativeInt = 50
-    """Commit a checkpoint after so many steps, and at the end; 0 only at the end."""
-    save_total_limit: PositiveInt | None = 2
-    """Keep so many checkpoints; none given keeps all."""
-    logging_steps: PositiveInt = 1
-    """Print a line after so many steps where there is no live display."""
     logged_groups_per_step: NonNegativeInt = 2
     """Groups of a step whose completions are written to completions/*.parquet."""
-    dashboard: bool = False
-    """Serve the Ray dashboard on the loopback interface in local mode."""
-    object_store_memory_bytes: PositiveInt = 256 << 20
-    """Size of the object store in local mode."""
-    insecure_no_auth: bool = False
-    """Start Ray without token authentication: anyone who reaches its ports can run code as you."""
-    max_learner_restarts: NonNegativeInt = 2
-    """How often the learner group may be made again from the last commit."""
 
     @model_validator(mode="after")
     def _completions_can_be_shown(self) -> ClusterSection:
@@ -225,6 +183,8 @@ class RunConfig(Section):
     learner: LearnerSection = LearnerSection()
     cluster: ClusterSection = ClusterSection()
     evaluation: EvaluationSection = EvaluationSection()
+    stages: tuple[StageSection, ...] = ()
+    """Settings over these of runs one after another, each from the adapter of the one before: see `configs.stages`."""
     seed: int = 0
     out_dir: Path = Path("runs/rollcast")
 
@@ -237,6 +197,15 @@ class RunConfig(Section):
     def max_model_len(self) -> int:
         """Longest sequence, prompt and completion, in tokens."""
         return self.data.max_prompt_length + self.actors.max_completion_length
+
+    @property
+    def trained_model_path(self) -> str:
+        """The model under the adapter: `model.path`, or the folder in which the run makes it."""
+        if self.learner.warm_start is not None:
+            return str(self.out_dir.absolute() / WARM_MODEL)
+        if self.model.merge_adapter:
+            return str(self.out_dir.absolute() / MERGED_MODEL)
+        return str(self.out_dir.absolute() / BASE_MODEL) if self.model.path.startswith(BUILTIN) else self.model.path
 
     @property
     def on_gpu(self) -> bool:

@@ -142,14 +142,15 @@ class LearnerEngine:
         return applied
 
     def save(self, folder: Path, facts: Mapping[str, int]) -> None:
-        """Write adapter, master weights, moments, random states and `facts` under `folder`, which exists."""
+        """Write adapter (if one is trained), master weights, moments, random states and `facts` under `folder`, which exists."""
         from safetensors.torch import save_file
 
         state = self._gather()
         save_file(_random_states(), folder / f"rng-{self.rank}.safetensors")
         if self.rank == 0:
             save_file(state, folder / OPTIMIZER_FILE)
-            self.policy.save_adapter(folder / ADAPTER_FOLDER)
+            if self.policy.adapted:
+                self.policy.save_adapter(folder / ADAPTER_FOLDER)
             (folder / STATE_FILE).write_text(
                 json.dumps({"steps_done": self.steps_done, "updates": self._updates, "world_size": self.world_size, "facts": dict(facts)})
             )
@@ -186,15 +187,17 @@ class LearnerEngine:
         self._engine.destroy()
 
     def _gather(self) -> dict[str, Tensor]:
-        """Master weights and moments of every parameter, whole, on the CPU: `master/<name>`, `exp_avg/<name>`, `exp_avg_sq/<name>`."""
+        """Master weights and moments of every parameter, whole, on the CPU of rank 0: `master/<name>`, `exp_avg/<name>`, `exp_avg_sq/<name>`."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         self._ensure_moments()
         state: dict[str, Any] = {}
         for name, parameter in self._parameters.items():
-            state[f"master/{name}"] = safe_get_full_fp32_param(parameter)
-            state |= {f"{key}/{name}": safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
-        return {name: tensor.cpu() for name, tensor in state.items()}
+            whole: dict[str, Any] = {f"master/{name}": safe_get_full_fp32_param(parameter)}
+            whole |= {f"{key}/{name}": safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
+            if self.rank == 0:
+                state |= {key: tensor.cpu() for key, tensor in whole.items()}
+        return state
 
     def _scatter(self, state: dict[str, Tensor], updates: int) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state

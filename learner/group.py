@@ -1,13 +1,12 @@
-"""LearnerGroup: the handle on all ranks of the learner, the only place that says `.remote` to them.
+"""LearnerGroup: the handle on all ranks of the learner that trains by GRPO.
 
-start ─► step ─► step ─► ...          each call goes to every rank; the first rank that fails ends the group:
-           └► adapter (rank 0)        the others, which would wait for it, are killed within seconds, and a
-           └► save                    LearnerError names the rank and quotes the end of its log
+start ─► step ─► step ─► ...          each call goes to every rank, and the first rank that fails ends the group (`learner.ranks`)
+           └► adapter (rank 0)
+           └► save
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,20 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
-from cluster.errors import LearnerError, RollcastError
-from cluster.logs import tail
+from cluster.errors import LearnerError
 from cluster.metrics import Max, Mean, Metric, merge, values
 from cluster.records import AdapterManifest, ScoredGroup, StepReport
 from configs.schema import RunConfig
 from learner.advantage import step_advantages, without_masked, without_zeros
 from learner.batch import Denominators, balance
+from learner.demonstrations import demonstrations
+from learner.ranks import Ranks
 from learner.report import batch_metrics
 from learner.worker import LearnerWorker, RankReport
-
-BLAME_S = 5.0
-"""How long to wait for the other ranks' errors after the first: a dead rank is reported later than those that lost it."""
 
 PROGRESS_STEPS = 10
 """Warm-start steps between two calls of `on_progress`."""
@@ -50,25 +46,15 @@ class LearnerGroup:
     `report = await group.step(groups, step=0)`, `manifest, buffer_ref = await group.adapter()`, `await group.close()`.
     """
 
-    def __init__(self, config: RunConfig, workers: Sequence[Any], log_dir: Path) -> None:
+    def __init__(self, config: RunConfig, ranks: Ranks) -> None:
         self._config = config
-        self._alive = list(workers)
-        self._log_dir = log_dir
-        self._joined = False
+        self._ranks = ranks
         self._num_tokens = 0
 
     @classmethod
     def create(cls, config: RunConfig, *, ray_options: dict[str, Any], log_dir: Path) -> LearnerGroup:
         """Start one actor a rank; their imports begin at once. `ray_options` say where (labels, placement group)."""
-        learner = config.learner
-        options = {
-            "num_cpus": learner.cpus_per_rank,
-            "num_gpus": learner.gpus_per_rank,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-        } | ray_options
-        actor = ray.remote(LearnerWorker).options(**options)
-        return cls(config, [actor.remote(config, rank, log_dir) for rank in range(learner.ranks)], log_dir)
+        return cls(config, Ranks.create(LearnerWorker, config, ray_options=ray_options, log_dir=log_dir))
 
     async def warm_start(
         self,
@@ -81,13 +67,13 @@ class LearnerGroup:
         settings = self._config.learner.warm_start
         if settings is None:
             raise LearnerError("learner.warm_start is not configured, but a warm start was asked for; set it")
-        await self._join()
-        await self._everywhere("begin_warm_start", model_path, ray.put(list(rows)))
+        await self._ranks.join()
+        await self._ranks.everywhere("begin_warm_start", model_path, ray.put(demonstrations(rows)))
         for first in range(0, settings.max_steps, PROGRESS_STEPS):
             last = min(first + PROGRESS_STEPS, settings.max_steps)
-            losses_RS = await self._everywhere("warm_start_steps", first, last)
+            losses_RS = await self._ranks.everywhere("warm_start_steps", first, last)
             on_progress(WarmStartProgress(last, settings.max_steps, sum(map(sum, losses_RS)) / (last - first)))
-        await self._everywhere("end_warm_start", model_path, out_folder)
+        await self._ranks.everywhere("end_warm_start", model_path, out_folder)
 
     async def start(
         self, model_path: str, total_steps: int, resume_folder: Path | None = None, *, canary_token_ids: Sequence[int] = ()
@@ -99,13 +85,13 @@ class LearnerGroup:
             ConfigError: the model is not one that can be trained.
             LearnerError: a rank failed.
         """
-        await self._join()
-        facts = await self._everywhere("start", model_path, total_steps, resume_folder, tuple(canary_token_ids))
+        await self._ranks.join()
+        facts = await self._ranks.everywhere("start", model_path, total_steps, resume_folder, tuple(canary_token_ids))
         self._num_tokens = facts[0].get("num_tokens", 0)
 
     async def save_dequantised(self, folder: Path) -> None:
         """Write the NF4 base of a started group as a model folder in `model.dtype`, tokenizer included: the weights it computes with."""
-        await self._everywhere("save_dequantised", folder)
+        await self._ranks.everywhere("save_dequantised", folder)
 
     async def step(self, groups: Sequence[ScoredGroup], step: int) -> StepReport:
         """One step on whole groups: `num_iterations` optimizer updates. The same groups in any order give the same step, bit for bit on the CPU.
@@ -126,10 +112,10 @@ class LearnerGroup:
         estimated_PG = self._estimated(groups, penalties_PG)
         advantages_PG, denominators = self._advantages(groups, estimated_PG)
         parts = self._split(groups, advantages_PG)
-        reports: list[RankReport] = await self._settle(
+        reports: list[RankReport] = await self._ranks.settle(
             [
                 worker.step.remote([groups[i].body for i in part], [advantages_PG[i] for i in part], denominators, step)
-                for worker, part in zip(self._workers, parts, strict=True)
+                for worker, part in zip(self._ranks.workers, parts, strict=True)
             ]
         )
         tokens = sum(group.tokens for group in groups)
@@ -152,71 +138,20 @@ class LearnerGroup:
         Raises:
             AdapterError: it has values that are not finite.
         """
-        manifest_ref, buffer_ref = self._workers[0].adapter.options(num_returns=2).remote()
-        return (await self._settle([manifest_ref]))[0], buffer_ref
+        manifest_ref, buffer_ref = self._ranks.workers[0].adapter.options(num_returns=2).remote()
+        return (await self._ranks.settle([manifest_ref]))[0], buffer_ref
 
     async def save(self, folder: Path) -> None:
         """Write everything that `start(resume_folder=folder)` needs: adapter (a PEFT folder), master weights, moments, random states."""
-        await self._everywhere("save", folder, {"num_tokens": self._num_tokens})
+        await self._ranks.everywhere("save", folder, {"num_tokens": self._num_tokens})
 
     async def worker_pids(self) -> list[int]:
         """Process ids by rank."""
-        return [pid for pid, _ in await self._everywhere("where")]
+        return await self._ranks.pids()
 
     async def close(self) -> None:
         """End all ranks. Safe to call twice, and after an error."""
-        for worker in self._alive:
-            ray.kill(worker)
-        self._alive = []
-
-    @property
-    def _workers(self) -> list[Any]:
-        if not self._alive:
-            raise LearnerError("the learner group is closed; make another one")
-        return self._alive
-
-    async def _join(self) -> None:
-        if self._joined:
-            return
-        address, port = (await self._settle([self._workers[0].rendezvous.remote()]))[0]
-        await self._everywhere("join", address, port)
-        self._joined = True
-
-    async def _everywhere(self, method: str, *arguments: Any) -> list[Any]:
-        return await self._settle([getattr(worker, method).remote(*arguments) for worker in self._workers])
-
-    async def _settle(self, references: Sequence[Any]) -> list[Any]:
-        """Results by rank; on the first error the group is ended and the error that explains it raised."""
-        futures = [asyncio.wrap_future(reference.future()) for reference in references]
-        _, pending = await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
-        if any(future.done() and future.exception() for future in futures):
-            if pending:
-                await asyncio.wait(pending, timeout=BLAME_S)
-            errors = {rank: error for rank, future in enumerate(futures) if future.done() and (error := future.exception())}
-            await self.close()
-            raise self._explain(errors) from None
-        return [future.result() for future in futures]
-
-    def _explain(self, errors: dict[int, BaseException]) -> RollcastError:
-        """A dead process explains the others' errors; then come our own errors, then any."""
-
-        def weight(rank: int) -> tuple[int, int]:
-            error = errors[rank]
-            if isinstance(error, (ActorDiedError, ActorUnavailableError)):
-                return 0, rank
-            return (1 if isinstance(_cause(error), RollcastError) else 2), rank
-
-        rank = min(errors, key=weight)
-        error = _cause(errors[rank])
-        if isinstance(error, RollcastError):
-            return error
-        died = isinstance(error, (ActorDiedError, ActorUnavailableError))
-        message = "the process died" if died else f"{type(error).__name__}: {error}"
-        return LearnerError(
-            f"{message}; the group was ended and must be made again from the last commit",
-            role=f"learner rank {rank}",
-            log_tail=tail(self._log_dir / f"learner-{rank}.log"),
-        )
+        await self._ranks.close()
 
     async def _kl_penalties(self, groups: Sequence[ScoredGroup]) -> tuple[list[list[float]], dict[str, Metric]]:
         """What the divergence takes off each completion's reward, beta x sum_t (log pi_old - log pi_ref), and its mean over tokens.
@@ -225,10 +160,10 @@ class LearnerGroup:
         """
         scored_PG = [[None if reward is None else 0.0 for reward in group.scores.rewards_G] for group in groups]
         parts = self._split(groups, scored_PG)
-        sums_RPG: list[list[list[float]]] = await self._settle(
+        sums_RPG: list[list[list[float]]] = await self._ranks.settle(
             [
                 worker.kl_sums.remote([groups[i].body for i in part], [scored_PG[i] for i in part])
-                for worker, part in zip(self._workers, parts, strict=True)
+                for worker, part in zip(self._ranks.workers, parts, strict=True)
             ]
         )
         sums_by_group = {i: sums_G for part, sums_PG in zip(parts, sums_RPG, strict=True) for i, sums_G in zip(part, sums_PG, strict=True)}
@@ -264,7 +199,9 @@ class LearnerGroup:
 
     def _split(self, groups: Sequence[ScoredGroup], advantages_PG: Sequence[Sequence[float | None]]) -> list[list[int]]:
         """Which groups each rank computes."""
-        return balance([_cost(group, advantages_G) for group, advantages_G in zip(groups, advantages_PG, strict=True)], len(self._workers))
+        return balance(
+            [_cost(group, advantages_G) for group, advantages_G in zip(groups, advantages_PG, strict=True)], len(self._ranks.workers)
+        )
 
     def _metrics(self, groups: Sequence[ScoredGroup], reports: Sequence[RankReport], step: int, kl: dict[str, Metric]) -> dict[str, float]:
         merged = merge([*(report.metrics for report in reports), batch_metrics(groups, step), kl])
@@ -272,10 +209,6 @@ class LearnerGroup:
         merged["train/grad_norm"] = Mean(reports[0].grad_norm, 1.0)
         merged["num_tokens"] = Max(self._num_tokens)
         return values(merged)
-
-
-def _cause(error: BaseException) -> BaseException:
-    return error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) else error
 
 
 def _cost(group: ScoredGroup, advantages_G: Sequence[float | None]) -> int:

@@ -34,22 +34,30 @@ def token_logprobs(
     temperature: float = 1.0,
     chunk_logits: int | None = None,
     entropy_gradient: bool = False,
+    likeliest_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """log softmax(hidden W^T / temperature)[target], and the entropy of that distribution, both in nats and float32 [N].
 
     The log-probabilities are differentiable with respect to `hidden_NH` and, where it is trainable, `head_VH`, the
     entropies only with `entropy_gradient`, which costs another product with the head. Logits are accumulated in float32 (float64 inputs
-    stay float64). Two buffers of `chunk_logits` are alive at once.
+    stay float64). Two buffers of `chunk_logits` are alive at once. Whether each target is the likeliest token is written into `likeliest_N`.
     """
     chunk_logits = CHUNK_LOGITS[hidden_NH.device.type] if chunk_logits is None else chunk_logits
     rows = max(1, min(chunk_logits // len(head_VH), len(hidden_NH)))
-    return _ChunkedLogProbs.apply(hidden_NH, head_VH, target_ids_N, temperature, rows, entropy_gradient)  # type: ignore[return-value]
+    return _ChunkedLogProbs.apply(hidden_NH, head_VH, target_ids_N, temperature, rows, entropy_gradient, likeliest_N)  # type: ignore[return-value]
 
 
 class _ChunkedLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_NH: Tensor, head_VH: Tensor, target_ids_N: Tensor, temperature: float, rows: int, entropy_gradient: bool
+        ctx: Any,
+        hidden_NH: Tensor,
+        head_VH: Tensor,
+        target_ids_N: Tensor,
+        temperature: float,
+        rows: int,
+        entropy_gradient: bool,
+        likeliest_N: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         dtype = torch.float64 if hidden_NH.dtype == torch.float64 else torch.float32
         logprob_N, entropy_N, normaliser_N = hidden_NH.new_empty((3, len(hidden_NH)), dtype=dtype)
@@ -65,7 +73,10 @@ class _ChunkedLogProbs(torch.autograd.Function):
             logits.sub_(maximum[:, None])
             probabilities = torch.exp(logits, out=probability_buffer[: len(hidden)])
             total = probabilities.sum(dim=-1)
-            logprob_N[here] = logits.gather(1, targets)[:, 0] - total.log()
+            below_maximum = logits.gather(1, targets)[:, 0]
+            logprob_N[here] = below_maximum - total.log()
+            if likeliest_N is not None:
+                likeliest_N[here] = below_maximum == 0
             weighted = logits.mul_(probabilities)
             entropy_N[here] = total.log() - weighted.sum(dim=-1) / total
             normaliser_N[here] = maximum + total.log()
@@ -92,7 +103,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
                 grad_hidden_NH = grad_hidden_NH + entropy_direction_NH * entropy_gradient_N1
             grad_hidden_NH = grad_hidden_NH.to(direction_NH.dtype)
         grad_head_VH = _head_gradient(ctx, gradient_N1, entropy_gradient_N1, *for_head) if for_head else None
-        return grad_hidden_NH, grad_head_VH, None, None, None, None
+        return grad_hidden_NH, grad_head_VH, None, None, None, None, None
 
 
 def _head_gradient(

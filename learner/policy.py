@@ -81,7 +81,8 @@ class Policy(nn.Module):
     def load(
         cls, model: ModelSection, path: str, *, full: bool = False, device: str = "cpu", seed: int = 0, gradient_checkpointing: bool = False
     ) -> Policy:
-        """Load the base from `path` and put a fresh adapter (or `model.adapter`) on it; `full` trains every weight instead, unquantised.
+        """Load the base from `path` and put a fresh adapter, or `model.adapter` where that is not merged into it, on it; `full` trains every
+        weight instead, unquantised.
 
         The same seed gives the same adapter on every rank.
         """
@@ -142,10 +143,12 @@ class Policy(nn.Module):
         segments, prompts = on_device.pop("segment_ids_BT"), on_device.pop("prompt_segments_BT")
         return PackedTensors(mask=attention_mask(segments, prompts, self.attn_implementation, self.dtype), **on_device)
 
-    def forward(self, packed: PackedTensors, temperature: float = 1.0, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, packed: PackedTensors, temperature: float = 1.0, entropy_gradient: bool = False, likeliest_N: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the targets and entropies of their distributions, in nats: float32 [N] each.
 
-        The entropies are differentiable only with `entropy_gradient`.
+        The entropies are differentiable only with `entropy_gradient`. Whether each target is the likeliest token is written into `likeliest_N`.
         """
         output = self.causal.get_decoder()(
             input_ids=packed.token_ids_BT, position_ids=packed.position_ids_BT, attention_mask=packed.mask, use_cache=False
@@ -157,6 +160,7 @@ class Policy(nn.Module):
             packed.target_ids_N,
             temperature=temperature,
             entropy_gradient=entropy_gradient,
+            likeliest_N=likeliest_N,
         )
 
     @property
@@ -278,7 +282,7 @@ def _with_adapter(causal: Any, model: ModelSection) -> nn.Module:
     from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 
     lora = model.lora
-    if model.adapter is not None:
+    if model.adapter is not None and not model.merge_adapter:
         found = PeftConfig.from_pretrained(model.adapter)
         setattr(found, "lora_dropout", lora.dropout)  # noqa: B010 (how to train on is this run's choice; the type checker knows no LoRA here)
         return PeftModel.from_pretrained(causal, model.adapter, is_trainable=True, autocast_adapter_dtype=False, config=found)

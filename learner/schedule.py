@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from configs.schema import LearnerSection
+from configs.training import TrainingSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Schedule:
     min_rate: float = 0.0
 
     @classmethod
-    def of(cls, learner: LearnerSection, total_steps: int) -> Schedule:
+    def of(cls, learner: TrainingSection, total_steps: int) -> Schedule:
         """The schedule of a run; `warmup_steps` wins over `warmup_ratio`, which is rounded up (`TrainingArguments.get_warmup_steps`)."""
         warmup = learner.warmup_steps if learner.warmup_steps is not None else math.ceil(total_steps * learner.warmup_ratio)
         floor = learner.min_lr_rate if learner.lr_scheduler_type == "cosine_with_min_lr" else 0.0

@@ -1,84 +1,134 @@
-"""Supervised warm start: cross-entropy on completions, every weight trained, on the same engine and the same packing as GRPO."""
+"""Supervised fine-tuning: cross-entropy on what demonstrations imitate, on the same engine and the same packing as GRPO.
+
+Whether an adapter or every weight is trained is the policy's matter; the warm start of a run and `rollcast sft` both train here.
+"""
 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import torch
 from torch import Tensor
 
 from cluster.errors import DataError
-from configs.schema import WarmStartSection
-from learner.batch import MicroBatch, TrainedCompletion, TrainedGroup, balance, pack
-from learner.engine import LearnerEngine, OptimizerSettings
+from cluster.metrics import Mean, Metric, Sum, merge
+from learner.batch import MicroBatch, balance
+from learner.demonstrations import PackedDemonstrations, lengths, num_trained, pack_demonstrations
+from learner.engine import LearnerEngine, StepOutcome
 from learner.loss import sft_loss
 from learner.policy import Policy
-from learner.schedule import Schedule
-
-Row = tuple[Sequence[int], Sequence[int]]
-"""(prompt token ids, completion token ids)."""
+from learner.throughput import FlopCount, packing_fill, speed_metrics
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "chat_template*", "*.model")
 
+EVALUATED_AT_ONCE = 64
+"""Rows a rank packs together when it measures the held-out loss: enough to fill rows well."""
 
-class WarmStart:
-    """One rank's supervised run. Steps are deterministic: the same rows, seed and number of ranks give the same model."""
 
-    def __init__(self, policy: Policy, rows: Sequence[Row], settings: WarmStartSection, *, seed: int, token_budget: int) -> None:
-        if not rows:
-            raise DataError("the warm start has no rows to imitate; give demonstrations or remove learner.warm_start")
-        schedule = Schedule("linear", settings.learning_rate, warmup_steps=0, total_steps=settings.max_steps, min_rate=0.1)
-        self._policy = policy
-        self._engine = LearnerEngine(policy, OptimizerSettings(), schedule)
-        self._groups = [_imitated(row) for row in rows]
-        self._batch_size = settings.train_batch_size
-        self._seed = seed
+@dataclass(frozen=True, slots=True)
+class RowOrder:
+    """Which rows each step trains on: all of them in every epoch, each epoch in an order of its own."""
+
+    rows: int
+    batch_size: int
+    seed: int
+    limit: int | None = None
+    """Rows in all, over which the last step may have fewer; None goes on for ever."""
+    shuffle: bool = True
+
+    def of_step(self, index: int) -> list[int]:
+        """The rows of step `index`, 0-based."""
+        first, end = index * self.batch_size, (index + 1) * self.batch_size
+        positions = range(first, end if self.limit is None else min(end, self.limit))
+        orders = {epoch: self._epoch(epoch) for epoch in {position // self.rows for position in positions}}
+        return [int(orders[position // self.rows][position % self.rows]) for position in positions]
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed % 2**64, epoch)).permutation(self.rows) if self.shuffle else np.arange(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedStep:
+    """One rank's part of a step. The sum of `train/loss` over ranks is nats per imitated token."""
+
+    outcome: StepOutcome
+    batches: list[MicroBatch]
+    metrics: dict[str, Metric]
+
+
+class SupervisedTrainer:
+    """One rank's supervised run. Steps are deterministic: the same rows, order and number of ranks give the same model."""
+
+    def __init__(self, engine: LearnerEngine, table: pa.Table, order: RowOrder, token_budget: int) -> None:
+        if not len(table):
+            raise DataError("there are no demonstrations to imitate; give some, or remove learner.warm_start")
+        self.engine = engine
+        self._table = table
+        self._order = order
         self._token_budget = token_budget
+        self._flops = FlopCount.of(self.policy)
 
-    def step(self, index: int) -> float:
-        """Optimizer step `index`, 0-based. Returns this rank's part of the loss: the sum over ranks is nats per token."""
-        groups = [self._groups[row] for row in self._rows_of_step(index)]
-        num_tokens = sum(len(group.completions[0].token_ids_T) for group in groups)
-        mine = balance([group.tokens for group in groups], self._engine.world_size)[self._engine.rank]
-        batches = pack([groups[i] for i in mine], token_budget=self._token_budget, attention_width=self._policy.attention_width)
-        losses: list[float] = []
-        self._engine.step([partial(self._loss, batch, num_tokens, losses) for batch in batches])
-        return sum(losses)
+    @property
+    def policy(self) -> Policy:
+        return self.engine.policy
 
-    def save(self, folder: Path, model_path: str) -> None:
-        """Write a model folder that vLLM can serve: weights, configuration, and the tokenizer files of `model_path`. Rank 0 writes."""
-        if self._engine.rank == 0:
-            self._policy.save_model(folder)
-            copy_tokenizer(model_path, folder)
+    def step(self, index: int) -> SupervisedStep:
+        """Optimizer step `index`, 0-based: the mean over all imitated tokens of its rows."""
+        rows = self._order.of_step(index)
+        mine = balance(lengths(self._table, rows), self.engine.world_size)[self.engine.rank]
+        batches = self._packed(self._table, [rows[i] for i in mine])
+        num_tokens = num_trained(self._table, rows)
+        found: list[dict[str, Metric]] = []
+        began = time.monotonic()
+        outcome = self.engine.step([partial(self._loss, batch.imitated, num_tokens, found) for batch in batches])
+        seconds = time.monotonic() - began
+        imitated = [batch.imitated for batch in batches]
+        speed = speed_metrics(imitated, self._flops, seconds, self.engine.world_size, self.policy.device)
+        metrics = merge(found) | packing_fill([batch.packed for batch in batches]) | speed
+        metrics["tokens"] = Sum(sum(batch.packed.tokens for batch in batches))
+        return SupervisedStep(outcome, imitated, metrics)
+
+    def evaluate(self, table: pa.Table) -> dict[str, Metric]:
+        """This rank's part of the loss on held-out rows, without dropout: nats per imitated token, each counted alike."""
+        mine = balance(lengths(table, range(len(table))), self.engine.world_size)[self.engine.rank]
+        found: list[dict[str, Metric]] = []
+        for start in range(0, len(mine), EVALUATED_AT_ONCE):
+            batches = self._packed(table, mine[start : start + EVALUATED_AT_ONCE])
+            found += [self._evaluated(batch.imitated) for batch in batches]
+        return merge(found)
 
     def close(self) -> None:
-        self._engine.close()
+        """Let go of the engine, so that another may be made in this process."""
+        self.engine.close()
 
-    def _loss(self, batch: MicroBatch, num_tokens: int, losses: list[float], model: Policy) -> Tensor:
-        logprobs_N, _ = model(self._policy.tensors(batch))
-        loss, _ = sft_loss(logprobs_N, num_tokens=num_tokens)
-        losses.append(float(loss.detach()))
+    def _packed(self, table: pa.Table, rows: Sequence[int]) -> list[PackedDemonstrations]:
+        return pack_demonstrations(table, rows, token_budget=self._token_budget, attention_width=self.policy.attention_width)
+
+    def _loss(self, batch: MicroBatch, num_tokens: int, found: list[dict[str, Metric]], model: Policy) -> Tensor:
+        packed = self.policy.tensors(batch)
+        likeliest_N = torch.zeros(len(packed.target_ids_N), dtype=torch.bool, device=self.policy.device)
+        logprobs_N, entropies_N = model(packed, likeliest_N=likeliest_N)
+        loss, metrics = sft_loss(logprobs_N, num_tokens=num_tokens)
+        found.append(metrics | {"train/mean_token_accuracy": _mean(likeliest_N), "entropy": _mean(entropies_N)})
         return loss
 
-    def _rows_of_step(self, index: int) -> list[int]:
-        """The next `train_batch_size` rows of an endless stream that is shuffled anew every epoch."""
-        positions = range(index * self._batch_size, (index + 1) * self._batch_size)
-        orders = {
-            epoch: np.random.default_rng((self._seed, epoch)).permutation(len(self._groups))
-            for epoch in {p // len(self._groups) for p in positions}
-        }
-        return [int(orders[p // len(self._groups)][p % len(self._groups)]) for p in positions]
+    def _evaluated(self, batch: MicroBatch) -> dict[str, Metric]:
+        packed = self.policy.tensors(batch)
+        likeliest_N = torch.zeros(len(packed.target_ids_N), dtype=torch.bool, device=self.policy.device)
+        with torch.no_grad(), self.policy.evaluating():
+            logprobs_N, _ = self.policy(packed, likeliest_N=likeliest_N)
+        return {"eval/loss": _mean(-logprobs_N), "eval/mean_token_accuracy": _mean(likeliest_N)}
 
 
-def _imitated(row: Row) -> TrainedGroup:
-    prompt_ids, completion_ids = row
-    if not len(prompt_ids) or not len(completion_ids):
-        raise DataError("a warm-start row has an empty prompt or completion; remove it")
-    completion = TrainedCompletion(np.asarray(completion_ids, np.int64), np.zeros(len(completion_ids), np.float32), 1.0)
-    return TrainedGroup(np.asarray(prompt_ids, np.int64), (completion,))
+def _mean(values_N: Tensor) -> Mean:
+    return Mean(float(values_N.double().sum()), float(len(values_N)))
 
 
 def copy_tokenizer(model_path: str, folder: Path) -> None:

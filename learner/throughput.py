@@ -102,10 +102,12 @@ def packing_metrics(batches: Sequence[MicroBatch]) -> dict[str, Metric]:
     """`packing/fill`: used share of the rows. `packing/prefix_saving`: share of the tokens that sharing prompts saved."""
     tokens = sum(batch.tokens for batch in batches)
     unshared = sum(unshared_tokens(batch) for batch in batches)
-    return {
-        "packing/fill": Mean(tokens, sum(batch.segment_ids_BT.size for batch in batches)),
-        "packing/prefix_saving": Mean(unshared - tokens, unshared),
-    }
+    return packing_fill(batches) | {"packing/prefix_saving": Mean(unshared - tokens, unshared)}
+
+
+def packing_fill(batches: Sequence[MicroBatch]) -> dict[str, Metric]:
+    """`packing/fill`: used share of the rows."""
+    return {"packing/fill": Mean(sum(batch.tokens for batch in batches), sum(batch.segment_ids_BT.size for batch in batches))}
 
 
 def speed_metrics(batches: Sequence[MicroBatch], flops: FlopCount, seconds: float, ranks: int, device: torch.device) -> dict[str, Metric]:

@@ -1,10 +1,7 @@
-"""LearnerWorker: one rank of the learner in one Ray process. Heavy imports are inside, so that the driver can import the class."""
+"""LearnerWorker: one rank of the learner in one Ray process, which trains by GRPO. Heavy imports are inside, so that the driver can import the class."""
 
 from __future__ import annotations
 
-import importlib
-import os
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -12,21 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 
-from cluster.errors import LearnerError, NonFiniteError
-from cluster.logs import redirect_output
+from cluster.errors import LearnerError
 from cluster.metrics import Metric, Sum, merge
 from cluster.records import AdapterManifest, RolloutGroup
 from configs.schema import RunConfig
 from learner.batch import Denominators, MicroBatch, TrainedGroup, pack, trained_group
+from learner.rank import Rank
 from learner.throughput import FlopCount, packing_metrics, speed_metrics
 
 if TYPE_CHECKING:
     from learner.engine import LearnerEngine
     from learner.loss import Objective
     from learner.policy import Policy
-    from learner.sft import Row, WarmStart
+    from learner.sft import SupervisedTrainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,79 +38,53 @@ class RankReport:
     metrics: dict[str, Metric]
 
 
-class LearnerWorker:
-    """One rank. Every method but `rendezvous`, `where` and `adapter` is collective: the group calls it on all ranks at once."""
+class LearnerWorker(Rank[RunConfig]):
+    """One rank of GRPO. Every method but `adapter` is collective too."""
 
     def __init__(self, config: RunConfig, rank: int, log_dir: Path) -> None:
-        redirect_output(log_dir / f"learner-{rank}.log")
-        self._config = config
-        self._rank = rank
-        self._log_dir = log_dir
-        self._on_gpu = config.learner.gpus_per_rank > 0
+        super().__init__(config, rank, log_dir)
         self._canary_token_ids: tuple[int, ...] = ()
-        self._nonfinite_in_row = 0
         self._policy: Policy
         self._engine: LearnerEngine
         self._flops: FlopCount
         self._objective: Objective
-        self._warm_start: WarmStart
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        _import_heavy(self._on_gpu, max(1, int(config.learner.cpus_per_rank)))
+        self._warm_start: SupervisedTrainer
 
-    def where(self) -> tuple[int, str]:
-        """Process id, and address of the node."""
-        return os.getpid(), ray.util.get_node_ip_address()
-
-    def rendezvous(self) -> tuple[str, int]:
-        """Address of this node, and a port that is free now, where the ranks can meet."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
-
-    def join(self, address: str, port: int) -> None:
-        """Become a rank of the process group."""
-        from learner.engine import join_process_group
-
-        join_process_group(
-            rank=self._rank,
-            world_size=self._config.learner.ranks,
-            address=address,
-            port=port,
-            on_gpu=self._on_gpu,
-            timeout_s=self._config.learner.process_group_timeout_s,
-        )
-
-    def begin_warm_start(self, model_path: str, rows: Sequence[Row]) -> None:
+    def begin_warm_start(self, model_path: str, demonstrations: pa.Table) -> None:
         """Load the model for supervised training of all its weights."""
-        from learner.sft import WarmStart
+        from learner.engine import LearnerEngine, OptimizerSettings
+        from learner.schedule import Schedule
+        from learner.sft import RowOrder, SupervisedTrainer
 
         settings = self._config.learner.warm_start
         if settings is None:
             raise LearnerError("learner.warm_start is not configured, but a warm start was asked for; set it")
-        policy = self._load_policy(model_path, full=True)
-        self._warm_start = WarmStart(policy, rows, settings, seed=self._config.seed, token_budget=self._config.learner.token_budget)
+        schedule = Schedule("linear", settings.learning_rate, warmup_steps=0, total_steps=settings.max_steps, min_rate=0.1)
+        engine = LearnerEngine(self._load_policy(model_path, full=True), OptimizerSettings(), schedule)
+        order = RowOrder(len(demonstrations), settings.train_batch_size, self._config.seed)
+        self._warm_start = SupervisedTrainer(engine, demonstrations, order, self._config.learner.token_budget)
 
     def warm_start_steps(self, first: int, last: int) -> list[float]:
         """Steps `first` to `last` (exclusive); this rank's parts of their losses."""
-        return [self._warm_start.step(index) for index in range(first, last)]
+        return [self._warm_start.step(index).metrics["train/loss"].value for index in range(first, last)]
 
     def end_warm_start(self, model_path: str, out_folder: Path) -> None:
         """Save the model and free it."""
-        self._warm_start.save(out_folder, model_path)
+        from learner.sft import copy_tokenizer
+
+        if self._rank == 0:
+            self._warm_start.policy.save_model(out_folder)
+            copy_tokenizer(model_path, out_folder)
         self._warm_start.close()
         del self._warm_start
 
     def start(self, model_path: str, total_steps: int, resume_folder: Path | None, canary_token_ids: Sequence[int]) -> dict[str, int]:
         """Load base and adapter and make the engine, from a checkpoint if one is given. Returns what `save` was told to remember."""
-        from learner.engine import LearnerEngine, OptimizerSettings
         from learner.loss import Objective
-        from learner.schedule import Schedule
 
-        learner = self._config.learner
         self._policy = self._load_policy(model_path, full=False)
-        settings = OptimizerSettings(**{field.name: getattr(learner, field.name) for field in fields(OptimizerSettings)})
-        self._objective = Objective(**{field.name: getattr(learner, field.name) for field in fields(Objective)})
-        self._engine = LearnerEngine(self._policy, settings, Schedule.of(learner, total_steps))
+        self._objective = Objective(**{field.name: getattr(self._config.learner, field.name) for field in fields(Objective)})
+        self._engine = self._make_engine(self._policy, total_steps)
         self._flops = FlopCount.of(self._policy)
         self._canary_token_ids = tuple(canary_token_ids)
         return {} if resume_folder is None else self._engine.load(resume_folder)
@@ -175,36 +147,8 @@ class LearnerWorker:
         folder.mkdir(parents=True, exist_ok=True)
         self._engine.save(folder, facts)
 
-    def _load_policy(self, model_path: str, *, full: bool) -> Policy:
-        from learner.policy import Policy
-
-        return Policy.load(
-            self._config.model,
-            model_path,
-            full=full,
-            device="cuda" if self._on_gpu else "cpu",
-            seed=self._config.seed,
-            gradient_checkpointing=self._config.learner.gradient_checkpointing,
-        )
-
     def _packed(self, groups: Sequence[TrainedGroup]) -> list[MicroBatch]:
         return pack(groups, token_budget=self._config.learner.token_budget, attention_width=self._policy.attention_width)
-
-    def _count_nonfinite(self, applied: bool, batches: Sequence[MicroBatch], step: int) -> None:
-        if applied:
-            self._nonfinite_in_row = 0
-            return
-        self._nonfinite_in_row += 1
-        stem = self._log_dir / f"nonfinite-step-{step:06d}-rank-{self._rank}"
-        for index, batch in enumerate(batches):
-            np.savez_compressed(f"{stem}-{index}.npz", **{field.name: getattr(batch, field.name) for field in fields(MicroBatch)})  # type: ignore[arg-type]
-        limit = self._config.learner.max_nonfinite_steps
-        if self._nonfinite_in_row >= limit:
-            raise NonFiniteError(
-                f"loss or gradient was not finite in {self._nonfinite_in_row} steps in a row, and learner.max_nonfinite_steps is {limit}; "
-                f"the batches are in {stem}-*.npz; lower learner.learning_rate or look for what is wrong with them",
-                role=f"learner rank {self._rank}",
-            )
 
 
 def trained_groups(bodies: Sequence[Any], advantages_PG: Sequence[Sequence[float | None]]) -> list[TrainedGroup]:
@@ -214,14 +158,3 @@ def trained_groups(bodies: Sequence[Any], advantages_PG: Sequence[Sequence[float
         trained_group(RolloutGroup(table), advantages_G, first_index=int(start))
         for table, advantages_G, start in zip(ray.get(list(bodies)), advantages_PG, starts, strict=False)
     ]
-
-
-def _import_heavy(on_gpu: bool, threads: int) -> None:
-    """Import what `start` will need, so that the group's ranks do it while the rollout engines start."""
-    from learner.engine import import_deepspeed
-
-    import_deepspeed(on_gpu=on_gpu)
-    for module in ("peft", "learner.sft"):
-        importlib.import_module(module)
-    torch = importlib.import_module("torch")
-    torch.set_num_threads(threads)

@@ -23,9 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("actors", "cluster", "configs", "learner", "rewards")
 PEERS = ("actors", "learner", "rewards")
 BASEMENT = {f"cluster.{name}" for name in ("errors", "logs", "metrics", "placement", "records")} | {
-    "configs.data",
-    "configs.model",
-    "configs.schema",
+    f"configs.{name}" for name in ("data", "model", "schema", "sft", "training")
 }
 ROOF = {
     f"cluster.{name}"
@@ -40,6 +38,7 @@ ROOF = {
         "run_evaluation",
         "score",
         "serving",
+        "sft",
         "submit",
         "train",
         "train_evaluation",

@@ -32,14 +32,15 @@ def train(
 ) -> None:
     """Train a model by GRPO."""
     from cluster.convert import load_run
+    from cluster.stages import run_stages
     from cluster.train import run_training
 
     settings = [config, *(overrides or []), *([f"cluster.address={address}"] if address else [])]
     run = load_run(settings, accelerate, Console())
     if dry_run:
-        from cluster.dry_run import show_dry_run
-        from cluster.starting_adapter import with_starting_adapter
+        from cluster.dry_run import show_run
 
-        show_dry_run(with_starting_adapter(run), Console())
+        show_run(run, Console())
         return
-    run_training(run, resume if resume in ("auto", "none") else Path(resume))
+    wanted = resume if resume in ("auto", "none") else Path(resume)
+    run_stages(run, wanted, run_training) if run.stages else run_training(run, wanted)

@@ -26,6 +26,7 @@ from cluster.records import adapter_sha256
 from configs.schema import RunConfig
 from learner.batch import Denominators
 from learner.group import LearnerGroup, WarmStartProgress
+from learner.ranks import Ranks
 from learner.report import batch_metrics
 from tests.learner.rollouts import run_config, scored_groups
 
@@ -166,7 +167,7 @@ def test_truncated_completions_are_masked_but_counted(tmp_path: Path) -> None:
     ]
 
     def prepared(**learner: Any) -> Any:
-        group = LearnerGroup(run_config(tmp_path, scale_rewards="none", **learner), [], tmp_path)
+        group = LearnerGroup(run_config(tmp_path, scale_rewards="none", **learner), Ranks([], tmp_path))
         return group._advantages(groups, group._estimated(groups))
 
     assert prepared() == ([(2.0, -2.0, None, None)] * 2, Denominators(6, 64, 24)), "an advantage of 0 is not computed, but counted"

@@ -1,0 +1,47 @@
+"""`stages`: settings over those of the run, for parts of it that are run one after another.
+
+    stages:
+      - {name: gentle, learner: {beta: 0.001}, data: {train_samples: 1000}}
+      - {name: strict, learner: {beta: 0.01, learning_rate: 5.0e-7}}
+
+A stage begins with the adapter of the one before, with a fresh optimizer and schedule. What it does not set is as above `stages`. All train one
+adapter on one model, so a stage sets nothing of `model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from configs.section import Section
+
+Settings = dict[str, Any]
+
+
+class StageSection(Section):
+    """One stage."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """It names the stage's folder in `out_dir`: 1-NAME, 2-NAME, ..."""
+    data: Settings = {}
+    """Settings over those of the section `data`, as are the others."""
+    actors: Settings = {}
+    rewards: Settings = {}
+    learner: Settings = {}
+    cluster: Settings = {}
+    seed: int | None = None
+
+    def over(self, tree: Mapping[str, Any]) -> Settings:
+        """The settings of a run with those of this stage over them."""
+        return _over(tree, self.model_dump(exclude={"name"}, exclude_unset=True))
+
+
+def _over(tree: Mapping[str, Any], settings: Mapping[str, Any]) -> Settings:
+    """Sections are merged key by key; all else is replaced."""
+    merged = dict(tree)
+    for key, value in settings.items():
+        before = merged.get(key)
+        merged[key] = _over(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return merged
