@@ -241,7 +241,8 @@ def _nearest_key(location: Location) -> str | None:
 
 def _describe(error: ErrorDetails, origins: Mapping[str, str]) -> str:
     """One line of the form `key: value, rule; remedy`."""
-    origin = origins.get(_key(error["loc"]))
+    key = _key(error["loc"])
+    origin = next((made_of for target, made_of in origins.items() if key == target or key.startswith((f"{target}[", f"{target}."))), None)
     return f"{origin} -> {_fault(error)}" if origin else _fault(error)
 
 
