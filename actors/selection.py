@@ -49,12 +49,14 @@ class PromptCounts:
     """Left out of training because their pass rate is not between `data.min_pass_rate` and `data.max_pass_rate`."""
     not_sampled: int = 0
     """Neither held out nor among the `data.train_samples`."""
+    held_out_too_long: int = 0
+    """Of `too_long`, those that were to be held out."""
     contaminated: Mapping[str, int] = field(default_factory=dict)
     """Evaluation set of `data.decontaminate` -> rows left out of training for it."""
 
     def __add__(self, other: PromptCounts) -> PromptCounts:
         names = {*self.contaminated, *other.contaminated}
-        summed = ("trained", "held_out", "too_long", "also_held_out", "rows", "outside_pass_rate", "not_sampled")
+        summed = ("trained", "held_out", "too_long", "also_held_out", "rows", "outside_pass_rate", "not_sampled", "held_out_too_long")
         return PromptCounts(
             **{name: getattr(self, name) + getattr(other, name) for name in summed},
             longest_tokens=max(self.longest_tokens, other.longest_tokens),
@@ -131,6 +133,7 @@ def select(data: DataSection, rows: Rows, eval_rows: Rows, parts: tuple[PartCoun
         rows=len(rows),
         outside_pass_rate=filters.outside_pass_rate,
         not_sampled=len(rows) - len(train) - (len(held_out) if eval_rows is rows else 0),
+        held_out_too_long=held_out_fitting.too_long,
         contaminated=dict(filters.contaminated),
     )
     return Selection(
@@ -188,24 +191,32 @@ def _split(data: DataSection, rows: Rows, eval_rows: Rows, seed: int) -> tuple[n
     """Row numbers to train on, and to hold out."""
     split_seed = data.mixture.seed if data.mixture and data.mixture.test_split_size is not None else seed
     order = permutation(len(rows), split_seed, SUBSET_STREAM)
-    if eval_rows is not rows:
-        held_out = permutation(len(eval_rows), seed, SUBSET_STREAM)[: data.eval_samples]
+    if data.held_out_size is not None:
+        used = order if data.train_samples == -1 else order[: data.train_samples]  # a share of what is used, as MedicalGPT's
+        held_out, train = np.split(used, [held_out_rows(data, len(used))])
+        missing = max(data.train_samples - len(rows), 0 if len(train) else 1)
+        key = "test_split_size"
     else:
-        held_out, order = np.split(order, [held_out_rows(data, len(rows))])
-    wanted = len(order) if data.train_samples == -1 else data.train_samples
-    if not 0 < wanted <= len(order):
-        key = "data.eval_samples" if data.held_out_size is None else "test_split_size"
-        held = f" of which {len(rows) - len(order)} are held out ({key})" if len(order) < len(rows) else ""
+        key = "data.eval_samples"
+        if eval_rows is rows:
+            held_out, order = np.split(order, [min(data.eval_samples, len(order))])
+        else:
+            held_out = permutation(len(eval_rows), seed, SUBSET_STREAM)[: data.eval_samples]
+        train = order if data.train_samples == -1 else order[: data.train_samples]
+        missing = max(data.train_samples, 1) - len(train)
+    if missing > 0:
+        held = f" of which {len(held_out)} are held out ({key})" if eval_rows is rows and len(held_out) else ""
         raise DataError(
-            f"{data.source} has {len(rows)} rows,{held} and {max(wanted, 1)} are wanted for training; lower data.train_samples or {key}"
+            f"{data.source} has {len(rows)} rows,{held} and {max(data.train_samples, 1)} are wanted for training; "
+            f"lower data.train_samples or {key}"
         )
-    return np.sort(order[:wanted]), held_out
+    return np.sort(train), held_out
 
 
 def held_out_rows(data: DataSection, rows: int) -> int:
-    """How many of so many rows are held out: a share is rounded up, as scikit-learn and `datasets` do."""
-    size = data.eval_samples if data.held_out_size is None else data.held_out_size
-    return math.ceil(rows * size - ROUNDING) if isinstance(size, float) else size
+    """How many of so many rows `test_split_size` holds out: a share is rounded up, as scikit-learn and `datasets` do."""
+    size = data.held_out_size or 0
+    return min(rows, math.ceil(rows * size - ROUNDING) if isinstance(size, float) else size)
 
 
 def require_some(fitting: Fitting, count: int, data: DataSection, purpose: str, filters: RowFilters | None = None) -> None:

@@ -103,6 +103,11 @@ def mix(mixture: MixtureSection) -> tuple[Rows, tuple[PartCount, ...]]:
     return MixedRows(opened[0].columns, opened, part_of[order], index_in_part[order]), tuple(counts)
 
 
+def kept_rows(rows: int, weight: float) -> int:
+    """floor(rows x weight), of the weight as it is written: 29 of 100 rows at 0.29."""
+    return math.floor(rows * weight + ROUNDING)
+
+
 def _part_rows(part: MixturePart) -> Rows:
     rows = load_rows(part.path, name=part.name, split=part.split)
     kept = part.kept_columns
@@ -129,7 +134,7 @@ def _require_same_columns(parts: Sequence[MixturePart], opened: Sequence[Rows]) 
 def _chosen(part: MixturePart, count: int, seed: int, stream: int) -> np.ndarray:
     if part.weight is None:
         return np.arange(count, dtype=np.int64)
-    kept = math.floor(count * part.weight + ROUNDING)
+    kept = kept_rows(count, part.weight)
     if kept == 0:
         raise DataError(
             f"data.mixture: of the {count} rows of {part.path} the weight {part.weight} keeps none; raise it, or remove the data set"

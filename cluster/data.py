@@ -90,7 +90,7 @@ def counts_table(config: RunConfig, prompts: PromptSource | PromptStream) -> Tab
         "not among data.train_samples": counts.not_sampled,
         f"pass rate not in ({_bound(data.min_pass_rate)}, {_bound(data.max_pass_rate)})": counts.outside_pass_rate,
         **{f"8 words in a row with {name}": rows for name, rows in counts.contaminated.items()},
-        f"longer than {data.max_prompt_length} tokens": counts.too_long,
+        f"longer than {data.max_prompt_length} tokens": counts.too_long - (counts.held_out_too_long if data.eval_path else 0),
         "equal to a held-out prompt": counts.also_held_out,
     }
     source = f"the first {counts.rows:,} rows of {data.source}" if data.streaming else data.source
@@ -159,10 +159,14 @@ def _facts(config: RunConfig, prompts: PromptSource | PromptStream, looked_at: S
 def _show_golds(config: RunConfig, looked_at: Sequence[Prompt], console: Console) -> Iterator[str]:
     """Say what the rewards can read; yields why a run would be refused."""
     section = resolve(config.rewards, config.actors.max_completion_length)
-    bar = iter(track(looked_at, "reading gold answers", console=Console(stderr=True), transient=True, disable=not console.is_terminal))
+    told = iter(track(looked_at, "reading gold answers", console=Console(stderr=True), transient=True, disable=not console.is_terminal))
+
+    def bar() -> None:
+        next(told, None)
+
     try:
         validate(section, looked_at[0].columns)
-        checks = check_golds(section, [prompt.columns for prompt in looked_at], advance=lambda: next(bar, None))
+        checks = check_golds(section, [prompt.columns for prompt in looked_at], advance=bar)
     except (DataError, RewardError) as error:
         yield error.message
         return

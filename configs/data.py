@@ -90,7 +90,7 @@ class DataSection(Section):
     max_prompt_length: PositiveInt = 512
     """Prompts longer than this many tokens are left out and counted."""
     train_samples: int = -1
-    """Use this many rows, a seeded subset; -1 uses all."""
+    """Use this many rows, a seeded subset; -1 uses all. With `test_split_size`, that is of these; otherwise held-out rows come on top."""
     pass_rate_column: str = "pass_rate"
     """Column of measured pass rates, as `rollcast data pass-rate` writes it, for `min_pass_rate` and `max_pass_rate`."""
     min_pass_rate: float | None = None

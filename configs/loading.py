@@ -284,7 +284,8 @@ def _nearest_key(location: Location, root: type[Section]) -> str | None:
 
 def _describe(error: ErrorDetails, origins: Mapping[str, str], root: type[Section]) -> str:
     """One line of the form `key: value, rule; remedy`."""
-    origin = origins.get(_key(error["loc"], root))
+    key = _key(error["loc"], root)
+    origin = next((made_of for target, made_of in origins.items() if key == target or key.startswith((f"{target}[", f"{target}."))), None)
     return f"{origin} -> {_fault(error, root)}" if origin else _fault(error, root)
 
 

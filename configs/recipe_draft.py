@@ -171,7 +171,10 @@ def finite(value: Any, setting: str) -> float:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        value = ", ".join(str(entry["name"] if isinstance(entry, dict) and "name" in entry else entry) for entry in value)
+        value = ", ".join(
+            str(entry.get("path") or entry.get("id") or entry.get("name") or entry) if isinstance(entry, dict) else str(entry)
+            for entry in value
+        )
     text = str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
     text = text.replace("\n", "\\n")
     return text if len(text) <= 60 else f"{text[:57]}..."

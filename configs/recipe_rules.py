@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from cluster.errors import ConfigError
+from configs.recipe_data import put_held_out_share, put_source
 from configs.recipe_draft import Draft, finite
 from configs.recipe_keys import DEFAULTS, MEDICAL, REWARD_NAMES, REWARD_PARAMS, REWARDS
 
@@ -99,13 +100,8 @@ def _adapter(draft: Draft) -> None:
 
 
 def _data(draft: Draft) -> None:
-    folder = draft.has("train_file_dir")
-    if not folder and not draft.has("dataset_name"):
-        raise ConfigError("dataset_name is not given; add the hub id of a data set, or the path of a file or folder")
-    source = "train_file_dir" if folder else "dataset_name"
-    draft.put("data.path", draft.given[source], source)
-    if folder:
-        draft.ignore("dataset_name", "train_file_dir is used")
+    put_source(draft)
+    put_held_out_share(draft, is_medical(draft))
     if draft.has("train_samples"):
         wanted = int(draft.number("train_samples", -1))
         draft.put("data.train_samples", wanted if wanted > 0 else -1, "train_samples")
@@ -120,13 +116,13 @@ def _data(draft: Draft) -> None:
 def _evaluation(draft: Draft) -> None:
     asked = draft.flag("do_eval") or str(draft.given.get("eval_strategy", "no")).lower() not in ("no", "false")
     medical, split = is_medical(draft), draft.has("dataset_test_split")
-    if asked and not medical and (split or draft.has("eval_strategy")):
+    if asked and not medical and "path" in draft.tree["data"] and (split or draft.has("eval_strategy")):
         draft.put("data.eval_path", draft.tree["data"]["path"], "eval_strategy", "do_eval", why="before and after training")
         draft.put("data.eval_split", draft.given.get("dataset_test_split", "test"), "dataset_test_split")
         draft.put("data.eval_samples", HELD_OUT, "eval_strategy", "do_eval", why="so many rows of that split, before and after training")
         return
     if asked or medical:
-        why = "so many rows are held out (MedicalGPT: a tenth)" if medical else "so many rows are held out"
+        why = "so many held-out rows are evaluated, before and after training"
         draft.put("data.eval_samples", HELD_OUT, "eval_strategy", "do_eval", why=why)
     else:
         draft.put("data.eval_samples", 0, "eval_strategy", "do_eval", why="it trains on every row of the split")

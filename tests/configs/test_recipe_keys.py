@@ -39,9 +39,8 @@ import dataclasses, trl
 from trl.scripts.grpo import GRPOScriptArguments
 from trl.scripts.utils import DatasetMixtureConfig
 for kind in (trl.GRPOConfig, trl.ModelConfig, GRPOScriptArguments, DatasetMixtureConfig):
-    print(*("field:" + field.name for field in dataclasses.fields(kind) if field.name not in ("streaming", "test_split_size")))
+    print(*("field:" + field.name for field in dataclasses.fields(kind)))
 """
-"""`streaming` and `test_split_size` stand inside a mixture, which is refused as a whole."""
 
 OPEN_R1 = (
     "benchmarks callbacks chat_template code_eval_scoring_mode code_eval_test_batch_size code_language code_provider cosine_max_len "

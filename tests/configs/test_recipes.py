@@ -27,7 +27,7 @@ ZERO2 = RECIPES / "zero2.yaml"
 ANYTHING: tuple[Any, ...] = (
     *(True, False, 0, 1, 8, -1, 0.5, "", "text", "no", [], ["text"], [1, 1, 1], {}, {"text": 1}, {"revision": "v2"}),
     *("auto", "server", "nf4", "grpo", "linear", "token", "token_truncate", "CAUSAL_LM", "adamw_torch", "sum_then_normalize", "accuracy"),
-    *("none", "Qwen/Qwen2.5-0.5B-Instruct"),
+    *("none", "Qwen/Qwen2.5-0.5B-Instruct", [{"path": "a"}], {"datasets": [{"id": "a"}]}),
 )
 """Values of every kind, a right one for each setting among them."""
 
@@ -139,6 +139,9 @@ def test_no_setting_is_dropped_in_silence_beside_others(data: st.DataObject) -> 
         {"vllm_importance_sampling_correction": False, "vllm_importance_sampling_mode": "token_mask"},
         {"do_eval": True, "dataset_test_split": "test"},
         {"use_vllm": True, "vllm_device": "auto"},
+        {"dataset_mixture": {"datasets": [{"id": "a"}]}, "dataset_config": "b", "dataset_train_split": "c", "datasets": [{"path": "d"}]},
+        {"dataset_mixture": {"datasets": [{"id": "a"}]}, "test_split_size": 0.1, "dataset_test_split": "test", "eval_strategy": "steps"},
+        {"dataset_streaming": True, "streaming": True, "max_steps": 10},
     ],
     ids=" ".join,
 )
@@ -265,6 +268,7 @@ def test_a_recipe_for_medicalgpt_gets_what_its_script_has() -> None:
         500,
         100,
     )
+    assert config.data.test_split_size == 0.1
     assert [spec.params for spec in config.rewards.functions] == [{"answer_style": "answer_tag"}, {"layout": "inline"}]
     assert "<answer>" in (config.data.system_prompt or "")
 
@@ -272,6 +276,51 @@ def test_a_recipe_for_medicalgpt_gets_what_its_script_has() -> None:
 @pytest.mark.parametrize(("given_k", "top_k"), [(0, -1), (-1, -1), (20, 20)])
 def test_sampling_from_all_tokens(given_k: int, top_k: int) -> None:
     assert convert(SMALL | {"top_k": given_k}).config.actors.top_k == top_k
+
+
+def test_mixtures_of_open_r1_and_trl() -> None:
+    parts = [
+        {"id": "a/b", "config": "main", "columns": ["problem", "solution"], "weight": 0.5},
+        {"id": "c/d", "columns": ["solution", "problem"]},
+    ]
+    data = convert(SMALL | {"dataset_mixture": {"datasets": parts, "seed": 42, "test_split_size": 0.1}, "dataset_config": "x"}).config.data
+    assert data.mixture is not None
+    assert [part.model_dump(exclude_none=True) for part in data.mixture.datasets] == [
+        {"path": "a/b", "name": "main", "split": "train", "columns": ("problem", "solution"), "weight": 0.5},
+        {"path": "c/d", "split": "train", "columns": ("solution", "problem")},
+    ]
+    assert (data.path, data.name, data.mixture.seed, data.mixture.test_split_size, data.eval_samples) == (None, None, 42, 0.1, 0)
+    trl = convert(
+        {**SMALL, "datasets": [{"path": "a/b", "name": "main", "split": "train[:10]"}], "test_split_size": 20, "do_eval": True}
+    ).config.data
+    assert trl.mixture is not None
+    assert (trl.mixture.datasets[0].name, trl.mixture.datasets[0].split, trl.mixture.test_split_size) == ("main", "train[:10]", 20)
+    assert (trl.eval_path, trl.eval_samples) == (None, 100)
+
+
+def test_mixtures_that_are_wrong() -> None:
+    assert "dataset_mixture: a data set has no wieght; did you mean weight?" in refusal(
+        dataset_mixture={"datasets": [{"id": "a", "wieght": 1}]}
+    )
+    assert "dataset_mixture: a data set has no id; add its hub id" in refusal(dataset_mixture={"datasets": [{"config": "a"}]})
+    assert "dataset_mixture: it lists no datasets; write {datasets:" in refusal(dataset_mixture={"seed": 1})
+    assert "datasets: fraction of a data set is not supported" in refusal(datasets=[{"path": "a", "fraction": 0.5}])
+    assert "datasets: 'a' is not a list of data sets; write [{path: ...}" in refusal(datasets="a")
+    assert "dataset_mixture -> data.mixture.datasets[0].weight: 2 must be at most 1" in refusal(
+        dataset_mixture={"datasets": [{"id": "a", "weight": 2}]}
+    )
+    unequal = {"datasets": [{"id": "a", "columns": ["x", "y"]}, {"id": "b", "columns": ["x", "z"]}]}
+    assert "the columns of the data sets must be the same, but a alone has y; b alone has z;" in refusal(dataset_mixture=unequal)
+    assert "mixture with streaming: it needs all rows" in refusal(
+        dataset_mixture={"datasets": [{"id": "a"}]}, dataset_streaming=True, max_steps=1
+    )
+
+
+def test_streaming_needs_a_number_of_steps() -> None:
+    data = convert(SMALL | {"dataset_streaming": True, "max_steps": 10}).config.data
+    assert data.streaming
+    assert "learner.max_steps is not given and data.streaming is on" in refusal(dataset_streaming=True)
+    assert "dataset_streaming and streaming say the opposite" in refusal(dataset_streaming=True, streaming=False)
 
 
 def test_evaluation() -> None:
@@ -329,8 +378,6 @@ def test_unknown_and_doubled_settings() -> None:
     assert "torch_dtype and dtype are the same setting" in refusal(torch_dtype="auto", dtype="auto")
     assert "model_name_or_path is not given" in outcome({"dataset_name": "a"})[1]
     assert "dataset_name is not given" in outcome({"model_name_or_path": "a"})[1]
-    for key in ("dataset_mixture", "datasets"):
-        assert f"{key}: " in refusal(**{key: {"datasets": []}}) and "not supported yet" in refusal(**{key: []})
 
 
 def test_faults_name_the_setting_that_they_come_from() -> None:
