@@ -149,7 +149,7 @@ class TrainingRun:
             reason = await self._train()
             after = None
             if reason in WHOLE:
-                await self.evaluating.finish()
+                await self.evaluating.finish(self._step)
                 after = await self._evaluate("after")
             return await self._finish(reason, before, after)
         except asyncio.CancelledError:
