@@ -8,7 +8,6 @@ Ranks map the files into memory, so that a data set may be larger than the memor
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -146,7 +145,7 @@ class DemonstrationSource:
 
     def _written(self, name: str, rows: Rows, indices: np.ndarray) -> DemonstrationFile:
         counts, digest, path = DemonstrationCounts(rows=len(indices)), hashlib.blake2b(digest_size=16), self.folder / f"{name}.arrow"
-        batches = np.array_split(indices, max(1, math.ceil(len(indices) / _TOKENISED_AT_ONCE)))
+        batches = [indices[start : start + _TOKENISED_AT_ONCE] for start in range(0, len(indices), _TOKENISED_AT_ONCE)]
         quiet, console = len(indices) < _PROGRESS_FROM_ROWS, Console(stderr=True)
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, DEMONSTRATION_SCHEMA) as writer:
             for batch in track(batches, f"tokenising {name} rows", console=console, transient=True, disable=quiet):

@@ -18,7 +18,7 @@ import yaml
 from cluster.errors import ConfigError, RollcastError
 from cluster.logs import redirect_output, tail
 from cluster.starting_adapter import plain_lora
-from configs.schema import BUILTIN
+from configs.schema import BUILTIN, MERGED_MODEL
 from learner.merging import TOLERANCE, MergeJob, MergeOutcome, Progress, merge
 
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -104,6 +104,8 @@ def _of_adapter(adapter: Path, base: str | None) -> MergeSource:
 
 def _of_run(run: Path, base: str | None) -> MergeSource:
     settings = _mapping(run / "config.yaml")
+    if stages := settings.get("stages"):
+        return replace(_of_run(run / f"{len(stages)}-{stages[-1]['name']}", base), output=run / "merged")
     model = settings.get("model") or {}
     found, note = base or _base_of_run(run, settings), ""
     if found == str(run / "model_dequantised"):
@@ -119,6 +121,8 @@ def _base_of_run(run: Path, settings: dict[str, Any]) -> str:
         return str(run / "model_dequantised")
     if (settings.get("learner") or {}).get("warm_start"):
         return str(run / "model")
+    if model.get("merge_adapter"):
+        return str(run / MERGED_MODEL)
     path = str(model.get("path", ""))
     return str(run / "base_model") if path.startswith(BUILTIN) else path
 

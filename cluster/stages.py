@@ -16,8 +16,9 @@ from typing import Any
 
 from cluster.errors import ConfigError
 from cluster.progress import RunDisplay
-from cluster.report import write_report
+from cluster.report import leave_report
 from cluster.run_dir import Resume, RunDirectory, ended_well, read_summary
+from cluster.starting_adapter import with_starting_adapter
 from configs.loading import dump_config, read_yaml, stage_configs
 from configs.schema import RunConfig
 
@@ -34,11 +35,12 @@ def run_stages(config: RunConfig, resume: Resume, train: Train) -> dict[str, Any
         train: runs one of them, and returns its summary.
 
     Raises:
-        ConfigError: a checkpoint to resume from is given, or a stage cannot work.
+        ConfigError: a checkpoint to resume from is given, `model.adapter` cannot be used, or a stage cannot work.
         RollcastError: a stage failed.
     """
     if isinstance(resume, Path):
         raise ConfigError(f"--resume {resume}: a run of stages goes on where it stands; use --resume auto, or none to begin anew")
+    config = with_starting_adapter(config)
     stages = stage_configs(config)
     with RunDirectory.open(config.out_dir, resume, folders=()) as directory:
         directory.write("config.yaml", dump_config(config))
@@ -66,11 +68,11 @@ def _run_in_order(stages: tuple[RunConfig, ...], directory: RunDirectory, displa
                 break
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        directory.write_summary(_summary(summaries, f"failed: stage {name}: {reason}"))
+        directory.write_summary(_summary(summaries, f"failed: stage {stages[len(summaries)].out_dir.name}: {reason}"))
         raise
     summary = _summary(summaries, list(summaries.values())[-1]["exit_reason"])
     directory.write_summary(summary)
-    write_report([stage.out_dir for stage in stages if stage.out_dir.name in summaries], directory.path / "report.html")
+    leave_report(directory.path, display.say, [directory.path / name for name in summaries])
     return summary
 
 

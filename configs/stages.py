@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.section import Section
 
@@ -33,9 +33,17 @@ class StageSection(Section):
     cluster: Settings = {}
     seed: int | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _trains_the_adapter_of_the_run(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "model" in given:
+            raise ValueError("a stage sets `model`, but all stages train one adapter on one model; set it above `stages`")
+        return given
+
     def over(self, tree: Mapping[str, Any]) -> Settings:
         """The settings of a run with those of this stage over them."""
-        return _over(tree, self.model_dump(exclude={"name"}, exclude_unset=True))
+        settings = self.model_dump(exclude={"name"} if self.seed is not None else {"name", "seed"}, exclude_unset=True)
+        return _over(tree, settings)
 
 
 def _over(tree: Mapping[str, Any], settings: Mapping[str, Any]) -> Settings:

@@ -63,7 +63,8 @@ SECTIONS: tuple[tuple[str, tuple[Curve | TimeShares, ...]], ...] = (
             Curve("KL to the reference, nats", (("kl", "kl"),), "log"),
             Curve("Gradient norm", (("before clipping", "train/grad_norm"),), "log"),
             Curve("Learning rate", (("learning rate", "train/learning_rate"),), smooth=False),
-            Curve("Loss", (("loss", "train/loss"),), "spiky"),
+            Curve("Loss", (("loss", "train/loss"), ("held out", "eval/loss")), "spiky"),
+            Curve("Token accuracy", (("trained", "train/mean_token_accuracy"), ("held out", "eval/mean_token_accuracy")), "share"),
             Curve("Clipped tokens", (("", "clip_ratio/*"),), "share"),
         ),
     ),
@@ -112,7 +113,7 @@ SECTIONS: tuple[tuple[str, tuple[Curve | TimeShares, ...]], ...] = (
     ),
 )
 
-ALSO_KNOWN = ("reward", "train/*", "rewards/*", "eval/*", "sync/bytes", "timing/*", "learner/idle", "rollout/idle")
+ALSO_KNOWN = ("reward", "train/*", "rewards/*", "eval/*", "sync/bytes", "timing/*", "learner/idle", "rollout/idle", "epoch")
 """Metrics that need no chart of their own: aliases, and what the charts above are made of."""
 
 

@@ -39,10 +39,13 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     return file
 
 
-def leave_report(folder: Path, say: Callable[[str], None]) -> Path | None:
-    """Write the report of a run that has just ended, into its directory. What goes wrong is said, and is not raised: the run counts more."""
+def leave_report(folder: Path, say: Callable[[str], None], runs: Sequence[Path] = ()) -> Path | None:
+    """Write the report of a run that has just ended, or of all its parts, into its directory.
+
+    What goes wrong is said, and is not raised: the run counts more.
+    """
     try:
-        write_page(folder / FILE_NAME, render([read_run(folder, running=False)]))
+        write_page(folder / FILE_NAME, render([read_run(run, running=False) for run in runs or (folder,)]))
     except Exception as error:
         say(f"no {FILE_NAME}: {type(error).__name__}: {error}; try rollcast report {folder}")
         return None

@@ -13,9 +13,9 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from cluster.__main__ import app
-from cluster.dry_run import show_dry_run
+from cluster.dry_run import show_dry_run, show_sft_dry_run
 from cluster.errors import ConfigError
-from configs.loading import load_config
+from configs.loading import load_config, load_sft_config
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = REPOSITORY / "examples" / "recipes"
@@ -60,13 +60,15 @@ def test_the_guides_recipe_dry_runs_to_one_and_seven_gpus() -> None:
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_command_in_the_head_of_a_config_dry_runs(path: Path) -> None:
     """Those of GPUs on one device and on several."""
-    lines = re.findall(r"^# +rollcast train (.+)$", path.read_text(), re.MULTILINE)
-    assert lines
-    for line in lines:
+    lines = re.findall(r"^# +rollcast (train|sft) (.+)$", path.read_text(), re.MULTILINE)
+    assert f"configs/{path.name}" in [shlex.split(line)[0] for _, line in lines]
+    for command, line in lines:
         file, *overrides = shlex.split(line)
-        assert file == f"configs/{path.name}"
         console = Console(width=200, record=True, quiet=True)
-        show_dry_run(load_config(path, overrides), console)
+        if command == "sft":
+            show_sft_dry_run(load_sft_config(REPOSITORY / file, overrides), console)
+        else:
+            show_dry_run(load_config(REPOSITORY / file, overrides), console)
 
 
 def test_medical_runs_use_two_gpus_or_share_one() -> None:

@@ -17,7 +17,7 @@ from configs.loading import dump_config, load_config
 from configs.schema import RewardSpec, RunConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SHIPPED = sorted(CONFIGS.glob("*.yaml"))
+SHIPPED = sorted(path for path in CONFIGS.glob("*.yaml") if not path.stem.endswith("_sft"))
 SMALL = "model: {path: builtin:tiny_qwen2}\ndata: {path: builtin:addition}\n"
 
 
