@@ -35,6 +35,7 @@ ROOF = {
         "data",
         "doctor",
         "evaluate",
+        "pass_rate",
         "prepare",
         "run_evaluation",
         "score",
