@@ -118,13 +118,21 @@ class PromptSource:
             raise DataError(f"prompt {prompt_id} is not in the data, which have {len(rows)} rows; resume with the data of the run")
         return self._maker.prompt(prompt_id, rows.row(prompt_id.index), rows.place(prompt_id.index))
 
+    def row(self, index: int) -> dict[str, Any]:
+        """All columns of a row, the prompt as the data set holds it."""
+        return self._rows.row(index)
+
     def canary_prompt(self) -> Prompt:
         """A prompt of the training data, always the same. Does not move the stream."""
         return self.prompt(PromptId(0, int(self._train[0])))
 
     def first_prompts(self, count: int) -> list[Prompt]:
         """Prompts in the order in which the first epoch draws them. Does not move the stream."""
-        return [self.prompt(PromptId(0, int(index))) for index in self._ordered(0)[:count]]
+        return [self.prompt(prompt_id) for prompt_id in self.first_ids(count)]
+
+    def first_ids(self, count: int | None = None) -> list[PromptId]:
+        """Ids in the order in which the first epoch draws them; all of them without a count."""
+        return [PromptId(0, int(index)) for index in self._ordered(0)[:count]]
 
     def eval_prompts(self) -> list[Prompt]:
         """The held-out prompts, always in the same order; their ids have the epoch `EVAL_EPOCH`."""

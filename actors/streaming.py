@@ -98,14 +98,20 @@ class PromptStream:
 
     def prompt(self, prompt_id: PromptId) -> Prompt:
         """The prompt with this id, the same whenever it is made. Does not move the stream."""
-        if prompt_id.epoch == EVAL_EPOCH:
-            rows, place = self._eval_rows, prompt_id.index
-        else:
-            start = prompt_id.index - (prompt_id.index - self._first_row) % self._data.shuffle_buffer_size
-            rows, place = self._buffers.at(start).rows, prompt_id.index - start
+        rows, place = (self._eval_rows, prompt_id.index) if prompt_id.epoch == EVAL_EPOCH else self._found(prompt_id.index)
         if not 0 <= place < len(rows):
             raise DataError(f"prompt {prompt_id} is not in the data of {self._data.source}; resume with the data of the run")
         return self._maker.prompt(prompt_id, rows.row(place), rows.place(place))
+
+    def row(self, index: int) -> dict[str, Any]:
+        """All columns of a row, the prompt as the data set holds it."""
+        rows, place = self._found(index)
+        return rows.row(place)
+
+    def _found(self, index: int) -> tuple[Rows, int]:
+        """The buffer that holds a row, and the row's place in it."""
+        start = index - (index - self._first_row) % self._data.shuffle_buffer_size
+        return self._buffers.at(start).rows, index - start
 
     def canary_prompt(self) -> Prompt:
         """A prompt of the training data, always the same. Does not move the stream."""

@@ -34,6 +34,7 @@ ROOF = {
         "doctor",
         "evaluate",
         "merge",
+        "pass_rate",
         "prepare",
         "run_evaluation",
         "score",

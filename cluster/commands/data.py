@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -49,3 +50,24 @@ def show(
     console = Console(soft_wrap=True)
     if not show_data(load_run([config, *(overrides or [])], accelerate, console), examples, golds, console):
         raise typer.Exit(1)
+
+
+@data.command("pass-rate", context_settings=TAKES_SETTINGS)
+def pass_rate(
+    config: Config,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write: all columns, and the pass rate.")],
+    overrides: Overrides = None,
+    accelerate: Accelerate = None,
+    num_generations: Annotated[int, typer.Option(min=1, help="Completions for each prompt.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Measure so many prompts, a seeded subset; of a stream the first.")] = None,
+    reward: Annotated[str | None, typer.Option(help="Reward whose mean is the pass rate; default: the first of the run.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join (host:port, auto, or local); overrides cluster.address.")] = None,
+) -> None:
+    """Measure how often the model passes each prompt, for a filter or a curriculum. The same command goes on where it was stopped."""
+    from cluster.convert import load_run
+    from cluster.pass_rate import PassRatePlan, measure_pass_rates
+
+    console = Console(soft_wrap=True)
+    settings = [config, *(overrides or []), *([f"cluster.address={address}"] if address else [])]
+    run = load_run(settings, accelerate, console)
+    measure_pass_rates(run, PassRatePlan.of(run, output, num_generations, reward, limit), console)

@@ -168,16 +168,18 @@ def hub_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_named_configurations_go_through_datasets(hub_like: Path):
     assert load_rows(str(hub_like), name="main").row(0) == {"question": "1+1?"}
-    assert "configuration grpo, split train: BuilderConfig 'grpo' not found. Available: ['main']" in refusal(hub_like, name="grpo")
-    assert "Should be one of ['train']" in refusal(hub_like, name="main", split="validation")
+    assert "configuration grpo: there is no such configuration; it has only main: set data.name to that" in refusal(hub_like, name="grpo")
+    assert "configuration main has no split 'validation'; it has train: set data.split" in refusal(
+        hub_like, name="main", split="validation"
+    )
 
 
 def test_a_loader_script_is_not_executed(hub_like: Path):
     file_with(hub_like, "repository.py", "raise SystemExit('executed')")
-    assert "is a loader script, which is not executed; download its files" in refusal(hub_like, name="grpo")
+    assert "is a loader script, which is not executed; give the folder of its data files" in refusal(hub_like, name="grpo")
 
 
 def test_a_hub_that_cannot_be_reached_is_said_so(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "connect to the hub once to fill the cache, or give local files" in refusal("nobody/nothing")
+    assert "or give local files as data.path" in refusal("nobody/nothing")
