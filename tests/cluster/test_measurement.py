@@ -7,6 +7,7 @@ import pytest
 from cluster.comparison import compare_set
 from cluster.evaluation_table import measures, remarks
 from cluster.measurement import WEIGHTED_SUM, judge_of, measure, metrics_of
+from cluster.statistics import mean_interval
 from configs.schema import RunConfig
 from tests.cluster.evaluations import answers, sampled
 
@@ -22,8 +23,7 @@ def test_means_are_over_prompts_not_completions() -> None:
     assert found.accuracy == pytest.approx((0.75 + 0 + 0.25) / 3)
     assert {k: estimate.value for k, estimate in found.pass_at.items()} == pytest.approx({1: 1 / 3, 2: (1 + 0 + 1 / 2) / 3, 4: 2 / 3})
     assert (found.prompts, found.num_generations) == (3, 4)
-    low, high = found.interval or (0, 0)
-    assert 0 <= low < found.accuracy < high <= 1
+    assert found.interval == mean_interval([0.75, 0.0, 0.25], seed=0), "three prompts, not twelve completions"
 
 
 def test_a_failed_or_unreadable_completion_counts_as_wrong() -> None:
@@ -127,6 +127,8 @@ def test_models_are_compared_on_the_prompts_that_count_for_both() -> None:
     other = answers("set", [unknown, sampled(1, [0, 0]), sampled(0, [1, 1])])
     difference = compare_set({"base": base, "other": other}, seed=0).differences["other"]
     assert difference.mean == pytest.approx((1 - 0.5) / 2) and (difference.better, difference.worse) == (1, 1)
+    swapped = compare_set({"other": other, "base": base}, seed=0).differences["base"]
+    assert swapped.mean == -difference.mean and (swapped.better, swapped.worse) == (1, 1)
 
 
 def test_one_model_alone_has_no_difference() -> None:
