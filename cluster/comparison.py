@@ -72,17 +72,17 @@ def comparison_table(compared: ComparedSet) -> Table:
     first = compared.models[0]
     evaluation = compared.answers[first].evaluation
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{compared.name}: {mean_name(evaluation)}", title_justify="left")
-    headings = ("model", "mean", "95 %", f"less {first}", "95 %", "better, worse", "tokens")
+    headings = ("model", "mean", "95 %", f"less {first}", "95 %", "better, worse")
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "model" else "right", overflow="fold")
+        table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=heading != "model")
     for model, answers in compared.answers.items():
         found, difference = answers.evaluation, compared.differences.get(model)
-        low, high = found.interval or (0.0, 0.0)
         cells = ["", "", ""]
         if difference is not None:
-            bounds = f"{difference.interval.low:+.3f} to {difference.interval.high:+.3f}"
+            bounds = f"{difference.interval.low:+.3f} … {difference.interval.high:+.3f}"
             cells = [f"{difference.mean:+.3f}", bounds, f"{difference.better}, {difference.worse}"]
-        table.add_row(model, f"{found.accuracy:.3f}", f"{low:.3f} to {high:.3f}", *cells, f"{found.mean_length:.0f}")
+        bounds = "{:.3f}–{:.3f}".format(*found.interval) if found.interval else ""
+        table.add_row(model, f"{found.accuracy:.3f}" if found.prompts else "-", bounds, *cells)
     return table
 
 

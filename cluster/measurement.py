@@ -168,7 +168,7 @@ def measure(
 def metrics_of(evaluation: Evaluation) -> dict[str, float]:
     """What is logged of an evaluation, under the names of docs/metrics.md."""
     mean = WEIGHTED_SUM if evaluation.judge == WEIGHTED_SUM else "accuracy"
-    found: dict[str, float] = {mean: evaluation.accuracy}
+    found: dict[str, float] = {mean: evaluation.accuracy} if evaluation.prompts else {}
     if evaluation.interval is not None:
         found |= {f"{mean}_low": evaluation.interval[0], f"{mean}_high": evaluation.interval[1]}
     found |= {f"pass@{k}": estimate.value for k, estimate in evaluation.pass_at.items()}

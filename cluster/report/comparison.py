@@ -73,7 +73,7 @@ def render_comparison(sets: Sequence[ComparedSet], sources: dict[str, str]) -> s
         sets=[(compared, _shown_prompts(compared)) for compared in sets],
         scale=_scale,
         mean_name=mean_name,
-        measures=measures,
+        other_measures=_other_measures,
         remarks=[line for compared in sets for model, answers in compared.answers.items() for line in remarks([answers.evaluation], model)],
     )
 
@@ -83,6 +83,18 @@ def _scale(compared: ComparedSet) -> tuple[float, float]:
     ends = [abs(end) for difference in compared.differences.values() for end in difference.interval]
     widest = max((*ends, 1e-3)) * 1.08
     return -widest, widest
+
+
+def _other_measures(compared: ComparedSet) -> list[list[str]]:
+    """Rows of a table: a measure, and what each model has."""
+    columns = [{name: (value, interval) for name, value, interval in measures(answers.evaluation)} for answers in compared.answers.values()]
+    mean = mean_name(compared.answers[compared.models[0]].evaluation)
+    names = [name for name in dict.fromkeys(name for column in columns for name in column) if name != mean]
+    return [[name, *(_measure(*column.get(name, ("", ""))) for column in columns)] for name in names]
+
+
+def _measure(value: str, interval: str) -> str:
+    return f"{value} ({interval})" if interval else value
 
 
 def _shown_prompts(compared: ComparedSet) -> list[ShownPrompt]:

@@ -49,7 +49,7 @@ def test_a_killed_run_resumes_to_the_curve_of_the_uninterrupted_one(uninterrupte
 
 @pytest.mark.slow
 def test_evaluations_beside_it_change_no_bit_of_a_run(uninterrupted: Training, tmp_path: Path) -> None:
-    """They share engines, prefix cache (the prompts begin alike) and graders with it, and each measures one policy version alone."""
+    """They share engines and graders with it, and each measures one policy version alone."""
     evaluated = run_to_end(tmp_path / "evaluated", *SYNCHRONOUS, "evaluation.steps=2", "evaluation.num_generations=3")
     lines = evaluated.metrics()
     steps, evaluations = [line for line in lines if "time" in line], [line for line in lines if "time" not in line]
