@@ -9,6 +9,7 @@ from typing import Any
 from cluster.errors import ConfigError
 from configs.recipe_draft import Draft, finite
 from configs.recipe_keys import DEFAULTS, MEDICAL, REWARD_NAMES, REWARD_PARAMS, REWARDS
+from configs.recipe_reporting import reporting
 
 SHARED_GPU_SHARE = 0.45
 """Of a GPU that engine and learner share, for each; the rest is what CUDA and fragments take."""
@@ -38,7 +39,20 @@ def is_medical(draft: Draft) -> bool:
 
 def work_out(draft: Draft) -> None:
     """Put everything that takes more than one setting, or another form, and then what the recipe leaves to its version's defaults."""
-    for rule in (_model, _adapter, _data, _evaluation, _schedule, _objective, _rewards, _placement, _batch, _checkpoints, _defaults):
+    for rule in (
+        _model,
+        _adapter,
+        _data,
+        _evaluation,
+        _schedule,
+        _objective,
+        _rewards,
+        _placement,
+        _batch,
+        _checkpoints,
+        reporting,
+        _defaults,
+    ):
         rule(draft)
 
 
