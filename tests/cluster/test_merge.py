@@ -90,36 +90,38 @@ def by_hand(base: Path, adapter: Path, scale: float) -> dict[str, np.ndarray]:
     return merged
 
 
-@pytest.mark.parametrize(
-    ("dtype", "relative"),
-    [
-        ("float32", 1e-5),  # order of a sum of 8 products of float32
-        ("float16", 2**-11),  # rounded once: half of the last of 11 bits
-        ("bfloat16", 2**-8),  # the same of 8 bits: 2^-9, and up to 1 % of it where float32's own rounding tips a tie
-    ],
-)
-@pytest.mark.parametrize("use_rslora", [False, True])
-def test_weights_are_the_base_and_the_update_rounded_once(
-    base: Path, tmp_path: Path, dtype: str, relative: float, use_rslora: bool
-) -> None:
-    adapter = make_adapter(tmp_path / "adapter", base, use_rslora=use_rslora)
-    outcome = merge(MergeJob(adapter, str(base), tmp_path / "merged", dtype))
-    merged, expected = weights(tmp_path / "merged"), by_hand(base, adapter, ALPHA / (R**0.5 if use_rslora else R))
+ROUNDED_ONCE = {
+    "float32": 1e-5,  # the order of a sum of 8 products, of which some cancel
+    "float16": 2**-11 * 1.01,  # half of the last of 11 bits, and the same order of sums
+    "bfloat16": 2**-8 * 1.01,  # half of the last of 8 bits: rounding the update too would come to more
+}
+"""Largest relative error of a merged weight."""
+
+
+def assert_rounded_once(merged: dict[str, np.ndarray], expected: dict[str, np.ndarray], dtype: str) -> None:
     assert merged.keys() == expected.keys(), "tied embeddings are stored once"
     for name, value in expected.items():
-        np.testing.assert_allclose(merged[name], value, rtol=relative, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(merged[name], value, rtol=ROUNDED_ONCE[dtype], atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize(("dtype", "use_rslora"), [("float32", True), ("float16", False)])
+def test_weights_are_the_base_and_the_update_rounded_once(base: Path, tmp_path: Path, dtype: str, use_rslora: bool) -> None:
+    adapter = make_adapter(tmp_path / "adapter", base, use_rslora=use_rslora)
+    outcome = merge(MergeJob(adapter, str(base), tmp_path / "merged", dtype))
+    expected = by_hand(base, adapter, ALPHA / (R**0.5 if use_rslora else R))
+    assert_rounded_once(weights(tmp_path / "merged"), expected, dtype)
     assert outcome.modules == 21
     assert outcome.parameters == sum(value.size for value in expected.values())
     assert outcome.mean_effect > 0.1
 
 
-def test_the_head_of_an_untied_bfloat16_base_stays_what_it_is(untied: Path, tmp_path: Path) -> None:
+def test_a_bfloat16_base_with_a_head_of_its_own(untied: Path, tmp_path: Path) -> None:
+    """The sum is made in float32 there too, and what the adapter is not on stays bit by bit."""
     adapter = make_adapter(tmp_path / "adapter", untied)
     merge(MergeJob(adapter, str(untied), tmp_path / "merged"))
-    merged, before = weights(tmp_path / "merged"), weights(untied)
-    assert merged.keys() == before.keys()
-    np.testing.assert_array_equal(merged["lm_head.weight"], before["lm_head.weight"])
-    assert (merged["model.layers.0.self_attn.q_proj.weight"] != before["model.layers.0.self_attn.q_proj.weight"]).any()
+    merged = weights(tmp_path / "merged")
+    assert_rounded_once(merged, by_hand(untied, adapter, ALPHA / R), "bfloat16")
+    np.testing.assert_array_equal(merged["lm_head.weight"], weights(untied)["lm_head.weight"])
 
 
 def test_the_folder_can_be_served(base: Path, tmp_path: Path) -> None:
