@@ -74,7 +74,7 @@ async def test_of_saves_that_wait_the_newest_is_pushed(hub: Hub, run: Path) -> N
     uploads = uploads_of(run, said)
     hub.gate.clear()
     save_step(uploads, 1)
-    await asyncio.to_thread(hub.held.acquire)
+    assert await asyncio.to_thread(hub.held.acquire, timeout=60), f"no upload began: {said}"
     save_step(uploads, 2)
     save_step(uploads, 3)
     assert len(pushes()) == 1
@@ -134,7 +134,7 @@ async def test_a_stopped_run_pushes_no_more(hub: Hub, run: Path) -> None:
     uploads = uploads_of(run, said)
     hub.gate.clear()
     save_step(uploads, 1)
-    await asyncio.to_thread(hub.held.acquire)
+    assert await asyncio.to_thread(hub.held.acquire, timeout=60), f"no upload began: {said}"
     save_step(uploads, 2)
     found = await uploads.finish(4, whole=False)
     assert found["pushed_steps"] == [] and "rollcast push" in said[-1]

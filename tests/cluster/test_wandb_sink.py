@@ -123,6 +123,26 @@ def test_a_resumed_run_goes_on_under_its_id(tmp_path: Path) -> None:
     assert not list(folder.glob("tensorboard/*")), "only W&B was asked for"
 
 
+def test_a_run_goes_on_when_the_process_of_wandb_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    before, said = set(psutil.Process().children(recursive=True)), []
+    sinks = MetricSinks.open(config_of(), folder, said.append)
+    sinks.ray_metrics = False
+    sinks.emit(1, {"kl": 1.0})
+    theirs = set(psutil.Process().children(recursive=True)) - before
+    assert theirs
+    for process in theirs:
+        process.kill()
+    psutil.wait_procs(list(theirs), timeout=30)
+    for step in (2, 3):
+        sinks.emit(step, {"kl": 1.0})
+    sinks.completions(3, ROWS)
+    sinks.close()
+    assert len(said) == 1 and said[0].startswith("WARNING: W&B is lost")
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
+
+
 def test_a_run_without_a_key_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
     with pytest.raises(ConfigError, match="there is no key for it: export WANDB_API_KEY"):
