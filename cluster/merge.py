@@ -18,7 +18,6 @@ import yaml
 from cluster.errors import ConfigError, RollcastError
 from cluster.logs import redirect_output, tail
 from cluster.starting_adapter import plain_lora
-from configs.schema import BUILTIN, MERGED_MODEL
 from learner.merging import TOLERANCE, MergeJob, MergeOutcome, Progress, merge
 
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -46,8 +45,8 @@ class MergeSource:
 def find_source(path: Path, base: str | None = None) -> MergeSource:
     """What to merge, of a run directory or of a PEFT folder.
 
-    A run's base is the model that its adapter was trained on and served with: after a warm start its result; of a base that was served
-    dequantised, that one.
+    A run's base is the model that its adapter was trained on and served with: what the learner loaded, or of a quantised base that was
+    served dequantised, that one.
 
     Args:
         base: folder or hub id of the base, instead of the one that the run or the adapter names.
@@ -96,10 +95,7 @@ def merge_adapter(
 
 
 def _of_adapter(adapter: Path, base: str | None) -> MergeSource:
-    named = _mapping(adapter / "adapter_config.json").get("base_model_name_or_path")
-    if not base and not named:
-        raise ConfigError(f"adapter {adapter} does not name its base model; give it with --base")
-    return MergeSource(adapter, base or str(named), adapter.with_name(f"{adapter.name}-merged"))
+    return MergeSource(adapter, base or _named_base(adapter), adapter.with_name(f"{adapter.name}-merged"))
 
 
 def _of_run(run: Path, base: str | None) -> MergeSource:
@@ -107,24 +103,28 @@ def _of_run(run: Path, base: str | None) -> MergeSource:
     if stages := settings.get("stages"):
         return replace(_of_run(run / f"{len(stages)}-{stages[-1]['name']}", base), output=run / "merged")
     model = settings.get("model") or {}
-    found, note = base or _base_of_run(run, settings), ""
-    if found == str(run / "model_dequantised"):
+    found, note = base or _named_base(run / "adapter", run), ""
+    if base is None and model.get("serve_quantized") == "dequantized":
+        found = str(run / "model_dequantised")
         note = "the base is what nf4 made of the model, which the engines served; --base merges into the original"
     revision = model.get("revision") if found == model.get("path") else None
     texts = _completed_texts(run / "completions")
     return MergeSource(run / "adapter", found, run / "merged", revision, bool(model.get("trust_remote_code")), texts, note)
 
 
-def _base_of_run(run: Path, settings: dict[str, Any]) -> str:
-    model = settings.get("model") or {}
-    if model.get("serve_quantized") == "dequantized":
-        return str(run / "model_dequantised")
-    if (settings.get("learner") or {}).get("warm_start"):
-        return str(run / "model")
-    if model.get("merge_adapter"):
-        return str(run / MERGED_MODEL)
-    path = str(model.get("path", ""))
-    return str(run / "base_model") if path.startswith(BUILTIN) else path
+def _named_base(adapter: Path, run: Path | None = None) -> str:
+    """The base that an adapter names: what its learner loaded. A folder of a run that was moved since is looked for in the run."""
+    named = str(_mapping(adapter / "adapter_config.json").get("base_model_name_or_path") or "")
+    if not named:
+        raise ConfigError(f"adapter {adapter} does not name its base model; give it with --base")
+    folder = Path(named).expanduser()
+    if not folder.is_absolute() and not named.startswith("…"):
+        return named
+    if folder.is_dir():
+        return named
+    if run is not None and (run / folder.name).is_dir():
+        return str(run / folder.name)
+    raise ConfigError(f"adapter {adapter} names {named} as its base model, which is no folder of this machine; give it with --base")
 
 
 def _mapping(file: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ metrics.jsonl     a line a step                         tensorboard/     the sam
 completions/      step-000001.parquet ...               checkpoints/     step-000050/ ...
 adapter/          the final adapter, tokenizer, card    logs/            one file a process, and Ray's own
 base_model/ data/ what `builtin:` names made            model_dequantised/  what the engines serve of a quantised base
-report.html       all of it to look at
+report.html       all of it to look at                  wandb_run_id     under which W&B goes on
 1-<name>/ ...     of a run of stages: a folder like this one for each
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -27,14 +27,14 @@ class MetricSinks:
     _gauges: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, config: RunConfig, folder: Path) -> MetricSinks:
+    def open(cls, config: RunConfig, folder: Path, say: Callable[[str], None] = print) -> MetricSinks:
         """The sinks of a run.
 
         Raises:
             ConfigError: W&B refuses the run.
         """
         report_to = config.cluster.report_to
-        wandb = WandbSink.open(config, folder) if "wandb" in report_to else None
+        wandb = WandbSink.open(config, folder, say) if "wandb" in report_to else None
         return cls(folder, folder.name, tensorboard="tensorboard" in report_to, wandb=wandb)
 
     def emit(self, step: int, metrics: Mapping[str, float]) -> None:

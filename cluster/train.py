@@ -131,7 +131,7 @@ class TrainingRun:
         """Start the roles, train, evaluate, write; everything that was started is closed again."""
         self._listen_for_signals()
         asyncio.get_running_loop().set_exception_handler(self._log_stray_error)
-        self.sinks = MetricSinks.open(self.config, self.directory.path)
+        self.sinks = MetricSinks.open(self.config, self.directory.path, self.display.say)
         self.total_steps = self._total_steps()
         try:
             self._first_cursor = self.prepared.prompts.cursor()
@@ -390,7 +390,8 @@ class TrainingRun:
             say(sentence)
         say(f"accounting: {summary['accounting']}")
         say(f"ended: {summary['exit_reason']}")
-        say(f"summary {file}; adapter {file.parent / 'adapter'}; curves: tensorboard --logdir {file.parent / 'tensorboard'}")
+        curves = f"; curves: tensorboard --logdir {file.parent / 'tensorboard'}" if "tensorboard" in self.config.cluster.report_to else ""
+        say(f"summary {file}; adapter {file.parent / 'adapter'}{curves}")
         if report is not None:
             say(f"report, for a browser: {report}")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def require_wandb(config: RunConfig) -> None:
         return
     import wandb
 
-    if wandb.Settings().mode not in NEEDS_NO_KEY and not wandb.api.api_key:
+    if wandb.Settings().mode not in NEEDS_NO_KEY and not wandb.login(prompt=False, verify=False):
         raise ConfigError(
             f"cluster.report_to has wandb, and there is no key for it: export WANDB_API_KEY, run `wandb login`, set WANDB_MODE=offline, {other}"
         )
@@ -48,12 +49,14 @@ def require_wandb(config: RunConfig) -> None:
 
 @dataclass
 class WandbSink:
-    """One run at W&B, and the process that serves it."""
+    """One run at W&B, and the process that serves it. Should that end, the run goes on without W&B, and says so once."""
 
     run: Any
+    say: Callable[[str], None] = print
+    _lost: bool = False
 
     @classmethod
-    def open(cls, config: RunConfig, folder: Path) -> WandbSink:
+    def open(cls, config: RunConfig, folder: Path, say: Callable[[str], None] = print) -> WandbSink:
         """Start a run, or go on with that of the same run directory.
 
         Raises:
@@ -82,28 +85,44 @@ class WandbSink:
             ) from None
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
-        return cls(run)
+        return cls(run, say)
 
     def emit(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.run.log({**metrics, STEP: step})
+        with self._going_on_without():
+            self.run.log({**metrics, STEP: step})
 
     def completions(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """A table of completions, a column for each value."""
         import wandb
 
         columns: list[Any] = list(dict.fromkeys(name for row in rows for name in row))
-        table = wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
-        self.run.log({"completions": table, STEP: step})
+        with self._going_on_without():
+            table = wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
+            self.run.log({"completions": table, STEP: step})
 
     def summarise(self, values: Mapping[str, float]) -> None:
-        self.run.summary.update(dict(values))
+        with self._going_on_without():
+            self.run.summary.update(dict(values))
 
     def close(self, *, failed: bool = False) -> None:
         """Upload the rest, and end the process that serves the run."""
         import wandb
 
-        self.run.finish(exit_code=int(failed))
-        wandb.teardown()
+        with self._going_on_without():
+            self.run.finish(exit_code=int(failed))
+        with self._going_on_without():
+            wandb.teardown()
+
+    @contextmanager
+    def _going_on_without(self) -> Iterator[None]:
+        import wandb
+
+        try:
+            yield
+        except (OSError, wandb.Error) as error:
+            if not self._lost:
+                self.say(f"WARNING: W&B is lost ({type(error).__name__}: {error}); metrics.jsonl has everything")
+            self._lost = True
 
 
 def _run_id(folder: Path) -> str:

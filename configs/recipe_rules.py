@@ -10,6 +10,7 @@ from cluster.errors import ConfigError
 from configs.recipe_data import put_held_out_share, put_source
 from configs.recipe_draft import Draft, finite
 from configs.recipe_keys import DEFAULTS, MEDICAL, REWARD_NAMES, REWARD_PARAMS, REWARDS
+from configs.recipe_reporting import reporting
 
 SHARED_GPU_SHARE = 0.45
 """Of a GPU that engine and learner share, for each; the rest is what CUDA and fragments take."""
@@ -54,6 +55,7 @@ def work_out(draft: Draft) -> None:
         _batch,
         _checkpoints,
         _evaluation_steps,
+        reporting,
         _defaults,
     ):
         rule(draft)

@@ -26,6 +26,9 @@ from configs.reporting import PushToHubSection
 from configs.schema import RunConfig
 
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+ROOT = str(Path(__file__).parents[2])
+"""Where this package lies, whatever folder called `cluster` the current one may have."""
+
 WIDE = {"COLUMNS": "400"}
 """So that an error stays one line of the log."""
 
@@ -146,14 +149,14 @@ class HubUploads:
                 shutil.rmtree(folder, ignore_errors=True)
 
     async def _push(self, step: int, arguments: Sequence[str]) -> bool:
-        command = [sys.executable, "-m", "cluster", "push", str(self.run), *arguments, *self._options(), "--message", f"Step {step}"]
+        command = [sys.executable, "-P", "-m", "cluster", "push", str(self.run), *arguments, *self._options(), "--message", f"Step {step}"]
         with self.log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **QUIET, **WIDE},
+                env={**os.environ, **QUIET, **WIDE, "PYTHONPATH": os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))},
                 start_new_session=True,  # a Ctrl-C at the terminal is meant for the run
             )
             try:

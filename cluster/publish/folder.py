@@ -123,12 +123,13 @@ def _report(record: RunRecord, settings: str, config: RunConfig) -> str:
 
 
 def _content(file: Path) -> Content:
-    """The file itself, or its text where that names a folder of the machine or holds a secret."""
+    """The file itself, or its text where that names a folder of the machine as the model's name."""
     if file.name not in SETTINGS_FILES:
         return file
     try:
         settings: Any = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         raise ConfigError(f"{file} is not readable as JSON; save the model again") from None
-    clean = scrubbed(settings)
+    # Only names: what else ends in `_token` there is an end of a sequence, and no secret.
+    clean = {name: scrubbed(value) if name.endswith("name_or_path") else value for name, value in settings.items()}
     return file if clean == settings else json.dumps(clean, indent=2, ensure_ascii=False).encode()

@@ -11,6 +11,8 @@ from cluster.errors import HubError
 
 REMEDY_TOKEN = "export HF_TOKEN with a token that may write (https://huggingface.co/settings/tokens), or run `hf auth login`"
 
+CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 15.0, 120.0
+
 
 def open_repository(repo_id: str, *, private: bool | None = None, revision: str | None = None) -> str:
     """Make the repository and the branch where there are none; returns the full id, with the token's user where none was given.
@@ -54,9 +56,11 @@ def upload(files: Mapping[str, Path | bytes], repo_id: str, *, message: str, rev
 @contextmanager
 def _told(api: Any, repo_id: str) -> Iterator[None]:
     """Everything that a hub may answer, as one error that says what to do."""
-    from httpx2 import HTTPError
+    from httpx2 import HTTPError, Timeout
+    from huggingface_hub import get_session
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+    get_session().timeout = Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)  # of itself the client waits for ever
     try:
         yield
     except HFValidationError as error:

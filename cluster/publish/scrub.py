@@ -59,7 +59,8 @@ def without_secrets(value: Any, name: str = "") -> Any:
 
 def scrubbed_text(text: str, run: Path | None = None) -> str:
     """A text without secrets and without the folders of the machine; `run` is the run's own folder."""
-    for folder, stands_for in (*([(run, "RUN")] if run else []), (Path.cwd(), "."), (Path.home(), "~")):
+    folders = [*([(run, "RUN")] if run else []), (Path.cwd(), "."), (Path.home(), "~")]
+    for folder, stands_for in sorted(folders, key=lambda each: -len(each[0].parts)):  # a folder before those that it lies in
         if len(folder.parts) > 1:
             text = re.sub(rf"{re.escape(str(folder))}(?![\w-])", stands_for, text)
     return _without_tokens(text)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cluster.errors import AdapterError, ConfigError, RollcastError
+from cluster.errors import AdapterError, ConfigError
 from cluster.merge import find_source, merge_adapter
 from configs.loading import dump_config, load_config
 from learner.merging import MergeJob, MergeOutcome, computing_in_float32, merge
@@ -90,36 +90,38 @@ def by_hand(base: Path, adapter: Path, scale: float) -> dict[str, np.ndarray]:
     return merged
 
 
-@pytest.mark.parametrize(
-    ("dtype", "relative"),
-    [
-        ("float32", 1e-5),  # order of a sum of 8 products of float32
-        ("float16", 2**-11),  # rounded once: half of the last of 11 bits
-        ("bfloat16", 2**-8),  # the same of 8 bits: 2^-9, and up to 1 % of it where float32's own rounding tips a tie
-    ],
-)
-@pytest.mark.parametrize("use_rslora", [False, True])
-def test_weights_are_the_base_and_the_update_rounded_once(
-    base: Path, tmp_path: Path, dtype: str, relative: float, use_rslora: bool
-) -> None:
-    adapter = make_adapter(tmp_path / "adapter", base, use_rslora=use_rslora)
-    outcome = merge(MergeJob(adapter, str(base), tmp_path / "merged", dtype))
-    merged, expected = weights(tmp_path / "merged"), by_hand(base, adapter, ALPHA / (R**0.5 if use_rslora else R))
+ROUNDED_ONCE = {
+    "float32": 1e-5,  # the order of a sum of 8 products, of which some cancel
+    "float16": 2**-11 * 1.01,  # half of the last of 11 bits, and the same order of sums
+    "bfloat16": 2**-8 * 1.01,  # half of the last of 8 bits: rounding the update too would come to more
+}
+"""Largest relative error of a merged weight."""
+
+
+def assert_rounded_once(merged: dict[str, np.ndarray], expected: dict[str, np.ndarray], dtype: str) -> None:
     assert merged.keys() == expected.keys(), "tied embeddings are stored once"
     for name, value in expected.items():
-        np.testing.assert_allclose(merged[name], value, rtol=relative, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(merged[name], value, rtol=ROUNDED_ONCE[dtype], atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize(("dtype", "use_rslora"), [("float32", True), ("float16", False)])
+def test_weights_are_the_base_and_the_update_rounded_once(base: Path, tmp_path: Path, dtype: str, use_rslora: bool) -> None:
+    adapter = make_adapter(tmp_path / "adapter", base, use_rslora=use_rslora)
+    outcome = merge(MergeJob(adapter, str(base), tmp_path / "merged", dtype))
+    expected = by_hand(base, adapter, ALPHA / (R**0.5 if use_rslora else R))
+    assert_rounded_once(weights(tmp_path / "merged"), expected, dtype)
     assert outcome.modules == 21
     assert outcome.parameters == sum(value.size for value in expected.values())
     assert outcome.mean_effect > 0.1
 
 
-def test_the_head_of_an_untied_bfloat16_base_stays_what_it_is(untied: Path, tmp_path: Path) -> None:
+def test_a_bfloat16_base_with_a_head_of_its_own(untied: Path, tmp_path: Path) -> None:
+    """The sum is made in float32 there too, and what the adapter is not on stays bit by bit."""
     adapter = make_adapter(tmp_path / "adapter", untied)
     merge(MergeJob(adapter, str(untied), tmp_path / "merged"))
-    merged, before = weights(tmp_path / "merged"), weights(untied)
-    assert merged.keys() == before.keys()
-    np.testing.assert_array_equal(merged["lm_head.weight"], before["lm_head.weight"])
-    assert (merged["model.layers.0.self_attn.q_proj.weight"] != before["model.layers.0.self_attn.q_proj.weight"]).any()
+    merged = weights(tmp_path / "merged")
+    assert_rounded_once(merged, by_hand(untied, adapter, ALPHA / R), "bfloat16")
+    np.testing.assert_array_equal(merged["lm_head.weight"], weights(untied)["lm_head.weight"])
 
 
 def test_the_folder_can_be_served(base: Path, tmp_path: Path) -> None:
@@ -193,15 +195,23 @@ def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_fails_leaves_nothing_and_keeps_what_was_there(base: Path, adapter: Path, tmp_path: Path) -> None:
-    """The process ends with the error that torch's side raised; an older folder stays as it is."""
-    broken = shutil.copytree(base, tmp_path / "broken")
-    (broken / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:1000])
+    """float16 has no number for such weights, which only the check of the written folder notices."""
+    large = shutil.copytree(adapter, tmp_path / "large")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file({name: value * 1e4 for name, value in tensors.items()}, large / "adapter_model.safetensors")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("kept")
-    with pytest.raises(RollcastError, match=r"broken"):
-        merge_adapter(find_source(adapter, str(broken)), tmp_path / "out", overwrite=True)
+    with pytest.raises(AdapterError, match="nats on average and nan at most"):
+        merge_adapter(find_source(large), tmp_path / "out", dtype="float16", overwrite=True)
     assert (tmp_path / "out" / "mine").read_text() == "kept"
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["broken", "out"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["large", "out"]
+
+
+def test_a_base_that_cannot_be_loaded(base: Path, adapter: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(base, tmp_path / "broken")
+    (broken / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="the base model .*broken cannot be loaded"):
+        merge(MergeJob(adapter, str(broken), tmp_path / "out"))
 
 
 def refusal(adapter: Path, base: str | None, output: Path) -> str:
@@ -272,25 +282,35 @@ def test_a_full_disk_is_said_before_anything_is_written(base: Path, adapter: Pat
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("settings", "wanted"),
-    [
-        (["learner.warm_start=null"], "base_model"),
-        ([], "model"),
-        (["model.path=Qwen/Qwen2.5-0.5B", "model.revision=v1", "learner.warm_start=null"], "Qwen/Qwen2.5-0.5B"),
-        (["model.quantization=nf4", "model.serve_quantized=dequantized"], "model_dequantised"),
-    ],
-)
-def test_a_run_is_merged_into_the_model_it_trained(adapter: Path, tmp_path: Path, settings: list[str], wanted: str) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(adapter, run / "adapter")
-    (run / "config.yaml").write_text(dump_config(load_config(REPOSITORY / "configs" / "quickstart.yaml", settings)))
+def run_of(adapter: Path, folder: Path, named: str, *settings: str) -> Path:
+    """A run's directory whose learner loaded the model `named`."""
+    renamed(adapter, folder / "adapter", base_model_name_or_path=named)
+    (folder / "config.yaml").write_text(dump_config(load_config(REPOSITORY / "configs" / "quickstart.yaml", settings)))
+    return folder
+
+
+def test_a_run_is_merged_into_the_model_that_it_trained(adapter: Path, tmp_path: Path) -> None:
+    hub = "Qwen/Qwen2.5-0.5B"
+    source = find_source(run_of(adapter, tmp_path / "run", hub, f"model.path={hub}", "model.revision=v1", "learner.warm_start=null"))
+    assert (source.base, source.revision) == (hub, "v1")
+    assert (source.adapter, source.output) == (tmp_path / "run" / "adapter", tmp_path / "run" / "merged")
+    other = find_source(tmp_path / "run", "other/base")
+    assert (other.base, other.revision) == ("other/base", None)
+
+
+def test_a_run_that_was_moved(adapter: Path, tmp_path: Path) -> None:
+    run = run_of(adapter, tmp_path / "now", str(tmp_path / "before" / "model"))
+    with pytest.raises(ConfigError, match=r"no folder of this machine; give it with --base"):
+        find_source(run)
+    (run / "model").mkdir()
+    assert find_source(run).base == str(run / "model")
+
+
+def test_a_run_that_served_a_dequantised_model(adapter: Path, base: Path, tmp_path: Path) -> None:
+    run = run_of(adapter, tmp_path / "run", str(base), "model.quantization=nf4", "model.serve_quantized=dequantized")
     source = find_source(run)
-    assert source.base == (wanted if "/" in wanted else str(run / wanted))
-    assert source.revision == ("v1" if "/" in wanted else None)
-    assert (source.adapter, source.output) == (run / "adapter", run / "merged")
-    assert find_source(run, "other/base").base == "other/base"
-    assert find_source(run, "other/base").revision is None
+    assert source.base == str(run / "model_dequantised") and "--base merges into the original" in source.note
+    assert find_source(run, str(base)).note == ""
 
 
 def test_what_is_neither_a_run_nor_an_adapter_is_refused(tmp_path: Path) -> None:
