@@ -1,4 +1,4 @@
-"""Start `rollcast train` as a user does, watch it, and look at what it leaves behind."""
+"""Start `rollcast train` or `rollcast sft` as a user does, watch it, and look at what it leaves behind."""
 
 from __future__ import annotations
 
@@ -26,9 +26,13 @@ SMALL = (
 """The quickstart on an untrained model, 4 prompts x 4 completions a step: everything but the learning."""
 
 
+TRAIN = ("train", "configs/quickstart.yaml")
+SFT = ("sft", "configs/quickstart_sft.yaml")
+
+
 @dataclass
 class Training:
-    """A running `rollcast train`."""
+    """A running `rollcast train` or `rollcast sft`."""
 
     process: subprocess.Popen[str]
     out_dir: Path
@@ -81,12 +85,12 @@ class Training:
 
 
 @contextmanager
-def training(out_dir: Path, *overrides: str, options: tuple[str, ...] = ()) -> Iterator[Training]:
+def training(out_dir: Path, *overrides: str, options: tuple[str, ...] = (), command: tuple[str, str] = TRAIN) -> Iterator[Training]:
     """Run the quickstart's configuration with `overrides`; whatever of it is left at the end is killed, and is an error."""
-    command = [sys.executable, "-m", "cluster", "train", "configs/quickstart.yaml", *overrides, f"out_dir={out_dir}", *options]
+    arguments = [sys.executable, "-m", "cluster", *command, *overrides, f"out_dir={out_dir}", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with (out_dir.parent / f"{out_dir.name}.out").open("w") as output:
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment)
+        process = subprocess.Popen(arguments, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment)
         run = Training(process, out_dir)
         try:
             yield run
@@ -96,9 +100,9 @@ def training(out_dir: Path, *overrides: str, options: tuple[str, ...] = ()) -> I
                 process.wait()
 
 
-def run_to_end(out_dir: Path, *overrides: str, options: tuple[str, ...] = ()) -> Training:
+def run_to_end(out_dir: Path, *overrides: str, options: tuple[str, ...] = (), command: tuple[str, str] = TRAIN) -> Training:
     """A whole run that must succeed."""
-    with training(out_dir, *overrides, options=options) as run:
+    with training(out_dir, *overrides, options=options, command=command) as run:
         assert run.finish() == 0, run.output()
     return run
 
