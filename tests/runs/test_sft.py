@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,7 +58,8 @@ def test_a_stopped_fine_tuning_resumes_to_the_uninterrupted_one(tuned: Training,
     assert learnt(resumed.metrics()) == learnt(tuned.metrics())
     expected, found = tensors(tuned.out_dir / "adapter"), tensors(resumed.out_dir / "adapter")
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
-    with training(tmp_path / "run", *SHORT, "learner.train_batch_size=16", command=SFT, options=("--resume", f"{resumed.out_dir}/checkpoints/step-000040")) as other:  # fmt: skip
+    options = ("--resume", f"{resumed.out_dir}/checkpoints/step-000040")
+    with training(tmp_path / "run", *SHORT, "learner.train_batch_size=16", command=SFT, options=options) as other:
         assert other.finish() == 1 and "made with another train_batch_size than this run's (32, not 16)" in other.output()
 
 
@@ -69,14 +69,14 @@ def test_two_stages_of_grpo_on_the_merged_adapter_survive_a_kill(tuned: Training
     settings = (*SMALL, "learner.beta=0.001", "learner.max_steps=4", "cluster.max_staleness=0", "cluster.save_steps=1", STAGES)
     settings += (f"model.adapter={tuned.out_dir}/adapter", "model.merge_adapter=true")
     with training(tmp_path / "run", *settings) as killed:
-        replace(killed, out_dir=tmp_path / "run" / "2-all").wait_for_step(2)
+        killed.stage("2-all").wait_for_step(2)
         killed.process.kill()
         killed.finish()
     first = (tmp_path / "run/1-few/metrics.jsonl").read_bytes()
     ended = run_to_end(tmp_path / "run", *settings)
     assert "it has ended already\n" in ended.output() and f"resuming from {ended.out_dir}/2-all/checkpoints" in ended.output()
     assert (tmp_path / "run/1-few/metrics.jsonl").read_bytes() == first
-    few, strict = (replace(ended, out_dir=ended.out_dir / name) for name in ("1-few", "2-all"))
+    few, strict = (ended.stage(name) for name in ("1-few", "2-all"))
     assert [step["step"] for step in strict.metrics()] == [1, 2, 3, 4]
     assert few.metrics()[0]["kl"] == pytest.approx(0, abs=1e-9) and strict.metrics()[0]["kl"] > 1e-6
     assert strict.metrics()[0]["train/learning_rate"] < few.metrics()[-1]["train/learning_rate"]

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,11 @@ class Training:
 
     process: subprocess.Popen[str]
     out_dir: Path
+    output_file: Path
+
+    def stage(self, name: str) -> Training:
+        """The same, looked at in the folder of one of its stages."""
+        return replace(self, out_dir=self.out_dir / name)
 
     def steps_done(self) -> int:
         try:
@@ -75,7 +80,7 @@ class Training:
         return self.process.wait(timeout_s)
 
     def output(self) -> str:
-        return (self.out_dir.parent / f"{self.out_dir.name}.out").read_text()
+        return self.output_file.read_text()
 
     def summary(self) -> dict[str, Any]:
         return json.loads((self.out_dir / "summary.json").read_text())
@@ -89,9 +94,10 @@ def training(out_dir: Path, *overrides: str, options: tuple[str, ...] = (), comm
     """Run the quickstart's configuration with `overrides`; whatever of it is left at the end is killed, and is an error."""
     arguments = [sys.executable, "-m", "cluster", *command, *overrides, f"out_dir={out_dir}", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    with (out_dir.parent / f"{out_dir.name}.out").open("w") as output:
+    output_file = out_dir.parent / f"{out_dir.name}.out"
+    with output_file.open("w") as output:
         process = subprocess.Popen(arguments, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment)
-        run = Training(process, out_dir)
+        run = Training(process, out_dir, output_file)
         try:
             yield run
         finally:
