@@ -13,7 +13,7 @@ from cluster.merge import find_source
 from configs.loading import load_config, load_sft_config
 from tests.runs.training import SFT, SMALL, Training, learnt, run_to_end, training
 
-SHORT = ("learner.max_steps=40", "learner.eval_steps=15", "cluster.save_steps=10", "data.eval_samples=20", "model.lora.dropout=0.1")
+SHORT = ("data.train_samples=1000", "learner.max_steps=40", "learner.eval_steps=15", "cluster.save_steps=10", "data.eval_samples=20", "model.lora.dropout=0.1")
 STAGES = "stages=[{name: few, data: {train_samples: 200}}, {name: all, learner: {beta: 0.01, learning_rate: 5.0e-4}}]"
 
 
@@ -33,7 +33,7 @@ def test_a_fine_tuning_learns_and_leaves_what_it_should(tuned: Training) -> None
     held_out = {int(step["step"]): step["eval/loss"] for step in metrics if "eval/loss" in step}
     assert list(held_out) == [0, 15, 30, 40] and held_out[40] < 0.7 * held_out[0]
     assert (summary["eval_loss_before"], summary["eval_loss_after"]) == (held_out[0], held_out[40])
-    assert (summary["exit_reason"], summary["steps"], summary["data"]["sequences"]) == ("finished", 40, 8080)
+    assert (summary["exit_reason"], summary["steps"], summary["data"]["sequences"]) == ("finished", 40, 1000)
     found = {str(path.relative_to(tuned.out_dir)) for path in tuned.out_dir.rglob("*") if path.is_file()}
     wanted = {
         "config.yaml", "metrics.jsonl", "report.html", "adapter/adapter_model.safetensors", "adapter/README.md", "adapter/tokenizer.json",
