@@ -13,7 +13,14 @@ from cluster.merge import find_source
 from configs.loading import load_config, load_sft_config
 from tests.runs.training import SFT, SMALL, Training, learnt, run_to_end, training
 
-SHORT = ("data.train_samples=1000", "learner.max_steps=40", "learner.eval_steps=15", "cluster.save_steps=10", "data.eval_samples=20", "model.lora.dropout=0.1")
+SHORT = (
+    "data.train_samples=1000",
+    "learner.max_steps=40",
+    "learner.eval_steps=15",
+    "cluster.save_steps=10",
+    "data.eval_samples=20",
+    "model.lora.dropout=0.1",
+)
 STAGES = "stages=[{name: few, data: {train_samples: 200}}, {name: all, learner: {beta: 0.01, learning_rate: 5.0e-4}}]"
 
 
