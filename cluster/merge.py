@@ -17,7 +17,7 @@ import yaml
 
 from cluster.errors import ConfigError, RollcastError
 from cluster.logs import redirect_output, tail
-from cluster.starting_adapter import plain_lora
+from cluster.starting_adapter import plain_lora, trained_on_another
 from learner.merging import TOLERANCE, MergeJob, MergeOutcome, Progress, merge
 
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -151,9 +151,7 @@ def _completed_texts(folder: Path) -> tuple[str, ...]:
 
 def _refuse_unfit(source: MergeSource) -> None:
     settings, _ = plain_lora(source.adapter, source.base)
-    named = str(settings.get("base_model_name_or_path") or "")
-    folders = any(Path(name).expanduser().is_absolute() or Path(name).is_dir() for name in (named, source.base))
-    if named and not folders and named != source.base:
+    if (named := trained_on_another(settings, source.base)) is not None:
         raise ConfigError(
             f"adapter {source.adapter} was trained on {named}, and the base is {source.base}: merged into another model of the same shape it "
             f"makes one that nobody trained; leave --base out, or give the folder of {named}"

@@ -10,7 +10,7 @@ A stage that ended well is not run again; one that did not goes on from its last
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,18 @@ from cluster.progress import RunDisplay
 from cluster.report import leave_report
 from cluster.run_dir import Resume, RunDirectory, ended_well, read_summary
 from cluster.starting_adapter import with_starting_adapter
+from cluster.train import run_training
 from configs.loading import dump_config, read_yaml, stage_configs
 from configs.schema import RunConfig
-
-Train = Callable[[RunConfig, Resume], dict[str, Any]]
 
 KEPT_OF_A_SUMMARY = ("steps", "accuracy_before", "accuracy_after", "exit_reason")
 
 
-def run_stages(config: RunConfig, resume: Resume, train: Train) -> dict[str, Any]:
+def run_stages(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
     """Run every stage that has not ended well yet; returns what `summary.json` holds.
 
     Args:
         resume: `auto` goes on where the stages stand, `none` begins anew.
-        train: runs one of them, and returns its summary.
 
     Raises:
         ConfigError: a checkpoint to resume from is given, `model.adapter` cannot be used, or a stage cannot work.
@@ -45,14 +43,14 @@ def run_stages(config: RunConfig, resume: Resume, train: Train) -> dict[str, Any
     with RunDirectory.open(config.out_dir, resume, folders=()) as directory:
         directory.write("config.yaml", dump_config(config))
         display = RunDisplay()
-        summary = _run_in_order(stages, directory, display, train)
+        summary = _run_in_order(stages, directory, display)
         if ended_well(summary):
             shutil.copytree(stages[-1].out_dir / "adapter", directory.path / "adapter", dirs_exist_ok=True)
         display.say(f"stages: {summary['exit_reason']}; summary {directory.path / 'summary.json'}")
         return summary
 
 
-def _run_in_order(stages: tuple[RunConfig, ...], directory: RunDirectory, display: RunDisplay, train: Train) -> dict[str, Any]:
+def _run_in_order(stages: tuple[RunConfig, ...], directory: RunDirectory, display: RunDisplay) -> dict[str, Any]:
     summaries: dict[str, dict[str, Any]] = {}
     try:
         for number, stage in enumerate(stages, start=1):
@@ -62,7 +60,7 @@ def _run_in_order(stages: tuple[RunConfig, ...], directory: RunDirectory, displa
             if ended_well(found):
                 display.say("it has ended already" + _changed(stage))
             else:
-                found = train(stage, "auto")
+                found = run_training(stage)
             summaries[name] = found
             if not ended_well(found):
                 break

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from cluster.errors import ConfigError
 from cluster.estimate import ModelShape, model_shape
 from configs.model import EMBEDDINGS, UNSERVED_LORA_KEYS, VLLM_LORA_RANKS, LoraSection
-from configs.schema import RunConfig
+from configs.schema import BUILTIN, RunConfig
 from configs.sft import SftConfig
 
 PLAIN_INITS = (None, True, False, "gaussian", "orthogonal")
@@ -47,8 +47,20 @@ def with_starting_adapter(config: Config) -> Config:
         return config
     folder = Path(config.model.adapter).absolute()
     settings, shapes = plain_lora(folder, config.model.path)
+    if (named := trained_on_another(settings, config.model.path)) is not None:
+        raise ConfigError(
+            f"model.adapter {folder} was trained on {named}, and model.path is {config.model.path}: on another model of the same shape it makes one "
+            f"that nobody trained; set model.path to {named}, or to a folder that holds it"
+        )
     lora = config.model.lora if config.model.merge_adapter else _lora_of(config.model.lora, folder, settings, shapes)
     return config.model_copy(update={"model": config.model.model_copy(update={"adapter": str(folder), "lora": lora})})
+
+
+def trained_on_another(settings: Mapping[str, Any], base: str) -> str | None:
+    """The hub id of the model that an adapter names as its own, where `base` is another hub id. Of a local folder nobody can tell."""
+    named = str(settings.get("base_model_name_or_path") or "")
+    folders = any(Path(name).expanduser().is_absolute() or Path(name).is_dir() or name.startswith(BUILTIN) for name in (named, base))
+    return named if named and not folders and named != base else None
 
 
 def plain_lora(folder: Path, base: str) -> tuple[dict[str, Any], Shapes]:

@@ -30,7 +30,7 @@ SECTIONS = ("model", "data", "actors", "rewards", "learner", "cluster", "evaluat
 ACCELERATE = "accelerate: "
 """Before the keys of an accelerate file, in rows."""
 
-_OVERRIDE = re.compile(r"(?:(?:model|data|actors|rewards|learner|cluster|evaluation)\.[\w.]+|seed|out_dir)=.*", re.DOTALL)
+_OVERRIDE = re.compile(r"(?:(?:model|data|actors|rewards|learner|cluster|evaluation)\.[\w.]+|stages|seed|out_dir)=.*", re.DOTALL)
 _TEXT = frozenset(
     {"chat_template", "system_prompt", "model_name_or_path", "dataset_name", "dataset_config", "output_dir", "run_name", "model_revision"}
 )

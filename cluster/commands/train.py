@@ -42,5 +42,4 @@ def train(
 
         show_run(run, Console())
         return
-    wanted = resume if resume in ("auto", "none") else Path(resume)
-    run_stages(run, wanted, run_training) if run.stages else run_training(run, wanted)
+    (run_stages if run.stages else run_training)(run, resume if resume in ("auto", "none") else Path(resume))

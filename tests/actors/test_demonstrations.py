@@ -38,7 +38,7 @@ def write(
 def texts(file: DemonstrationFile) -> list[str]:
     table = pa.ipc.open_file(pa.memory_map(str(file.path))).read_all()
     assert table.schema.equals(DEMONSTRATION_SCHEMA)
-    return [TOKENIZER.decode(ids) for ids in table["token_ids"].to_pylist()]
+    return [str(TOKENIZER.decode(ids)) for ids in table["token_ids"].to_pylist()]
 
 
 def test_held_out_rows_are_those_of_grpo_and_never_trained_on(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from cluster.estimate import TINY_SHAPE, estimate
+from cluster.estimate import TINY_SHAPE, estimate, micro_batch
 from configs.schema import RunConfig
+from configs.sft import SftConfig
+from learner.demonstrations import demonstrations, pack_demonstrations
 from learner.policy import Policy
 from learner.tiny_model import create_tiny_model
 
@@ -47,3 +49,20 @@ def test_the_frozen_base_is_estimated_within_two_percent(quantization: str, tmp_
 def test_an_offloaded_optimizer_takes_no_memory_of_the_device() -> None:
     kept, offloaded = (estimate(config_of("none", offload_optimizer=offload), TINY_SHAPE) for offload in (False, True))
     assert kept.learner_bytes - offloaded.learner_bytes == 16 * kept.adapter_parameters  # float32: master, gradient, two moments
+
+
+def test_a_fine_tuning_is_estimated_as_it_is_packed() -> None:
+    """Of the longest sequences; and with every weight trained nothing is frozen, and each has 16 bytes of optimizer state."""
+    tree = {"model": {"path": "builtin:tiny_qwen2"}, "data": {"path": "d", "max_length": 100}}
+    learner = {"gpus_per_rank": 0, "train_batch_size": 12, "ranks": 2, "token_budget": 500}
+    adapted, full = (SftConfig.model_validate(tree | {"learner": learner | {"use_peft": use_peft}}) for use_peft in (True, False))
+    rows, width, _ = micro_batch(adapted, TINY_SHAPE)
+    largest = pack_demonstrations(
+        demonstrations([([1] * 50, [2] * 50)] * 6), range(6), token_budget=500, attention_width=6.0 * TINY_SHAPE.hidden
+    )[0]
+    assert (rows, width) == largest.packed.token_ids_BT.shape
+    assert (
+        estimate(adapted, TINY_SHAPE).adapter_parameters == TINY_SHAPE.adapter_parameters(16) and not estimate(adapted, TINY_SHAPE).rollout
+    )
+    found = estimate(full, TINY_SHAPE)
+    assert found.learner["frozen base"] == 0 and found.learner["optimizer state (ZeRO-2 share)"] == 16 * TINY_SHAPE.parameters // 2

@@ -6,6 +6,7 @@ from cluster.dry_run import batch_arithmetic, device_map
 from cluster.errors import PlacementError
 from cluster.placement import Node, place
 from configs.schema import RunConfig
+from configs.sft import SftConfig
 
 
 def config(**sections: dict) -> RunConfig:
@@ -48,3 +49,11 @@ def test_the_device_map_gives_each_gpu_its_processes() -> None:
 def test_batch_arithmetic_of_the_guide() -> None:
     run = config(actors={"num_generations": 16}, learner={"ranks": 7, "train_batch_size": 448})
     assert batch_arithmetic(run)[0].startswith("batch: 448 completions = 28 prompts x 16 generations a step; about 64 completions a rank")
+
+
+def test_a_fine_tuning_asks_for_its_ranks_alone() -> None:
+    run = SftConfig.model_validate({"model": {"path": "m"}, "data": {"path": "d"}, "learner": {"ranks": 2}})
+    assert place(run, [Node("a", 2, 2)]).nodes["a"] == ("learner 0", "learner 1")
+    assert device_map(run) == {"GPU 0": ["learner 0"], "GPU 1": ["learner 1"]}
+    with pytest.raises(PlacementError, match=r"2 GPUs \(2 x 1 for learner\) but the cluster has 1: lower learner.ranks or"):
+        place(run, [Node("a", 2, 1)])

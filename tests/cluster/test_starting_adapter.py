@@ -163,3 +163,32 @@ def test_a_folder_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (broken / "adapter_model.safetensors").write_bytes(b"\0" * 20)
     assert "has no adapter_model.safetensors that can be read" in refusal(run_config(broken))
     assert "holds no tensors" in refusal(run_config(folder(tmp_path / "b", {})))
+
+
+def test_an_adapter_that_is_merged_leaves_the_runs_own_settings(tmp_path: Path, tiny_model: Path) -> None:
+    """The policy puts a fresh adapter of the run's rank on the merged model, and none of the old one's weights."""
+    given = run_config(folder(tmp_path / "a"), r=4)
+    merging = given.model_copy(update={"model": given.model.model_copy(update={"merge_adapter": True})})
+    config = with_starting_adapter(merging)
+    assert (config.model.lora, config.model.adapter) == (given.model.lora, str(tmp_path / "a"))
+    policy = Policy.load(config.model, str(tiny_model))
+    assert policy.export(0).manifest.r == 4
+    assert all(float(tensor.detach().abs().max()) == 0 for name, tensor in policy.trainable().items() if "lora_B" in name)
+    other = merging.model_copy(
+        update={"model": merging.model.model_copy(update={"adapter": str(folder(tmp_path / "b", tensors(scale=2)))})}
+    )
+    assert "is for another model" in refusal(other)
+
+
+@pytest.mark.parametrize(
+    ("named", "path", "refused"), [("a/one", "b/two", True), ("a/one", "a/one", False), ("a/one", None, False), (None, "b/two", False)]
+)
+def test_an_adapter_that_names_another_model_of_the_hub_is_refused(
+    tmp_path: Path, named: str | None, path: str | None, refused: bool
+) -> None:
+    given = run_config(folder(tmp_path / "a", base_model_name_or_path=named))
+    config = given.model_copy(update={"model": given.model.model_copy(update={"path": path or str(tmp_path)})})
+    if refused:
+        assert "was trained on a/one, and model.path is b/two" in refusal(config)
+    else:
+        assert with_starting_adapter(config).model.lora.r == 8

@@ -1,4 +1,4 @@
-"""Start `rollcast train` as a user does, watch it, and look at what it leaves behind."""
+"""Start `rollcast train` or `rollcast sft` as a user does, watch it, and look at what it leaves behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,21 @@ SMALL = (
 """The quickstart on an untrained model, 4 prompts x 4 completions a step: everything but the learning."""
 
 
+TRAIN = ("train", "configs/quickstart.yaml")
+SFT = ("sft", "configs/quickstart_sft.yaml")
+
+
 @dataclass
 class Training:
-    """A running `rollcast train`."""
+    """A running `rollcast train` or `rollcast sft`."""
 
     process: subprocess.Popen[str]
     out_dir: Path
+    output_file: Path
+
+    def stage(self, name: str) -> Training:
+        """The same, looked at in the folder of one of its stages."""
+        return replace(self, out_dir=self.out_dir / name)
 
     def steps_done(self) -> int:
         try:
@@ -71,7 +80,7 @@ class Training:
         return self.process.wait(timeout_s)
 
     def output(self) -> str:
-        return (self.out_dir.parent / f"{self.out_dir.name}.out").read_text()
+        return self.output_file.read_text()
 
     def summary(self) -> dict[str, Any]:
         return json.loads((self.out_dir / "summary.json").read_text())
@@ -81,13 +90,14 @@ class Training:
 
 
 @contextmanager
-def training(out_dir: Path, *overrides: str, options: tuple[str, ...] = ()) -> Iterator[Training]:
+def training(out_dir: Path, *overrides: str, options: tuple[str, ...] = (), command: tuple[str, str] = TRAIN) -> Iterator[Training]:
     """Run the quickstart's configuration with `overrides`; whatever of it is left at the end is killed, and is an error."""
-    command = [sys.executable, "-m", "cluster", "train", "configs/quickstart.yaml", *overrides, f"out_dir={out_dir}", *options]
+    arguments = [sys.executable, "-m", "cluster", *command, *overrides, f"out_dir={out_dir}", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    with (out_dir.parent / f"{out_dir.name}.out").open("w") as output:
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment)
-        run = Training(process, out_dir)
+    output_file = out_dir.parent / f"{out_dir.name}.out"
+    with output_file.open("w") as output:
+        process = subprocess.Popen(arguments, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment)
+        run = Training(process, out_dir, output_file)
         try:
             yield run
         finally:
@@ -96,9 +106,9 @@ def training(out_dir: Path, *overrides: str, options: tuple[str, ...] = ()) -> I
                 process.wait()
 
 
-def run_to_end(out_dir: Path, *overrides: str, options: tuple[str, ...] = ()) -> Training:
+def run_to_end(out_dir: Path, *overrides: str, options: tuple[str, ...] = (), command: tuple[str, str] = TRAIN) -> Training:
     """A whole run that must succeed."""
-    with training(out_dir, *overrides, options=options) as run:
+    with training(out_dir, *overrides, options=options, command=command) as run:
         assert run.finish() == 0, run.output()
     return run
 

@@ -1,0 +1,98 @@
+"""`rollcast sft`, and GRPO in two stages from the adapter it leaves: whole runs, stopped, killed and resumed."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cluster.merge import find_source
+from configs.loading import load_config, load_sft_config
+from tests.runs.training import SFT, SMALL, Training, learnt, run_to_end, training
+
+SHORT = (
+    "data.train_samples=1000",
+    "learner.max_steps=40",
+    "learner.eval_steps=15",
+    "cluster.save_steps=10",
+    "data.eval_samples=20",
+    "model.lora.dropout=0.1",
+)
+STAGES = "stages=[{name: few, data: {train_samples: 200}}, {name: all, learner: {beta: 0.01, learning_rate: 5.0e-4}}]"
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    return run_to_end(tmp_path_factory.mktemp("runs") / "sft", *SHORT, command=SFT)
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(next(folder.glob("*model.safetensors")))
+
+
+@pytest.mark.slow
+def test_a_fine_tuning_learns_and_leaves_what_it_should(tuned: Training) -> None:
+    metrics, summary = tuned.metrics(), tuned.summary()
+    assert [step["step"] for step in metrics] == list(range(41))
+    held_out = {int(step["step"]): step["eval/loss"] for step in metrics if "eval/loss" in step}
+    assert list(held_out) == [0, 15, 30, 40] and held_out[40] < 0.7 * held_out[0]
+    assert (summary["eval_loss_before"], summary["eval_loss_after"]) == (held_out[0], held_out[40])
+    assert (summary["exit_reason"], summary["steps"], summary["data"]["sequences"]) == ("finished", 40, 1000)
+    found = {str(path.relative_to(tuned.out_dir)) for path in tuned.out_dir.rglob("*") if path.is_file()}
+    wanted = {
+        "config.yaml", "metrics.jsonl", "report.html", "adapter/adapter_model.safetensors", "adapter/README.md", "adapter/tokenizer.json",
+        "adapter/chat_template.jinja", "checkpoints/step-000030/manifest.json", "checkpoints/step-000040/manifest.json", "logs/learner-0.log",
+    }  # fmt: skip
+    assert wanted <= found and not any(name.endswith((".tmp", "run.lock")) for name in found)
+    assert "Token accuracy" in (tuned.out_dir / "report.html").read_text()
+    assert load_sft_config(tuned.out_dir / "config.yaml").learner.max_steps == 40
+
+
+@pytest.mark.slow
+def test_a_stopped_fine_tuning_resumes_to_the_uninterrupted_one(tuned: Training, tmp_path: Path) -> None:
+    with training(tmp_path / "run", *SHORT, command=SFT) as stopped:
+        stopped.wait_for_step(12)
+        stopped.process.send_signal(signal.SIGTERM)
+        assert stopped.finish() == 0, stopped.output()
+    steps = stopped.summary()["steps"]
+    assert stopped.summary()["exit_reason"] == "stopped by SIGTERM" and 11 <= steps < 40
+    assert (stopped.out_dir / f"checkpoints/step-{steps:06d}/manifest.json").is_file()
+    resumed = run_to_end(tmp_path / "run", *SHORT, command=SFT)
+    assert f"resuming from {resumed.out_dir}/checkpoints/step-{steps:06d}" in resumed.output()
+    assert learnt(resumed.metrics()) == learnt(tuned.metrics())
+    expected, found = tensors(tuned.out_dir / "adapter"), tensors(resumed.out_dir / "adapter")
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    options = ("--resume", f"{resumed.out_dir}/checkpoints/step-000040")
+    with training(tmp_path / "run", *SHORT, "learner.train_batch_size=16", command=SFT, options=options) as other:
+        assert other.finish() == 1 and "made with another train_batch_size than this run's (32, not 16)" in other.output()
+
+
+@pytest.mark.slow
+def test_two_stages_of_grpo_on_the_merged_adapter_survive_a_kill(tuned: Training, tmp_path: Path) -> None:
+    """The reference of `beta` is the merged model: a fresh adapter on it has no divergence, the second stage's, trained by the first, has."""
+    settings = (*SMALL, "learner.beta=0.001", "learner.max_steps=4", "cluster.max_staleness=0", "cluster.save_steps=1", STAGES)
+    settings += (f"model.adapter={tuned.out_dir}/adapter", "model.merge_adapter=true")
+    with training(tmp_path / "run", *settings) as killed:
+        killed.stage("2-all").wait_for_step(2)
+        killed.process.kill()
+        killed.finish()
+    first = (tmp_path / "run/1-few/metrics.jsonl").read_bytes()
+    ended = run_to_end(tmp_path / "run", *settings)
+    assert "it has ended already\n" in ended.output() and f"resuming from {ended.out_dir}/2-all/checkpoints" in ended.output()
+    assert (tmp_path / "run/1-few/metrics.jsonl").read_bytes() == first
+    few, strict = (ended.stage(name) for name in ("1-few", "2-all"))
+    assert [step["step"] for step in strict.metrics()] == [1, 2, 3, 4]
+    assert few.metrics()[0]["kl"] == pytest.approx(0, abs=1e-9) and strict.metrics()[0]["kl"] > 1e-6
+    assert strict.metrics()[0]["train/learning_rate"] < few.metrics()[-1]["train/learning_rate"]
+    assert load_config(strict.out_dir / "config.yaml").learner.beta == 0.01
+    summary = ended.summary()
+    assert [(stage["name"], stage["steps"]) for stage in summary["stages"]] == [("1-few", 4), ("2-all", 4)]
+    assert (summary["exit_reason"], summary["steps"]) == ("finished", 8)
+    last, kept = tensors(strict.out_dir / "adapter"), tensors(ended.out_dir / "adapter")
+    assert all(torch.equal(last[name], kept[name]) for name in last)
+    merged, base = tensors(few.out_dir / "merged_model"), tensors(few.out_dir / "base_model")
+    assert not torch.equal(merged["model.layers.0.mlp.up_proj.weight"], base["model.layers.0.mlp.up_proj.weight"])
+    assert find_source(ended.out_dir).base == str(few.out_dir / "merged_model"), "what the last adapter is on"
