@@ -11,6 +11,7 @@ from configs.recipe_data import put_held_out_share, put_source
 from configs.recipe_draft import Draft, finite
 from configs.recipe_keys import DEFAULTS, MEDICAL, REWARD_NAMES, REWARD_PARAMS, REWARDS
 from configs.recipe_reporting import reporting
+from configs.schema import BUILTIN
 
 SHARED_GPU_SHARE = 0.45
 """Of a GPU that engine and learner share, for each; the rest is what CUDA and fragments take."""
@@ -133,9 +134,9 @@ def _data(draft: Draft) -> None:
 
 def _evaluation(draft: Draft) -> None:
     asked = draft.flag("do_eval") or str(draft.given.get("eval_strategy", "no")).lower() not in ("no", "false")
-    medical, split = is_medical(draft), draft.has("dataset_test_split")
-    if asked and not medical and "path" in draft.tree["data"] and (split or draft.has("eval_strategy")):
-        draft.put("data.eval_path", draft.tree["data"]["path"], "eval_strategy", "do_eval", why="before and after training")
+    medical, split, path = is_medical(draft), draft.has("dataset_test_split"), draft.tree["data"].get("path", BUILTIN)
+    if asked and not medical and not path.startswith(BUILTIN) and (split or draft.has("eval_strategy")):
+        draft.put("data.eval_path", path, "eval_strategy", "do_eval", why="before and after training")
         draft.put("data.eval_split", draft.given.get("dataset_test_split", "test"), "dataset_test_split")
         draft.put("data.eval_samples", HELD_OUT, "eval_strategy", "do_eval", why="so many rows of that split, before and after training")
         return
