@@ -7,6 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
+from cluster.commands.compare import compare
 from cluster.commands.convert import convert
 from cluster.commands.data import data
 from cluster.commands.evaluate import evaluate
@@ -32,6 +33,7 @@ def rollcast() -> None:
 app.command(context_settings=TAKES_SETTINGS)(train)
 app.command(context_settings=TAKES_SETTINGS)(convert)
 app.command()(evaluate)
+app.command()(compare)
 app.command()(score)
 app.command()(report)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from actors.eval_sets import EvalSet
 from cluster.completions import completion_rows, table_of
 from cluster.errors import ConfigError, DataError, PoisonPromptError, RolloutError
 from cluster.loop import Rewards, Rollouts
-from cluster.measurement import ANSWER_JUDGES, RIGHT, WEIGHTED_SUM, Evaluation, Sampled, judge_of, measure
+from cluster.measurement import ANSWER_JUDGES, RIGHT, WEIGHTED_SUM, Answers, Evaluation, Sampled, judge_of, measure
 from cluster.records import RolloutGroup, RolloutRequest, Sampling, ScoredGroup, Scores
 from configs.schema import RunConfig
 from rewards.final_answer import final_answer
@@ -61,14 +61,6 @@ class EvaluationPlan:
         """One greedy completion a prompt, whatever the section says: before and after training."""
         sampling = Sampling(1, config.actors.max_completion_length, temperature=0.0, cache_salt=CACHE_SALT)
         return cls(sampling, judge_of(config), (), config.seed)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """A data set's completions, and what they say."""
-
-    evaluation: Evaluation
-    sampled: Sequence[Sampled]
 
 
 async def evaluate(

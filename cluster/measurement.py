@@ -27,7 +27,7 @@ RIGHT = 1.0
 WEIGHTED_SUM = "reward"
 """Stands for the judge where none is configured."""
 
-WRONG_OUTCOMES: frozenset[Outcome] = FAILED_OUTCOMES | {"unparsable_answer"}
+WRONG_OUTCOMES: frozenset[Outcome] = frozenset((*FAILED_OUTCOMES, "unparsable_answer"))
 """Outcomes whose completion counts as 0, also where the reward says None of it."""
 
 
@@ -110,6 +110,14 @@ class Evaluation(BaseModel):
         return str(low) if low == high else f"{low} to {high}"
 
 
+@dataclass(frozen=True)
+class Answers:
+    """The completions of a data set, and what they say."""
+
+    evaluation: Evaluation
+    sampled: Sequence[Sampled]
+
+
 def measure(
     name: str,
     sampled: Sequence[Sampled],
@@ -159,9 +167,10 @@ def measure(
 
 def metrics_of(evaluation: Evaluation) -> dict[str, float]:
     """What is logged of an evaluation, under the names of docs/metrics.md."""
-    found: dict[str, float] = {"accuracy": evaluation.accuracy}
+    mean = WEIGHTED_SUM if evaluation.judge == WEIGHTED_SUM else "accuracy"
+    found: dict[str, float] = {mean: evaluation.accuracy} if evaluation.prompts else {}
     if evaluation.interval is not None:
-        found |= {"accuracy_low": evaluation.interval[0], "accuracy_high": evaluation.interval[1]}
+        found |= {f"{mean}_low": evaluation.interval[0], f"{mean}_high": evaluation.interval[1]}
     found |= {f"pass@{k}": estimate.value for k, estimate in evaluation.pass_at.items()}
     if evaluation.majority is not None:
         found[f"maj@{evaluation.num_generations}"] = evaluation.majority.value

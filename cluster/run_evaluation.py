@@ -7,24 +7,24 @@ import json
 import os
 import signal
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from actors.eval_sets import EvalSet, load_eval_sets
 from actors.rendering import load_tokenizer
 from actors.streaming import open_prompts
 from cluster import checkpoint
 from cluster.adapters import able_to_serve
+from cluster.contestants import chat_template_of
 from cluster.convert import load_run
 from cluster.errors import ConfigError, RunDirectoryError, StoppedError
-from cluster.evaluate import Answers, EvaluationPlan, evaluate, write_answers
-from cluster.measurement import WEIGHTED_SUM, Evaluation
+from cluster.evaluate import EvaluationPlan, evaluate, write_answers
+from cluster.evaluation_table import evaluation_table, remarks
+from cluster.measurement import Answers, Evaluation
 from cluster.prepare import held_out_set, model_to_serve
 from cluster.serving import Serving, serving
 from cluster.session import RaySession
@@ -36,10 +36,9 @@ from rewards.registry import resolve
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BASE = "none"
-"""Stands for no adapter."""
+Found = TypeVar("Found")
 
-TRUNCATED_WARNING = 0.1
+NO_ADAPTER = "none"
 
 
 def load_target(target: str, overrides: Sequence[str], console: Console) -> tuple[RunConfig, Path | None]:
@@ -62,7 +61,7 @@ def adapter_to_evaluate(config: RunConfig, run: Path | None, asked: str | None) 
     Raises:
         ConfigError: there is none.
     """
-    if asked == BASE:
+    if asked == NO_ADAPTER:
         return None
     if asked is not None:
         return Path(asked).absolute()
@@ -76,31 +75,6 @@ def adapter_to_evaluate(config: RunConfig, run: Path | None, asked: str | None) 
             f"{run} holds no adapter yet, neither a result nor a checkpoint; give --adapter PATH, or --adapter none for its base model"
         )
     return found
-
-
-def chat_template_of(config: RunConfig, folders: Sequence[Path]) -> str | None:
-    """The chat template for all: the run's own, else the one that is saved with adapters or models.
-
-    Raises:
-        ConfigError: they are saved with different ones, and none is given.
-    """
-    if config.model.chat_template is not None:
-        return config.model.chat_template
-    found = {text: folder for folder in folders if (text := _saved_template(folder)) is not None}
-    if len(found) > 1:
-        first, second, *_ = found.values()
-        raise ConfigError(
-            f"{first} and {second} are saved with different chat templates, and all must be asked the same: give one as model.chat_template=FILE"
-        )
-    return next(iter(found), None)
-
-
-def _saved_template(folder: Path) -> str | None:
-    if (folder / "chat_template.jinja").exists():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    settings = folder / "tokenizer_config.json"
-    template = json.loads(settings.read_text()).get("chat_template") if settings.exists() else None
-    return template if isinstance(template, str) else None
 
 
 def open_sets(config: RunConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[EvalSet]:
@@ -133,9 +107,9 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
         RollcastError: of the kind that says what failed.
     """
     plan = EvaluationPlan.of(config)
-    logs = _open_output(output, config)
+    logs = open_output(output, config)
     model_path = model_to_serve(config, run or output, logs)
-    served_config = able_to_serve(_of_model(config, model_path), [adapter])
+    served_config = able_to_serve(of_model(config, model_path), [adapter])
     template = chat_template_of(config, [adapter] if adapter else [])
     tokenizer = load_tokenizer(model_path, template, config.model.trust_remote_code, served_config.model.revision)
     sets = open_sets(config, tokenizer, output / "data")
@@ -157,21 +131,21 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
         "sets": [each.model_dump(mode="json") for each in evaluations],
     }
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    console.print(table_of_evaluations({"": evaluations}))
-    for line in remarks({"": evaluations}):
-        console.print(line, style="yellow", markup=False, highlight=False)
+    console.print(evaluation_table(evaluations))
+    for line in remarks(evaluations):
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(f"completions and summary: {output}", markup=False, highlight=False, soft_wrap=True)
     return evaluations
 
 
-def _of_model(config: RunConfig, model_path: str) -> RunConfig:
+def of_model(config: RunConfig, model_path: str) -> RunConfig:
     """The run with the model that the engines load in the place of its own: adapters are compared with that one's shapes."""
     if model_path == config.model.path:
         return config
     return config.model_copy(update={"model": config.model.model_copy(update={"path": model_path, "revision": None})})
 
 
-def _open_output(output: Path, config: RunConfig) -> Path:
+def open_output(output: Path, config: RunConfig) -> Path:
     """Make the folder, write the settings, and return the folder of logs."""
     try:
         (output / "logs").mkdir(parents=True, exist_ok=True)
@@ -189,14 +163,14 @@ async def ask_set(served: Serving, asked: EvalSet, plan: EvaluationPlan, console
         return await evaluate(served.rollouts, served.rewards, asked, plan, 0, on_done=lambda: progress.advance(bar))
 
 
-def until_stopped(work: Coroutine[Any, Any, list[Answers]]) -> list[Answers]:
+def until_stopped(work: Coroutine[Any, Any, Found]) -> Found:
     """Run to the end. SIGINT and SIGTERM end it as well, and what it has started with it.
 
     Raises:
         StoppedError: it was ended by a signal.
     """
 
-    async def main() -> list[Answers]:
+    async def main() -> Found:
         task = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -207,58 +181,3 @@ def until_stopped(work: Coroutine[Any, Any, list[Answers]]) -> list[Answers]:
             raise StoppedError("stopped by a signal: nothing was written; run the same command again") from None
 
     return asyncio.run(main())
-
-
-def table_of_evaluations(by_model: dict[str, Sequence[Evaluation]]) -> Table:
-    """A row a model and data set."""
-    flat = [found for evaluations in by_model.values() for found in evaluations]
-    ks = sorted({k for found in flat for k in found.pass_at})
-    voted = any(found.majority for found in flat)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    headings = [*(["model"] if len(by_model) > 1 else []), "data set", "prompts", *dict.fromkeys(_mean_heading(found) for found in flat)]
-    for heading in (*headings, *(f"pass@{k}" for k in ks), *(["majority"] if voted else []), "tokens", "truncated"):
-        table.add_column(heading, justify="left" if heading in ("model", "data set") else "right")
-    for name, evaluations in by_model.items():
-        for found in evaluations:
-            means = [shown(found) if _mean_heading(found) == heading else "" for heading in dict.fromkeys(map(_mean_heading, flat))]
-            passed = [_estimate(found.pass_at.get(k)) for k in ks]
-            majority = [_estimate(found.majority)] if voted else []
-            cells = [found.name, str(found.prompts), *means, *passed, *majority, f"{found.mean_length:.0f}", f"{found.truncated:.1%}"]
-            table.add_row(*([name] if len(by_model) > 1 else []), *cells)
-    return table
-
-
-def _mean_heading(found: Evaluation) -> str:
-    name = "reward" if found.judge == WEIGHTED_SUM else found.judge
-    return f"{name}, greedy" if found.temperature == 0 else f"{name}, avg@{found.num_generations}"
-
-
-def shown(found: Evaluation) -> str:
-    """`0.512 [0.47, 0.55]`."""
-    if not found.prompts or found.interval is None:
-        return "-"
-    return f"{found.accuracy:.3f} [{found.interval[0]:.3f}, {found.interval[1]:.3f}]"
-
-
-def _estimate(found: Any) -> str:
-    return "" if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-
-def remarks(by_model: dict[str, Sequence[Evaluation]]) -> Iterator[str]:
-    """What a reader of the table must know: what was left out, what failed, what was cut off."""
-    for name, evaluations in by_model.items():
-        for found in evaluations:
-            where = ", ".join(part for part in (name, found.name) if part)
-            left_out = {
-                "longer than data.max_prompt_length": found.too_long,
-                "refused by the engines": found.refused,
-                f"that {found.judge} cannot judge": found.unjudged,
-            }
-            for why, count in left_out.items():
-                if count:
-                    yield f"{where}: {count} prompts {why} are left out"
-            failed = sum(found.outcomes.get(found.judge, {}).get(outcome, 0) for outcome in ("timeout", "crashed", "invalid"))
-            if failed:
-                yield f"{where}: {failed} completions could not be judged (timeout, crash or invalid value) and count as wrong"
-            if found.truncated > TRUNCATED_WARNING:
-                yield f"{where}: {found.truncated:.0%} of the completions were cut off; raise actors.max_completion_length"

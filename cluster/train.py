@@ -138,7 +138,7 @@ class TrainingRun:
             reason = await self._train()
             after = None
             if reason in ("finished", "data exhausted"):
-                await self.evaluating.finish()
+                await self.evaluating.finish(self._step)
                 after = await self._evaluate("after")
             return await self._finish(reason, before, after)
         except asyncio.CancelledError:

@@ -72,7 +72,7 @@ class EvaluatingRollouts:
             RollcastError: also what ended an evaluation since the broadcast before.
         """
         if self._running is not None and self._running.done():
-            await self.finish()
+            await self._running_done()
         if not self._due(manifest.version):
             return await self.pool.broadcast(manifest, buffer)
         if self._alone:
@@ -89,11 +89,11 @@ class EvaluatingRollouts:
             else:
                 self._begin(step)
 
-    async def finish(self) -> None:
-        """Wait for the evaluation that runs."""
-        running, self._running = self._running, None
-        if running is not None:
-            await running
+    async def finish(self, step: int) -> None:
+        """Wait for the evaluation that runs, and for that of the last step, where that is due and was left out."""
+        await self._running_done()
+        await self.catch_up(step)
+        await self._running_done()
 
     async def cancel(self) -> None:
         """Give up the evaluation that runs; one that has failed already is not looked at."""
@@ -101,6 +101,11 @@ class EvaluatingRollouts:
         if running is not None:
             running.cancel()
             await asyncio.wait([running])
+
+    async def _running_done(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            await running
 
     @property
     def _alone(self) -> bool:
@@ -151,6 +156,8 @@ class EvaluatingRollouts:
 
 def _told(step: int, found: Evaluation) -> str:
     versions = "" if found.version == str(step) else f" (sampled by versions {found.version})"
+    if not found.prompts:
+        return f"evaluation after step {step}, {found.name}: {found.judge} can judge none of the {found.unjudged} prompts"
     interval = f" [{found.interval[0]:.3f}, {found.interval[1]:.3f}]" if found.interval else ""
     passed = "".join(f", pass@{k} {estimate.value:.3f}" for k, estimate in found.pass_at.items())
     voted = f", maj@{found.num_generations} {found.majority.value:.3f}" if found.majority else ""

@@ -90,7 +90,8 @@ WORKED_OUT: Mapping[str, str] = {
     "disable_dropout": "`model.lora.dropout: 0`",
     "do_eval": "`data.eval_samples`: 0 without evaluation",
     "dtype": "`model.dtype`; `auto` is `bfloat16`",
-    "eval_strategy": "`data.eval_samples`: 0 for `no`",
+    "eval_steps": "`evaluation.steps`, with `eval_strategy: steps`; a share of `max_steps` below 1; without it `logging_steps`",
+    "eval_strategy": "`data.eval_samples`: 0 for `no`; `evaluation.steps` for `steps`",
     "fp16": "refused if true: the learner has no loss scaling; use `bf16`",
     "generation_batch_size": "`cluster.sync_every_steps`: optimizer steps for each batch of completions",
     "gradient_accumulation_steps": "`learner.train_batch_size` = per_device_train_batch_size x gradient_accumulation_steps x num_processes",
@@ -105,6 +106,7 @@ WORKED_OUT: Mapping[str, str] = {
     "model_init_kwargs": "what it holds, as if given beside it",
     "model_revision": "`model.revision`",
     "multi_objective_aggregation": "`rewards.aggregation`: `sum_then_normalize` is `sum`",
+    "num_generations_eval": "`evaluation.num_generations`, where `evaluation.steps` is set",
     "num_processes": "`learner.ranks`; GPUs in all where the engine of the recipe has none of its own",
     "per_device_train_batch_size": "`learner.train_batch_size`, see `gradient_accumulation_steps`",
     "qlora": "`model.quantization: nf4`",
@@ -200,8 +202,8 @@ _NO_EFFECT_BECAUSE: Mapping[str, str] = {
     "the placement is decided here": "vllm_device vllm_server_base_url vllm_server_host vllm_server_port vllm_server_timeout vllm_group_port",
     "the engine's own default holds": "vllm_dtype vllm_enable_prefix_caching vllm_enable_sleep_mode vllm_model_impl",
     "it is data.max_prompt_length + actors.max_completion_length": "vllm_max_model_length",
-    "held-out prompts are answered once, greedily, before and after training": "batch_eval_metrics eval_accumulation_steps eval_delay "
-    "eval_do_concat_batches eval_on_start eval_steps eval_use_gather_object include_for_metrics num_generations_eval per_device_eval_batch_size "
+    "held-out prompts are answered before and after training, and beside it where the engines have room": "batch_eval_metrics "
+    "eval_accumulation_steps eval_delay eval_do_concat_batches eval_on_start eval_use_gather_object include_for_metrics per_device_eval_batch_size "
     "prediction_loss_only do_predict include_inputs_for_metrics",
     "the last adapter is the result": "load_best_model_at_end metric_for_best_model greater_is_better",
     "checkpoints are whole, and are resumed with --resume": "do_train enable_jit_checkpoint ignore_data_skip overwrite_output_dir "

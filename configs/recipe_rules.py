@@ -25,6 +25,9 @@ OFFLOAD = "offload_optimizer_device"
 HELD_OUT = 100
 """Held-out prompts where a recipe evaluates and does not say on how many."""
 
+TRL_LOGGING_STEPS = 10
+"""Default of TRL's GRPOConfig, and so of its eval_steps."""
+
 MEDICAL_SYSTEM_PROMPT = (
     "You are a careful medical assistant. Think before you answer: write your reasoning between <think> and </think>, and straight after it "
     "the final answer between <answer> and </answer>, all in one line, as in <think>reasoning</think><answer>answer</answer>"
@@ -39,7 +42,20 @@ def is_medical(draft: Draft) -> bool:
 
 def work_out(draft: Draft) -> None:
     """Put everything that takes more than one setting, or another form, and then what the recipe leaves to its version's defaults."""
-    for rule in (_model, _adapter, _data, _evaluation, _schedule, _objective, _rewards, _placement, _batch, _checkpoints, _defaults):
+    for rule in (
+        _model,
+        _adapter,
+        _data,
+        _evaluation,
+        _schedule,
+        _objective,
+        _rewards,
+        _placement,
+        _batch,
+        _checkpoints,
+        _evaluation_steps,
+        _defaults,
+    ):
         rule(draft)
 
 
@@ -291,6 +307,27 @@ def _checkpoints(draft: Draft) -> None:
         )
         _every(draft, "save_steps", "cluster.save_steps")
     _every(draft, "logging_steps", "cluster.logging_steps")
+
+
+def _evaluation_steps(draft: Draft) -> None:
+    """How often the run is evaluated while it trains, where the recipe says so in steps."""
+    strategy = str(draft.given.get("eval_strategy", "no")).lower()
+    every = draft.number("eval_steps", draft.number("logging_steps", TRL_LOGGING_STEPS))
+    if 0 < every < 1:
+        every = math.ceil(every * max(0.0, draft.number("max_steps", -1)))
+    if strategy != "steps" or not every:
+        why = "it is a share of all steps, whose number is not known here" if strategy == "steps" else "eval_strategy is not steps"
+        draft.ignore("eval_steps", why)
+        draft.ignore("num_generations_eval", "held-out prompts are answered once, greedily, before and after training")
+        return
+    synced = draft.tree.get("cluster", {}).get("sync_every_steps", 1)
+    why = "as often as it logs, TRL's default" if not draft.has("eval_steps") else ""
+    why = f"engines have a new adapter every {synced} steps" if every % synced else why
+    draft.put("evaluation.steps", math.ceil(every / synced) * synced, "eval_steps", "eval_strategy", why=why)
+    if draft.has("num_generations_eval"):
+        draft.put("evaluation.num_generations", draft.count("num_generations_eval", 1), "num_generations_eval")
+    else:
+        draft.tell("evaluation.num_generations", 1, "greedy; TRL samples num_generations completions")
 
 
 def _every(draft: Draft, setting: str, target: str) -> None:

@@ -24,13 +24,13 @@ from configs.recipe_keys import ACCELERATE_NO_EFFECT, ACCELERATE_WORKED_OUT, KNO
 from configs.recipe_rules import OFFLOAD, work_out
 from configs.schema import RunConfig
 
-SECTIONS = ("model", "data", "actors", "rewards", "learner", "cluster", "out_dir")
+SECTIONS = ("model", "data", "actors", "rewards", "learner", "cluster", "evaluation", "out_dir")
 """Keys by which a file of rollcast is known from a recipe; `seed` is in both."""
 
 ACCELERATE = "accelerate: "
 """Before the keys of an accelerate file, in rows."""
 
-_OVERRIDE = re.compile(r"(?:(?:model|data|actors|rewards|learner|cluster)\.[\w.]+|seed|out_dir)=.*", re.DOTALL)
+_OVERRIDE = re.compile(r"(?:(?:model|data|actors|rewards|learner|cluster|evaluation)\.[\w.]+|seed|out_dir)=.*", re.DOTALL)
 _TEXT = frozenset(
     {"chat_template", "system_prompt", "model_name_or_path", "dataset_name", "dataset_config", "output_dir", "run_name", "model_revision"}
 )

@@ -49,5 +49,5 @@ def _last_number(text: str) -> str:
 
 def _one_spelling(answer: str) -> str:
     plain = _TEXT_COMMAND.sub(r"\1", unicodedata.normalize("NFKC", answer))
-    plain = _SPACING.sub("", plain).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").lower()
+    plain = _SPACING.sub("", plain).replace("{,}", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").lower()
     return _THOUSANDS.sub("", plain).rstrip(".,")

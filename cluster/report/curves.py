@@ -53,6 +53,10 @@ SECTIONS: tuple[tuple[str, tuple[Curve | TimeShares, ...]], ...] = (
             Curve("Reward", (("reward", "train/reward"),)),
             Curve("Parts of the reward", (("", "rewards/*/mean"),), note="mean of each reward before its weight"),
             Curve("Accuracy", (("sampled", "train/accuracy"),), "share"),
+            Curve(
+                "Evaluation", (("", "eval/*/accuracy"), ("", "eval/*/reward")), smooth=False, note="of the data sets asked while training"
+            ),
+            Curve("Evaluation: pass@k and majority", (("", "eval/*/pass@*"), ("", "eval/*/maj@*")), "share", smooth=False),
             Curve("Spread within groups", (("standard deviation", "reward_std"),), note="0 teaches nothing"),
             Curve("Groups of equal rewards", (("share", "frac_reward_zero_std"),), "share"),
             Curve("Entropy, nats", (("entropy", "entropy"),)),
@@ -71,6 +75,8 @@ SECTIONS: tuple[tuple[str, tuple[Curve | TimeShares, ...]], ...] = (
                 (("mean", "completions/mean_length"), ("shortest", "completions/min_length"), ("longest", "completions/max_length")),
             ),
             Curve("Cut off at the limit", (("share", "completions/clipped_ratio"),), "share"),
+            Curve("Evaluation: length, tokens", (("", "eval/*/mean_length"),), smooth=False),
+            Curve("Evaluation: cut off at the limit", (("", "eval/*/clipped_ratio"),), "share", smooth=False),
             Curve("Tokens trained on", (("tokens", "num_tokens"),), smooth=False),
         ),
     ),
@@ -106,7 +112,7 @@ SECTIONS: tuple[tuple[str, tuple[Curve | TimeShares, ...]], ...] = (
     ),
 )
 
-ALSO_KNOWN = ("reward", "train/*", "rewards/*", "sync/bytes", "timing/*", "learner/idle", "rollout/idle")
+ALSO_KNOWN = ("reward", "train/*", "rewards/*", "eval/*", "sync/bytes", "timing/*", "learner/idle", "rollout/idle")
 """Metrics that need no chart of their own: aliases, and what the charts above are made of."""
 
 

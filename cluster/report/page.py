@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cluster.errors import RunDirectoryError
 from cluster.report import facts
@@ -32,7 +33,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     runs = [read_run(folder) for folder in distinct]
     file = output or (distinct[0] / FILE_NAME if len(distinct) == 1 else Path(FILE_NAME))
     try:
-        _write(file, render(runs))
+        write_page(file, render(runs))
     except OSError as error:
         raise RunDirectoryError(f"{file} cannot be written ({error.strerror}): name another file by --output") from error
     return file
@@ -41,14 +42,15 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
 def leave_report(folder: Path, say: Callable[[str], None]) -> Path | None:
     """Write the report of a run that has just ended, into its directory. What goes wrong is said, and is not raised: the run counts more."""
     try:
-        _write(folder / FILE_NAME, render([read_run(folder, running=False)]))
+        write_page(folder / FILE_NAME, render([read_run(folder, running=False)]))
     except Exception as error:
         say(f"no {FILE_NAME}: {type(error).__name__}: {error}; try rollcast report {folder}")
         return None
     return folder / FILE_NAME
 
 
-def _write(file: Path, page: str) -> None:
+def write_page(file: Path, page: str) -> None:
+    """Write a page whole or not at all."""
     unfinished = file.with_name(file.name + ".tmp")
     unfinished.write_text(page, encoding="utf-8")
     unfinished.replace(file)
@@ -56,15 +58,9 @@ def _write(file: Path, page: str) -> None:
 
 def render(runs: Sequence[RunRecord]) -> str:
     """The page as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     name_apart(runs)
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["shown"] = shown
-    style, script = ((HERE / name).read_text() for name in ("page.css", "page.js"))
-    return environment.get_template("page.html.jinja").render(
+    return render_page(
+        "page",
         title=f"{runs[0].label} – rollcast report" if len(runs) == 1 else f"{len(runs)} runs – rollcast report",
         runs=runs,
         facts=facts,
@@ -73,11 +69,20 @@ def render(runs: Sequence[RunRecord]) -> str:
         samples={run.label: read_samples(run.path / "completions", 3 if len(runs) == 1 else 1) for run in runs},
         differing=facts.differing_settings(runs),
         settings_characters=SETTINGS_CHARACTERS,
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
     )
+
+
+def render_page(name: str, **values: Any) -> str:
+    """The template `<name>.html.jinja` with the style of all pages and the script `<name>.js`, which are all that the page may run or load."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["shown"] = shown
+    style, script = ((HERE / file).read_text() for file in ("page.css", f"{name}.js"))
+    template = environment.get_template(f"{name}.html.jinja")
+    return template.render(style=style, script=script, style_hash=_hash(style), script_hash=_hash(script), **values)
 
 
 def _hash(text: str) -> str:

@@ -1,27 +1,28 @@
-"""Engines and graders without a learner: the base model and adapters from disk, one after another in the same engine."""
+"""Serving without a learner: adapters from disk, the base model, and `rollcast compare` of them in one engine."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.adapters import able_to_serve, read_adapter
 from cluster.errors import ConfigError
 from cluster.placement import Node, place, roles
-from cluster.records import Prompt, PromptId, RolloutGroup, RolloutRequest, Sampling
-from cluster.serving import Serving, serving
+from configs.loading import dump_config
 from configs.schema import RunConfig
+from learner.tiny_model import build_tokenizer
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-PROMPT = tuple(range(7, 27))
+REPOSITORY = Path(__file__).resolve().parents[2]
+MODELS = ["large", "small", "base", "half"]
 
 
 def run_config(model: Path, **model_settings: Any) -> RunConfig:
@@ -67,68 +68,46 @@ def adapters(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return folders
 
 
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
-    with asyncio.Runner() as runner:
-        yield lambda coroutine: runner.run(asyncio.wait_for(coroutine, 300))
-
-
-@pytest.fixture(scope="module")
-def served(
-    ray_local: None, run: Run, model: Path, adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Serving]:
-    config = able_to_serve(run_config(model), [None, *adapters.values()])
-    logs, stack, name = tmp_path_factory.mktemp("logs"), AsyncExitStack(), f"serving-test-{os.getpid()}"
-    started = serving(config, str(model), roles(config, learner=False), log_dir=logs, run_name=name)
-    yield run(stack.enter_async_context(started))
-    run(stack.aclose())
-    assert not Path(f"/dev/shm/rollcast-{name}").exists(), "adapters were left in shared memory"
-
-
-def greedy(model: Path, adapter: Path | None, tokens: int) -> tuple[list[int], list[float]]:
-    """What transformers and PEFT make of the prompt, in float64: tokens and their log-probabilities."""
+def greedy(model: Path, adapter: Path | None, prompt: Sequence[int], tokens: int) -> list[int]:
+    """What transformers and PEFT make of a prompt, in float64."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     network: Any = AutoModelForCausalLM.from_pretrained(model)
     network = (PeftModel.from_pretrained(network, str(adapter)) if adapter else network).double().eval()
-    token_ids, logprobs = list(PROMPT), []
-    for _ in range(tokens):
+    token_ids = list(prompt)
+    while len(token_ids) < len(prompt) + tokens and network.config.eos_token_id not in token_ids[len(prompt) :]:
         with torch.no_grad():
-            distribution = network(torch.tensor([token_ids])).logits[0, -1].log_softmax(-1)
-        token_ids.append(int(distribution.argmax()))
-        logprobs.append(float(distribution.max()))
-        if token_ids[-1] == network.config.eos_token_id:
-            break
-    return token_ids[len(PROMPT) :], logprobs
+            token_ids.append(int(network(torch.tensor([token_ids])).logits[0, -1].argmax()))
+    return token_ids[len(prompt) :]
 
 
 @pytest.mark.slow
-def test_one_engine_serves_base_and_adapters_in_any_order(served: Serving, run: Run, model: Path, adapters: dict[str, Path]) -> None:
-    """Also the base again after an adapter of every module: nothing of it may be left. Float32 against float64: 1e-5 nats is far above the
-    rounding of three layers (5e-7 is what is seen) and far below what an adapter changes."""
-    request = RolloutRequest(Prompt(PromptId(-1, 0), PROMPT, "", {"solution": "1"}), Sampling(1, 12, temperature=0.0))
-    for version, name in enumerate((None, "large", "small", None, "half")):
-        folder = adapters[name] if name else None
-        run(served.install(folder))
-        summary, body = run(served.rollouts.rollout(request))
-        group = RolloutGroup(run(fetch(body)))
-        tokens, logprobs = greedy(model, folder, 12)
-        assert group.token_ids_T(0).tolist() == tokens, name
-        np.testing.assert_allclose(group.logprobs_T(0), logprobs, atol=1e-5)
-        assert (summary.min_policy_version, summary.max_policy_version) == (version, version)
-        assert run(served.rewards.score(body, summary, 0)).columns["accuracy"].values_G == (0.0,)
-
-
-async def fetch(body: Any) -> Any:
-    return await body
-
-
-def test_the_adapters_differ_from_the_base(model: Path, adapters: dict[str, Path]) -> None:
-    """By more than ten times the tolerance: otherwise the test above could not fail."""
-    found = [greedy(model, folder, 1)[1][0] for folder in (None, adapters["small"], adapters["large"])]
-    assert min(abs(found[0] - found[1]), abs(found[0] - found[2]), abs(found[1] - found[2])) > 1e-4
+def test_models_are_compared_in_one_engine(model: Path, adapters: dict[str, Path], tmp_path: Path) -> None:
+    """Every token of every model is that of transformers and PEFT; also the base model's, after an adapter of every module."""
+    questions = [{"problem": f"What is {number}+{number}?", "solution": str(2 * number)} for number in (1, 20, 33)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    (tmp_path / "run.yaml").write_text(dump_config(run_config(model)))
+    arguments = ["run.yaml", *(f"{name}={adapters[name]}" for name in ("large", "small")), "base", f"half={adapters['half']}"]
+    command = [sys.executable, "-m", "cluster", "compare", *arguments, "--data", "sums.jsonl", "-o", "out"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = pq.read_table(tmp_path / "out" / "comparison.parquet").to_pylist()
+    assert [(row["model"], row["prompt_id"]) for row in rows] == [(name, f"-2:{index}") for name in MODELS for index in range(3)]
+    tokenizer = build_tokenizer()
+    for row in rows:
+        prompt = tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]
+        folder = adapters.get(row["model"])
+        assert row["completion_ids"] == greedy(model, folder, prompt, 16), row["model"]  # type: ignore[arg-type]
+        assert row["policy_versions"] == [MODELS.index(row["model"])]
+    said = {name: [row["completion"] for row in rows if row["model"] == name] for name in MODELS}
+    assert said["half"] == said["small"] and len({*map(tuple, said.values())}) == 3, "otherwise the above could not fail"
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["models"]["base"] == str(model) and set(summary["sets"][0]["differences"]) == {"small", "base", "half"}
+    assert (tmp_path / "out" / "comparison.html").stat().st_size > 5_000
+    assert "less large" in done.stdout
 
 
 def test_an_adapter_travels_as_it_is_saved(model: Path, adapters: dict[str, Path]) -> None:

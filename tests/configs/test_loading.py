@@ -117,7 +117,10 @@ def test_overrides_reach_into_sections_that_are_not_there_and_the_last_one_wins(
         ("learnr.max_steps=4", "learnr: there is no such key; did you mean learner?"),
         ("model.lora.rnk=4", "model.lora.rnk: there is no such key"),
         ("rewards.functions=[{name: format, wieght: 2}]", "rewards.functions[0].wieght: there is no such key; did you mean"),
-        ("xyzzy=1", "xyzzy: there is no such key; the keys here are model, data, actors, rewards, learner, cluster, seed, out_dir"),
+        (
+            "xyzzy=1",
+            "xyzzy: there is no such key; the keys here are model, data, actors, rewards, learner, cluster, evaluation, seed, out_dir",
+        ),
         ("learner.max_steps=abc", "learner.max_steps: 'abc' is not a whole number; write a whole number"),
         ("learner.max_steps=1.5", "learner.max_steps: 1.5 is not a whole number"),
         ("learner.learning_rate=-1", "learner.learning_rate: -1 must be more than 0"),

@@ -330,6 +330,23 @@ def test_evaluation() -> None:
     assert (data.eval_path, data.eval_split, data.eval_samples) == ("openai/gsm8k", "validation", 100)
 
 
+def test_evaluation_while_training() -> None:
+    asked = SMALL | {"eval_strategy": "steps"}
+    assert convert(SMALL).config.evaluation.steps == 0
+    assert convert(asked | {"eval_steps": 40, "num_generations_eval": 3}).config.evaluation.model_dump(
+        include={"steps", "num_generations"}
+    ) == {
+        "steps": 40,
+        "num_generations": 3,
+    }
+    assert convert(asked | {"logging_steps": 5}).config.evaluation.steps == 5
+    assert convert(asked | {"eval_steps": 0.1, "max_steps": 250}).config.evaluation.steps == 25
+    assert convert(asked | {"eval_steps": 0.1}).config.evaluation.steps == 0
+    assert convert(SMALL | {"eval_steps": 40}).config.evaluation.steps == 0
+    synced = asked | {"eval_steps": 10, "gradient_accumulation_steps": 2, "steps_per_generation": 8}
+    assert (convert(synced).config.cluster.sync_every_steps, convert(synced).config.evaluation.steps) == (4, 12)
+
+
 def test_checkpoints() -> None:
     assert convert(SMALL | {"save_strategy": "no", "save_steps": 10}).config.cluster.save_steps == 0
     assert convert(SMALL | {"save_strategy": "steps", "save_steps": 25}).config.cluster.save_steps == 25

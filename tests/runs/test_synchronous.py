@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from statistics import fmean
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from tests.runs.training import SMALL, Training, learnt, run_to_end, training
@@ -43,6 +45,23 @@ def test_a_killed_run_resumes_to_the_curve_of_the_uninterrupted_one(uninterrupte
     assert learnt(resumed.metrics()) == expected
     assert final_adapter(resumed) == final_adapter(uninterrupted)
     assert resumed.summary()["accounting"] == uninterrupted.summary()["accounting"]
+
+
+@pytest.mark.slow
+def test_evaluations_beside_it_change_no_bit_of_a_run(uninterrupted: Training, tmp_path: Path) -> None:
+    """They share engines and graders with it, and each measures one policy version alone."""
+    evaluated = run_to_end(tmp_path / "evaluated", *SYNCHRONOUS, "evaluation.steps=2", "evaluation.num_generations=3")
+    lines = evaluated.metrics()
+    steps, evaluations = [line for line in lines if "time" in line], [line for line in lines if "time" not in line]
+    assert learnt(steps) == learnt(uninterrupted.metrics())
+    assert final_adapter(evaluated) == final_adapter(uninterrupted)
+    assert evaluated.summary()["accounting"] == uninterrupted.summary()["accounting"]
+    versions = [(line["step"], line["eval/held_out/min_policy_version"], line["eval/held_out/max_policy_version"]) for line in evaluations]
+    assert versions == [(2, 2, 2), (4, 4, 4), (6, 6, 6)]
+    table = pq.read_table(evaluated.out_dir / "evaluations" / "step-000004" / "held_out.parquet").to_pylist()
+    assert len(table) == 4 * 3
+    assert {tuple(row["policy_versions"]) for row in table} == {(4,)}
+    assert fmean(row["reward"] for row in table) == pytest.approx(evaluations[1]["eval/held_out/reward"], rel=1e-12)
 
 
 @pytest.mark.slow

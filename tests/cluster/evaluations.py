@@ -1,0 +1,53 @@
+"""Scored completions, written by hand, for what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster.measurement import Answers, Sampled, measure
+from cluster.records import (
+    Completion,
+    GroupSummary,
+    Outcome,
+    Prompt,
+    PromptId,
+    RewardColumn,
+    RolloutGroup,
+    RolloutRequest,
+    Sampling,
+    Scores,
+    VersionSpan,
+)
+
+
+def sampled(
+    index: int,
+    values_G: Sequence[float | None],
+    *,
+    outcomes_G: Sequence[Outcome] | None = None,
+    answers_G: Sequence[str | None] | None = None,
+    texts_G: Sequence[str] | None = None,
+    lengths_G: Sequence[int] | None = None,
+    reward: str = "accuracy",
+    version: int = 0,
+    prompt: str = "a question",
+) -> Sampled:
+    """One prompt whose completions got these values of `reward`."""
+    G = len(values_G)
+    lengths_G = lengths_G or [3] * G
+    texts_G = texts_G or [f"completion {number}" for number in range(G)]
+    asked = Prompt(PromptId(-1, index), (1, 2), prompt, {"solution": "42"})
+    completions = [
+        Completion((5,) * length, (-0.5,) * length, (VersionSpan(version, 0, length),), "length" if length >= 10 else "stop", text)
+        for length, text in zip(lengths_G, texts_G, strict=True)
+    ]
+    body = RolloutGroup.build(RolloutRequest(asked, Sampling(G, 10)), completions)
+    truncated = tuple(length >= 10 for length in lengths_G)
+    summary = GroupSummary(asked.id, 0, 2, tuple(lengths_G), truncated, version, version, "rollout 0", 0.1)
+    column = RewardColumn(tuple(values_G), tuple(outcomes_G or ["scored"] * G))
+    scores = Scores(asked.id, 0, tuple(values_G), {reward: column}, 0.01)
+    return Sampled(asked, summary, body, scores, tuple(answers_G or texts_G))
+
+
+def answers(name: str, every: Sequence[Sampled], ks: Sequence[int] = ()) -> Answers:
+    return Answers(measure(name, every, "accuracy", ks=ks, temperature=1.0), every)
