@@ -11,7 +11,7 @@ import pytest
 from actors.eval_sets import load_eval_sets
 from actors.prompts import EVAL_EPOCH
 from cluster.errors import DataError
-from configs.schema import DataSection
+from configs.data import DataSection
 from learner.tiny_model import build_tokenizer
 
 
