@@ -74,7 +74,8 @@ def run_training(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
             rewards = resolve(config.rewards, config.actors.max_completion_length)
             validate(rewards)
             prepared = prepare(config, directory, display)
-            validate(rewards, prepared.prompts.canary_prompt().columns)
+            for asked in (prepared.prompts.canary_prompt(), *(each.prompts[0] for each in prepared.eval_sets)):
+                validate(rewards, asked.columns)
             try_golds(rewards, prepared.prompts, display)
             with RaySession(config, directory.logs, namespace=f"rollcast-{directory.path.name}") as session:
                 session.placement()

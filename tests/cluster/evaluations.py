@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from cluster.measurement import Answers, Sampled, measure
 from cluster.records import (
     Completion,
     GroupSummary,
-    Outcome,
     Prompt,
     PromptId,
     RewardColumn,
@@ -24,7 +24,7 @@ def sampled(
     index: int,
     values_G: Sequence[float | None],
     *,
-    outcomes_G: Sequence[Outcome] | None = None,
+    outcomes_G: Sequence[str] | None = None,
     answers_G: Sequence[str | None] | None = None,
     texts_G: Sequence[str] | None = None,
     lengths_G: Sequence[int] | None = None,
@@ -44,7 +44,8 @@ def sampled(
     body = RolloutGroup.build(RolloutRequest(asked, Sampling(G, 10)), completions)
     truncated = tuple(length >= 10 for length in lengths_G)
     summary = GroupSummary(asked.id, 0, 2, tuple(lengths_G), truncated, version, version, "rollout 0", 0.1)
-    column = RewardColumn(tuple(values_G), tuple(outcomes_G or ["scored"] * G))
+    outcomes: Any = tuple(outcomes_G or ["scored"] * G)
+    column = RewardColumn(tuple(values_G), outcomes)
     scores = Scores(asked.id, 0, tuple(values_G), {reward: column}, 0.01)
     return Sampled(asked, summary, body, scores, tuple(answers_G or texts_G))
 

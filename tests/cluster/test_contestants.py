@@ -108,7 +108,8 @@ def test_tokenizers_that_cut_differently_are_refused() -> None:
 
     same = build_tokenizer()
     vocabulary = same.get_vocab() | {"Th": 128}
-    merging = Qwen2Tokenizer(vocab=vocabulary, merges=[("T", "h")], unk_token="<|endoftext|>", eos_token="<|im_end|>")
+    merges: Any = [("T", "h")]
+    merging = Qwen2Tokenizer(vocab=vocabulary, merges=merges, unk_token="<|endoftext|>", eos_token="<|im_end|>")
     plain = Qwen2Tokenizer(vocab=vocabulary, merges=[], unk_token="<|endoftext|>", eos_token="<|im_end|>")
     with pytest.raises(ConfigError, match="they cut the same text differently"):
         refuse_other_tokenizer("b", merging, "a", plain)

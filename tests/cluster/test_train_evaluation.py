@@ -155,10 +155,11 @@ async def test_an_evaluation_that_is_overtaken_is_left_out_but_the_last_is_not(t
 
 async def test_a_resumed_run_makes_up_for_what_it_missed_once(tmp_path: Path) -> None:
     for _ in range(2):
-        evaluating = rollouts(tmp_path)
-        evaluating.pool.version = 2
-        await evaluating.catch_up(2)
-        await evaluating.finish(2)
+        resumed = rollouts(tmp_path)
+        resumed.pool.version = 2
+        await resumed.catch_up(2)
+        await resumed.finish(2)
+    evaluating = rollouts(tmp_path)
     await evaluating.catch_up(0)
     await evaluating.catch_up(3)
     await evaluating.finish(3)
