@@ -18,6 +18,7 @@ import yaml
 from cluster.errors import ConfigError, RollcastError
 from cluster.logs import redirect_output, tail
 from cluster.starting_adapter import plain_lora, trained_on_another
+from configs.stages import stage_folder
 from learner.merging import TOLERANCE, MergeJob, MergeOutcome, Progress, merge
 
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -101,7 +102,7 @@ def _of_adapter(adapter: Path, base: str | None) -> MergeSource:
 def _of_run(run: Path, base: str | None) -> MergeSource:
     settings = _mapping(run / "config.yaml")
     if stages := settings.get("stages"):
-        return replace(_of_run(run / f"{len(stages)}-{stages[-1]['name']}", base), output=run / "merged")
+        return replace(_of_run(run / stage_folder(len(stages), stages[-1]["name"]), base), output=run / "merged")
     model = settings.get("model") or {}
     found, note = base or _named_base(run / "adapter", run), ""
     if base is None and model.get("serve_quantized") == "dequantized":

@@ -13,13 +13,16 @@ from cluster.merge_progress import merge_progress, say_outcome
 from cluster.model_card import REPOSITORY
 from cluster.publish.folder import Publication, of_folder, of_run
 from cluster.publish.hub import open_repository, upload
+from configs.loading import read_yaml
+from configs.schema import WARM_MODEL
+from configs.stages import stage_folder
 
 
 def collect(source: Path, *, merged: bool, adapter: Path | None, console: Console) -> Publication:
     """What `rollcast push` would push.
 
     Args:
-        source: run directory, or the folder of an adapter or a model.
+        source: run directory (of a run of stages the last one counts), or the folder of an adapter or a model.
         merged: the run's merged model instead of its adapter; it is made where there is none that is newer than the adapter.
         adapter: a PEFT folder to push in the place of the run's last adapter.
 
@@ -33,6 +36,11 @@ def collect(source: Path, *, merged: bool, adapter: Path | None, console: Consol
                 f"{source} is no run directory (it has no config.yaml), and --merged and --adapter are for runs; leave them out"
             )
         return of_folder(source)
+    settings = read_yaml(source / "config.yaml")
+    if "actors" not in settings:
+        return _of_fine_tuning(source, merged=merged, adapter=adapter)
+    if stages := settings.get("stages"):
+        source = source / stage_folder(len(stages), stages[-1]["name"])
     if merged and adapter:
         raise ConfigError(
             f"--merged merges the run's last adapter, and --adapter names {adapter}: give one of them; rollcast merge takes any adapter"
@@ -46,6 +54,19 @@ def collect(source: Path, *, merged: bool, adapter: Path | None, console: Consol
             "--adapter checkpoints/step-000050/learner/adapter"
         )
     return of_run(source, weights, merged=False)
+
+
+def _of_fine_tuning(run: Path, *, merged: bool, adapter: Path | None) -> Publication:
+    """What a supervised fine-tuning left: its adapter, or the whole model where it trained every weight."""
+    if merged or adapter:
+        raise ConfigError(
+            f"{run} is a supervised fine-tuning, and --merged and --adapter are for runs of GRPO: leave them out, or push a folder by itself, "
+            "such as what rollcast merge makes of it"
+        )
+    left = [folder for folder in (run / "adapter", run / WARM_MODEL) if folder.is_dir()]
+    if not left:
+        raise ConfigError(f"{run} has no result yet: it leaves adapter/ or model/ when it ends; resume it")
+    return of_folder(left[0])
 
 
 def push(files: Publication, repo_id: str, *, private: bool | None, revision: str | None, message: str, console: Console) -> str:

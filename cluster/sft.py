@@ -12,6 +12,7 @@ import json
 import math
 import shutil
 import signal
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from cluster.session import RaySession
 from cluster.sft_card import sft_card
 from cluster.sinks import MetricSinks, truncate_metrics
 from cluster.starting_adapter import with_starting_adapter
+from cluster.wandb_sink import require_wandb
 from configs.loading import dump_config
 from configs.schema import WARM_MODEL
 from configs.sft import SftConfig
@@ -66,6 +68,7 @@ def run_sft(config: SftConfig, resume: Resume = "auto") -> dict[str, Any]:
         RollcastError: of the kind that says what failed; `summary.json` names it as the exit reason.
     """
     config = with_starting_adapter(config)
+    require_wandb(config)
     with RunDirectory.open(config.out_dir, resume) as directory:
         directory.write("config.yaml", dump_config(config))
         display = RunDisplay(config.cluster.logging_steps, SHOWN_OF_SFT)
@@ -171,14 +174,14 @@ class SftRun:
         """Start the ranks, train, write; everything that was started is closed again."""
         self._listen_for_signals()
         self.total_steps = self.prepared.total_steps(self.config)
-        self.sinks = MetricSinks(self.directory.path, self.directory.path.name)
+        self.sinks = MetricSinks.open(self.config, self.directory.path, self.display.say)
         try:
             reason = await self._train_through_restarts()
             return await self._finish(reason)
         except asyncio.CancelledError:
             raise StoppedError(f"{self._stop_reason or 'cancelled'}: run the same command again to go on from the last commit") from None
         finally:
-            self.sinks.close()
+            self.sinks.close(failed=sys.exc_info()[0] is not None)
             if getattr(self, "group", None) is not None:
                 await self.group.close()
 
@@ -282,6 +285,7 @@ class SftRun:
         result = await self._write_result(reason, summary)
         file = self.directory.write_summary(summary)
         report = await asyncio.to_thread(leave_report, self.directory.path, self.display.say)
+        self.sinks.summarise({name: value for name in ("eval_loss_before", "eval_loss_after") if (value := summary[name]) is not None})
         say = self.display.say
         say("")
         if len(losses) > 1:

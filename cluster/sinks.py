@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from cluster.wandb_sink import WandbSink
 from configs.schema import RunConfig
+from configs.sft import SftConfig
 
 
 @dataclass
@@ -27,7 +28,7 @@ class MetricSinks:
     _gauges: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, config: RunConfig, folder: Path, say: Callable[[str], None] = print) -> MetricSinks:
+    def open(cls, config: RunConfig | SftConfig, folder: Path, say: Callable[[str], None] = print) -> MetricSinks:
         """The sinks of a run.
 
         Raises:

@@ -122,6 +122,21 @@ IDLE_WORTH_SAYING = 0.15
 """Idle share of a role above which the summary says what to change."""
 
 
+def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What a person is told at the end of a run, of what `summary.json` holds."""
+    before, after, sync = summary["accuracy_before"], summary["accuracy_after"], summary["sync_s"]
+    lines = []
+    if before is not None and after is not None:
+        lines.append(f"held-out greedy accuracy: {before:.3f} before, {after:.3f} after {summary['steps']} steps")
+    lines.append(
+        f"{summary['completions_per_s']:.1f} completions/s; learner idle {summary['learner_idle']:.0%}, rollouts idle "
+        f"{summary['rollout_idle']:.0%}; adapter sync p50 {sync['p50']:.3f} s, p95 {sync['p95']:.3f} s"
+    )
+    if (sentence := advice(summary)) is not None:
+        lines.append(sentence)
+    return [*lines, f"accounting: {summary['accounting']}", f"ended: {summary['exit_reason']}"]
+
+
 def advice(summary: Mapping[str, Any]) -> str | None:
     """One sentence on what bounds the run, if anything is idle enough to be worth a change."""
     learner, rollouts = summary["learner_idle"], summary["rollout_idle"]

@@ -37,7 +37,7 @@ from cluster.run_dir import Resume, RunDirectory
 from cluster.session import RaySession
 from cluster.sinks import MetricSinks, truncate_metrics
 from cluster.starting_adapter import with_starting_adapter
-from cluster.step_metrics import Busy, RunTotals, advice, run_summary
+from cluster.step_metrics import Busy, RunTotals, run_summary, summary_lines
 from cluster.train_evaluation import EvaluatingRollouts
 from cluster.wandb_sink import require_wandb
 from cluster.window import Window
@@ -376,25 +376,10 @@ class TrainingRun:
         return summary
 
     def _say_summary(self, summary: dict[str, Any], file: Path, report: Path | None) -> None:
-        say = self.display.say
-        say("")
-        if summary["accuracy_before"] is not None and summary["accuracy_after"] is not None:
-            say(
-                f"held-out greedy accuracy: {summary['accuracy_before']:.3f} before, {summary['accuracy_after']:.3f} after {summary['steps']} steps"
-            )
-        sync = summary["sync_s"]
-        say(
-            f"{summary['completions_per_s']:.1f} completions/s; learner idle {summary['learner_idle']:.0%}, rollouts idle {summary['rollout_idle']:.0%}; "
-            f"adapter sync p50 {sync['p50']:.3f} s, p95 {sync['p95']:.3f} s"
-        )
-        if (sentence := advice(summary)) is not None:
-            say(sentence)
-        say(f"accounting: {summary['accounting']}")
-        say(f"ended: {summary['exit_reason']}")
         curves = f"; curves: tensorboard --logdir {file.parent / 'tensorboard'}" if "tensorboard" in self.config.cluster.report_to else ""
-        say(f"summary {file}; adapter {file.parent / 'adapter'}{curves}")
-        if report is not None:
-            say(f"report, for a browser: {report}")
+        left = [f"summary {file}; adapter {file.parent / 'adapter'}{curves}", *([f"report, for a browser: {report}"] if report else [])]
+        for line in ("", *summary_lines(summary), *left):
+            self.display.say(line)
 
 
 async def _together(*parts: Awaitable[Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from cluster.errors import ConfigError
 from cluster.publish.scrub import without_secrets
 from configs.schema import RunConfig
+from configs.sft import SftConfig
 
 DEFAULT_PROJECT = "rollcast"
 STEP = "train/global_step"
@@ -26,7 +27,7 @@ NEEDS_NO_KEY = ("offline", "disabled", "dryrun")
 RUN_ID_FILE = "wandb_run_id"
 
 
-def require_wandb(config: RunConfig) -> None:
+def require_wandb(config: RunConfig | SftConfig) -> None:
     """Refuse a run that reports to W&B where that cannot work. Imports nothing unless it has to look for a key.
 
     Raises:
@@ -56,7 +57,7 @@ class WandbSink:
     _lost: bool = False
 
     @classmethod
-    def open(cls, config: RunConfig, folder: Path, say: Callable[[str], None] = print) -> WandbSink:
+    def open(cls, config: RunConfig | SftConfig, folder: Path, say: Callable[[str], None] = print) -> WandbSink:
         """Start a run, or go on with that of the same run directory.
 
         Raises:

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from cluster.errors import ConfigError
 from configs.schema import RunConfig, Section
 from configs.sft import SftConfig
+from configs.stages import stage_folder
 
 Config = TypeVar("Config", RunConfig, SftConfig)
 
@@ -105,7 +106,7 @@ def stage_configs(config: RunConfig, source: str = "stages") -> tuple[RunConfig,
     found: list[RunConfig] = []
     for number, stage in enumerate(config.stages, start=1):
         tree = stage.over(above)
-        tree["out_dir"] = config.out_dir.absolute() / f"{number}-{stage.name}"
+        tree["out_dir"] = config.out_dir.absolute() / stage_folder(number, stage.name)
         called = f"{source}, stage {number} ({stage.name}),"
         if found:
             if "warm_start" in stage.learner:

@@ -34,8 +34,8 @@ class PushToHubSection(Section):
         return hub_model_id
 
 
-class ReportingSection(Section):
-    """Part of the section `cluster`."""
+class TrackingSection(Section):
+    """Part of the section `cluster`: where metrics go."""
 
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
     """Where metrics go beside metrics.jsonl and Ray's own, which always get them. `wandb` needs `pip install 'rollcast[wandb]'`."""
@@ -47,13 +47,6 @@ class ReportingSection(Section):
     """User or team at W&B; default: WANDB_ENTITY, else that of the key."""
     wandb_run_group: str | None = None
     """Group of runs at W&B; default: WANDB_RUN_GROUP."""
-    log_completions: bool = False
-    """Print a few completions with their rewards every `logging_steps`, and send them to W&B as a table where that is on."""
-    num_completions_to_print: PositiveInt = 4
-    """How many, at most."""
-    log_unique_prompts: bool = False
-    """One completion of a prompt alone, among those that are printed."""
-    push_to_hub: PushToHubSection | None = None
 
     @field_validator("report_to", mode="before")
     @classmethod
@@ -61,8 +54,20 @@ class ReportingSection(Section):
         return (report_to,) if isinstance(report_to, str) else report_to
 
     @model_validator(mode="after")
-    def _wandb_settings_have_wandb(self) -> ReportingSection:
+    def _wandb_settings_have_wandb(self) -> TrackingSection:
         given = [name for name in ("wandb_project", "wandb_entity", "wandb_run_group") if getattr(self, name) is not None]
         if given and "wandb" not in self.report_to:
             raise ValueError(f"{', '.join(given)} is set, and report_to {list(self.report_to)} has no wandb: add it, or remove them")
         return self
+
+
+class ReportingSection(Section):
+    """Part of the section `cluster`: what is made of completions and adapters."""
+
+    log_completions: bool = False
+    """Print a few completions with their rewards every `logging_steps`, and send them to W&B as a table where that is on."""
+    num_completions_to_print: PositiveInt = 4
+    """How many, at most."""
+    log_unique_prompts: bool = False
+    """One completion of a prompt alone, among those that are printed."""
+    push_to_hub: PushToHubSection | None = None

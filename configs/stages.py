@@ -20,6 +20,11 @@ from configs.section import Section
 Settings = dict[str, Any]
 
 
+def stage_folder(number: int, name: str) -> str:
+    """Where in `out_dir` a stage runs; the first has the number 1."""
+    return f"{number}-{name}"
+
+
 class StageSection(Section):
     """One stage."""
 

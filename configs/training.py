@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from configs.reporting import TrackingSection
 from configs.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 
@@ -47,7 +48,7 @@ class TrainingSection(Section):
     """A rank that waits so long for the others declares the group dead."""
 
 
-class RaySection(Section):
+class RaySection(TrackingSection):
     """Ray, and what is written."""
 
     address: str = "auto"

@@ -16,7 +16,7 @@ import pytest
 from cluster.errors import ConfigError
 from cluster.sinks import MetricSinks
 from cluster.wandb_sink import STEP, require_wandb
-from configs.loading import load_config
+from configs.loading import load_config, load_sft_config
 from configs.schema import RunConfig
 
 pytest.importorskip("wandb")
@@ -107,6 +107,18 @@ def test_what_is_logged_is_in_the_file(tmp_path: Path) -> None:
     table = json.loads(next(folder.glob("wandb/offline-run-*/files/media/table/*.json")).read_text())
     assert [dict(zip(table["columns"], row, strict=True)) for row in table["data"]] == ROWS
     assert list(folder.glob("tensorboard/events*")) and len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_supervised_fine_tuning_is_logged_as_well(tmp_path: Path) -> None:
+    config = load_sft_config(REPOSITORY / "configs" / "quickstart_sft.yaml", ["cluster.report_to=wandb"])
+    require_wandb(config)
+    sinks = MetricSinks.open(config, tmp_path)
+    sinks.ray_metrics = False
+    sinks.emit(0, {"eval/loss": 5.0})
+    sinks.close()
+    (found,) = records(tmp_path)
+    assert [(row["eval/loss"], row[STEP]) for row in history(found)] == [(5.0, 0)]
+    assert not (tmp_path / "tensorboard").exists()
 
 
 def test_a_resumed_run_goes_on_under_its_id(tmp_path: Path) -> None:
