@@ -36,6 +36,8 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     folder = Path(model_path).expanduser()
+    if not folder.is_dir() and (folder.is_absolute() or model_path.startswith(".") or model_path.count("/") > 1):
+        raise DataError(f"model folder {model_path} does not exist; give a model's folder, or a hub id such as Qwen/Qwen2.5-0.5B-Instruct")
     if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
         there = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
         raise DataError(f"model folder {model_path} holds no tokenizer ({there} there); save the model's tokenizer into it")

@@ -78,7 +78,6 @@ SECTIONS: tuple[tuple[str, tuple[Curve | TimeShares, ...]], ...] = (
             Curve("Cut off at the limit", (("share", "completions/clipped_ratio"),), "share"),
             Curve("Evaluation: length, tokens", (("", "eval/*/mean_length"),), smooth=False),
             Curve("Evaluation: cut off at the limit", (("", "eval/*/clipped_ratio"),), "share", smooth=False),
-            Curve("Tokens trained on", (("tokens", "num_tokens"),), smooth=False),
         ),
     ),
     (
@@ -105,6 +104,7 @@ SECTIONS: tuple[tuple[str, tuple[Curve | TimeShares, ...]], ...] = (
             TimeShares("Reward workers' time", (("grading", "timing/score_s"),), "idle", "", workers="rewards.num_workers"),
             Curve("Step time, s", (("step", "step_time"),), "spiky"),
             Curve("Tokens per second", (("sampled", "rollout/tokens_per_s"), ("trained", "learner/tokens_per_s"))),
+            Curve("Tokens trained on", (("tokens", "num_tokens"),), smooth=False),
             Curve("Adapter sync, s", (("whole", "sync/total_s"), ("engines paused", "sync/paused_s")), "spiky"),
             Curve("Groups in the window", (("ready", "window/ready"), ("in flight", "window/in_flight"))),
             Curve("Groups sampled again", (("too old", "window/reissued_stale"),), smooth=False, note="since the start"),

@@ -62,13 +62,23 @@ def state_of(run: RunRecord) -> State:
 
 def headline(run: RunRecord) -> list[Fact]:
     """The numbers to read first. Shares and rates are over all logged steps, of every start of the run."""
-    facts = [_held_out_fact(run), Fact("steps", f"{run.last_step:,}", _planned(run)), *_pace(run)]
+    facts = [
+        _held_out_loss(run) if run.supervised else _held_out_fact(run),
+        Fact("steps", f"{run.last_step:,}", _planned(run)),
+        *_pace(run),
+    ]
     return [fact for fact in facts if fact.value != NOTHING]
 
 
 def by_name(run: RunRecord) -> dict[str, Fact]:
     """The same, to be looked up."""
     return {fact.name: fact for fact in headline(run)}
+
+
+def _held_out_loss(run: RunRecord) -> Fact:
+    losses = [run.summary.get(f"eval_loss_{when}") for when in ("before", "after")]
+    known = [f"{loss:.3g}" for loss in losses if isinstance(loss, float)]
+    return Fact("held-out loss", " → ".join(known) or NOTHING, "nats a token")
 
 
 def _held_out_fact(run: RunRecord) -> Fact:
@@ -103,7 +113,7 @@ def _pace(run: RunRecord) -> Iterator[Fact]:
     yield Fact("training time", duration(step_s), f"{step_s / steps:.3g} s a step")
     batch = run.setting("learner.train_batch_size")
     if isinstance(batch, int):
-        yield Fact("completions per second", short(batch * steps / step_s))
+        yield Fact("sequences per second" if run.supervised else "completions per second", short(batch * steps / step_s))
     if "timing/wait_s" in run.metrics:
         yield Fact("learner idle", f"{min(1.0, run.total('timing/wait_s') / step_s):.0%}", "waiting for groups")
     if "timing/generate_s" in run.metrics:

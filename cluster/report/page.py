@@ -67,6 +67,7 @@ def render(runs: Sequence[RunRecord]) -> str:
         title=f"{runs[0].label} – rollcast report" if len(runs) == 1 else f"{len(runs)} runs – rollcast report",
         runs=runs,
         facts=facts,
+        sampled=not all(run.supervised for run in runs),
         headlines=list(dict.fromkeys(fact.name for run in runs for fact in facts.headline(run))),
         sections=draw_sections(runs),
         samples={run.label: read_samples(run.path / "completions", 3 if len(runs) == 1 else 1) for run in runs},

@@ -72,6 +72,11 @@ class RunRecord:
             value = value.get(part) if isinstance(value, dict) else None
         return value
 
+    @property
+    def supervised(self) -> bool:
+        """Whether it imitated demonstrations: there are no completions and no rewards."""
+        return self.setting("learner.use_peft") is not None
+
     def total(self, name: str) -> float:
         """Sum of a metric over all steps, whichever start of the run wrote them."""
         values = self.metrics[name].values if name in self.metrics else np.zeros(0)

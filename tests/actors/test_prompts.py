@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,9 @@ def test_models_without_a_usable_tokenizer_are_refused(tmp_path: Path, monkeypat
         load_tokenizer(str(tmp_path))
     with pytest.raises(DataError, match="the tokenizer of model nobody/nothing cannot be loaded: .*; check model.path"):
         load_tokenizer("nobody/nothing")
+    for missing in (str(tmp_path / "base_model"), "runs/sft/base_model", "./base_model"):
+        with pytest.raises(DataError, match=f"model folder {re.escape(missing)} does not exist; give a model's folder, or a hub id"):
+            load_tokenizer(missing)
 
 
 def test_a_template_is_text_or_a_file(tmp_path: Path):

@@ -148,7 +148,7 @@ def test_engines_have_room_for_the_largest_adapter(model: Path, adapters: dict[s
 def test_an_adapter_of_another_model_is_refused_before_anything_starts(model: Path, tmp_path: Path, adapters: dict[str, Path]) -> None:
     other = json.loads((model / "config.json").read_text()) | {"hidden_size": 256}
     (tmp_path / "config.json").write_text(json.dumps(other))
-    with pytest.raises(ConfigError, match="is for another model than model.path"):
+    with pytest.raises(ConfigError, match="is for another model than .*: .*has the shape"):
         able_to_serve(run_config(tmp_path), [adapters["small"]])
 
 

@@ -47,7 +47,9 @@ def test_a_fine_tuning_learns_and_leaves_what_it_should(tuned: Training) -> None
         "adapter/chat_template.jinja", "checkpoints/step-000030/manifest.json", "checkpoints/step-000040/manifest.json", "logs/learner-0.log",
     }  # fmt: skip
     assert wanted <= found and not any(name.endswith((".tmp", "run.lock")) for name in found)
-    assert "Token accuracy" in (tuned.out_dir / "report.html").read_text()
+    page = (tuned.out_dir / "report.html").read_text()
+    assert "Token accuracy" in page and "fine-tuned" in page and "held-out loss" in page
+    assert "Sampled completions" not in page and "completions per second" not in page
     assert load_sft_config(tuned.out_dir / "config.yaml").learner.max_steps == 40
 
 
