@@ -66,9 +66,9 @@ def test_intervals_are_wilsons(share: float, count: int, low: float, high: float
 def test_there_is_a_chart_of_everything_that_was_logged(page: Page) -> None:
     assert list(page.charts) == [
         "Reward", "Parts of the reward", "Accuracy", "Spread within groups", "Groups of equal rewards", "Entropy, nats", "Gradient norm",
-        "Learning rate", "Loss", "Clipped tokens", "Length, tokens", "Cut off at the limit", "Tokens trained on", "Staleness, steps",
+        "Learning rate", "Loss", "Clipped tokens", "Length, tokens", "Cut off at the limit", "Staleness, steps",
         "Log-probability difference, nats", "Importance ratio", "Learner's time", "Engines' time", "Reward workers' time", "Step time, s",
-        "Tokens per second", "Adapter sync, s", "Groups in the window", "Groups sampled again", "Fill of the packed rows",
+        "Tokens per second", "Tokens trained on", "Adapter sync, s", "Groups in the window", "Groups sampled again", "Fill of the packed rows",
     ]  # fmt: skip
     assert set(page.lines("Parts of the reward")) == {"accuracy", "format", "tag_count"}
     assert set(page.lines("Length, tokens")) == {"mean", "shortest", "longest"}
