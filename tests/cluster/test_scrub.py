@@ -19,7 +19,7 @@ TOKEN = "hf_" + "a" * 34
         ("/data/models/tiny/", "…/tiny"),
         ("~/runs/x", "…/x"),
         ("file:///data/rows.jsonl", "…/rows.jsonl"),
-        ("/opt/code/rewards.py:short", "…/rewards.py:short"),
+        ("/data/code/rewards.py:short", "…/rewards.py:short"),
         ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B"),
         ("configs/templates/a.jinja", "configs/templates/a.jinja"),
         ("/no_think", "/no_think"),
