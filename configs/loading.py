@@ -113,8 +113,17 @@ def stage_configs(config: RunConfig, source: str = "stages") -> tuple[RunConfig,
                 raise ConfigError(f"{called} has learner.warm_start, which comes before all stages; set it above them, or in the first")
             tree["learner"] = tree.get("learner", {}) | {"warm_start": None}
             tree["model"] = above["model"] | _going_on(found[-1])
-        found.append(_validated(RunConfig, tree, called))
+        found.append(_for_one_repository(_validated(RunConfig, tree, called), config.out_dir.absolute().name))
     return tuple(found)
+
+
+def _for_one_repository(stage: RunConfig, name: str) -> RunConfig:
+    """The stage, pushed where the whole run is pushed: a repository called after `1-few` would say nothing."""
+    hub = stage.cluster.push_to_hub
+    if hub is None or hub.hub_model_id is not None:
+        return stage
+    hub = hub.model_copy(update={"hub_model_id": name})
+    return stage.model_copy(update={"cluster": stage.cluster.model_copy(update={"push_to_hub": hub})})
 
 
 def _going_on(before: RunConfig) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class StageSection(Section):
     rewards: Settings = {}
     learner: Settings = {}
     cluster: Settings = {}
+    evaluation: Settings = {}
     seed: int | None = None
 
     @model_validator(mode="before")

@@ -1,7 +1,7 @@
 """Data for the medical tutorial: `python examples/medical/make_data.py data/medical`.
 
 Writes `train.jsonl` and `test.jsonl` with the columns of the guide's files, `question` and `answer`, and a `response` to imitate. A question
-asks for a patient's daily dose, a sum that a model of half a million parameters can learn in a minute. The responses are those of a ward
+asks for a patient's daily dose, a sum that a model of 0.6 million parameters can learn in a minute. The responses are those of a ward
 that often forgets the carry: a model that imitates them is mediocre, and rewards can mend it.
 """
 

@@ -52,6 +52,14 @@ def test_an_override_holds_for_every_stage_that_does_not_set_it(tmp_path: Path) 
     assert (first.data.max_prompt_length, second.data.max_prompt_length) == (99, 99)
 
 
+def test_stages_are_evaluated_as_they_say_and_pushed_to_one_repository(tmp_path: Path) -> None:
+    stages = "stages=[{name: few, evaluation: {steps: 5}}, {name: strict, cluster: {push_to_hub: {hub_model_id: me/strict}}}]"
+    first, second = stage_configs(load(tmp_path, TWO, "cluster.push_to_hub={}", "evaluation.steps=50", stages))
+    assert (first.evaluation.steps, second.evaluation.steps) == (5, 50)
+    hubs = [stage.cluster.push_to_hub for stage in (first, second)]
+    assert [hub.hub_model_id for hub in hubs if hub] == ["two", "me/strict"]
+
+
 def test_stages_survive_a_round_trip(tmp_path: Path) -> None:
     config = load(tmp_path, TWO)
     assert load(tmp_path, dump_config(config)) == config
