@@ -19,21 +19,18 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import track
 
-from actors.addition import write_addition
 from actors.conversation import Imitation, Sample, continued, conversation, imitations, tokenise
 from actors.permutation import permutation
 from actors.rendering import PromptRenderer
 from actors.rows import Rows, load_rows
+from actors.selection import SUBSET_STREAM
+from actors.sources import local_path
 from cluster.errors import DataError
 from cluster.records import DEMONSTRATION_SCHEMA
-from configs.schema import BUILTIN
 from configs.sft import SftDataSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_SUBSET_STREAM = 2**64 - 1
-"""Random stream that draws held-out rows and the subset."""
 
 _TOKENISED_AT_ONCE = 512
 _PROGRESS_FROM_ROWS = 5_000
@@ -111,11 +108,7 @@ class DemonstrationSource:
         return train_file, eval_file
 
     def _open(self, path: str, split: str) -> Rows:
-        if path.startswith(BUILTIN):
-            if path != f"{BUILTIN}addition":
-                raise DataError(f"data set {path} is not known; the only one that is made on the spot is {BUILTIN}addition")
-            path = str(write_addition(self.folder, self.seed))
-        rows = load_rows(path, name=self.data.name if path == self.data.path else None, split=split)
+        rows = load_rows(local_path(path, self.folder, self.seed), name=self.data.name if path == self.data.path else None, split=split)
         for key in self._column_keys():
             column = getattr(self.data, key)
             if column not in rows.columns:
@@ -130,9 +123,9 @@ class DemonstrationSource:
     def _split(self, rows: Rows, apart: Rows | None) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers to train on, and to hold out; as of the prompts of GRPO, so that both hold out the same rows."""
         seed, data = self.seed % 2**64, self.data
-        order = permutation(len(rows), seed, _SUBSET_STREAM)
+        order = permutation(len(rows), seed, SUBSET_STREAM)
         if apart is not None:
-            held_out = permutation(len(apart), seed, _SUBSET_STREAM)[: data.eval_samples]
+            held_out = permutation(len(apart), seed, SUBSET_STREAM)[: data.eval_samples]
         else:
             held_out, order = np.split(order, [data.eval_samples])
         wanted = len(order) if data.train_samples == -1 else data.train_samples

@@ -56,7 +56,7 @@ def open_stream(data: DataSection, folder: Path, seed: int) -> RowStream:
     Raises:
         DataError: there is no such data set, it is empty, or it lacks a column.
     """
-    path = local_path(data, folder, seed)
+    path = local_path(str(data.path), folder, seed)
     open_at = _opener(path, data)
     columns = dict.fromkeys(column for _, record in islice(open_at(0), _ROWS_FOR_COLUMNS) for column in record)
     if not columns:

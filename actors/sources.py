@@ -47,19 +47,18 @@ def open_rows(data: DataSection, folder: Path, seed: int) -> tuple[Rows, tuple[P
     if data.mixture is not None:
         rows, parts = mix(data.mixture)
     else:
-        rows, parts = load_rows(local_path(data, folder, seed), name=data.name, split=data.split), ()
+        rows, parts = load_rows(local_path(str(data.path), folder, seed), name=data.name, split=data.split), ()
     rows = renamed(rows, data.columns, "data.columns")
     require_column(rows, data.prompt_column, "data.prompt_column")
     return rows, parts
 
 
-def local_path(data: DataSection, folder: Path, seed: int) -> str:
-    """`data.path`, after a `builtin:` data set was written to a file.
+def local_path(path: str, folder: Path, seed: int) -> str:
+    """The path of a data set, after a `builtin:` one was written to a file in `folder`.
 
     Raises:
         DataError: there is no `builtin:` data set of this name.
     """
-    path = str(data.path)
     if not path.startswith(BUILTIN):
         return path
     if path != f"{BUILTIN}addition":

@@ -18,6 +18,7 @@ import yaml
 from cluster.errors import ConfigError, RollcastError
 from cluster.logs import redirect_output, tail
 from cluster.starting_adapter import plain_lora, trained_on_another
+from configs.schema import DEQUANTISED_MODEL
 from configs.stages import stage_folder
 from learner.merging import TOLERANCE, MergeJob, MergeOutcome, Progress, merge
 
@@ -106,7 +107,7 @@ def _of_run(run: Path, base: str | None) -> MergeSource:
     model = settings.get("model") or {}
     found, note = base or _named_base(run / "adapter", run), ""
     if base is None and model.get("serve_quantized") == "dequantized":
-        found = str(run / "model_dequantised")
+        found = str(run / DEQUANTISED_MODEL)
         note = "the base is what nf4 made of the model, which the engines served; --base merges into the original"
     revision = model.get("revision") if found == model.get("path") else None
     texts = _completed_texts(run / "completions")

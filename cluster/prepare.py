@@ -21,7 +21,7 @@ from cluster.logs import redirect_output
 from cluster.merge import MergeSource, merge_adapter
 from cluster.progress import RunDisplay
 from cluster.run_dir import RunDirectory
-from configs.schema import BASE_MODEL, BUILTIN, MERGED_MODEL, WARM_MODEL, RewardsSection, RunConfig
+from configs.schema import BASE_MODEL, BUILTIN, DEQUANTISED_MODEL, MERGED_MODEL, WARM_MODEL, RewardsSection, RunConfig
 from configs.sft import SftConfig
 from learner.quantised import require_bitsandbytes
 from rewards.golds import check_golds, require_readable_golds
@@ -114,7 +114,7 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
         )
     display.say(f"of the first {prompts.counts.rows} rows: {prompts.counts}" if config.data.streaming else str(prompts.counts))
     model_path = str(directory.path / WARM_MODEL) if config.learner.warm_start else base_path
-    served_path = str(directory.path / "model_dequantised") if config.model.serve_quantized == "dequantized" else model_path
+    served_path = str(directory.path / DEQUANTISED_MODEL) if config.model.serve_quantized == "dequantized" else model_path
     return Prepared(config, base_path, model_path, served_path, tokenizer, prompts, training_sets(config, tokenizer, prompts))
 
 
@@ -163,7 +163,7 @@ def model_to_serve(config: RunConfig, folder: Path, logs: Path) -> str:
 
     A `builtin:` model that is not there is made.
     """
-    made = [folder / "model_dequantised"] * (config.model.serve_quantized == "dequantized")
+    made = [folder / DEQUANTISED_MODEL] * (config.model.serve_quantized == "dequantized")
     made += [folder / WARM_MODEL] * (config.learner.warm_start is not None)
     made += [folder / MERGED_MODEL] * config.model.merge_adapter
     there = next((path for path in made if path.exists()), None)

@@ -33,7 +33,7 @@ from cluster.publish.background import HubUploads, open_hub
 from cluster.publish.folder import run_card
 from cluster.records import Sampling, ScoredGroup
 from cluster.report import leave_report
-from cluster.run_dir import Resume, RunDirectory
+from cluster.run_dir import WHOLE, Resume, RunDirectory
 from cluster.session import RaySession
 from cluster.sinks import MetricSinks, truncate_metrics
 from cluster.starting_adapter import with_starting_adapter
@@ -50,9 +50,6 @@ from rewards.registry import resolve
 
 CANARY_TOKENS = 64
 """Most tokens of the sequence by which every sync is verified."""
-
-WHOLE = ("finished", "data exhausted")
-"""Reasons to end for which a run's adapter is its result."""
 
 
 def run_training(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:

@@ -23,8 +23,9 @@ from configs.training import RaySection, TrainingSection
 BUILTIN = "builtin:"
 """Prefix of `model.path` and `data.path` values that rollcast makes on the spot instead of loading."""
 
-BASE_MODEL, MERGED_MODEL, WARM_MODEL = "base_model", "merged_model", "model"
-"""Folders in `out_dir` for a `builtin:` model, for one with an adapter merged into it, and for what the warm start makes of it."""
+BASE_MODEL, MERGED_MODEL, WARM_MODEL, DEQUANTISED_MODEL = "base_model", "merged_model", "model", "model_dequantised"
+"""Folders in `out_dir` for a `builtin:` model, one with an adapter merged into it, what the warm start makes of it, and what engines serve of a
+quantised base."""
 
 
 class ActorsSection(Section):

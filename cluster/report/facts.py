@@ -11,6 +11,7 @@ from cluster.records import FAILED_OUTCOMES, Outcome
 from cluster.report.axes import short
 from cluster.report.record import HeldOut, RunRecord
 from cluster.report.samples import count_outcomes
+from cluster.run_dir import WHOLE
 
 ENDS_SHARE = 0.1
 """Share of the steps at each end of the run over which a reward's mean at first and at last is taken."""
@@ -56,7 +57,7 @@ def state_of(run: RunRecord) -> State:
         return State("still running", "neutral")
     if not reason:
         return State("no end recorded: it was killed, or is still running elsewhere", "neutral")
-    kind = "good" if reason in ("finished", "data exhausted") else "bad" if str(reason).startswith("failed") else "neutral"
+    kind = "good" if reason in WHOLE else "bad" if str(reason).startswith("failed") else "neutral"
     return State(str(reason), kind)
 
 
