@@ -43,6 +43,23 @@ class Commit:
     def learner_folder(self) -> Path:
         return self.folder / "learner"
 
+    def require_same(self, identity: Mapping[str, Any]) -> None:
+        """Refuse to go on with what differs.
+
+        Args:
+            identity: what a run may not change when it goes on, under the names that its user knows.
+
+        Raises:
+            CheckpointError: the run that made this commit had another value.
+        """
+        before = self.state["identity"]
+        for name, value in identity.items():
+            if before[name] != value:
+                raise CheckpointError(
+                    f"{self.folder} was made with {name} {before[name]}, but this run has {value}: go on with {before[name]}, or begin anew in "
+                    "another out_dir or with --resume none"
+                )
+
 
 def begin(checkpoints: Path, step: int) -> Path:
     """An empty folder to write a commit into. What an interrupted commit left is removed."""

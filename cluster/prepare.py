@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -96,13 +97,14 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
     """Make or find the model, load tokenizer and data.
 
     Raises:
-        ConfigError: an unknown `builtin:` model, or a quantisation that cannot be had here.
+        ConfigError: an unknown `builtin:` model, one that is quantised already, or a quantisation that cannot be had here.
         DataError: data or tokenizer cannot be used.
     """
     base_path = prepare_model(config, directory, display)
     with display.phase("reading data"):
         model = config.model
         tokenizer = load_tokenizer(base_path, model.chat_template, model.trust_remote_code, model.revision)
+        require_plain_weights(base_path, model.revision)
         _compare_templates(model.adapter, tokenizer, display)
         prompts = open_prompts(
             config.data,
@@ -196,6 +198,32 @@ def prepare_model(config: RunConfig | SftConfig, directory: RunDirectory, displa
     return str(merged)
 
 
+def require_plain_weights(path: str, revision: str | None) -> None:
+    """Refuse a model whose weights are quantised where it is published, by what its config.json says.
+
+    Args:
+        path: local folder or hub id, whose tokenizer could be loaded.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        ConfigError: they are.
+    """
+    from huggingface_hub import hf_hub_download
+
+    folder = Path(path).expanduser()
+    try:
+        file = folder / "config.json" if folder.is_dir() else Path(hf_hub_download(path, "config.json", revision=revision))
+        quantised = json.loads(file.read_text(encoding="utf-8")).get("quantization_config")
+    except (OSError, ValueError):
+        return  # the engines and the learner say what is wrong with it
+    if quantised:
+        raise ConfigError(
+            f"model.path {path} is quantised already ({quantised.get('quant_method', 'quantization_config')} in its config.json), and a run "
+            "quantises plain weights itself, so that engines and learner can agree; give the original model, and for QLoRA set "
+            "model.quantization to nf4"
+        )
+
+
 def _compare_templates(adapter: str | None, tokenizer: PreTrainedTokenizerBase, display: RunDisplay) -> None:
     """Say when the adapter was trained under another chat template than this run's."""
     file = Path(adapter or "") / "chat_template.jinja"
@@ -215,7 +243,7 @@ def make_builtin_model(name: str, where: Path, logs: Path, seed: int) -> str:
     if not (folder / "config.json").exists():
         from learner.tiny_model import create_tiny_model
 
-        # In a process of its own, so that the driver never imports torch.
+        # In a process of its own, so that the driver holds no model.
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, spawn, initializer=redirect_output, initargs=(logs / "prepare.log",)) as process:
             process.submit(create_tiny_model, folder, seed).result()

@@ -22,8 +22,8 @@ from actors.demonstrations import DemonstrationFile, DemonstrationSource
 from actors.rendering import load_tokenizer
 from cluster import checkpoint
 from cluster.checkpoint import Commit
-from cluster.errors import CheckpointError, ConfigError, LearnerError, NonFiniteError, RollcastError, StoppedError
-from cluster.prepare import prepare_model, whole_folder
+from cluster.errors import ConfigError, LearnerError, NonFiniteError, RollcastError, StoppedError
+from cluster.prepare import prepare_model, require_plain_weights, whole_folder
 from cluster.progress import SHOWN_OF_SFT, RunDisplay
 from cluster.report import leave_report
 from cluster.run_dir import Resume, RunDirectory
@@ -99,6 +99,7 @@ def prepare_sft(config: SftConfig, directory: RunDirectory, display: RunDisplay)
     model_path = prepare_model(config, directory, display)
     with display.phase("reading data"):
         tokenizer = load_tokenizer(model_path, model.chat_template, model.trust_remote_code, model.revision)
+        require_plain_weights(model_path, model.revision)
         train, held_out = DemonstrationSource(config.data, tokenizer, config.seed, directory.path / "data").write()
     _say_counts(train, held_out, config, display)
     if config.data.eval_samples and not held_out.counts.sequences:
@@ -133,12 +134,7 @@ def _commit_to_resume(
     commit = checkpoint.read(resume) if isinstance(resume, Path) else checkpoint.newest(directory.checkpoints, display.say)
     if commit is None:
         return None
-    for key, now in _identity(config, prepared).items():
-        if commit.state.get(key) != now:
-            raise CheckpointError(
-                f"{commit.folder} was made with another {key} than this run's ({commit.state.get(key)}, not {now}): restore it, or start a new run "
-                "in another out_dir or with --resume none"
-            )
+    commit.require_same(_identity(config, prepared))
     display.say(f"resuming from {commit.folder} (step {commit.step})")
     return commit
 
@@ -146,10 +142,11 @@ def _commit_to_resume(
 def _identity(config: SftConfig, prepared: PreparedSft) -> dict[str, Any]:
     """What must be the same when a run goes on."""
     return {
-        "model": config.model.path,
-        "data": prepared.train.digest,
-        "train_batch_size": config.learner.train_batch_size,
+        **config.model.identity,
+        "learner.use_peft": config.learner.use_peft,
+        "learner.train_batch_size": config.learner.train_batch_size,
         "seed": config.seed,
+        "data of the digest": prepared.train.digest,
     }
 
 
@@ -263,7 +260,7 @@ class SftRun:
         """Write one commit: the state of the ranks, and what must be the same when the run goes on."""
         folder = checkpoint.begin(self.directory.checkpoints, self.step)
         await self.group.save(folder / "learner")
-        state = {"step": self.step, **_identity(self.config, self.prepared)}
+        state = {"step": self.step, "identity": _identity(self.config, self.prepared)}
         await asyncio.to_thread(checkpoint.finish, folder, state, self.config.cluster.save_total_limit)
         self._committed = self.step
 

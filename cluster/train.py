@@ -23,7 +23,7 @@ from cluster import checkpoint
 from cluster.checkpoint import Commit
 from cluster.completions import completion_rows, write_completions
 from cluster.completions_table import chosen_rows
-from cluster.errors import CheckpointError, LearnerError, NonFiniteError, RollcastError, StoppedError
+from cluster.errors import LearnerError, NonFiniteError, RollcastError, StoppedError
 from cluster.evaluate import EvaluationPlan, evaluate
 from cluster.loop import LoopSettings, Snapshot, StepRecord, TrainLoop
 from cluster.measurement import Evaluation
@@ -62,12 +62,12 @@ def run_training(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
     require_wandb(config)
     repo_id = open_hub(config)
     with RunDirectory.open(config.out_dir, resume) as directory:
-        directory.write("config.yaml", dump_config(config))
         display = RunDisplay(config.cluster.logging_steps)
         display.say(f"run directory: {directory.path}")
+        commit = _commit_to_resume(config, directory, resume, display)
+        directory.write("config.yaml", dump_config(config))
         summary: dict[str, Any] = {}
         try:
-            commit = _commit_to_resume(config, directory, resume, display)
             rewards = resolve(config.rewards, config.actors.max_completion_length)
             validate(rewards)
             prepared = prepare(config, directory, display)
@@ -94,10 +94,7 @@ def _commit_to_resume(config: RunConfig, directory: RunDirectory, resume: Resume
         return None
     commit = checkpoint.read(resume) if isinstance(resume, Path) else checkpoint.newest(directory.checkpoints, display.say)
     if commit is not None:
-        if commit.state["model"] != config.model.path:
-            raise CheckpointError(
-                f"{commit.folder} trains {commit.state['model']}, but model.path is {config.model.path}: give that model, another out_dir, or --resume none"
-            )
+        commit.require_same(config.model.identity)
         display.say(f"resuming from {commit.folder} (step {commit.step})")
     return commit
 
@@ -339,7 +336,7 @@ class TrainingRun:
         await self.learner.save(folder / "learner")
         bodies = await asyncio.gather(*(_fetch(group.body) for group in snapshot.ready))
         await asyncio.to_thread(checkpoint.write_groups, folder / "ready", snapshot.ready, bodies)
-        state = {"step": snapshot.step, "cursor": snapshot.cursor, "window": snapshot.window, "model": self.config.model.path}
+        state = {"step": snapshot.step, "cursor": snapshot.cursor, "window": snapshot.window, "identity": self.config.model.identity}
         final = await asyncio.to_thread(checkpoint.finish, folder, state, self.config.cluster.save_total_limit)
         if self.uploads is not None and snapshot.step < self.total_steps:
             self.uploads.after_save(snapshot.step, final / "learner" / "adapter")

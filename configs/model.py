@@ -106,6 +106,12 @@ class ModelSection(Section):
     `adapter` itself is trained further, and the reference is the base without it."""
     lora: LoraSection = LoraSection()
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Key -> value of what is another model when it changes: a run goes on only with the same."""
+        lora = self.lora.model_dump(mode="json", exclude={"dropout"})
+        return {"model.path": self.path, "model.quantization": self.quantization} | {f"model.lora.{name}": lora[name] for name in lora}
+
     @model_validator(mode="after")
     def _there_is_an_adapter_to_merge(self) -> ModelSection:
         if self.merge_adapter and self.adapter is None:
