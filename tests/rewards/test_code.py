@@ -50,10 +50,10 @@ def test_binary_code_is_all_or_nothing() -> None:
 
 def test_binary_code_stops_at_the_test_that_decides() -> None:
     """The second test sleeps to its limit; it is not run when the first has failed."""
-    code = "n = int(input())\nif n == 2:\n    import time\n    time.sleep(30)\nprint(0)"
+    code = "n = int(input())\nif n == 2:\n    import time\n    time.sleep(60)\nprint(0)"
     started_s = time.monotonic()
-    assert score(code, [("1", "1"), ("2", "0")], name="binary_code", timeout_s=3.0) == 0.0
-    assert time.monotonic() - started_s < 2.0
+    assert score(code, [("1", "1"), ("2", "0")], name="binary_code", timeout_s=30.0) == 0.0
+    assert time.monotonic() - started_s < 15.0
 
 
 def test_binary_code_allows_less_than_one_percent_of_failures() -> None:

@@ -236,15 +236,15 @@ def test_an_exception_in_the_caller_ends_the_run() -> None:
 
 @pytest.fixture
 def held_up() -> Iterator[None]:
-    """This process does nothing between 0.2 and 1.2 seconds from now."""
-    before = signal.signal(signal.SIGALRM, lambda *_: time.sleep(1.0))
+    """This process does nothing between 0.2 and 3.2 seconds from now."""
+    before = signal.signal(signal.SIGALRM, lambda *_: time.sleep(3.0))
     signal.setitimer(signal.ITIMER_REAL, 0.2)
     yield
     signal.signal(signal.SIGALRM, before)
 
 
 def test_a_program_that_ended_while_this_process_was_held_up_ended_in_time(held_up: None) -> None:
-    result = Here().python("import time; time.sleep(0.5); print('done')", limits={"wall_s": 0.8})
+    result = Here().python("import time; time.sleep(0.5); print('done')", limits={"wall_s": 2.5})
     assert (result.stdout, result.ending) == ("done\n", "exited")
 
 
@@ -262,7 +262,7 @@ def test_nothing_is_written_on_this_host(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_two_runs_at_a_time_have_limits_of_their_own() -> None:
-    code = f"{COUNT_PROCESSES}\ntime.sleep(1.5); print(os.getuid())"
+    code = f"{COUNT_PROCESSES}\ntime.sleep(3); print(os.getuid())"
     results: list[Result] = []
     threads = [threading.Thread(target=lambda: results.append(Here().python(code, limits={"processes": 20}))) for _ in range(2)]
     for thread in threads:
