@@ -34,7 +34,7 @@ def rollcast() -> None:
 
 
 app.command(context_settings=TAKES_SETTINGS)(train)
-app.command()(sft)
+app.command(context_settings=TAKES_SETTINGS)(sft)
 app.command(context_settings=TAKES_SETTINGS)(convert)
 app.command()(evaluate)
 app.command()(compare)

@@ -78,7 +78,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def load_sft_config(path: str | Path, overrides: Sequence[str] = ()) -> SftConfig:
     """Read a supervised fine-tuning, as `load_config` reads a run of GRPO."""
     path = Path(path)
-    return _validated(SftConfig, read_yaml(path), str(path), overrides)
+    return sft_config_of(read_yaml(path), str(path), overrides)
 
 
 def config_of(tree: dict[str, Any], source: str, overrides: Sequence[str] = (), origins: Mapping[str, str] | None = None) -> RunConfig:
@@ -94,6 +94,11 @@ def config_of(tree: dict[str, Any], source: str, overrides: Sequence[str] = (), 
     config = _validated(RunConfig, tree, source, overrides, origins)
     stage_configs(config, source)
     return config
+
+
+def sft_config_of(tree: dict[str, Any], source: str, overrides: Sequence[str] = (), origins: Mapping[str, str] | None = None) -> SftConfig:
+    """A supervised fine-tuning from what a file holds, as `config_of` a run of GRPO."""
+    return _validated(SftConfig, tree, source, overrides, origins)
 
 
 def stage_configs(config: RunConfig, source: str = "stages") -> tuple[RunConfig, ...]:

@@ -37,7 +37,7 @@ def put_source(draft: Draft) -> None:
     if mixture is None and not folder and not draft.has("dataset_name"):
         raise ConfigError("dataset_name is not given; add the hub id of a data set, or the path of a file or folder")
     if mixture is None:
-        _put_one(draft, "train_file_dir" if folder else "dataset_name")
+        put_one(draft, "train_file_dir" if folder else "dataset_name")
     else:
         _put_mixture(draft, mixture)
     streamed = "dataset_streaming" if draft.has("dataset_streaming") else "streaming"
@@ -58,7 +58,8 @@ def put_held_out_share(draft: Draft, medical: bool) -> None:
         draft.put("data.test_split_size", MEDICAL_HELD_OUT_SHARE, why="MedicalGPT's script holds out a tenth")
 
 
-def _put_one(draft: Draft, source: str) -> None:
+def put_one(draft: Draft, source: str) -> None:
+    """One data set, from the setting `source`."""
     draft.put("data.path", draft.given[source], source)
     if source == "train_file_dir":
         draft.ignore("dataset_name", "train_file_dir is used")

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import ConfigError
-from configs.loading import all_keys
-from configs.recipe_keys import REFUSED, SECRETS, TARGETS
+from configs.recipe_tables import KeyTables
 
-KEYS = {key: place for place, key in enumerate(all_keys())}
-"""Key of a run -> its place in the schema."""
+HIDDEN = "…"
+"""Shown in the place of a secret, which no row holds."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Row:
 
     @property
     def origin(self) -> str:
-        """What the recipe says, for people; the value of a secret is not shown."""
-        return f"{self.setting}: {'…' if self.setting in SECRETS else _shown(self.given)}"
+        """What the recipe says, for people."""
+        return f"{self.setting}: {_shown(self.given)}"
 
     @property
     def outcome(self) -> str:
@@ -46,10 +45,11 @@ class Row:
 class Draft:
     """Takes settings, and gives the tree of a run and one row or more for each setting."""
 
-    def __init__(self, given: Mapping[str, Any], written: Mapping[str, str]) -> None:
+    def __init__(self, given: Mapping[str, Any], written: Mapping[str, str], tables: KeyTables) -> None:
         self.given = given
-        """Settings under the names of `recipe_keys`; null ones are not given."""
+        """Settings under the names of `tables`; null ones are not given."""
         self._written = written
+        self._tables = tables
         self.tree: dict[str, Any] = {}
         self._rows: list[Row] = []
 
@@ -118,17 +118,17 @@ class Draft:
         if not present:
             self._rows.append(Row("", None, target, value, why))
         for setting in present:
-            self._rows.append(Row(self.written(setting), self.given[setting], target, value, why))
+            self._rows.append(self._row(setting, target, value, why))
 
     def ignore(self, setting: str, why: str) -> None:
         """Say why a setting has no effect here."""
         if self.has(setting):
-            self._rows.append(Row(self.written(setting), self.given[setting], why=why))
+            self._rows.append(self._row(setting, why=why))
 
     def say(self, setting: str, taker: str) -> None:
         """Say which part of the run took a setting."""
         if self.has(setting):
-            self._rows.append(Row(self.written(setting), self.given[setting], taker, self.given[setting]))
+            self._rows.append(self._row(setting, taker, self.given[setting]))
 
     def tell(self, target: str, value: Any, why: str) -> None:
         """Say what holds here although the recipe does not say it, without setting it."""
@@ -136,14 +136,18 @@ class Draft:
 
     def refuse_where_asked(self, setting: str) -> None:
         """End with an error unless the value asks for nothing."""
-        neutral, remedy = REFUSED[setting]
+        neutral, remedy = self._tables.refused[setting]
         value = self.given[setting]
         if value not in neutral:
             raise ConfigError(f"{self.written(setting)}: {_shown(value)} is not supported: {remedy}")
         self.ignore(setting, "it asks for what is done anyway")
 
     def put_as_it_stands(self, setting: str) -> None:
-        self.put(TARGETS[setting], self.given[setting], setting)
+        self.put(self._tables.targets[setting], self.given[setting], setting)
+
+    def _row(self, setting: str, target: str = "", value: Any = None, why: str = "") -> Row:
+        written = self.written(setting)
+        return Row(written, HIDDEN if written in self._tables.secrets else self.given[setting], target, value, why)
 
     def origins(self) -> dict[str, str]:
         """Key of the run -> the settings that it was made of."""

@@ -18,11 +18,12 @@ STRATEGIES = {
 
 def reporting(draft: Draft) -> None:
     """`report_to` with what W&B is told, and `push_to_hub` with what the hub is told."""
-    _report_to(draft)
+    put_report_to(draft)
     _push_to_hub(draft)
 
 
-def _report_to(draft: Draft) -> None:
+def put_report_to(draft: Draft) -> None:
+    """Where metrics go."""
     named = [name.lower() for name in draft.names("report_to", ["tensorboard"])]
     wanted = [name for name in OFFERED if name in named or ("all" in named and name == "tensorboard")]
     if draft.has("report_to"):

@@ -1,4 +1,4 @@
-"""What is made of settings that do not stand for themselves: batches and placement, precision, schedule, data, rewards, checkpoints."""
+"""What is made of settings of GRPO that do not stand for themselves: data, placement, generation, objective, rewards, evaluation."""
 
 from __future__ import annotations
 
@@ -8,9 +8,23 @@ from typing import Any
 
 from cluster.errors import ConfigError
 from configs.recipe_data import put_held_out_share, put_source
-from configs.recipe_draft import Draft, finite
+from configs.recipe_draft import Draft
 from configs.recipe_keys import DEFAULTS, MEDICAL, REWARD_NAMES, REWARD_PARAMS, REWARDS
 from configs.recipe_reporting import reporting
+from configs.recipe_training import (
+    HELD_OUT,
+    eval_interval,
+    eval_strategy,
+    is_evaluated,
+    put_batch,
+    put_checkpoints,
+    put_defaults,
+    put_model,
+    put_offload,
+    put_quantization,
+    put_schedule,
+    put_target_modules,
+)
 from configs.schema import BUILTIN
 
 SHARED_GPU_SHARE = 0.45
@@ -20,12 +34,6 @@ SHARED_GPU_MEMORY = 0.4
 """Share of the memory of such a GPU that the engine may take."""
 
 TRL_DEFAULT = "TRL's default when such recipes were written"
-
-OFFLOAD = "offload_optimizer_device"
-"""Setting that an accelerate file alone has, among those of DeepSpeed."""
-
-HELD_OUT = 100
-"""Held-out prompts where a recipe evaluates and does not say on how many."""
 
 TRL_LOGGING_STEPS = 10
 """Default of TRL's GRPOConfig, and so of its eval_steps."""
@@ -54,7 +62,7 @@ def work_out(draft: Draft) -> None:
         _rewards,
         _placement,
         _batch,
-        _checkpoints,
+        put_checkpoints,
         _evaluation_steps,
         reporting,
         _defaults,
@@ -63,46 +71,13 @@ def work_out(draft: Draft) -> None:
 
 
 def _model(draft: Draft) -> None:
-    draft.mapping("model_init_kwargs")
-    draft.ignore("model_init_kwargs", "what it holds counts as if given beside it")
-    dtype, half = (
-        draft.choice("dtype", {"auto": "bfloat16", "bfloat16": "bfloat16", "float32": "float32", None: None}, None),
-        draft.flag("fp16"),
-    )
-    if half:
-        raise ConfigError(f"{draft.written('fp16')}: true is not supported: the learner has no loss scaling; use bf16")
-    draft.ignore("fp16", "it asks for what is done anyway")
-    if draft.has("bf16"):
-        dtype = "bfloat16" if draft.flag("bf16") else dtype or "float32"
-    if dtype:
-        draft.put("model.dtype", dtype, "dtype", "bf16")
-    if draft.has("attn_implementation"):
-        kernel = "eager" if draft.given["attn_implementation"] == "eager" else "sdpa"
-        draft.put("model.attn_implementation", kernel, "attn_implementation", why="" if kernel == "eager" else "it calls the flash kernel")
-    if draft.given.get("model_revision") == "main":
-        draft.ignore("model_revision", "it is the revision that is used anyway")
-    elif draft.has("model_revision"):
-        draft.put("model.revision", draft.given["model_revision"], "model_revision")
-    if draft.given.get("tokenizer_name_or_path", draft.given["model_name_or_path"]) != draft.given["model_name_or_path"]:
-        raise ConfigError(
-            f"tokenizer_name_or_path: {draft.given['tokenizer_name_or_path']} is not the model: prompts, rollouts and learner share the "
-            "model's own tokenizer; remove it, or save the tokenizer into a copy of the model"
-        )
-    draft.ignore("tokenizer_name_or_path", "it is the model's own")
+    put_model(draft, "prompts, rollouts and learner share the model's own tokenizer")
 
 
 def _adapter(draft: Draft) -> None:
-    four, eight, qlora = draft.flag("load_in_4bit"), draft.flag("load_in_8bit"), draft.flag("qlora")
-    if eight and (four or qlora):
-        raise ConfigError(
-            f"load_in_8bit: true does not go with {'load_in_4bit' if four else 'qlora (which implies 4 bits)'}: a base has one precision; keep one of them"
-        )
-    if any(map(draft.has, ("qlora", "load_in_4bit", "load_in_8bit"))):
-        draft.put("model.quantization", "int8" if eight else "nf4" if four or qlora else "none", "qlora", "load_in_4bit", "load_in_8bit")
+    put_quantization(draft)
     if draft.has("lora_target_modules"):
-        names = draft.names("lora_target_modules")
-        every = any(name in ("all", "all-linear") for name in names)
-        draft.put("model.lora.target_modules", "all-linear" if every else names, "lora_target_modules")
+        put_target_modules(draft, draft.names("lora_target_modules"))
     if draft.flag("use_peft"):
         draft.ignore("use_peft", "an adapter is trained in any case")
         if not draft.has("lora_dropout"):
@@ -133,7 +108,7 @@ def _data(draft: Draft) -> None:
 
 
 def _evaluation(draft: Draft) -> None:
-    asked = draft.flag("do_eval") or str(draft.given.get("eval_strategy", "no")).lower() not in ("no", "false")
+    asked = is_evaluated(draft)
     medical, split, path = is_medical(draft), draft.has("dataset_test_split"), draft.tree["data"].get("path", BUILTIN)
     if asked and not medical and not path.startswith(BUILTIN) and (split or draft.has("eval_strategy")):
         draft.put("data.eval_path", path, "eval_strategy", "do_eval", why="before and after training")
@@ -149,28 +124,7 @@ def _evaluation(draft: Draft) -> None:
 
 
 def _schedule(draft: Draft) -> None:
-    if draft.has("lr_scheduler_type"):
-        draft.put("learner.lr_scheduler_type", draft.given["lr_scheduler_type"], "lr_scheduler_type")
-    kwargs = dict(draft.mapping("lr_scheduler_kwargs"))
-    if "min_lr" in kwargs and (rate := draft.number("learning_rate", DEFAULTS["learner.learning_rate"])) > 0:
-        kwargs["min_lr_rate"] = finite(kwargs.pop("min_lr"), f"{draft.written('lr_scheduler_kwargs')}, min_lr") / rate
-    if "min_lr_rate" in kwargs:
-        draft.put("learner.min_lr_rate", kwargs.pop("min_lr_rate"), "lr_scheduler_kwargs")
-    else:
-        draft.ignore("lr_scheduler_kwargs", "nothing is in it")
-    if kwargs:
-        raise ConfigError(f"{draft.written('lr_scheduler_kwargs')}: {', '.join(kwargs)} is not supported; only min_lr_rate and min_lr are")
-    steps = draft.number("warmup_steps", 0)
-    if steps >= 1:
-        draft.put("learner.warmup_steps", int(steps), "warmup_steps")
-    elif steps > 0:
-        draft.put("learner.warmup_ratio", steps, "warmup_steps", why="below 1 it is a share of all steps")
-    else:
-        draft.ignore("warmup_steps", "0 leaves it to warmup_ratio")
-    if steps > 0:
-        draft.ignore("warmup_ratio", "warmup_steps wins")
-    elif draft.has("warmup_ratio"):
-        draft.put("learner.warmup_ratio", draft.given["warmup_ratio"], "warmup_ratio")
+    put_schedule(draft, DEFAULTS["learner.learning_rate"])
 
 
 def _objective(draft: Draft) -> None:
@@ -257,8 +211,7 @@ def _placement(draft: Draft) -> None:
     draft.put("actors.gpus_per_worker", gpus, "use_vllm", "vllm_mode", "vllm_tensor_parallel_size", "use_cpu", why=where)
     draft.put("learner.ranks", ranks, "num_processes", why=f"{where}{unknown}")
     draft.put("learner.gpus_per_rank", share, why=where)
-    if draft.has(OFFLOAD):
-        draft.put("learner.offload_optimizer", draft.choice(OFFLOAD, {"none": False, "cpu": True}, None), OFFLOAD)
+    put_offload(draft)
     if draft.has("vllm_gpu_memory_utilization"):
         draft.put("actors.gpu_memory_utilization", draft.given["vllm_gpu_memory_utilization"], "vllm_gpu_memory_utilization")
     elif alone and not on_cpu:
@@ -266,15 +219,9 @@ def _placement(draft: Draft) -> None:
 
 
 def _batch(draft: Draft) -> None:
-    processes = draft.count("num_processes", 1)
-    each, accumulated = draft.count("per_device_train_batch_size", 8), draft.count("gradient_accumulation_steps", 1)
-    batch = each * accumulated * processes
-    why = f"{each} x {accumulated} x {processes} processes"
-    draft.put("learner.train_batch_size", batch, "per_device_train_batch_size", "gradient_accumulation_steps", why=why)
     longest = draft.count("max_prompt_length", 512) + draft.count("max_completion_length", 256)
-    if longest > 16384:
-        draft.put("learner.token_budget", longest, why="the longest sequence must fit into one micro-batch")
-    _generation(draft, each * processes, accumulated, batch)
+    each, accumulated, processes = put_batch(draft, longest)
+    _generation(draft, each * processes, accumulated, each * accumulated * processes)
 
 
 def _generation(draft: Draft, forward: int, accumulated: int, batch: int) -> None:
@@ -298,26 +245,9 @@ def _generation(draft: Draft, forward: int, accumulated: int, batch: int) -> Non
     draft.put("cluster.max_staleness", sampled // batch, setting, why="one step more, so that sampling goes on meanwhile")
 
 
-def _checkpoints(draft: Draft) -> None:
-    strategy = str(draft.given.get("save_strategy", "steps")).lower()
-    if strategy in ("no", "false"):
-        draft.put("cluster.save_steps", 0, "save_strategy", why="only at the end")
-        draft.ignore("save_steps", "save_strategy is no")
-    else:
-        every = "checkpoints are written every 50 steps" if not draft.has("save_steps") else "save_steps holds"
-        draft.ignore(
-            "save_strategy", "it asks for what is done anyway" if strategy == "steps" else f"an epoch's steps are not known here: {every}"
-        )
-        _every(draft, "save_steps", "cluster.save_steps")
-    _every(draft, "logging_steps", "cluster.logging_steps")
-
-
 def _evaluation_steps(draft: Draft) -> None:
     """How often the run is evaluated while it trains, where the recipe says so in steps."""
-    strategy = str(draft.given.get("eval_strategy", "no")).lower()
-    every = draft.number("eval_steps", draft.number("logging_steps", TRL_LOGGING_STEPS))
-    if 0 < every < 1:
-        every = math.ceil(every * max(0.0, draft.number("max_steps", -1)))
+    strategy, every = eval_strategy(draft), eval_interval(draft, TRL_LOGGING_STEPS)
     if strategy != "steps" or not every:
         why = "it is a share of all steps, whose number is not known here" if strategy == "steps" else "eval_strategy is not steps"
         draft.ignore("eval_steps", why)
@@ -333,20 +263,5 @@ def _evaluation_steps(draft: Draft) -> None:
         draft.tell("evaluation.num_generations", 1, "greedy; TRL samples num_generations completions")
 
 
-def _every(draft: Draft, setting: str, target: str) -> None:
-    steps, last = draft.number(setting, 0), draft.number("max_steps", -1)
-    if steps >= 1:
-        draft.put(target, int(steps), setting)
-    elif steps and last > 0:
-        draft.put(target, math.ceil(steps * last), setting, why="a share of max_steps")
-    else:
-        draft.ignore(setting, f"a share of all steps, whose number is not known here: {target} keeps its default")
-
-
 def _defaults(draft: Draft) -> None:
-    for target, value in DEFAULTS.items():
-        place: Any = draft.tree
-        for name in target.split("."):
-            place = place.get(name) if isinstance(place, dict) else None
-        if place is None:
-            draft.put(target, value, why=TRL_DEFAULT)
+    put_defaults(draft, DEFAULTS, TRL_DEFAULT)

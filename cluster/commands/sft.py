@@ -8,12 +8,24 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from cluster.commands.options import Accelerate
+
 
 def sft(
-    config: Annotated[Path, typer.Argument(help="YAML file of the fine-tuning, such as configs/quickstart_sft.yaml.")],
+    config: Annotated[
+        str,
+        typer.Argument(
+            help="YAML file of the fine-tuning, such as configs/quickstart_sft.yaml, or an SFT recipe of TRL, Open-R1, MedicalGPT: a flat YAML file, "
+            "or the first --key of a shell line."
+        ),
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings over the file: learner.learning_rate=1e-4 out_dir=runs/mine.")
+        list[str] | None,
+        typer.Argument(
+            help="Settings over the file: learner.learning_rate=1e-4 out_dir=runs/mine; for a recipe also its own: --max_length 2048."
+        ),
     ] = None,
+    accelerate: Accelerate = None,
     resume: Annotated[
         str, typer.Option(help="auto: go on with an unfinished run in out_dir; none: begin anew; or the path of a checkpoint.")
     ] = "auto",
@@ -23,9 +35,10 @@ def sft(
     ] = False,
 ) -> None:
     """Fine-tune a model on demonstrations: LoRA or every weight. Its adapter starts GRPO (docs/sft.md)."""
-    from configs.loading import load_sft_config
+    from cluster.convert import load_sft
 
-    run = load_sft_config(config, [*(overrides or []), *([f"cluster.address={address}"] if address else [])])
+    settings = [config, *(overrides or []), *([f"cluster.address={address}"] if address else [])]
+    run = load_sft(settings, accelerate, Console())
     if dry_run:
         from cluster.dry_run import show_sft_dry_run
         from cluster.starting_adapter import with_starting_adapter
