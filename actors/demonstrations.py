@@ -112,9 +112,9 @@ class DemonstrationSource:
         for key in self._column_keys():
             column = getattr(self.data, key)
             if column not in rows.columns:
-                there = next((name for name in ("messages", "conversations") if name in rows.columns), None)
-                hint = f"; for whole conversations set data.messages_column: {there}" if there else ""
-                raise DataError(f"data.{key} {column!r} is not in the data; the columns there are {', '.join(rows.columns)}{hint}")
+                raise DataError(
+                    f"data.{key} {column!r} is not in the data; the columns there are {', '.join(rows.columns)}{_hint(key, rows.columns)}"
+                )
         return rows
 
     def _column_keys(self) -> tuple[str, ...]:
@@ -205,6 +205,17 @@ class DemonstrationSource:
                 counts.trained_tokens += int(sample.trained_T.sum())
                 counts.longest_tokens = max(counts.longest_tokens, len(sample.token_ids_T))
                 yield sample
+
+
+def _hint(key: str, columns: Sequence[str]) -> str:
+    """Which keys of `data` fit rows with these columns, where `key` does not."""
+    if talks := next((name for name in ("messages", "conversations") if name in columns), None):
+        return f"; for whole conversations set data.messages_column: {talks}"
+    if key == "messages_column" and {"prompt", "completion"} <= set(columns):
+        return "; for a prompt and its completion set data.messages_column: null"
+    if tuple(columns) == ("text",):
+        return "; of text alone it cannot be told what is to be imitated: split it into a prompt and a completion"
+    return ""
 
 
 def _batch(samples: Sequence[Sample]) -> pa.RecordBatch:

@@ -80,6 +80,14 @@ def _trainers_defaults(draft: Draft) -> dict[str, Any]:
 
 def _model(draft: Draft) -> None:
     put_model(draft, "what is left has the model's own tokenizer")
+    if not (draft.has("dtype") or draft.has("bf16")):
+        medical = is_medical(draft)
+        why = (
+            "MedicalGPT's script has float16, for which the learner has no loss scaling"
+            if medical
+            else "TRL trains in it unless told otherwise"
+        )
+        draft.put("model.dtype", "bfloat16", why=why)
 
 
 def _what_is_trained(draft: Draft) -> None:
@@ -88,6 +96,7 @@ def _what_is_trained(draft: Draft) -> None:
     peft = draft.flag("use_peft") if draft.has("use_peft") else medical
     why = "" if draft.has("use_peft") else f"the default of {_trainer(draft)}"
     draft.put("learner.use_peft", peft, "use_peft", why=why)
+    _require_adapter_on_quantised(draft, peft)
     if not peft:
         for setting in OF_AN_ADAPTER:
             draft.ignore(setting, "every weight is trained: use_peft is not set")
@@ -102,6 +111,15 @@ def _what_is_trained(draft: Draft) -> None:
         if draft.has(setting):
             draft.put(target, draft.given[setting], setting)
     _target_modules(draft, medical)
+
+
+def _require_adapter_on_quantised(draft: Draft, peft: bool) -> None:
+    quantised = next((name for name in ("load_in_4bit", "load_in_8bit", "qlora") if draft.flag(name)), None)
+    if quantised and not peft:
+        raise ConfigError(
+            f"{draft.written(quantised)}: true without use_peft is not supported: quantised weights have no gradient; set use_peft to true, or "
+            f"{draft.written(quantised)} to false"
+        )
 
 
 def _target_modules(draft: Draft, medical: bool) -> None:

@@ -44,8 +44,6 @@ SFT_KEYS = SHARED | KeyTables(
     },
     worked_out={
         "chat_template_path": "`model.chat_template`, of a Jinja file",
-        "dataset_test_split": "`data.eval_split` with `data.eval_path`, where the recipe evaluates",
-        "do_eval": "`data.eval_samples`: 0 without evaluation",
         "eval_steps": "`learner.eval_steps`, with `eval_strategy: steps`; a share of `max_steps` below 1; without it `logging_steps`",
         "eval_strategy": "`data.eval_samples`: 0 for `no`; `learner.eval_steps` for `steps`",
         "lora_alpha": "`model.lora.alpha`, where an adapter is trained",
@@ -78,7 +76,11 @@ SFT_KEYS = SHARED | KeyTables(
             "rows into data.prompt_column and data.completion_column",
         ),
         "datasets": (([],), _ONE_DATA_SET),
-        "eos_token": ((), "answers end with the tokenizer's own end token; set it in tokenizer_config.json of a copy of the model"),
+        "eos_token": (
+            (),
+            "answers end with the tokenizer's own end token; remove it if that is the same, and else set eos_token in tokenizer_config.json "
+            "of a copy of the model, where engines find it as well",
+        ),
         "label_smoothing_factor": ((0,), "the loss is the plain log-likelihood; remove it"),
         "loss_type": (("nll", "chunked_nll"), "the loss is the plain log-likelihood; remove it"),
         "neftune_noise_alpha": ((0,), "no noise is put on embeddings; remove it"),

@@ -217,14 +217,13 @@ def _unknown(key: str, kind: RecipeKind[Any], settings: Mapping[str, Any]) -> st
     meant = kind_that_is_meant(kind, settings)
     if meant is not kind:
         shown = ", ".join(telling(meant, settings)[:3])
-        return f"{shown}: a recipe of {meant.name} has such settings, and this command takes those of {kind.name}; {_command(kind, meant)}"
+        return (
+            f"{shown}: a recipe of {meant.name} has such settings, and this command takes recipes of {kind.name}; use {meant.command}, or "
+            f"{meant.convert_command}"
+        )
     near = get_close_matches(key, kind.tables.known, n=1)
     hint = f"did you mean {near[0]}?" if near else "remove it, or write what it means as section.key=value"
     return f"{key}: no such setting of TRL, Open-R1 or MedicalGPT is known; {hint}"
-
-
-def _command(kind: RecipeKind[Any], meant: RecipeKind[Any]) -> str:
-    return f"use {meant.command} to run it, or {meant.convert_command} in the place of {kind.convert_command}"
 
 
 def _launched(launch: Mapping[str, Any], given: dict[str, Any], written: dict[str, str], tables: KeyTables) -> list[Row]:

@@ -110,3 +110,16 @@ def test_plain_text_without_a_template(tmp_path: Path) -> None:
 def test_unusable_data_are_refused(tmp_path: Path, rows: list[dict[str, Any]], data: dict[str, Any], told: str) -> None:
     with pytest.raises(DataError, match=told):
         write(tmp_path, rows, **data)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"prompt": "a", "completion": "b"}, "for a prompt and its completion set data.messages_column: null"),
+        ({"conversations": []}, "for whole conversations set data.messages_column: conversations"),
+        ({"text": "a"}, "of text alone it cannot be told what is to be imitated"),
+    ],
+)
+def test_rows_of_another_layout_name_the_key_that_fits(tmp_path: Path, row: dict[str, Any], told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        write(tmp_path, [row], messages_column="messages")
