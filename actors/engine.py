@@ -123,9 +123,11 @@ class Engine:
         completion = await engine.sample((5, 6, 7), Sampling(8, 64), seed=3)
     """
 
-    def __init__(self, llm: AsyncLLM, max_num_seqs: int) -> None:
+    def __init__(self, llm: AsyncLLM, max_num_seqs: int, eos_token: str | None = None) -> None:
         self._llm = llm
         self._tokenizer = llm.get_tokenizer()
+        self._stop_token_ids = [] if eos_token is None else [self._tokenizer.get_vocab()[eos_token]]
+        """Beside the end tokens that the model's generation_config.json names."""
         self._adapter: LoRARequest | None = None
         self._swapping = asyncio.Lock()
         self._gate = asyncio.Event()
@@ -151,7 +153,7 @@ class Engine:
             llm = await asyncio.to_thread(AsyncLLM.from_engine_args, engine_args(config, model_path, seed))
         except Exception as error:
             raise RolloutError(f"vLLM did not start on {model_path}: {type(error).__name__}: {error}") from None
-        return cls(llm, config.actors.max_num_seqs)
+        return cls(llm, config.actors.max_num_seqs, config.model.eos_token)
 
     @property
     def vocab_size(self) -> int:
@@ -308,6 +310,7 @@ class Engine:
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             seed=job.seed if sampling.temperature > 0 else None,
+            stop_token_ids=self._stop_token_ids,
             logprobs=0,
             flat_logprobs=True,
             detokenize=False,
@@ -354,12 +357,13 @@ class Engine:
         if output.finish_reason not in ("stop", "length") or len(logprobs.logprobs) != len(token_ids):
             raise RolloutError(f"a completion ended by {output.finish_reason!r} after {len(token_ids)} tokens and is not used")
         reason: Literal["stop", "length"] = "stop" if output.finish_reason == "stop" else "length"
+        ended = token_ids[-1:] == tuple(self._stop_token_ids)
         return Completion(
             token_ids=token_ids,
             logprobs=tuple(logprobs.logprobs),
             spans=tuple(VersionSpan(int(span.version), span.start, span.end) for span in output.weight_versions or ()),
             finish_reason=reason,
-            text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            text=self._tokenizer.decode(token_ids[:-1] if ended else token_ids, skip_special_tokens=True),
         )
 
     def _death(self) -> RolloutError:

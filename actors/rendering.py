@@ -20,7 +20,11 @@ _TAG_REWARDS = ("format", "tag_count", "think_format", "code_format")
 
 
 def load_tokenizer(
-    model_path: str, chat_template: str | None = None, trust_remote_code: bool = False, revision: str | None = None
+    model_path: str,
+    chat_template: str | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    eos_token: str | None = None,
 ) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer.
 
@@ -29,9 +33,10 @@ def load_tokenizer(
         chat_template: Jinja text, or the path of a file that holds it, instead of the tokenizer's own.
         trust_remote_code: run code that comes with the model.
         revision: branch, tag or commit on the hub.
+        eos_token: one of its tokens, that ends an answer instead of the tokenizer's own.
 
     Raises:
-        DataError: the model has no tokenizer, cannot be reached, or there is no such template.
+        DataError: the model has no tokenizer, cannot be reached, or there is no such template or token.
     """
     from transformers import AutoTokenizer
 
@@ -50,6 +55,11 @@ def load_tokenizer(
         raise DataError(f"the tokenizer of model {model_path} cannot be loaded: {reason}; check model.path") from None
     if chat_template is not None:
         tokenizer.chat_template = _read_template(chat_template)
+    if eos_token is not None:
+        if eos_token not in tokenizer.get_vocab():
+            specials = ", ".join(map(str, tokenizer.all_special_tokens)) or "none"
+            raise DataError(f"model.eos_token {eos_token!r} is no token of {model_path}; give one that it has (special ones: {specials})")
+        tokenizer.eos_token = eos_token
     return tokenizer
 
 

@@ -94,15 +94,17 @@ def _shared_tokenizer(config: RunConfig, engines: Sequence[Engine]) -> PreTraine
     Raises:
         ConfigError: the models do not share one, or are saved with different chat templates.
     """
-    trusted = config.model.trust_remote_code
+    trusted, eos_token = config.model.trust_remote_code, config.model.eos_token
     folders = {one.name: folder for each in engines for one in each.contestants if (folder := one.adapter or one.model)}
     first = engines[0]
     with_base = first.contestants[0].model is None and all(one.adapter is None for one in first.contestants)
     template = chat_template_of(config, [*([Path(first.model_path)] if with_base else []), *folders.values()])
-    tokenizer = load_tokenizer(first.model_path, template, trusted, first.config.model.revision)
+    tokenizer = load_tokenizer(first.model_path, template, trusted, first.config.model.revision, eos_token)
     for name, folder in folders.items():
         if has_tokenizer(folder) and str(folder) != first.model_path:
-            refuse_other_tokenizer(name, load_tokenizer(str(folder), template, trusted), first.contestants[0].name, tokenizer)
+            refuse_other_tokenizer(
+                name, load_tokenizer(str(folder), template, trusted, eos_token=eos_token), first.contestants[0].name, tokenizer
+            )
     return tokenizer
 
 

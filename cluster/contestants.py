@@ -177,7 +177,10 @@ def _differences(name: str, tokenizer: PreTrainedTokenizerBase, reference_name: 
         entry = min(moved)
         yield f"{len(moved)} entries have other numbers ({entry!r} is {own[entry]} in {name} and {other[entry]} in {reference_name})"
     if tokenizer.eos_token_id != reference.eos_token_id:
-        yield f"the end token is {tokenizer.eos_token!r} in {name} and {reference.eos_token!r} in {reference_name}"
+        yield (
+            f"the end token is {tokenizer.eos_token!r} in {name} and {reference.eos_token!r} in {reference_name} "
+            "(model.eos_token=TOKEN sets one for all)"
+        )
     if not moved and tokenizer(PROBE)["input_ids"] != reference(PROBE)["input_ids"]:
         yield "they cut the same text differently"
 

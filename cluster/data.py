@@ -79,7 +79,7 @@ def tokenizer_of(config: RunConfig, folder: Path) -> PreTrainedTokenizerBase:
 
         build_tokenizer().save_pretrained(folder / "tokenizer")
         path = str(folder / "tokenizer")
-    return load_tokenizer(path, model.chat_template, model.trust_remote_code, model.revision)
+    return load_tokenizer(path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
 
 
 def counts_table(config: RunConfig, prompts: PromptSource | PromptStream) -> Table:

@@ -103,9 +103,10 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
     base_path = prepare_model(config, directory, display)
     with display.phase("reading data"):
         model = config.model
-        tokenizer = load_tokenizer(base_path, model.chat_template, model.trust_remote_code, model.revision)
+        tokenizer = load_tokenizer(base_path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
         require_plain_weights(base_path, model.revision)
         _compare_templates(model.adapter, tokenizer, display)
+        _compare_end_tokens(model.adapter, tokenizer, display)
         prompts = open_prompts(
             config.data,
             tokenizer,
@@ -229,6 +230,18 @@ def _compare_templates(adapter: str | None, tokenizer: PreTrainedTokenizerBase, 
     file = Path(adapter or "") / "chat_template.jinja"
     if adapter and file.is_file() and file.read_text(encoding="utf-8") != tokenizer.chat_template:
         display.say(f"the adapter was trained with another chat template than this run's; to keep it, set model.chat_template={file}")
+
+
+def _compare_end_tokens(adapter: str | None, tokenizer: PreTrainedTokenizerBase, display: RunDisplay) -> None:
+    """Say when the adapter was trained to end answers with another token than this run's."""
+    file = Path(adapter or "") / "tokenizer_config.json"
+    trained = json.loads(file.read_text(encoding="utf-8")).get("eos_token") if adapter and file.is_file() else None
+    trained = trained.get("content") if isinstance(trained, dict) else trained
+    if trained and trained != tokenizer.eos_token:
+        display.say(
+            f"the adapter was trained to end answers with {trained}, and this run ends them with {tokenizer.eos_token}; to keep it, set "
+            f"model.eos_token={trained}"
+        )
 
 
 def make_builtin_model(name: str, where: Path, logs: Path, seed: int) -> str:

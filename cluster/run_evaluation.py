@@ -111,7 +111,8 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
     model_path = model_to_serve(config, run or output, logs)
     served_config = able_to_serve(of_model(config, model_path), [adapter])
     template = chat_template_of(config, [adapter] if adapter else [])
-    tokenizer = load_tokenizer(model_path, template, config.model.trust_remote_code, served_config.model.revision)
+    model = served_config.model
+    tokenizer = load_tokenizer(model_path, template, model.trust_remote_code, model.revision, model.eos_token)
     sets = open_sets(config, tokenizer, output / "data")
     console.print(f"evaluating {adapter or 'the base model'} on {', '.join(each.name for each in sets)}", markup=False, highlight=False)
 

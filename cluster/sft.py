@@ -35,6 +35,7 @@ from cluster.wandb_sink import require_wandb
 from configs.loading import dump_config
 from configs.schema import WARM_MODEL
 from configs.sft import SftConfig
+from learner.end_token import add_end_token
 from learner.sft_group import SftGroup
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def prepare_sft(config: SftConfig, directory: RunDirectory, display: RunDisplay)
     model = config.model
     model_path = prepare_model(config, directory, display)
     with display.phase("reading data"):
-        tokenizer = load_tokenizer(model_path, model.chat_template, model.trust_remote_code, model.revision)
+        tokenizer = load_tokenizer(model_path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
         require_plain_weights(model_path, model.revision)
         train, held_out = DemonstrationSource(config.data, tokenizer, config.seed, directory.path / "data").write()
     _say_counts(train, held_out, config, display)
@@ -308,6 +309,7 @@ class SftRun:
         with self.display.phase("writing the model"), whole_folder(str(folder)) as unfinished:
             await self.group.save_model(unfinished)
             self._describe(unfinished, summary)
+            add_end_token(unfinished, self.prepared.tokenizer.eos_token_id)
         return folder
 
     def _describe(self, folder: Path, summary: dict[str, Any]) -> None:

@@ -93,6 +93,8 @@ class ModelSection(Section):
     """Run code that comes with the model. Off by default: it runs with your rights."""
     chat_template: str | None = None
     """A Jinja template, or the path of a file that holds one, used instead of the tokenizer's own everywhere."""
+    eos_token: str | None = None
+    """Token that ends an answer, such as `<|im_end|>`, instead of the tokenizer's own: demonstrations end with it, and engines stop at it."""
     quantization: Literal["none", "nf4", "int8"] = "none"
     """How the learner holds the frozen base. `nf4`: QLoRA (arXiv:2305.14314), 4-bit NormalFloat with doubly quantised scales, 4.1 bits a
     weight of the linear layers, multiplied in `dtype`. `int8`: LLM.int8() (arXiv:2208.07339), 8 bits. Needs bitsandbytes."""

@@ -42,6 +42,7 @@ SFT_KEYS = SHARED | KeyTables(
         "target_modules": "lora_target_modules",
         "use_liger": "use_liger_kernel",
     },
+    targets={"eos_token": "model.eos_token"},
     worked_out={
         "chat_template_path": "`model.chat_template`, of a Jinja file",
         "eval_steps": "`learner.eval_steps`, with `eval_strategy: steps`; a share of `max_steps` below 1; without it `logging_steps`",
@@ -76,11 +77,6 @@ SFT_KEYS = SHARED | KeyTables(
             "rows into data.prompt_column and data.completion_column",
         ),
         "datasets": (([],), _ONE_DATA_SET),
-        "eos_token": (
-            (),
-            "answers end with the tokenizer's own end token; remove it if that is the same, and else set eos_token in tokenizer_config.json "
-            "of a copy of the model, where engines find it as well",
-        ),
         "label_smoothing_factor": ((0,), "the loss is the plain log-likelihood; remove it"),
         "loss_type": (("nll", "chunked_nll"), "the loss is the plain log-likelihood; remove it"),
         "neftune_noise_alpha": ((0,), "no noise is put on embeddings; remove it"),
@@ -129,7 +125,7 @@ SFT_KEYS = SHARED | KeyTables(
         "model, and a share of gradients and optimizer; --dry-run estimates it",
     },
     on_the_gpu="the model",
-    text=frozenset({"chat_template_path", "peft_path", "template_name", "train_file_dir", "validation_file_dir"}),
+    text=frozenset({"chat_template_path", "eos_token", "peft_path", "template_name", "train_file_dir", "validation_file_dir"}),
     secrets=frozenset({"hf_hub_token"}),
 )
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import AdapterError, ConfigError
+from learner.end_token import add_end_token
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,6 +180,7 @@ def _save(model: Any, tokenizer: Any, job: MergeJob, parameters: int, progress: 
     model.config.dtype = dtype
     model.save_pretrained(str(job.folder), max_shard_size=SHARD_SIZE)
     tokenizer.save_pretrained(str(job.folder))
+    add_end_token(job.folder, tokenizer.eos_token_id)
     progress("saving", 1, 1)
 
 

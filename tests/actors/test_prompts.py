@@ -301,6 +301,15 @@ def test_models_without_a_usable_tokenizer_are_refused(tmp_path: Path, monkeypat
             load_tokenizer(missing)
 
 
+def test_an_end_token_is_one_of_the_tokenizers(tmp_path: Path):
+    build_tokenizer().save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path)).eos_token == "<|im_end|>"
+    other = load_tokenizer(str(tmp_path), eos_token="<think>")
+    assert other.eos_token_id == other.convert_tokens_to_ids("<think>")
+    with pytest.raises(DataError, match=r"model.eos_token '</s>' is no token of .*; give one that it has \(special ones: .*<\|im_end\|>"):
+        load_tokenizer(str(tmp_path), eos_token="</s>")
+
+
 def test_a_template_is_text_or_a_file(tmp_path: Path):
     build_tokenizer().save_pretrained(tmp_path)
     assert load_tokenizer(str(tmp_path), "{{ messages[0].content }}").chat_template == "{{ messages[0].content }}"

@@ -204,6 +204,33 @@ def test_end_of_sequence_is_a_token_and_no_text(run: Run, workers: list[WorkerHa
     assert all(len(group.token_ids_T(i)) == 48 for group in groups for i in range(4) if group.finish_reasons_G[i] == "length")
 
 
+def test_another_end_token_ends_a_completion_as_the_models_own_does(
+    ray_local: None, run: Run, tiny_model: Path, make_policy: MakePolicy, tmp_path: Path
+) -> None:
+    """The letters e and s are two of 128 tokens, neither of them special."""
+    config = make_config(tiny_model)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"eos_token": "e"})})
+    end = 3 + ord("e") - 32
+
+    async def scene() -> list[RolloutGroup]:
+        worker = WorkerHandle.spawn(config, 0, f"{RUN_NAME}-end", tmp_path, {"num_cpus": 1})
+        try:
+            await worker.start(str(tiny_model), 300)
+            await install(worker, make_policy(0))
+            return await sample_all(worker, [make_request(700 + index) for index in range(12)])
+        finally:
+            await worker.close(15)
+
+    groups = run(scene())
+    completions = [
+        (group.token_ids_T(i).tolist(), group.finish_reasons_G[i], group.texts_G[i]) for group in groups for i in range(len(group))
+    ]
+    assert {token_ids[-1] for token_ids, reason, _ in completions if reason == "stop"} == {1, end}
+    for token_ids, reason, text in completions:
+        assert end not in token_ids[:-1] and "e" not in text
+        assert reason == "stop" or len(token_ids) == 48
+
+
 @pytest.mark.parametrize(
     ("token_ids", "reason"),
     [((), "without tokens"), ((5,) * 81, "longer than 80"), ((5, VOCABULARY), "has 0 to 127"), ((5, -1), "has 0 to 127")],

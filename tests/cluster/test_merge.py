@@ -49,7 +49,7 @@ def untied(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_adapter(folder: Path, base: Path, *, use_rslora: bool = False, template: str | None = None) -> Path:
+def make_adapter(folder: Path, base: Path, *, use_rslora: bool = False, template: str | None = None, eos_token: str | None = None) -> Path:
     """An adapter on every linear layer that changes log-probabilities by a few tenths of a nat, with the tokenizer beside it."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -64,6 +64,7 @@ def make_adapter(folder: Path, base: Path, *, use_rslora: bool = False, template
     model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = template or tokenizer.chat_template
+    tokenizer.eos_token = eos_token or tokenizer.eos_token
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -136,6 +137,16 @@ def test_the_folder_can_be_served(base: Path, tmp_path: Path) -> None:
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
     assert GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id == 2
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template == template
+
+
+def test_the_folder_ends_answers_as_the_adapter_was_trained_to(base: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, GenerationConfig
+
+    adapter = make_adapter(tmp_path / "adapter", base, eos_token="<think>")
+    merge(MergeJob(adapter, str(base), tmp_path / "merged"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert tokenizer.eos_token == "<think>" and tokenizer.eos_token_id != 2
+    assert GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id == [2, tokenizer.eos_token_id]
 
 
 def test_the_check_is_by_the_given_texts_and_in_float32(untied: Path, tmp_path: Path) -> None:

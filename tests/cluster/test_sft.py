@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cluster.__main__ import app
 from cluster.errors import ConfigError
-from cluster.prepare import _compare_templates
+from cluster.prepare import _compare_end_tokens, _compare_templates
 from cluster.progress import RunDisplay
 from cluster.stages import run_stages
 from configs.loading import load_config
@@ -54,3 +54,13 @@ def test_another_chat_template_than_the_adapters_is_told(
     now.chat_template = template
     _compare_templates(str(tmp_path), now, RunDisplay())
     assert ("trained with another chat template" in capsys.readouterr().out) == told
+
+
+@pytest.mark.parametrize(("trained", "told"), [("<|im_end|>", False), ("<think>", True)])
+def test_another_end_token_than_the_adapters_is_told(tmp_path: Path, trained: str, told: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.eos_token = trained
+    tokenizer.save_pretrained(tmp_path)
+    _compare_end_tokens(str(tmp_path), build_tokenizer(), RunDisplay())
+    said = "end answers with <think>, and this run ends them with <|im_end|>; to keep it, set model.eos_token=<think>"
+    assert (said in capsys.readouterr().out.replace("\n", " ")) == told

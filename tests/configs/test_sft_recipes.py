@@ -103,6 +103,24 @@ def test_an_open_r1_recipe() -> None:
     )
 
 
+def test_the_shell_line_of_open_r1s_page() -> None:
+    """With which OpenR1-Distill-7B was trained."""
+    conversion = of_line(
+        "--model_name_or_path open-r1/Qwen2.5-Math-7B-RoPE-300k --dataset_name open-r1/Mixture-of-Thoughts --dataset_config all "
+        "--eos_token '<|im_end|>' --learning_rate 4.0e-5 --num_train_epochs 5 --max_seq_length 32768 --per_device_train_batch_size 2 "
+        "--gradient_checkpointing --bf16 --use_liger_kernel --output_dir data/OpenR1-Distill-7B --num_processes 8"
+    )
+    config = conversion.config
+    assert (config.model.path, config.model.eos_token, config.model.dtype) == (
+        "open-r1/Qwen2.5-Math-7B-RoPE-300k",
+        "<|im_end|>",
+        "bfloat16",
+    )
+    assert (config.data.path, config.data.name, config.data.messages_column) == ("open-r1/Mixture-of-Thoughts", "all", "messages")
+    assert (config.learner.ranks, config.learner.train_batch_size, config.learner.num_train_epochs) == (8, 16, 5)
+    assert (config.learner.learning_rate, config.data.max_length, config.learner.use_peft) == (4e-5, 32768, False)
+
+
 def test_the_shell_line_of_medicalgpt() -> None:
     config = of_line(MEDICAL_LINE).config
     learner, data, lora = config.learner, config.data, config.model.lora
@@ -313,7 +331,6 @@ def test_evaluation() -> None:
         ({"train_on_inputs": True}, "what stands before an answer has no loss here"),
         ({"packing": True, "packing_strategy": "wrapped"}, "packing_strategy: wrapped is not supported: no sequence is continued"),
         ({"loss_type": "dft"}, "loss_type: dft is not supported"),
-        ({"eos_token": "<|im_end|>"}, "set eos_token in tokenizer_config.json of a copy of the model"),
         (
             {"template_name": "vicuna"},
             "template_name: vicuna is not supported: conversations are rendered by the model's own chat template",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -54,6 +55,18 @@ def test_a_fine_tuning_learns_and_leaves_what_it_should(tuned: Training) -> None
 
 
 @pytest.mark.slow
+def test_a_whole_model_is_left_that_ends_answers_with_the_chosen_token(tmp_path: Path) -> None:
+    options = ("learner.use_peft=false", "learner.max_steps=2", "model.eos_token=<think>", "data.eval_samples=20")
+    run = run_to_end(tmp_path / "sft", *options, command=SFT)
+    folder = run.out_dir / "model"
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    ends = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
+    assert tokenizer["eos_token"] == "<think>" and len(ends) == 2 and ends[0] == 2
+    trained, base = tensors(folder), tensors(run.out_dir / "base_model")
+    assert trained.keys() == base.keys() and not any(torch.equal(trained[name], base[name]) for name in base)
+
+
+@pytest.mark.slow
 def test_a_stopped_fine_tuning_resumes_to_the_uninterrupted_one(tuned: Training, tmp_path: Path) -> None:
     with training(tmp_path / "run", *SHORT, command=SFT) as stopped:
         stopped.wait_for_step(12)
@@ -69,7 +82,7 @@ def test_a_stopped_fine_tuning_resumes_to_the_uninterrupted_one(tuned: Training,
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
     options = ("--resume", f"{resumed.out_dir}/checkpoints/step-000040")
     with training(tmp_path / "run", *SHORT, "learner.train_batch_size=16", command=SFT, options=options) as other:
-        assert other.finish() == 1 and "made with another train_batch_size than this run's (32, not 16)" in other.output()
+        assert other.finish() == 1 and "made with learner.train_batch_size 32, but this run has 16" in other.output()
 
 
 @pytest.mark.slow

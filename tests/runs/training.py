@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,6 +67,11 @@ class Training:
             except psutil.Error:
                 continue
         return found
+
+    def ray_folders(self) -> set[Path]:
+        """Where the Ray that this run started keeps its files: one folder, by what its processes are told."""
+        told = " ".join(word for process in self.descendants("raylet") for word in process.cmdline())
+        return {Path(folder) for folder in re.findall(r"/tmp/rollcast-\w+", told)}
 
     def wait_for(self, name: str, timeout_s: float = 60.0) -> psutil.Process:
         """The first such process."""
