@@ -4,6 +4,7 @@
         lifetime.lock           held shared by every store that is open: a folder that nobody holds is rubbish
         write.lock              held by the one that writes
         v3-1f0c…/               adapter_config.json, adapter_model.safetensors
+        2de9b612-…              sockets of the engines
 
 A folder appears by one rename when its files are complete, so its name alone says that its content was verified. Locks are the
 kernel's (flock): they end with their process, however that ends.

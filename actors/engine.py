@@ -44,6 +44,10 @@ FIRST_TOKENS_WAIT_S = 1.0
 """A swap waits so long for submitted prompts to be read; one that takes longer keeps what it has read, as running ones do."""
 ADAPTER_SLOT = 1
 SHUTDOWN_S = 5.0
+SOCKET_NAME_BYTES = 36
+"""vLLM names a socket by a UUID."""
+SOCKET_PATH_LIMIT_BYTES = 107
+"""Longest path of a socket on Linux (unix(7))."""
 
 
 class SamplingJob(NamedTuple):
@@ -113,12 +117,18 @@ def engine_args(config: RunConfig, model_path: str, seed: int) -> AsyncEngineArg
     )
 
 
+def keep_sockets_in(folder: Path) -> None:
+    """Let vLLM make its sockets in `folder`, where the path is not too long for one: it never removes those that it makes in /tmp."""
+    if len(os.fsencode(folder)) + 1 + SOCKET_NAME_BYTES <= SOCKET_PATH_LIMIT_BYTES:
+        os.environ["VLLM_RPC_BASE_PATH"] = str(folder)
+
+
 class Engine:
     """One vLLM engine. It samples only after `set_adapter` has installed a first adapter.
 
     Example::
 
-        engine = await Engine.start(config, "/models/tiny", seed=1)
+        engine = await Engine.start(config, "/models/tiny", seed=1, sockets=Path("/dev/shm/run"))
         await engine.set_adapter(0, Path("/dev/shm/run/v0"))
         completion = await engine.sample((5, 6, 7), Sampling(8, 64), seed=3)
     """
@@ -139,16 +149,18 @@ class Engine:
         """Policy version that samples now; -1 before the first adapter."""
 
     @classmethod
-    async def start(cls, config: RunConfig, model_path: str, *, seed: int) -> Engine:
+    async def start(cls, config: RunConfig, model_path: str, *, seed: int, sockets: Path) -> Engine:
         """Load the model and start the engine process.
 
         Args:
             seed: distinct for every engine of a run, or engines would draw the same numbers where a request has no seed.
+            sockets: folder for those to the engine process; whoever made it removes it.
 
         Raises:
             RolloutError: vLLM could not start; its own text is the worker's log.
         """
         os.environ[ACTOR_PID] = str(os.getpid())
+        keep_sockets_in(sockets)
         try:
             llm = await asyncio.to_thread(AsyncLLM.from_engine_args, engine_args(config, model_path, seed))
         except Exception as error:

@@ -124,8 +124,8 @@ class RolloutWorker:
             module = await asyncio.wrap_future(self._engine_module)
         except Exception as error:
             raise RolloutError(f"vllm cannot be imported: {error}; install its dependencies", role=self.name) from None
-        self._engine = await module.Engine.start(self.config, model_path, seed=self._seed)
         self._store = AdapterStore(shared_memory(), self._run_name)
+        self._engine = await module.Engine.start(self.config, model_path, seed=self._seed, sockets=self._store.folder)
         self._watcher = asyncio.create_task(self._exit_when_engine_dies())
         node = ray.get_runtime_context().get_node_id()
         return WorkerFacts(os.getpid(), tuple(self._started.pids), node, time.monotonic() - self._began)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
+from actors.adapter_store import run_folder, shared_memory
 from actors.handle import WorkerHandle
 from cluster.errors import AdapterError, PoisonPromptError, RolloutError
 from cluster.records import Canary, Gang, RolloutGroup, RolloutRequest, adapter_sha256
@@ -202,6 +205,14 @@ def test_end_of_sequence_is_a_token_and_no_text(run: Run, workers: list[WorkerHa
     for group, index in ended:
         assert group.token_ids_T(index)[-1] == 1 and "<eos>" not in group.texts_G[index]
     assert all(len(group.token_ids_T(i)) == 48 for group in groups for i in range(4) if group.finish_reasons_G[i] == "length")
+
+
+def test_sockets_of_an_engine_lie_where_its_run_removes_them(workers: list[WorkerHandle]) -> None:
+    facts = workers[0].facts
+    assert facts is not None
+    sockets = [Path(str(socket.laddr)) for socket in psutil.Process(facts.pid).net_connections("unix") if socket.laddr]
+    of_the_engine = [path for path in sockets if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", path.name)]
+    assert of_the_engine and {path.parent for path in of_the_engine} == {run_folder(shared_memory(), RUN_NAME)}
 
 
 def test_another_end_token_ends_a_completion_as_the_models_own_does(
