@@ -9,6 +9,7 @@ A worker samples only while it is sure of its policy: with an adapter whose cana
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import os
 import threading
@@ -126,6 +127,8 @@ class RolloutWorker:
             raise RolloutError(f"vllm cannot be imported: {error}; install its dependencies", role=self.name) from None
         self._store = AdapterStore(shared_memory(), self._run_name)
         self._engine = await module.Engine.start(self.config, model_path, seed=self._seed, sockets=self._store.folder)
+        gc.collect()
+        gc.freeze()  # else a full collection walks over all that vLLM has imported, and nobody is answered meanwhile
         self._watcher = asyncio.create_task(self._exit_when_engine_dies())
         node = ray.get_runtime_context().get_node_id()
         return WorkerFacts(os.getpid(), tuple(self._started.pids), node, time.monotonic() - self._began)
