@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich import box
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
 from actors.prompts import PromptSource
 from actors.rendering import load_tokenizer
 from actors.streaming import PromptStream, open_prompts
+from cluster.counting import counting
 from cluster.errors import ConfigError, DataError, RewardError
 from cluster.prepare import TINY_MODEL
 from cluster.records import Prompt
@@ -159,14 +159,10 @@ def _facts(config: RunConfig, prompts: PromptSource | PromptStream, looked_at: S
 def _show_golds(config: RunConfig, looked_at: Sequence[Prompt], console: Console) -> Iterator[str]:
     """Say what the rewards can read; yields why a run would be refused."""
     section = resolve(config.rewards, config.actors.max_completion_length)
-    told = iter(track(looked_at, "reading gold answers", console=Console(stderr=True), transient=True, disable=not console.is_terminal))
-
-    def bar() -> None:
-        next(told, None)
-
     try:
         validate(section, looked_at[0].columns)
-        checks = check_golds(section, [prompt.columns for prompt in looked_at], advance=bar)
+        with counting("gold answers", len(looked_at), Console(stderr=True)) as advance:
+            checks = check_golds(section, [prompt.columns for prompt in looked_at], advance=lambda: advance(1))
     except (DataError, RewardError) as error:
         yield error.message
         return

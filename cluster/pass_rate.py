@@ -23,13 +23,13 @@ from typing import Any, TextIO
 
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from actors.prompts import PromptSource
 from actors.rendering import load_tokenizer
 from actors.streaming import PromptStream, open_prompts
 from cluster.adapters import able_to_serve
 from cluster.completions import table_of
+from cluster.counting import counting
 from cluster.errors import ConfigError, DataError, PoisonPromptError, RolloutError, RunDirectoryError, StoppedError
 from cluster.prepare import model_to_serve
 from cluster.records import PromptId, RolloutRequest, Sampling
@@ -186,13 +186,11 @@ async def _serve_and_measure(
 ) -> None:
     async with serving(config, model_path, session.placement(), log_dir=logs, run_name=session.namespace) as served:
         await served.install(plan.adapter)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            bar = progress.add_task("prompts", total=len(work.ids))
-            await _measure(served, plan, work, lambda: progress.advance(bar))
+        with counting("prompts", len(work.ids), console) as advance:
+            await _measure(served, plan, work, advance)
 
 
-async def _measure(served: Serving, plan: PassRatePlan, work: _Work, advance: Callable[[], None]) -> None:
+async def _measure(served: Serving, plan: PassRatePlan, work: _Work, advance: Callable[[int], None]) -> None:
     """Keep the engines full without rendering more prompts than they can take."""
     actors = served.config.actors
     sampling = Sampling(plan.num_generations, actors.max_completion_length, actors.temperature, actors.top_p, actors.top_k)
@@ -203,7 +201,7 @@ async def _measure(served: Serving, plan: PassRatePlan, work: _Work, advance: Ca
             for prompt_id in waiting:
                 request = RolloutRequest(work.prompts.prompt(prompt_id), sampling, seed=work.seed)
                 work.measured.add(prompt_id.index, await _pass_rate(served, request, plan.reward), log)
-                advance()
+                advance(1)
 
         at_once = max(2, 2 * actors.num_workers * actors.max_num_seqs // plan.num_generations)
         tasks = [asyncio.ensure_future(measure_some()) for _ in range(min(at_once, len(work.ids)))]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from actors.eval_sets import EvalSet, load_eval_sets
 from actors.rendering import load_tokenizer
@@ -21,6 +20,7 @@ from cluster import checkpoint
 from cluster.adapters import able_to_serve
 from cluster.contestants import chat_template_of
 from cluster.convert import load_run
+from cluster.counting import counting
 from cluster.errors import ConfigError, RunDirectoryError, StoppedError
 from cluster.evaluate import EvaluationPlan, evaluate, write_answers
 from cluster.evaluation_table import evaluation_table, remarks
@@ -157,11 +157,9 @@ def open_output(output: Path, config: RunConfig) -> Path:
 
 
 async def ask_set(served: Serving, asked: EvalSet, plan: EvaluationPlan, console: Console, label: str = "") -> Answers:
-    """Evaluate one data set, with a bar of how far it is."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(f"{label} {asked.name}".strip(), total=len(asked.prompts))
-        return await evaluate(served.rollouts, served.rewards, asked, plan, 0, on_done=lambda: progress.advance(bar))
+    """Evaluate one data set, and show how many of its prompts are done."""
+    with counting(f"{label} {asked.name}".strip(), len(asked.prompts), console) as advance:
+        return await evaluate(served.rollouts, served.rewards, asked, plan, 0, on_done=lambda: advance(1))
 
 
 def until_stopped(work: Coroutine[Any, Any, Found]) -> Found:

@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from actors.rows import Rows, load_rows
 from cluster.completions import COMPLETION_COLUMNS, DATA_PREFIX, OUTCOME_PREFIX, REWARD_PREFIX, table_of
+from cluster.counting import counting
 from cluster.errors import ConfigError, DataError, RewardError
 from cluster.records import FAILED_OUTCOMES, RewardColumn
 from configs.schema import RewardsSection
@@ -158,17 +158,15 @@ async def _score(
         on_lost=lambda: lost.set_exception(RewardError("the process that starts the graders was ended from outside; run again")),
     )
     waiting = iter(groups)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     started_s = time.monotonic()
     try:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            bar = progress.add_task("completions", total=size)
+        with counting("completions", size, console) as advance:
 
             async def work() -> None:
                 for indices in waiting:
                     verdicts = await graders.grade(_input(rows, indices, completion_column))
                     _record(section, found, indices, verdicts)
-                    progress.advance(bar, len(indices))
+                    advance(len(indices))
 
             working = asyncio.gather(*(work() for _ in range(count)))
             await asyncio.wait({working, lost}, return_when=asyncio.FIRST_COMPLETED)
