@@ -27,7 +27,7 @@ from cluster.evaluation_table import remarks
 from cluster.measurement import Answers
 from cluster.prepare import model_to_serve
 from cluster.report.comparison import write_comparison
-from cluster.run_evaluation import ask_set, load_target, of_model, open_output, open_sets, until_stopped
+from cluster.run_evaluation import ask_set, load_target, of_model, open_output, open_sets, say_doubts, until_stopped
 from cluster.serving import serving
 from cluster.session import RaySession
 from configs.schema import RunConfig
@@ -69,6 +69,7 @@ def run_comparison(asked: Request, settings: Sequence[str], output: Path | None,
     logs = open_output(folder, config)
     base_path = model_to_serve(config, run or folder, logs)
     engines = list(_engines(config, base_path, asked.contestants))
+    say_doubts([one.adapter for one in asked.contestants], base_path, console)
     tokenizer = _shared_tokenizer(config, engines)
     sets = open_sets(of_model(config, base_path), tokenizer, folder / "data")
     said = _ask_all(engines, sets, plan, logs, console)

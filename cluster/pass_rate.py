@@ -33,6 +33,7 @@ from cluster.counting import counting
 from cluster.errors import ConfigError, DataError, PoisonPromptError, RolloutError, RunDirectoryError, StoppedError
 from cluster.prepare import model_to_serve
 from cluster.records import PromptId, RolloutRequest, Sampling
+from cluster.run_evaluation import say_doubts
 from cluster.serving import Serving, serving
 from cluster.session import RaySession
 from configs.schema import RunConfig
@@ -112,6 +113,7 @@ def measure_pass_rates(config: RunConfig, plan: PassRatePlan, console: Console) 
     config, logs = _all_rows(config), _made(plan.output.with_name(f"{plan.output.name}.logs"))
     model_path = model_to_serve(config, config.out_dir, logs)
     served = able_to_serve(config.model_copy(update={"model": config.model.model_copy(update={"path": model_path})}), [plan.adapter])
+    say_doubts([plan.adapter], model_path, console)
     model = config.model
     tokenizer = load_tokenizer(model_path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
     prompts = open_prompts(config.data, tokenizer, seed=config.seed, folder=logs)

@@ -22,6 +22,7 @@ from cluster.logs import redirect_output
 from cluster.merge import MergeSource, merge_adapter
 from cluster.progress import RunDisplay
 from cluster.run_dir import RunDirectory
+from cluster.starting_adapter import doubt_about_base
 from configs.schema import BASE_MODEL, BUILTIN, DEQUANTISED_MODEL, MERGED_MODEL, WARM_MODEL, RewardsSection, RunConfig
 from configs.sft import SftConfig
 from learner.quantised import require_bitsandbytes
@@ -187,6 +188,8 @@ def prepare_model(config: RunConfig | SftConfig, directory: RunDirectory, displa
     if path.startswith(BUILTIN):
         with display.phase(f"making {path}"):
             path = make_builtin_model(path, directory.path, directory.logs, config.seed)
+    if model.adapter is not None and (doubt := doubt_about_base(Path(model.adapter), path)) is not None:
+        display.say(doubt)
     if not model.merge_adapter:
         return path
     merged = directory.path / MERGED_MODEL

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +28,7 @@ from cluster.measurement import Answers, Evaluation
 from cluster.prepare import held_out_set, model_to_serve
 from cluster.serving import Serving, serving
 from cluster.session import RaySession
+from cluster.starting_adapter import doubt_about_base
 from configs.loading import config_of, dump_config, read_yaml
 from configs.schema import RunConfig
 from rewards import validate
@@ -110,6 +111,7 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
     logs = open_output(output, config)
     model_path = model_to_serve(config, run or output, logs)
     served_config = able_to_serve(of_model(config, model_path), [adapter])
+    say_doubts([adapter], model_path, console)
     template = chat_template_of(config, [adapter] if adapter else [])
     model = served_config.model
     tokenizer = load_tokenizer(model_path, template, model.trust_remote_code, model.revision, model.eos_token)
@@ -144,6 +146,13 @@ def of_model(config: RunConfig, model_path: str) -> RunConfig:
     if model_path == config.model.path:
         return config
     return config.model_copy(update={"model": config.model.model_copy(update={"path": model_path, "revision": None})})
+
+
+def say_doubts(adapters: Iterable[Path | None], model_path: str, console: Console) -> None:
+    """Say which adapters were trained on other weights than those that the engines load."""
+    for adapter in adapters:
+        if adapter is not None and (doubt := doubt_about_base(adapter, model_path)) is not None:
+            console.print(doubt, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def open_output(output: Path, config: RunConfig) -> Path:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from cluster.errors import ConfigError
 from cluster.estimate import ModelShape, model_shape
 from configs.model import EMBEDDINGS, UNSERVED_LORA_KEYS, VLLM_LORA_RANKS, LoraSection
-from configs.schema import BUILTIN, RunConfig
+from configs.schema import BUILTIN, DEQUANTISED_MODEL, RunConfig
 from configs.sft import SftConfig
 
 PLAIN_INITS = (None, True, False, "gaussian", "orthogonal")
@@ -29,6 +29,9 @@ UNSERVED_KEYS = UNSERVED_LORA_KEYS | {
 }
 LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """In the order of `ModelShape.linear_shapes`."""
+
+COMPARED_PLACES, COMPARED_BYTES = 64, 4096
+"""Of every weight file, when two models are compared."""
 
 Config = TypeVar("Config", RunConfig, SftConfig)
 
@@ -61,6 +64,39 @@ def trained_on_another(settings: Mapping[str, Any], base: str) -> str | None:
     named = str(settings.get("base_model_name_or_path") or "")
     folders = any(Path(name).expanduser().is_absolute() or Path(name).is_dir() or name.startswith(BUILTIN) for name in (named, base))
     return named if named and not folders and named != base else None
+
+
+def doubt_about_base(folder: Path, base: str) -> str | None:
+    """What to tell people when an adapter names a local model as its own that is still there, and holds other weights than `base`.
+
+    It is no error: a base that was rounded or quantised on purpose has other weights as well. Where the files are of other sizes (another
+    type, other shards) nobody can tell.
+    """
+    named = _settings(folder).get("base_model_name_or_path")
+    if not named or Path(base).name == DEQUANTISED_MODEL or not _other_weights(Path(named).expanduser(), Path(base).expanduser()):
+        return None
+    return (
+        f"WARNING: the adapter {folder} was trained on {named}, whose weights are not those of {base}: on another model it makes one that "
+        f"nobody trained; unless that is meant, set model.path={named}"
+    )
+
+
+def _other_weights(first: Path, second: Path) -> bool:
+    """Whether two folders have the same weight files by name and size, and differ in some of the places that are looked at."""
+    files = [{file.name: file.stat().st_size for file in each.glob("*.safetensors")} for each in (first, second)]
+    if files[0] != files[1]:
+        return False
+    return any(_samples(first / name, size) != _samples(second / name, size) for name, size in files[0].items())
+
+
+def _samples(file: Path, size_bytes: int) -> list[bytes]:
+    """Places spread evenly over a file: whole models are too large to compare before every run."""
+    with file.open("rb") as content:
+        found = []
+        for place in range(COMPARED_PLACES):
+            content.seek(place * size_bytes // COMPARED_PLACES)
+            found.append(content.read(COMPARED_BYTES))
+        return found
 
 
 def plain_lora(folder: Path, base: str) -> tuple[dict[str, Any], Shapes]:

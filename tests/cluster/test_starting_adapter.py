@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from cluster.errors import ConfigError
 from cluster.estimate import TINY_SHAPE, estimate
-from cluster.starting_adapter import LINEAR_NAMES, with_starting_adapter
+from cluster.starting_adapter import LINEAR_NAMES, doubt_about_base, with_starting_adapter
 from configs.schema import RunConfig
 from learner.policy import Policy
 
@@ -192,3 +192,30 @@ def test_an_adapter_that_names_another_model_of_the_hub_is_refused(
         assert "was trained on a/one, and model.path is b/two" in refusal(config)
     else:
         assert with_starting_adapter(config).model.lora.r == 8
+
+
+def test_a_base_with_other_weights_than_the_adapters_own_is_doubted(tmp_path: Path, tiny_model: Path) -> None:
+    from learner.tiny_model import create_tiny_model
+
+    adapter = folder(tmp_path / "adapter", base_model_name_or_path=str(tiny_model))
+    other = create_tiny_model(tmp_path / "other", seed=1)
+    said = doubt_about_base(adapter, str(other))
+    assert said is not None and f"trained on {tiny_model}" in said and f"those of {other}" in said and f"model.path={tiny_model}" in said
+    same = tmp_path / "same"
+    same.mkdir()
+    (same / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes())
+    assert doubt_about_base(adapter, str(same)) is None
+
+
+def test_a_base_is_not_doubted_where_nobody_can_tell(tmp_path: Path, tiny_model: Path) -> None:
+    from learner.tiny_model import create_tiny_model
+
+    other = create_tiny_model(tmp_path / "model_dequantised", seed=1)
+    adapter = folder(tmp_path / "adapter", base_model_name_or_path=str(tiny_model))
+    assert doubt_about_base(adapter, str(other)) is None, "engines serve what the learner's quantisation made of the model"
+    assert doubt_about_base(adapter, "Qwen/Qwen2.5-0.5B") is None
+    (tmp_path / "rounded").mkdir()
+    (tmp_path / "rounded" / "model.safetensors").write_bytes(b"half as long")
+    assert doubt_about_base(adapter, str(tmp_path / "rounded")) is None
+    assert doubt_about_base(folder(tmp_path / "nameless"), str(tiny_model)) is None
+    assert doubt_about_base(folder(tmp_path / "gone", base_model_name_or_path=str(tmp_path / "gone_model")), str(tiny_model)) is None
