@@ -77,7 +77,7 @@ def doubt_about_base(folder: Path, base: str) -> str | None:
         return None
     return (
         f"WARNING: the adapter {folder} was trained on {named}, whose weights are not those of {base}: on another model it makes one that "
-        f"nobody trained; unless that is meant, set model.path={named}"
+        f"nobody trained; unless that is meant, give {named} instead"
     )
 
 

@@ -193,10 +193,19 @@ def test_the_command_says_sizes_and_differences(adapter: Path, tmp_path: Path) -
     for said in ("merged: 21 modules; 0.6 M parameters in bfloat16, 1.2 MB", "nats on average", f"folder: {tmp_path / 'out'}"):
         assert said in found.stdout
     assert (tmp_path / "out" / "model.safetensors").is_file()
-    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    assert [file.name for file in tmp_path.iterdir()] == ["out"] and "WARNING: the adapter" not in found.stdout
     again = run_command(str(adapter), "-o", str(tmp_path / "out"))
     assert again.returncode == 2
     assert "exists and is not empty" in again.stderr and "--overwrite" in again.stderr
+
+
+def test_a_base_with_other_weights_than_the_adapters_is_doubted(adapter: Path, tmp_path: Path) -> None:
+    from learner.tiny_model import create_tiny_model
+
+    other = create_tiny_model(tmp_path / "other", seed=1)
+    found = run_command(str(adapter), "--base", str(other), "-o", str(tmp_path / "out"))
+    assert found.returncode == 0, found.stderr
+    assert f"WARNING: the adapter {adapter} was trained on" in found.stdout and f"whose weights are not those of {other}" in found.stdout
 
 
 def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -13,10 +13,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from cluster.__main__ import app
 from cluster.adapters import able_to_serve, read_adapter
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, DataError
 from cluster.placement import Node, place, roles
+from cluster.prepare import TINY_MODEL, prepare_model
+from cluster.progress import RunDisplay
+from cluster.run_dir import RunDirectory
 from configs.loading import dump_config
 from configs.schema import RunConfig
 from learner.tiny_model import build_tokenizer
@@ -150,6 +155,45 @@ def test_an_adapter_of_another_model_is_refused_before_anything_starts(model: Pa
     (tmp_path / "config.json").write_text(json.dumps(other))
     with pytest.raises(ConfigError, match="is for another model than .*: .*has the shape"):
         able_to_serve(run_config(tmp_path), [adapters["small"]])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate run.yaml --adapter {adapter}",
+        "compare run.yaml base small={adapter}",
+        "data pass-rate run.yaml model.adapter={adapter} -o rates.parquet",
+    ],
+)
+def test_commands_doubt_a_base_with_other_weights_than_the_adapters(
+    command: str, model: Path, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They end at data that is not there, before an engine starts."""
+    from learner.tiny_model import create_tiny_model
+
+    monkeypatch.chdir(tmp_path)
+    other = create_tiny_model(tmp_path / "other", seed=4)
+    for path, told in ((other, True), (model, False)):
+        config = run_config(path)
+        missing = config.data.model_copy(update={"path": str(tmp_path / "missing.jsonl")})
+        (tmp_path / "run.yaml").write_text(dump_config(config.model_copy(update={"data": missing})))
+        result = CliRunner().invoke(app, command.format(adapter=adapters["small"]).split())
+        assert isinstance(result.exception, DataError), result.output
+        assert ("WARNING: the adapter" in result.output) == told
+
+
+@pytest.mark.parametrize(("seed", "told"), [(4, True), (3, False)])
+def test_a_run_doubts_a_base_that_was_made_with_other_weights(
+    seed: int, told: bool, adapters: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of `train` and `sft`: a `builtin:` model is there only now."""
+    config = run_config(Path(TINY_MODEL), adapter=str(adapters["small"])).model_copy(update={"seed": seed})
+    directory = RunDirectory.open(tmp_path / "run", "none")
+    try:
+        assert prepare_model(config, directory, RunDisplay()) == str(tmp_path / "run" / "base_model")
+    finally:
+        directory.close()
+    assert ("WARNING: the adapter" in capsys.readouterr().out) == told
 
 
 def test_serving_needs_no_room_for_a_learner(model: Path) -> None:
