@@ -1,1 +1,1 @@
-"""Prompt to rollout group: prompts, the vLLM engine, and the pool of rollout workers."""
+"""Prompt to rollout group: the rows, the prompts, the vLLM engine, and the pool of rollout workers."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from cluster.records import Gang, RolloutRequest
+from configs.contracts.records import Gang, RolloutRequest
 
 Member = TypeVar("Member")
 

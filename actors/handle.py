@@ -14,9 +14,10 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.worker import AdapterTimes, RolloutWorker, WorkerFacts, WorkerStatus
-from cluster.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
-from cluster.records import AdapterManifest, GroupSummary, RolloutRequest
-from configs.schema import BUILTIN, RunConfig
+from configs.contracts.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
+from configs.contracts.records import AdapterManifest, GroupSummary, RolloutRequest
+from configs.schema.model import BUILTIN
+from configs.schema.run import RunConfig
 
 if TYPE_CHECKING:
     from ray import ObjectRef

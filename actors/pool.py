@@ -19,14 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.adapter_store import remove_abandoned, run_folder, shared_memory
+from actors.engine.adapter_store import remove_abandoned, run_folder, shared_memory
 from actors.gang import assign_gangs
 from actors.handle import WorkerHandle
 from actors.worker import WorkerStatus
-from cluster.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
-from cluster.logs import tail
-from cluster.records import AdapterManifest, GroupSummary, PromptId, RolloutRequest, SyncReport
-from configs.schema import RunConfig
+from configs.contracts.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
+from configs.contracts.logs import tail
+from configs.contracts.records import AdapterManifest, GroupSummary, PromptId, RolloutRequest, SyncReport
+from configs.schema.run import RunConfig
 
 if TYPE_CHECKING:
     from ray import ObjectRef

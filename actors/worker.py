@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actors.adapter_store import AdapterStore, shared_memory
+from actors.engine.adapter_store import AdapterStore, shared_memory
 from actors.gang import Muster
-from cluster.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
-from cluster.logs import redirect_output
-from cluster.metrics import BusyClock
-from cluster.records import AdapterManifest, Completion, GroupSummary, RolloutGroup, RolloutRequest
+from configs.contracts.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
+from configs.contracts.logs import redirect_output
+from configs.contracts.metrics import BusyClock
+from configs.contracts.records import AdapterManifest, Completion, GroupSummary, RolloutGroup, RolloutRequest
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from actors.engine import Engine, SamplingJob
-    from configs.schema import RunConfig
+    from actors.engine.vllm_engine import Engine, SamplingJob
+    from configs.schema.run import RunConfig
 
 GangMember = tuple[RolloutRequest, "asyncio.Future[list[Completion]]"]
 
@@ -103,7 +103,7 @@ class RolloutWorker:
         self._seed = config.seed * 1009 + index
         self._run_name = run_name
         self._began = time.monotonic()
-        self._engine_module: Future[Any] = ThreadPoolExecutor(1, "import").submit(importlib.import_module, "actors.engine")
+        self._engine_module: Future[Any] = ThreadPoolExecutor(1, "import").submit(importlib.import_module, "actors.engine.vllm_engine")
         self._engine: Engine | None = None
         self._store: AdapterStore | None = None
         self._updating = asyncio.Lock()

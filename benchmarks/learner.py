@@ -17,7 +17,7 @@ On a CPU seconds are the process's own processor seconds, which other processes 
 threads spin); on a GPU the wall's.
 
 The floor is the operations that no variant can avoid (prompts once a group, nothing twice, frozen weights without gradient:
-`learner.throughput.FlopCount`) at the rate of a large matrix product in the same process, measured before and after.
+`learner.engine.throughput.FlopCount`) at the rate of a large matrix product in the same process, measured before and after.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from torch import Tensor
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder has a file of the same name as the package
 
-from learner.batch import MicroBatch, TrainedCompletion, TrainedGroup, pack  # noqa: E402
-from learner.policy import Policy  # noqa: E402
-from learner.throughput import FlopCount, allowed_pairs, peak_flops, peak_memory_bytes  # noqa: E402
+from learner.engine.throughput import FlopCount, allowed_pairs, peak_flops, peak_memory_bytes  # noqa: E402
+from learner.model.policy import Policy  # noqa: E402
+from learner.packing import MicroBatch, TrainedCompletion, TrainedGroup, pack  # noqa: E402
 
 VOCABULARY = 151_936
 VARIANTS = ("padded", "packed", "chunked", "shared")

@@ -31,8 +31,8 @@ from rich.table import Table
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder has a file of the same name as the package
 
-from rewards.graders import Graders  # noqa: E402
-from rewards.group_input import GroupInput  # noqa: E402
+from rewards.functions.group_input import GroupInput  # noqa: E402
+from rewards.grading.graders import Graders  # noqa: E402
 
 GROUP_SIZE = 16
 WORKING = "We write the condition as an equation, move everything to one side, and simplify it step by step until one term is left. " * 8

@@ -1,1 +1,1 @@
-"""Where processes run and what they say to one another; the command line."""
+"""Where processes run, and every command."""

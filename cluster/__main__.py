@@ -18,7 +18,7 @@ from cluster.commands.report import report
 from cluster.commands.score import score
 from cluster.commands.sft import sft
 from cluster.commands.train import train
-from cluster.errors import RollcastError
+from configs.contracts.errors import RollcastError
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.errors import PlacementError
-from configs.schema import RunConfig
-from configs.sft import SftConfig
+from configs.contracts.errors import PlacementError
+from configs.schema.run import RunConfig
+from configs.schema.sft import SftConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from cluster.errors import PlacementError, RollcastError
 from cluster.placement import Node, Placement, place, roles
-from configs.schema import RunConfig
-from configs.sft import SftConfig
+from configs.contracts.errors import PlacementError, RollcastError
+from configs.schema.run import RunConfig
+from configs.schema.sft import SftConfig
 
 FOLDER_PREFIX = "rollcast-"
 OWNER = "owner.lock"

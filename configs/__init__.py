@@ -1,1 +1,1 @@
-"""What a run is: the typed schema, its YAML files, and how they are read."""
+"""What a run is, and what its processes say to one another: the ground that everything else stands on."""

@@ -5,6 +5,6 @@ In a notebook: `rewards.load("accuracy")(completions=["\\\\boxed{4}"], solution=
 
 from __future__ import annotations
 
-from rewards.registry import load, validate
+from rewards.functions.registry import load, validate
 
 __all__ = ["load", "validate"]

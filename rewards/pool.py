@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import RewardError, RolloutError
-from cluster.logs import tail
-from cluster.records import FAILED_OUTCOMES, GroupSummary, Outcome, RolloutGroup, Scores
-from configs.schema import RewardsSection, RunConfig
-from rewards.registry import resolve, validate
+from configs.contracts.errors import RewardError, RolloutError
+from configs.contracts.logs import tail
+from configs.contracts.records import FAILED_OUTCOMES, GroupSummary, Outcome, RolloutGroup, Scores
+from configs.schema.rewards import RewardsSection
+from configs.schema.run import RunConfig
+from rewards.functions.registry import resolve, validate
 from rewards.worker import RewardWorker, WorkerFacts, WorkerReport
 
 logger = logging.getLogger("rollcast.rewards")

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.errors import RewardError
-from cluster.logs import redirect_output
-from cluster.metrics import BusyClock
-from cluster.records import RolloutGroup, Scores
-from configs.schema import RewardsSection
+from configs.contracts.errors import RewardError
+from configs.contracts.logs import redirect_output
+from configs.contracts.metrics import BusyClock
+from configs.contracts.records import RolloutGroup, Scores
+from configs.schema.rewards import RewardsSection
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from rewards.graders import Graders
+    from rewards.grading.graders import Graders
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class RewardWorker:
         """Start the graders. Raises RewardError, with the node, when a reward cannot be loaded here."""
         import ray
 
-        from rewards.graders import Graders
+        from rewards.grading.graders import Graders
 
         node = ray.util.get_node_ip_address()
         try:
@@ -84,7 +84,7 @@ class RewardWorker:
             table: the group's body; Ray hands over the table where the caller passes its reference.
             step: optimizer steps done, which functions see as `trainer_state.global_step`.
         """
-        from rewards.scoring import aggregate, as_input
+        from rewards.grading.scoring import aggregate, as_input
 
         assert self._graders is not None, "start comes before score"
         started_s = time.monotonic()

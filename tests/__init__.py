@@ -1,0 +1,5 @@
+"""Tests, in the folders of what they test; `numerics`, `runs` and `faults` test several parts together."""
+
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent

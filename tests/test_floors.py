@@ -1,10 +1,10 @@
-"""Keeps the floors: who may import whom, read from the source. Imports inside functions count, as do those for type checking only.
+"""Keeps the floors: which room may import which, read from the source. Imports inside functions and for type checking count.
 
-Protected here:
-1. `actors`, `rewards`, `learner` are peers: none imports another, and of the rest they see only the basement (`BASEMENT`).
-2. Only the roof (`ROOF`) names roles; the loop knows neither a role nor Ray.
-3. vLLM and DeepSpeed each have one home; the ground (`GROUND`) imports no engine at all.
-4. No cycle of modules.
+A room is a folder of the code; `FLOORS` lists all rooms, ground first. Protected here:
+1. A room imports rooms of earlier lines only, so that no cycle of rooms exists; within a room no cycle of files.
+2. `actors`, `rewards` and `learner` are peers: of the rest of the project they see `configs/contracts` and `configs/schema` only.
+3. `cluster/loop` sees `configs/contracts` only, and no Ray; rows and prompts never meet the engine.
+4. vLLM and DeepSpeed each have one home.
 5. What the driver imports loads none of the heavy libraries: shown by a process in which importing one is an error.
 """
 
@@ -19,45 +19,37 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import REPOSITORY
+
+FLOORS = (
+    ("configs/contracts", "configs/schema"),
+    ("actors/rows", "actors/engine", "rewards/sandbox", "learner", "configs", "cluster", "cluster/loop", "cluster/output"),
+    ("actors/prompts", "rewards/functions", "learner/model", "configs/recipes"),
+    ("actors", "rewards/grading", "learner/engine", "cluster/models"),
+    ("rewards", "learner/sft"),
+    ("learner/grpo", "cluster/evaluation"),
+    ("cluster/report", "cluster/inspection"),
+    ("cluster/publish", "cluster/comparison"),
+    ("cluster/train",),
+    ("cluster/commands",),
+)
+"""Every room, ground first. A folder that holds files beside its subfolders is a room of its own."""
+
 PACKAGES = ("actors", "cluster", "configs", "learner", "rewards")
 PEERS = ("actors", "learner", "rewards")
-BASEMENT = {f"cluster.{name}" for name in ("errors", "logs", "metrics", "placement", "records")} | {
-    f"configs.{name}" for name in ("data", "model", "schema", "sft", "training")
-}
-ROOF = {
-    f"cluster.{name}"
-    for name in (
-        "__main__",
-        "compare",
-        "data",
-        "doctor",
-        "evaluate",
-        "merge",
-        "pass_rate",
-        "prepare",
-        "run_evaluation",
-        "score",
-        "serving",
-        "sft",
-        "submit",
-        "train",
-        "train_evaluation",
-    )
-}
-GROUND = BASEMENT | {"cluster.loop", "cluster.window", "configs.loading", "configs.recipes"}
-WITHOUT_RAY = {
-    "cluster.errors",
-    "cluster.loop",
-    "cluster.records",
-    "cluster.window",
-    "configs.loading",
-    "configs.recipes",
-    "configs.schema",
-}
-HOMES = {"vllm": {"actors.engine", "actors.cpu_lora"}, "deepspeed": {"learner.engine"}}
-"""A library, and the only modules that may import it."""
+GROUND = ("configs/contracts", "configs/schema")
+"""All that the peers share."""
 
+ONLY = {"cluster/loop": ("configs/contracts",)}
+"""Rooms that see less than their floor allows."""
+
+APART = (("actors/rows", "actors/engine"), ("actors/prompts", "actors/engine"))
+"""Pairs of rooms that run in different processes."""
+
+HOMES = {"vllm": "actors/engine", "deepspeed": "learner/engine"}
+"""A library, and the only room that may import it."""
+
+WITHOUT_RAY = ("configs/contracts", "configs/schema", "configs", "configs/recipes", "cluster/loop")
 HEAVY = ("deepspeed", "math_verify", "peft", "torch", "transformers", "vllm")
 """Seconds each, in every process that imports one."""
 
@@ -114,45 +106,49 @@ def named_by(node: ast.AST, package: str, modules: Mapping[str, Path]) -> Iterat
                 yield node.args[0].value
 
 
-def peer_violations(imports: list[Import]) -> list[str]:
-    """Peers that see more of the project than themselves and the basement."""
-    return [
-        f"{each}: {each.importer.partition('.')[0]} may import only itself and {', '.join(sorted(BASEMENT))}"
-        for each in imports
-        if each.importer.partition(".")[0] in PEERS and each.library in PACKAGES
-        if each.library != each.importer.partition(".")[0] and each.module not in BASEMENT
-    ]
+def room_of(module: str, modules: Mapping[str, Path], root: Path) -> str:
+    """The folder of a module. A `__main__` file is a program that starts its folder's commands, and belongs to no room."""
+    path = modules[module]
+    return "" if path.name == "__main__.py" else path.parent.relative_to(root).as_posix()
 
 
-def roof_violations(imports: list[Import]) -> list[str]:
-    """Modules of `cluster` and `configs` below the roof that name a role; `configs` above its own floor."""
-    below = [each for each in imports if each.importer.partition(".")[0] in ("cluster", "configs") and each.importer not in ROOF]
-    return [f"{each}: only the roof ({', '.join(sorted(ROOF))}) names a role" for each in below if each.library in PEERS] + [
-        f"{each}: of cluster, configs may import only cluster.errors"
-        for each in below
-        if each.importer.startswith("configs") and each.library == "cluster" and each.module != "cluster.errors"
-    ]
+def floor_of(room: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
 
 
-def library_violations(imports: list[Import]) -> list[str]:
-    """Libraries outside their home, and engines or Ray on the ground."""
-    return (
-        [
-            f"{each}: only {' and '.join(sorted(HOMES[each.library]))} may import {each.library}"
-            for each in imports
-            if each.library in HOMES and each.importer not in HOMES[each.library]
-        ]
-        + [
-            f"{each}: the ground imports no engine; the driver and every role stand on it"
-            for each in imports
-            if each.importer in GROUND and each.library in HEAVY
-        ]
-        + [
-            f"{each}: {each.importer} runs without a cluster, so that its rules can be tested in milliseconds"
-            for each in imports
-            if each.importer in WITHOUT_RAY and each.library == "ray"
-        ]
-    )
+def room_violations(imports: list[Import], modules: Mapping[str, Path], root: Path) -> list[str]:
+    """Imports that run upwards or across, and peers that see more than the ground."""
+    found = []
+    for each in imports:
+        if each.module not in modules or not (room := room_of(each.importer, modules, root)):
+            continue
+        seen = room_of(each.module, modules, root)
+        package, seen_package = room.partition("/")[0], seen.partition("/")[0]
+        if seen == room:
+            continue
+        if package in PEERS and seen_package != package and seen not in GROUND:
+            found.append(f"{each}: {package} may import only itself and {', '.join(GROUND)}")
+        elif not seen or floor_of(seen) >= floor_of(room):
+            found.append(f"{each}: {room} may import only rooms below it (FLOORS), and {seen or 'a program'} is not")
+        elif room in ONLY and seen not in ONLY[room]:
+            found.append(f"{each}: {room} may import only {', '.join(ONLY[room])}")
+        elif (room, seen) in APART or (seen, room) in APART:
+            found.append(f"{each}: {room} and {seen} run in different processes")
+    return found
+
+
+def library_violations(imports: list[Import], modules: Mapping[str, Path], root: Path) -> list[str]:
+    """Libraries outside their home, and Ray where rules are tested without a cluster."""
+    found = []
+    for each in imports:
+        room = room_of(each.importer, modules, root)
+        if each.library in HOMES and room != HOMES[each.library]:
+            found.append(f"{each}: only {HOMES[each.library]} may import {each.library}")
+        if each.library == "ray" and room in WITHOUT_RAY:
+            found.append(f"{each}: {room} runs without a cluster, so that its rules can be tested in milliseconds")
+        if each.library in HEAVY and room in GROUND:
+            found.append(f"{each}: the ground imports no engine; the driver and every role stand on it")
+    return found
 
 
 def cycles(imports: list[Import], modules: Mapping[str, Path]) -> list[str]:
@@ -191,48 +187,58 @@ def violations(root: Path) -> list[str]:
     modules = source_modules(root)
     imports = imports_of(root, modules)
     rings = [f"import cycle: {ring}" for ring in cycles(imports, modules)]
-    return peer_violations(imports) + roof_violations(imports) + library_violations(imports) + rings
+    return room_violations(imports, modules, root) + library_violations(imports, modules, root) + rings
 
 
 def test_floors_are_kept() -> None:
-    breaches = violations(ROOT)
+    breaches = violations(REPOSITORY)
     assert not breaches, "\n" + "\n".join(breaches)
 
 
-def test_every_package_of_the_tree_is_read() -> None:
-    assert {name.partition(".")[0] for name in source_modules(ROOT)} == set(PACKAGES)
-    assert {"cluster.records", "configs.schema"} <= set(source_modules(ROOT))
+def test_every_room_has_a_floor_and_says_its_duty() -> None:
+    rooms = {path.parent.relative_to(REPOSITORY).as_posix() for path in source_modules(REPOSITORY).values()}
+    assert rooms == {room for floor in FLOORS for room in floor}
+    for room in rooms:
+        duty = ast.get_docstring(ast.parse((REPOSITORY / room / "__init__.py").read_text()))
+        assert duty, f"{room}/__init__.py says its duty in one or two sentences"
 
 
 @pytest.mark.parametrize(
     ("file", "source", "told"),
     [
-        ("learner/batch.py", "from actors import prompts", "learner may import only itself"),
-        ("learner/batch.py", "def f():\n    import actors.prompts", "learner/batch.py:2: learner.batch imports actors.prompts"),
-        ("rewards/worker.py", "from cluster.loop import run", "rewards may import only itself"),
-        ("rewards/worker.py", "from cluster import loop", "rewards.worker imports cluster.loop"),
-        ("rewards/deep/worker.py", "from ...learner import batch", "rewards may import only itself"),
-        ("actors/pool.py", "if TYPE_CHECKING:\n    from learner.group import LearnerGroup", "actors may import only itself"),
-        ("cluster/loop.py", "import ray", "cluster.loop runs without a cluster"),
-        ("cluster/loop.py", "from rewards.pool import RewardPool", "only the roof"),
-        ("configs/loading.py", "from cluster.records import Scores", "of cluster, configs may import only cluster.errors"),
-        ("actors/worker.py", "def f():\n    from vllm.lora import request", "only actors.cpu_lora and actors.engine may import vllm"),
-        ("learner/worker.py", "import importlib\nimportlib.import_module('deepspeed')", "only learner.engine may import deepspeed"),
-        ("cluster/records.py", "def f():\n    import torch", "the ground imports no engine"),
-        ("actors/prompts.py", "def f():\n    from actors import pool", "import cycle: actors.pool -> actors.prompts -> actors.pool"),
+        ("learner/packing.py", "from actors.prompts import indexed", "learner may import only itself"),
+        ("learner/packing.py", "def f():\n    import actors.pool", "learner/packing.py:2: learner.packing imports actors.pool"),
+        ("rewards/worker.py", "from cluster.loop.loop import run", "rewards may import only itself"),
+        ("rewards/worker.py", "from cluster.loop import loop", "rewards.worker imports cluster.loop.loop"),
+        ("rewards/grading/calling.py", "from ...learner import packing", "rewards may import only itself"),
+        ("actors/pool.py", "if TYPE_CHECKING:\n    from learner.packing import pack", "actors may import only itself"),
+        ("learner/packing.py", "from configs import loading", "learner may import only itself"),
+        ("cluster/loop/loop.py", "import ray", "cluster/loop runs without a cluster"),
+        ("cluster/loop/loop.py", "from rewards.worker import RewardWorker", "cluster/loop may import only rooms below it"),
+        ("cluster/loop/loop.py", "from configs.schema.run import RunConfig", "cluster/loop may import only configs/contracts"),
+        ("configs/loading.py", "from cluster.train.grpo import run", "configs may import only rooms below it"),
+        ("cluster/train/grpo.py", "from cluster import __main__", "and a program is not"),
+        ("actors/prompts/indexed.py", "from actors.engine import vllm_engine", "run in different processes"),
+        ("actors/pool.py", "def f():\n    from vllm.lora import request", "only actors/engine may import vllm"),
+        ("learner/packing.py", "import importlib\nimportlib.import_module('deepspeed')", "only learner/engine may import deepspeed"),
+        ("configs/contracts/records.py", "def f():\n    import torch", "the ground imports no engine"),
+        ("cluster/loop/window.py", "def f():\n    from cluster.loop import loop", "import cycle: cluster.loop.loop -> cluster.loop.window"),
     ],
 )
 def test_a_breach_is_found(tmp_path: Path, file: str, source: str, told: str) -> None:
     sound = {
-        "actors/engine.py": "import vllm",
-        "actors/pool.py": "from .prompts import Prompts",
-        "actors/prompts.py": "from cluster import records",
-        "cluster/loop.py": "from cluster.window import Window",
-        "cluster/records.py": "import numpy",
-        "cluster/train.py": "from actors import pool",
-        "cluster/window.py": "",
-        "learner/batch.py": "from configs.schema import RunConfig",
-        "configs/schema.py": "",
+        "actors/engine/vllm_engine.py": "import vllm",
+        "actors/pool.py": "from .prompts.indexed import Prompts",
+        "actors/prompts/indexed.py": "from configs.contracts import records",
+        "cluster/__main__.py": "from cluster.train.grpo import run",
+        "cluster/loop/loop.py": "from cluster.loop.window import Window",
+        "cluster/loop/window.py": "",
+        "cluster/train/grpo.py": "from actors import pool",
+        "configs/contracts/records.py": "import numpy",
+        "configs/loading.py": "",
+        "configs/schema/run.py": "",
+        "learner/packing.py": "from configs.schema.run import RunConfig",
+        "rewards/worker.py": "",
     }
     for path, text in sound.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -245,9 +251,16 @@ def test_a_breach_is_found(tmp_path: Path, file: str, source: str, told: str) ->
 
 
 def driver_modules() -> list[str]:
-    """What a driver may import: all of `cluster` and `configs`, and the handles and workers of the roles."""
-    handles = {f"{peer}.{name}" for peer in PEERS for name in ("group", "pool", "prompts", "registry", "worker")}
-    return [name for name in source_modules(ROOT) if name.partition(".")[0] in ("cluster", "configs") or name in handles]
+    """What a driver may import: all of `cluster` and `configs`, what runs in the driver, and the roles' handles and workers."""
+    in_driver = ("actors", "actors/rows", "actors/prompts", "rewards")
+    modules = source_modules(REPOSITORY)
+    return [
+        name
+        for name, path in modules.items()
+        if path.parent.relative_to(REPOSITORY).parts[0] in ("cluster", "configs")
+        or path.parent.relative_to(REPOSITORY).as_posix() in in_driver
+        or path.stem in ("learner", "worker", "registry")
+    ]
 
 
 REFUSE_HEAVY = """
@@ -271,7 +284,7 @@ for MODULE in modules:
 
 def import_without_heavy(modules: list[str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", REFUSE_HEAVY, ",".join(HEAVY), ",".join(modules)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_driver_loads_no_heavy_library() -> None:
@@ -280,5 +293,5 @@ def test_the_driver_loads_no_heavy_library() -> None:
 
 
 def test_a_heavy_import_is_noticed() -> None:
-    imported = import_without_heavy(["cluster.records", "peft"])
+    imported = import_without_heavy(["configs.contracts.records", "peft"])
     assert "the driver would load peft by importing peft" in imported.stderr

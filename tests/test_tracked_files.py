@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import REPOSITORY
+
 MACHINE_PATH = re.compile(r"(?<![\w.~$}/-])/(?:home/\w|Users/\w|root\b|work/\w)")
 LARGEST_BYTES = 1 << 20
 
@@ -19,18 +20,22 @@ def tracked_files() -> list[Path]:
     """What git has, or would take with `git add`; without git (an unpacked archive) those outside hidden, cache and run folders."""
     try:
         listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
-        return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+        return [REPOSITORY / name for name in listed.split("\0") if name and (REPOSITORY / name).is_file()]
     except (OSError, subprocess.CalledProcessError):
         skipped = re.compile(r"^(\.(?!ci\b|gitignore)|runs$|build$|dist$|__pycache__$)|\.egg-info$")
-        inside = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
-        return [ROOT / path for path in inside if not any(skipped.search(part) for part in path.parts)]
+        inside = (path.relative_to(REPOSITORY) for path in REPOSITORY.rglob("*") if path.is_file())
+        return [REPOSITORY / path for path in inside if not any(skipped.search(part) for part in path.parts)]
 
 
 def machine_paths(text: str) -> list[str]:
     """Lines that name a home folder, or the folder in which this checkout lies, as `number: line`."""
-    here = str(ROOT) if len(ROOT.parts) > 2 else None
+    here = str(REPOSITORY) if len(REPOSITORY.parts) > 2 else None
     lines = enumerate(text.splitlines(), start=1)
     return [f"{number}: {line.strip()[:120]}" for number, line in lines if MACHINE_PATH.search(line) or (here and here in line)]
 
@@ -40,7 +45,7 @@ def test_no_tracked_file_names_a_path_of_a_machine() -> None:
     for path in tracked_files():
         content = path.read_bytes()
         if b"\0" not in content:
-            found += [f"{path.relative_to(ROOT)}:{line}" for line in machine_paths(content.decode(errors="replace"))]
+            found += [f"{path.relative_to(REPOSITORY)}:{line}" for line in machine_paths(content.decode(errors="replace"))]
     assert not found, "use a path relative to the repository, a temporary folder, or a placeholder:\n" + "\n".join(found)
 
 
@@ -55,15 +60,17 @@ def test_other_paths_are_not(harmless: str) -> None:
 
 
 def test_no_tracked_file_is_large() -> None:
-    large = [f"{path.relative_to(ROOT)}: {path.stat().st_size} bytes" for path in tracked_files() if path.stat().st_size > LARGEST_BYTES]
+    large = [
+        f"{path.relative_to(REPOSITORY)}: {path.stat().st_size} bytes" for path in tracked_files() if path.stat().st_size > LARGEST_BYTES
+    ]
     assert not large, f"more than {LARGEST_BYTES} bytes; weights and data sets are made or fetched, never committed: {large}"
 
 
 def test_every_file_of_a_package_is_installed() -> None:
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
     packages, data = settings["packages"], settings["package-data"]
     left_out = []
-    for path in (each.relative_to(ROOT) for each in tracked_files() if each.relative_to(ROOT).parts[0] in packages):
+    for path in (each.relative_to(REPOSITORY) for each in tracked_files() if each.relative_to(REPOSITORY).parts[0] in packages):
         package = max((name for name in packages if path.is_relative_to(name.replace(".", "/"))), key=len)
         inner = path.relative_to(package.replace(".", "/"))
         covered = len(inner.parts) == 1 and inner.suffix == ".py"
@@ -73,9 +80,9 @@ def test_every_file_of_a_package_is_installed() -> None:
 
 
 def test_every_dependency_has_a_tested_version() -> None:
-    lines = (line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#"))
+    lines = (line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if not line.startswith("#"))
     tested = {normal(line.partition("==")[0]) for line in lines}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     wanted = {requirement_name(line) for group in (project["dependencies"], *project["optional-dependencies"].values()) for line in group}
     by_build = {"torch", "vllm"}  # torch has a version for each build (+cpu); vllm is constrained by its own pin
     assert wanted - by_build <= tested, f"constraints.txt lacks {sorted(wanted - by_build - tested)}"

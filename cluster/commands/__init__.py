@@ -1,1 +1,1 @@
-"""One file for each command of the command line. Nothing heavy is imported before a command runs."""
+"""The command line, one file a command: options only."""

@@ -33,8 +33,8 @@ def compare(
     ] = None,
 ) -> None:
     """Compare models on the same prompts: table, completions, and a page with answers side by side."""
-    from cluster.compare import run_comparison
-    from cluster.contestants import read_arguments
+    from cluster.comparison.compare import run_comparison
+    from cluster.comparison.compared_models import read_arguments
 
     settings = settings_of(data, num_generations, temperature, top_p, pass_at, limit, seed, address)
     run_comparison(read_arguments(models), settings, output, Console())

@@ -21,6 +21,6 @@ def convert(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="YAML file to write; without it, it is printed.")] = None,
 ) -> None:
     """Show what a recipe of TRL, Open-R1 or MedicalGPT becomes: a YAML file to run, and a table of what became what."""
-    from cluster.convert import convert_recipe
+    from configs.recipes.command_line import convert_recipe
 
     convert_recipe([recipe, *(settings or [])], accelerate, output, Console(stderr=True), sft=sft)

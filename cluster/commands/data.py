@@ -43,8 +43,8 @@ def show(
     """
     import logging
 
-    from cluster.convert import load_run
-    from cluster.data import show_data
+    from cluster.inspection.show_data import show_data
+    from configs.recipes.command_line import load_run
 
     logging.getLogger("actors").setLevel(logging.ERROR)  # its warnings are shown below the tables
     console = Console(soft_wrap=True)
@@ -64,8 +64,8 @@ def pass_rate(
     address: Annotated[str | None, typer.Option(help="Ray cluster to join (host:port, auto, or local); overrides cluster.address.")] = None,
 ) -> None:
     """Measure how often the model passes each prompt, for a filter or a curriculum. The same command goes on where it was stopped."""
-    from cluster.convert import load_run
-    from cluster.pass_rate import PassRatePlan, measure_pass_rates
+    from cluster.inspection.pass_rate import PassRatePlan, measure_pass_rates
+    from configs.recipes.command_line import load_run
 
     console = Console(soft_wrap=True)
     settings = [config, *(overrides or []), *([f"cluster.address={address}"] if address else [])]

@@ -69,7 +69,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate a model: greedy accuracy, or avg@k, pass@k and majority vote, with 95 % intervals; writes every completion."""
-    from cluster.run_evaluation import adapter_to_evaluate, load_target, run_evaluation
+    from cluster.evaluation.run import adapter_to_evaluate, load_target, run_evaluation
 
     console = Console()
     settings = settings_of(data, num_generations, temperature, top_p, pass_at, limit, seed, address)

@@ -28,8 +28,8 @@ def merge(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
 ) -> None:
     """Merge an adapter into its unquantised base, as a folder to serve, checked by log-probabilities."""
-    from cluster.merge import find_source, merge_adapter
-    from cluster.merge_progress import merge_progress, say_outcome
+    from cluster.models.merge import find_source, merge_adapter
+    from cluster.models.merge_display import merge_progress, say_outcome
 
     console = Console(soft_wrap=True, highlight=False)
     found = find_source(source, base)

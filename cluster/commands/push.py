@@ -22,8 +22,8 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files that would be pushed, and push nothing.")] = False,
 ) -> None:
     """Push an adapter or a merged model to a hub, with card, settings, curves and report. The token is HF_TOKEN's."""
-    from cluster.push import collect, show
-    from cluster.push import push as push_files
+    from cluster.publish.push import collect, show
+    from cluster.publish.push import push as push_files
 
     console = Console(soft_wrap=True, highlight=False)
     files = collect(source, merged=merged, adapter=adapter, console=console)

@@ -32,7 +32,7 @@ def score(
 
     Ends with exit code 1 where a reward timed out, crashed or gave something that is no reward.
     """
-    from cluster.score import score_file, section_from
+    from cluster.inspection.rescoring import score_file, section_from
     from configs.loading import load_config
 
     run = load_config(config, []) if config else None

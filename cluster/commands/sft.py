@@ -35,16 +35,16 @@ def sft(
     ] = False,
 ) -> None:
     """Fine-tune a model on demonstrations: LoRA or every weight. Its adapter starts GRPO (docs/sft.md)."""
-    from cluster.convert import load_sft
+    from configs.recipes.command_line import load_sft
 
     settings = [config, *(overrides or []), *([f"cluster.address={address}"] if address else [])]
     run = load_sft(settings, accelerate, Console())
     if dry_run:
-        from cluster.dry_run import show_sft_dry_run
-        from cluster.starting_adapter import with_starting_adapter
+        from cluster.inspection.dry_run import show_sft_dry_run
+        from cluster.models.starting_adapter import with_starting_adapter
 
         show_sft_dry_run(with_starting_adapter(run), Console())
         return
-    from cluster.sft import run_sft
+    from cluster.train.sft import run_sft
 
     run_sft(run, resume if resume in ("auto", "none") else Path(resume))

@@ -31,14 +31,14 @@ def train(
     ] = False,
 ) -> None:
     """Train a model by GRPO."""
-    from cluster.convert import load_run
-    from cluster.stages import run_stages
-    from cluster.train import run_training
+    from cluster.train.grpo import run_training
+    from cluster.train.stages import run_stages
+    from configs.recipes.command_line import load_run
 
     settings = [config, *(overrides or []), *([f"cluster.address={address}"] if address else [])]
     run = load_run(settings, accelerate, Console())
     if dry_run:
-        from cluster.dry_run import show_run
+        from cluster.inspection.dry_run import show_run
 
         show_run(run, Console())
         return

@@ -1,1 +1,1 @@
-"""What leaves the machine: the files of a run or a model, without its paths and secrets, and the way to a hub."""
+"""Push adapters and models to a hub, with a model card."""

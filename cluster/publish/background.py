@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import HubError
-from cluster.logs import tail
 from cluster.publish.hub import open_repository
-from configs.reporting import PushToHubSection
-from configs.schema import RunConfig
+from configs.contracts.errors import HubError
+from configs.contracts.logs import tail
+from configs.schema.cluster import PushToHubSection
+from configs.schema.run import RunConfig
 
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
 ROOT = str(Path(__file__).parents[2])

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from cluster.errors import ConfigError
-from cluster.model_card import SHOWN_METRICS, CardFacts, model_card
+from cluster.output.scrub import scrubbed, scrubbed_text
 from cluster.publish.curves_image import curves_svg
-from cluster.publish.scrub import scrubbed, scrubbed_text
+from cluster.publish.model_card import SHOWN_METRICS, CardFacts, model_card
 from cluster.report.page import render
 from cluster.report.record import RunRecord, read_run
-from configs.loading import config_of, dump_yaml, read_yaml
-from configs.schema import RunConfig
+from configs.contracts.errors import ConfigError
+from configs.loading import config_of
+from configs.schema.run import RunConfig
+from configs.yaml_files import dump_yaml, read_yaml
 
 WEIGHTS = (".safetensors",)
 OF_A_MODEL = (*WEIGHTS, ".json", ".jinja", ".model", ".txt", ".tiktoken")

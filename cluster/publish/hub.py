@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import HubError
+from configs.contracts.errors import HubError
 
 REMEDY_TOKEN = "export HF_TOKEN with a token that may write (https://huggingface.co/settings/tokens), or run `hf auth login`"
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from cluster.records import FAILED_OUTCOMES, Outcome
+from cluster.output.run_dir import WHOLE
 from cluster.report.axes import short
 from cluster.report.record import HeldOut, RunRecord
 from cluster.report.samples import count_outcomes
-from cluster.run_dir import WHOLE
+from configs.contracts.records import FAILED_OUTCOMES, Outcome
 
 ENDS_SHARE = 0.1
 """Share of the steps at each end of the run over which a reward's mean at first and at last is taken."""

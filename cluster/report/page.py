@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import RunDirectoryError
 from cluster.report import facts
 from cluster.report.curves import draw_sections
 from cluster.report.record import RunRecord, name_apart, read_run
 from cluster.report.samples import read_samples, shown
+from configs.contracts.errors import RunDirectoryError
 
 FILE_NAME = "report.html"
 SETTINGS_CHARACTERS = 100_000
@@ -63,6 +63,7 @@ def render(runs: Sequence[RunRecord]) -> str:
     """The page as text."""
     name_apart(runs)
     return render_page(
+        HERE,
         "page",
         title=f"{runs[0].label} – rollcast report" if len(runs) == 1 else f"{len(runs)} runs – rollcast report",
         runs=runs,
@@ -76,15 +77,15 @@ def render(runs: Sequence[RunRecord]) -> str:
     )
 
 
-def render_page(name: str, **values: Any) -> str:
-    """The template `<name>.html.jinja` with the style of all pages and the script `<name>.js`, which are all that the page may run or load."""
+def render_page(folder: Path, name: str, **values: Any) -> str:
+    """Render `<name>.html.jinja` of a folder with the style of all pages and the script `<name>.js`; the page may load nothing else."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader([folder, HERE]), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["shown"] = shown
-    style, script = ((HERE / file).read_text() for file in ("page.css", f"{name}.js"))
+    style, script = (HERE / "page.css").read_text(), (folder / f"{name}.js").read_text()
     template = environment.get_template(f"{name}.html.jinja")
     return template.render(style=style, script=script, style_hash=_hash(style), script_hash=_hash(script), **values)
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from cluster.errors import RunDirectoryError
-from cluster.statistics import Interval, wilson
+from cluster.evaluation.statistics import Interval, wilson
+from configs.contracts.errors import RunDirectoryError
 
 INTERRUPTED_S = 5.0
 """A step's line that comes so much later than its `step_time` explains follows an interruption."""

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.completions import COMPLETION_COLUMNS, DATA_PREFIX, OUTCOME_PREFIX, REWARD_PREFIX
+from cluster.output.completions import COMPLETION_COLUMNS, DATA_PREFIX, OUTCOME_PREFIX, REWARD_PREFIX
 
 GROUPS_OF_A_STEP, COMPLETIONS_OF_A_GROUP = 2, 4
 SHOWN_CHARACTERS = 4000

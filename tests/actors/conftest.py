@@ -9,8 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from cluster.records import Adapter, AdapterManifest, Canary, Prompt, PromptId, RolloutRequest, Sampling, TensorSlot, adapter_sha256
-from configs.schema import RunConfig
+from configs.contracts.records import (
+    Adapter,
+    AdapterManifest,
+    Canary,
+    Prompt,
+    PromptId,
+    RolloutRequest,
+    Sampling,
+    TensorSlot,
+    adapter_sha256,
+)
+from configs.schema.run import RunConfig
 
 VOCABULARY = 128
 RANK = 8

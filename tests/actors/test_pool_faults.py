@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from actors.pool import RolloutPool
-from cluster.errors import RolloutError
-from cluster.records import RolloutGroup, SyncReport
+from configs.contracts.errors import RolloutError
+from configs.contracts.records import RolloutGroup, SyncReport
 from tests.actors.conftest import TinyPolicy, make_config, make_request
 
 RUN_NAME = f"faults-test-{os.getpid()}"

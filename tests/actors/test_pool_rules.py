@@ -20,8 +20,8 @@ import pytest
 from actors.handle import WorkerHandle
 from actors.pool import RolloutPool
 from actors.worker import AdapterTimes, WorkerFacts, WorkerStatus, summarize
-from cluster.errors import AdapterError, PoisonPromptError, RolloutError
-from cluster.records import AdapterManifest, Completion, RolloutRequest, SyncReport, VersionSpan
+from configs.contracts.errors import AdapterError, PoisonPromptError, RolloutError
+from configs.contracts.records import AdapterManifest, Completion, RolloutRequest, SyncReport, VersionSpan
 from tests.actors.conftest import make_config, make_request
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import psutil
 import pytest
 
-from actors.adapter_store import run_folder, shared_memory
+from actors.engine.adapter_store import run_folder, shared_memory
 from actors.handle import WorkerHandle
-from cluster.errors import AdapterError, PoisonPromptError, RolloutError
-from cluster.records import Canary, Gang, RolloutGroup, RolloutRequest, adapter_sha256
+from configs.contracts.errors import AdapterError, PoisonPromptError, RolloutError
+from configs.contracts.records import Canary, Gang, RolloutGroup, RolloutRequest, adapter_sha256
 from tests.actors.conftest import VOCABULARY, TinyPolicy, make_config, make_request
 
 TOLERANCE = 1e-5

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.measurement import Answers, Sampled, measure
-from cluster.records import (
+from cluster.evaluation.measurement import Answers, Sampled, measure
+from configs.contracts.records import (
     Completion,
     GroupSummary,
     Prompt,

@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.completions import completion_rows, write_completions
-from cluster.evaluate import Evaluation
-from cluster.records import Outcome, RewardColumn, ScoredGroup, Scores
-from cluster.run_dir import RunDirectory
-from cluster.sinks import MetricSinks
+from cluster.evaluation.evaluate import Evaluation
+from cluster.output.completions import completion_rows, write_completions
+from cluster.output.run_dir import RunDirectory
+from cluster.output.sinks import MetricSinks
+from configs.contracts.records import Outcome, RewardColumn, ScoredGroup, Scores
 from configs.loading import dump_config, load_config
+from tests import REPOSITORY
 from tests.rewards.groups import rollout_group, summary_of
 
-QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+QUICKSTART = REPOSITORY / "configs" / "quickstart.yaml"
 
 
 def metrics_of(step: int, steps: int) -> dict[str, float]:

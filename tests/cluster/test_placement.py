@@ -2,11 +2,11 @@
 
 import pytest
 
-from cluster.dry_run import batch_arithmetic, device_map
-from cluster.errors import PlacementError
+from cluster.inspection.dry_run import batch_arithmetic, device_map
 from cluster.placement import Node, place
-from configs.schema import RunConfig
-from configs.sft import SftConfig
+from configs.contracts.errors import PlacementError
+from configs.schema.run import RunConfig
+from configs.schema.sft import SftConfig
 
 
 def config(**sections: dict) -> RunConfig:

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.errors import PlacementError
 from cluster.session import RaySession
-from configs.schema import RunConfig
+from configs.contracts.errors import PlacementError
+from configs.schema.run import RunConfig
 from tests.runs.training import REPOSITORY
 
 
@@ -29,7 +29,7 @@ def config(**sections: dict) -> RunConfig:
 SCENARIO = """
 import json, os, stat, sys
 from pathlib import Path
-from cluster.errors import PlacementError
+from configs.contracts.errors import PlacementError
 from cluster.session import RaySession
 from tests.cluster.test_session import config
 

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.errors import ConfigError
+from configs.contracts.errors import ConfigError
 from configs.loading import dump_config, load_config
-from configs.schema import RewardSpec, RunConfig
+from configs.schema.rewards import RewardSpec
+from configs.schema.run import RunConfig
+from tests import REPOSITORY
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = REPOSITORY / "configs"
 SHIPPED = sorted(path for path in CONFIGS.glob("*.yaml") if not path.stem.endswith("_sft"))
 SMALL = "model: {path: builtin:tiny_qwen2}\ndata: {path: builtin:addition}\n"
 

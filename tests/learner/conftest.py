@@ -38,7 +38,7 @@ def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def quantisable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the quickstart's model: its sizes are multiples of 64, the block of NF4."""
-    from learner.tiny_model import create_tiny_model
+    from learner.model.tiny_model import create_tiny_model
 
     return create_tiny_model(tmp_path_factory.mktemp("quantisable"), seed=3)
 
@@ -48,7 +48,7 @@ def process_group() -> Iterator[dict[str, str]]:
     """This process as the only rank of a learner, and the environment that makes it one. DeepSpeed can join but once in a process."""
     import torch.distributed
 
-    from learner.engine import join_process_group
+    from learner.engine.zero2_engine import join_process_group
 
     before = dict(os.environ)
     with socket.socket() as probe:

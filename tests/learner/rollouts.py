@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.records import (
+from configs.contracts.records import (
     Completion,
     GroupSummary,
     Prompt,
@@ -20,8 +20,8 @@ from cluster.records import (
     Scores,
     VersionSpan,
 )
-from configs.schema import RunConfig
-from learner.batch import TrainedCompletion, TrainedGroup
+from configs.schema.run import RunConfig
+from learner.packing import TrainedCompletion, TrainedGroup
 
 VOCABULARY = 64
 MAX_COMPLETION_LENGTH = 24

@@ -16,13 +16,13 @@ import numpy as np
 import psutil
 import torch
 
-from configs.schema import RunConfig
-from learner.batch import MicroBatch, TrainedCompletion, TrainedGroup, pack
-from learner.engine import LearnerEngine, OptimizerSettings, join_process_group
-from learner.loss import sft_loss
-from learner.policy import Policy, one_sequence
-from learner.schedule import Schedule
-from learner.throughput import peak_memory_bytes
+from configs.schema.run import RunConfig
+from learner.engine.schedule import Schedule
+from learner.engine.throughput import peak_memory_bytes
+from learner.engine.zero2_engine import LearnerEngine, OptimizerSettings, join_process_group
+from learner.model.policy import Policy, one_sequence
+from learner.packing import MicroBatch, TrainedCompletion, TrainedGroup, pack
+from learner.sft.trainer import sft_loss
 
 
 def groups_of(config: RunConfig, vocabulary: int) -> list[TrainedGroup]:

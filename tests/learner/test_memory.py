@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 
-from cluster import estimate
-from cluster.estimate import ModelShape
-from configs.model import LoraSection, ModelSection
-from configs.schema import RunConfig
+from cluster.inspection import estimate
+from cluster.models.shape import ModelShape
+from configs.schema.model import LoraSection, ModelSection
+from configs.schema.run import RunConfig
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
 """Memory that is freed goes back to the system at once, so that what is resident is what is used."""
 
 LOGPROBS = """
 import sys, torch
-from learner.logprob import token_logprobs
-from learner.throughput import peak_memory_bytes
+from learner.model.logprob import token_logprobs
+from learner.engine.throughput import peak_memory_bytes
 num, vocabulary = map(int, sys.argv[1:])
 torch.manual_seed(0)
 hidden, head, targets = torch.randn(num, 8, requires_grad=True), torch.randn(vocabulary, 8), torch.randint(0, vocabulary, (num,))
@@ -99,7 +99,7 @@ def test_the_estimate_of_a_dry_run_is_within_15_percent(name: str, gradient_chec
 
 
 def test_the_estimate_knows_the_learners_constants() -> None:
-    from learner import logprob, policy
+    from learner.model import logprob, policy
 
     assert estimate.CHUNK_LOGITS == logprob.CHUNK_LOGITS
     assert estimate.ATTENTION_WIDTH_PER_HIDDEN == policy.ATTENTION_WIDTH_PER_HIDDEN
@@ -109,9 +109,9 @@ def optimizer_elements(path: str, port: int, world_size: int, rank: int) -> tupl
     """(elements of moments and master weights that this rank keeps after a step, parameters of the adapter)."""
     import torch
 
-    from learner.engine import LearnerEngine, OptimizerSettings, join_process_group
-    from learner.policy import Policy, one_sequence
-    from learner.schedule import Schedule
+    from learner.engine.schedule import Schedule
+    from learner.engine.zero2_engine import LearnerEngine, OptimizerSettings, join_process_group
+    from learner.model.policy import Policy, one_sequence
 
     torch.set_num_threads(1)
     join_process_group(rank=rank, world_size=world_size, address="127.0.0.1", port=port, on_gpu=False, timeout_s=60)

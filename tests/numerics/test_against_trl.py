@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cluster.metrics import merge, values
-from learner.batch import Denominators, MicroBatch, TrainedCompletion, TrainedGroup, pack
-from learner.importance import importance_weights
-from learner.loss import Objective, grpo_loss
-from learner.policy import Policy
-from learner.tiny_model import TinyShape, create_tiny_model
+from configs.contracts.metrics import merge, values
+from learner.grpo.importance import importance_weights
+from learner.grpo.loss import Objective, grpo_loss
+from learner.model.policy import Policy
+from learner.model.tiny_model import TinyShape, create_tiny_model
+from learner.packing import Denominators, MicroBatch, TrainedCompletion, TrainedGroup, pack
 
 trl = pytest.importorskip("trl")
 

@@ -14,11 +14,11 @@ import ray
 import torch
 from torch import Tensor
 
-from cluster.records import RolloutGroup, ScoredGroup, StepReport
-from configs.model import LoraSection, ModelSection
-from configs.schema import RunConfig
-from learner.group import LearnerGroup
-from learner.policy import Policy
+from configs.contracts.records import RolloutGroup, ScoredGroup, StepReport
+from configs.schema.model import LoraSection, ModelSection
+from configs.schema.run import RunConfig
+from learner.grpo.learner import LearnerGroup
+from learner.model.policy import Policy
 from tests.learner.rollouts import run_config, scored_groups
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.slow]

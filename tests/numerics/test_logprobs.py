@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from configs.model import LoraSection, ModelSection
-from learner.batch import TrainedCompletion, TrainedGroup, pack
-from learner.logprob import token_logprobs
-from learner.policy import Policy
+from configs.schema.model import LoraSection, ModelSection
+from learner.model.logprob import token_logprobs
+from learner.model.policy import Policy
+from learner.packing import TrainedCompletion, TrainedGroup, pack
 from tests.learner.rollouts import VOCABULARY, trained_groups
 
 # float32 against float64: two layers of sums of 32 to 64 terms, logits up to about 10: 10 x 64 x 2^-24 = 4e-5 at worst; 2e-5 is what

@@ -1,6 +1,6 @@
 """Each objective against a float64 transcription of its paper, in values and gradients.
 
-The transcription below loops over completions and tokens and shares no code with `learner.loss` and `learner.importance`.
+The transcription below loops over completions and tokens and shares no code with `learner.grpo.loss` and `learner.grpo.importance`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cluster.metrics import values
-from learner.batch import Denominators
-from learner.importance import importance_weights
-from learner.loss import Objective, grpo_loss, kl_estimates
+from configs.contracts.metrics import values
+from learner.grpo.importance import importance_weights
+from learner.grpo.loss import Objective, grpo_loss, kl_estimates
+from learner.packing import Denominators
 
 LENGTHS = (3, 7, 1, 5)
 MAX_LENGTH = 9

@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cluster.metrics import merge, values
-from configs.model import LoraSection, ModelSection
-from learner.batch import Denominators, MicroBatch, TrainedCompletion, TrainedGroup, balance, pack
-from learner.batch_loss import BatchLoss
-from learner.loss import Objective
-from learner.policy import Policy
+from configs.contracts.metrics import merge, values
+from configs.schema.model import LoraSection, ModelSection
+from learner.grpo.batch_loss import BatchLoss
+from learner.grpo.loss import Objective
+from learner.model.policy import Policy
+from learner.packing import Denominators, MicroBatch, TrainedCompletion, TrainedGroup, balance, pack
 from tests.learner.rollouts import MAX_COMPLETION_LENGTH, trained_groups
 
 # Log-probabilities are good to 2e-5 however they are packed (test_logprobs). A loss averages them, times advantages and weights up to 2;

@@ -11,11 +11,11 @@ import pytest
 import ray
 import torch
 
-from cluster.records import RolloutGroup, ScoredGroup
-from configs.model import LoraSection, ModelSection
+from configs.contracts.records import RolloutGroup, ScoredGroup
+from configs.schema.model import LoraSection, ModelSection
 from examples.grpo_in_one_file import Batch, group_advantages, grpo_step, pad
-from learner.group import LearnerGroup
-from learner.policy import Policy
+from learner.grpo.learner import LearnerGroup
+from learner.model.policy import Policy
 from tests.learner.rollouts import MAX_COMPLETION_LENGTH, run_config, scored_groups
 
 TEMPERATURE = 0.8

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rewards.jails import ROOT, SYSTEM_PYTHON, AsNobody, Here, marked
+from tests.rewards.jails import REPOSITORY, SYSTEM_PYTHON, AsNobody, Here, marked
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def for_nobody() -> Iterator[Path]:
     """A folder that any user can read, with bubblewrap and what the jail consists of."""
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
     for package in ("cluster", "rewards"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(Path(__file__).parent / "sandbox_as_user.py", folder)
     (folder / "bin").mkdir()
     bwrap = shutil.which("bwrap") or shutil.which(Path(sys.executable).parent / "bwrap")

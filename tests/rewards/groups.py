@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cluster.records import Completion, GroupSummary, Prompt, PromptId, RolloutGroup, RolloutRequest, Sampling, VersionSpan
+from configs.contracts.records import Completion, GroupSummary, Prompt, PromptId, RolloutGroup, RolloutRequest, Sampling, VersionSpan
 
 
 def rollout_group(texts_G: Sequence[str], *, index: int = 0, conversational: bool = False, **columns: object) -> RolloutGroup:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from rewards.sandbox import PYTHON, Limits, Result, Sandbox
+from rewards.sandbox.jail import PYTHON, Limits, Result, Sandbox
+from tests import REPOSITORY
 
-ROOT = Path(__file__).parents[2]
 SYSTEM_PYTHON = "/usr/bin/python3"
 NOBODY = 65534
 MARK = f"mark-{uuid4().hex}"
@@ -49,8 +49,8 @@ class Here:
         return self.run(["PYTHON", "main.py"], files={"main.py": code}, **arguments)
 
     def popen(self, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
-        """A process of this jail's user that can import `rewards.sandbox`."""
-        return popen(sys.executable, ROOT, *arguments, path=os.environ["PATH"], **options)
+        """A process of this jail's user that can import `rewards.sandbox.jail`."""
+        return popen(sys.executable, REPOSITORY, *arguments, path=os.environ["PATH"], **options)
 
 
 class AsNobody(Here):

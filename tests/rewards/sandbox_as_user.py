@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from rewards.sandbox import PYTHON, Limits, Sandbox
+from rewards.sandbox.jail import PYTHON, Limits, Sandbox
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 
-from rewards.execution import CompilationError, Program
-from rewards.local import LocalRunner
-from rewards.sandbox import Limits, Result
+from rewards.sandbox.jail import Limits, Result
+from rewards.sandbox.local import LocalRunner
+from rewards.sandbox.runner import CompilationError, Program
 
 
 class Service(ThreadingHTTPServer):

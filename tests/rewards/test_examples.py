@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 import rewards
-
-ROOT = Path(__file__).parents[2]
+from tests import REPOSITORY
 
 
 def test_the_example_scores_as_documented() -> None:
     logged: list[tuple[str, float]] = []
-    reward = rewards.load(str(ROOT / "examples" / "one_number.py:one_number"))
+    reward = rewards.load(str(REPOSITORY / "examples" / "one_number.py:one_number"))
     completions = ["4", [{"role": "assistant", "content": "4 or 5"}], "none"]
     values = reward(completions=completions, solution=["4"] * 3, log_metric=lambda *entry: logged.append(entry))
     assert values == [1.0, pytest.approx(0.9), 0.0]
@@ -21,4 +18,4 @@ def test_the_example_scores_as_documented() -> None:
 
 
 def test_the_documentation_shows_the_example_as_it_is() -> None:
-    assert (ROOT / "examples" / "one_number.py").read_text() in (ROOT / "docs" / "rewards.md").read_text()
+    assert (REPOSITORY / "examples" / "one_number.py").read_text() in (REPOSITORY / "docs" / "rewards.md").read_text()

@@ -19,14 +19,15 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import ConfigError, RewardError
-from cluster.records import PromptId, RolloutGroup, Scores
-from configs.schema import RunConfig
+from configs.contracts.errors import ConfigError, RewardError
+from configs.contracts.records import PromptId, RolloutGroup, Scores
+from configs.schema.run import RunConfig
 from rewards.pool import RewardPool
+from tests import REPOSITORY
 from tests.rewards.groups import rollout_group, summary_of
 from tests.rewards.services import Piston, Service
 
-ATTACKS = Path(__file__).parent / "attacks.py"
+ATTACKS = REPOSITORY / "tests" / "rewards" / "attacks.py"
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -62,7 +63,7 @@ def wardens() -> list[int]:
     return [
         int(name)
         for name in filter(str.isdigit, os.listdir("/proc"))
-        if _belongs_to_us(Path(f"/proc/{name}")) and b"rewards.grader_process" in _command(Path(f"/proc/{name}"))
+        if _belongs_to_us(Path(f"/proc/{name}")) and b"rewards.grading.warden" in _command(Path(f"/proc/{name}"))
     ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tests.cluster.hub_server import WRITER, Hub, running_hub
-from tests.cluster.test_wandb_sink import history, records
+from tests.cluster.output.test_wandb_sink import history, records
 from tests.runs.training import SMALL, Training, training
 
 PUBLISHING = (

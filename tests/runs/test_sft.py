@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cluster.merge import find_source
+from cluster.models.merge import find_source
 from configs.loading import load_config, load_sft_config
 from tests.runs.training import SFT, SMALL, Training, learnt, run_to_end, training
 

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.loading import load_config
+from tests import REPOSITORY
 from tests.cluster.hub_server import Hub, running_hub
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TUTORIALS = REPOSITORY / "docs" / "tutorials"
 
 

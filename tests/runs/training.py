@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests import REPOSITORY
 
 SMALL = (
     "learner.warm_start=null", "learner.train_batch_size=16", "actors.num_generations=4", "actors.max_completion_length=24",

@@ -1,0 +1,1 @@
+"""The vLLM engine and the adapters that it loads. Runs in the rollout worker."""

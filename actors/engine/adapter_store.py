@@ -1,0 +1,205 @@
+"""Adapters of a run in shared memory, as folders that vLLM can load: written once per node, verified, the old ones removed.
+
+    <root>/rollcast-<run>/      root: /dev/shm, or the temporary folder where that is missing
+        lifetime.lock           held shared by every store that is open: a folder that nobody holds is rubbish
+        write.lock              held by the one that writes
+        v3-1f0c…/               adapter_config.json, adapter_model.safetensors
+        2de9b612-…              sockets of the engines
+
+A folder appears by one rename when its files are complete, so its name alone says that its content was verified. Locks are the
+kernel's (flock): they end with their process, however that ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from configs.contracts.errors import AdapterError
+from configs.contracts.records import AdapterManifest, adapter_sha256
+
+PREFIX = "rollcast-"
+SAFETENSORS_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
+BF16_EXPONENT = 0x7F80
+"""All ones in the exponent of a bfloat16: infinite or not a number."""
+
+
+def shared_memory() -> Path:
+    """The folder of this node for files that live in memory."""
+    shm = Path("/dev/shm")
+    return shm if os.access(shm, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def run_folder(root: Path, run_name: str) -> Path:
+    """Where the adapters of a run lie."""
+    return root / f"{PREFIX}{run_name}"
+
+
+def all_finite(manifest: AdapterManifest, buffer: np.ndarray) -> bool:
+    """Whether no value of the adapter is infinite or not a number. `buffer`: uint8 [nbytes]."""
+    if manifest.dtype == "float32":
+        return bool(np.isfinite(buffer.view(np.float32)).all())
+    return not bool((buffer.view(np.uint16) & BF16_EXPONENT == BF16_EXPONENT).any())
+
+
+def check_adapter(manifest: AdapterManifest, buffer: np.ndarray) -> None:
+    """Refuse an adapter that was cut short, damaged, or is not finite. `buffer`: uint8 [nbytes].
+
+    Raises:
+        AdapterError: with what is wrong.
+    """
+    if buffer.nbytes != manifest.nbytes:
+        raise AdapterError(f"adapter {manifest.version} has {buffer.nbytes} bytes and its manifest says {manifest.nbytes}; send it again")
+    found = adapter_sha256(buffer)
+    if found != manifest.sha256:
+        raise AdapterError(
+            f"adapter {manifest.version} has the hash {found[:12]} and its manifest says {manifest.sha256[:12]}; send it again"
+        )
+    if not all_finite(manifest, buffer):
+        raise AdapterError(f"adapter {manifest.version} has values that are not finite; do not broadcast after such a step")
+
+
+def safetensors_header(manifest: AdapterManifest) -> bytes:
+    """The head of a safetensors file whose data is the adapter's buffer as it is: length (u64, little-endian), then JSON.
+
+    Raises:
+        AdapterError: the slots leave holes or overlap, which the format does not allow.
+    """
+    end = 0
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    for slot in manifest.slots:
+        if slot.start_byte != end:
+            raise AdapterError(
+                f"adapter {manifest.version}: {slot.name} starts at byte {slot.start_byte}, not {end}; slots must follow each other"
+            )
+        end = slot.end_byte
+        offsets = [slot.start_byte, slot.end_byte]
+        header[slot.name] = {"dtype": SAFETENSORS_DTYPES[manifest.dtype], "shape": list(slot.shape), "data_offsets": offsets}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data that follows must be aligned
+    return len(text).to_bytes(8, "little") + text
+
+
+def peft_config(manifest: AdapterManifest) -> dict[str, object]:
+    """What `adapter_config.json` says of this adapter."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": manifest.base_model,
+        "r": manifest.r,
+        "lora_alpha": manifest.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": list(manifest.target_modules),
+        "bias": "none",
+        "use_rslora": manifest.use_rslora,
+        "use_dora": False,
+        "modules_to_save": None,
+        "inference_mode": True,
+    }
+
+
+@contextmanager
+def _locked(path: Path, kind: int) -> Iterator[int]:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, kind)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def remove_abandoned(root: Path) -> list[Path]:
+    """Remove the adapters of runs whose every store is closed or dead.
+
+    Returns:
+        The folders removed.
+    """
+    removed = []
+    for folder in root.glob(f"{PREFIX}*"):
+        try:
+            with _locked(folder / "lifetime.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(folder, ignore_errors=True)
+                removed.append(folder)
+        except OSError:  # somebody holds it, or it is another user's, or has just gone
+            continue
+    return removed
+
+
+class AdapterStore:
+    """The adapters of one run on this node. Every rollout worker of the node opens one on the same folder.
+
+    Example::
+
+        store = AdapterStore(shared_memory(), "my-run")
+        folder = store.put(manifest, buffer)      # /dev/shm/rollcast-my-run/v3-1f0c…
+        store.close()                             # the last of the node removes the folder
+    """
+
+    def __init__(self, root: Path, run_name: str, keep: int = 3) -> None:
+        """Args:
+        root: folder in shared memory.
+        run_name: the same for all workers of a run, and different from other runs'.
+        keep: how many versions stay; running requests still name the one before.
+        """
+        self.folder = run_folder(root, run_name)
+        self.keep = keep
+        remove_abandoned(root)
+        self._lifetime = self._join()
+
+    def _join(self) -> int:
+        while True:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                lock = os.open(self.folder / "lifetime.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:  # removed by the last of those before us, between the two lines above
+                continue
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if os.fstat(lock).st_nlink:
+                return lock
+            os.close(lock)
+
+    def put(self, manifest: AdapterManifest, buffer: np.ndarray) -> Path:
+        """The folder of this adapter, written by whichever store of the node comes first. `buffer`: uint8 [nbytes].
+
+        Raises:
+            AdapterError: the adapter is cut short, damaged or not finite; nothing is written.
+        """
+        folder = self.folder / f"v{manifest.version}-{manifest.sha256[:16]}"
+        with _locked(self.folder / "write.lock", fcntl.LOCK_EX):
+            if not folder.is_dir():
+                check_adapter(manifest, buffer)
+                self._write(folder, manifest, buffer)
+                self._remove_old(folder)
+        return folder
+
+    def _write(self, folder: Path, manifest: AdapterManifest, buffer: np.ndarray) -> None:
+        header = safetensors_header(manifest)
+        temporary = self.folder / "writing"
+        shutil.rmtree(temporary, ignore_errors=True)  # of a writer that was killed: we hold the lock
+        temporary.mkdir()
+        (temporary / "adapter_config.json").write_text(json.dumps(peft_config(manifest)))
+        with (temporary / "adapter_model.safetensors").open("wb") as file:
+            file.write(header)
+            file.write(buffer.data)
+        temporary.rename(folder)
+
+    def _remove_old(self, newest: Path) -> None:
+        written = sorted((path for path in self.folder.glob("v*") if path != newest), key=lambda path: path.stat().st_mtime_ns)
+        for path in written[: max(0, len(written) + 1 - self.keep)]:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def close(self) -> None:
+        """Leave; the last store of the node removes the folder."""
+        if self._lifetime < 0:
+            return
+        os.close(self._lifetime)
+        self._lifetime = -1
+        remove_abandoned(self.folder.parent)

@@ -1,0 +1,1 @@
+"""Rows as tokenised prompts and demonstrations, filtered, mixed and resumable. Runs in the driver."""

@@ -1,0 +1,98 @@
+"""Rows of the training data that hold a piece of an evaluation set are left out: 8 words in a row, as Open-R1 finds them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from actors.rows.named_sets import load_named_or_path
+
+NGRAM_WORDS = 8
+
+SHOWN = 3
+"""So many of the rows that were left out are kept to be shown."""
+
+_PUNCTUATION = re.compile(r"[^\w\s]|_")
+_READ_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class Contaminated:
+    """A row that was left out, and why."""
+
+    place: str
+    evaluation_set: str
+    ngram: str
+
+
+@dataclass
+class Decontamination:
+    """Finds prompts that share eight words in a row with a prompt of an evaluation set.
+
+    Text is compared in lower case and without punctuation; words are what white space separates. Prompts of fewer than eight
+    words are never left out.
+    """
+
+    sets_of: dict[str, str]
+    """n-gram -> the first evaluation set that has it."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Evaluation set -> rows left out for it."""
+    examples: list[Contaminated] = field(default_factory=list)
+
+    @classmethod
+    def against(cls, specs: Sequence[str]) -> Decontamination:
+        """Read evaluation sets.
+
+        Args:
+            specs: names, paths or path@split, as `load_named_or_path` takes them.
+
+        Raises:
+            DataError: one of them cannot be read.
+        """
+        sets_of: dict[str, str] = {}
+        for spec in track(specs, "reading evaluation sets", console=Console(stderr=True), transient=True):
+            for text in _prompts(spec):
+                for ngram in ngrams(text):
+                    sets_of.setdefault(ngram, spec)
+        return cls(sets_of, Counter(dict.fromkeys(specs, 0)))
+
+    def fresh(self) -> Decontamination:
+        """The same evaluation sets, with nothing counted yet."""
+        return Decontamination(self.sets_of, Counter(dict.fromkeys(self.counts, 0)))
+
+    def refuses(self, prompt: Any, place: str) -> bool:
+        """Whether a prompt (text, or chat messages) is to be left out; counts it if so."""
+        found = next((ngram for ngram in ngrams(prompt_text(prompt)) if ngram in self.sets_of), None)
+        if found is None:
+            return False
+        evaluation_set = self.sets_of[found]
+        self.counts[evaluation_set] += 1
+        if len(self.examples) < SHOWN:
+            self.examples.append(Contaminated(place, evaluation_set, found))
+        return True
+
+
+def ngrams(text: str) -> Iterator[str]:
+    """Every eight words in a row: `"A b, c…"` -> `"a b c d e f g h"`, ...; none of a shorter text."""
+    words = _PUNCTUATION.sub("", text.lower()).split()
+    return (" ".join(words[start : start + NGRAM_WORDS]) for start in range(len(words) - NGRAM_WORDS + 1))
+
+
+def prompt_text(prompt: Any) -> str:
+    """What a person asks in a prompt: its text, or the user's messages."""
+    if isinstance(prompt, list):
+        asked = (message.get("content") for message in prompt if isinstance(message, dict) and message.get("role") == "user")
+        return "\n".join(content for content in asked if isinstance(content, str))
+    return prompt if isinstance(prompt, str) else ""
+
+
+def _prompts(spec: str) -> Iterable[str]:
+    rows, column = load_named_or_path(spec)
+    for first in range(0, len(rows), _READ_AT_ONCE):
+        yield from map(prompt_text, rows.values(column, range(first, min(first + _READ_AT_ONCE, len(rows)))))

@@ -1,0 +1,199 @@
+"""Data sets -> a deterministic, resumable, validated stream of prompts.
+
+    rows ── hold out, choose ── render by the chat template ── leave out what is too long ── shuffle anew every epoch ──► Prompt
+
+Nothing of a row but its number and a digest is kept in memory: a prompt is rendered again when it is drawn, so that any
+prompt can be made again from its id alone. The order depends on the seed only, not on the platform. What is too large for
+that is read as a stream: `actors.prompts.streamed`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from actors.prompts.decontamination import Contaminated
+from actors.prompts.rendering import PromptMaker, PromptRenderer, template_warnings
+from actors.prompts.selection import PromptCounts, curriculum, select
+from actors.rows.permutation import permutation
+from actors.rows.sources import PartCount, open_held_out, open_rows
+from actors.rows.views import require_column
+from configs.contracts.errors import CheckpointError, DataError
+from configs.contracts.records import Prompt, PromptId
+from configs.schema.data import DataSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+EVAL_EPOCH = -1
+"""Epoch in the ids of held-out prompts, so that they never coincide with those of training."""
+
+
+def render_demonstration(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, demonstration: str) -> tuple[list[int], list[int]]:
+    """A supervised example: the prompt's token ids, and those of the completion to imitate with the end token after it."""
+    if tokenizer.eos_token_id is None:
+        raise DataError("the tokenizer has no end token, so that a demonstration cannot end; set eos_token in its tokenizer_config.json")
+    token_ids = tokenizer(demonstration, add_special_tokens=False, verbose=False)["input_ids"]
+    return list(prompt.token_ids), [*token_ids, tokenizer.eos_token_id]  # type: ignore[list-item]
+
+
+class PromptSource:
+    """The prompts of a run, drawn one after another.
+
+    Example: `source.next().id == PromptId(0, 4711)`; after `cursor = source.cursor()`, another source of the same data goes
+    on at the same place with `restore(cursor)`; `source.prompt(PromptId(0, 4711))` makes that prompt again.
+
+    Args:
+        data: where the rows are and what to make of them.
+        tokenizer: of the model that is trained, from `load_tokenizer`.
+        seed: the run's seed.
+        folder: where the rows of a `builtin:` data set are written.
+        epochs: draw every row so many times (a fraction of an epoch counts); None goes on for ever.
+        reward_names: the chosen rewards, to warn when the template takes from the completion what they look for.
+
+    Raises:
+        DataError: the data are missing, empty or malformed, or no prompt is left to train on.
+    """
+
+    def __init__(
+        self,
+        data: DataSection,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        seed: int,
+        folder: Path,
+        epochs: float | None = None,
+        reward_names: Sequence[str] = (),
+    ) -> None:
+        self._data = data
+        self._seed = seed % 2**64
+        self._maker = PromptMaker(PromptRenderer(tokenizer, data.system_prompt), data.prompt_column)
+        self._rows, parts = open_rows(data, folder, seed)
+        self._eval_rows = open_held_out(data) if data.eval_samples and data.eval_path is not None else self._rows
+        chosen = select(data, self._rows, self._eval_rows, parts, self._maker, self._seed)
+        self._train, self._eval = chosen.train, chosen.held_out
+        self._curriculum = curriculum(data, self._rows, self._train, self._seed) if data.curriculum_column else None
+        self.counts: PromptCounts = chosen.counts
+        self.parts: tuple[PartCount, ...] = chosen.parts
+        """Of a mixture: what came from where."""
+        self.contaminated: tuple[Contaminated, ...] = chosen.contaminated
+        """The first rows that were left out for words of an evaluation set."""
+        self.prompt_tokens: np.ndarray = chosen.tokens
+        """int32 [prompts]: lengths of the prompts that are trained on."""
+        order = b"" if self._curriculum is None else self._curriculum.astype("<i8").tobytes()
+        facts = f"{self._seed}/{data.shuffle}".encode()
+        self._digest = hashlib.blake2b(b"".join(chosen.digests) + facts + order, digest_size=16).hexdigest()
+        self._limit = None if epochs is None else math.ceil(epochs * len(self))
+        self._drawn = 0
+        self._order: tuple[int, np.ndarray] | None = None
+        self.warnings: tuple[str, ...] = tuple(self._warnings(reward_names))
+        """What a person should know of the data, as it was logged."""
+        for sentence in self.warnings:
+            logger.warning("%s", sentence)
+
+    def __len__(self) -> int:
+        """Prompts in one epoch."""
+        return len(self._train)
+
+    def next(self) -> Prompt | None:
+        """The next prompt, or None after the last epoch."""
+        if self._limit is not None and self._drawn >= self._limit:
+            return None
+        epoch, position = divmod(self._drawn, len(self))
+        self._drawn += 1
+        return self.prompt(PromptId(epoch, int(self._epoch_order(epoch)[position])))
+
+    def prompt(self, prompt_id: PromptId) -> Prompt:
+        """The prompt with this id, the same whenever it is made. Does not move the stream."""
+        rows = self._eval_rows if prompt_id.epoch == EVAL_EPOCH else self._rows
+        if not 0 <= prompt_id.index < len(rows):
+            raise DataError(f"prompt {prompt_id} is not in the data, which have {len(rows)} rows; resume with the data of the run")
+        return self._maker.prompt(prompt_id, rows.row(prompt_id.index), rows.place(prompt_id.index))
+
+    def row(self, index: int) -> dict[str, Any]:
+        """All columns of a row, the prompt as the data set holds it."""
+        return self._rows.row(index)
+
+    def canary_prompt(self) -> Prompt:
+        """A prompt of the training data, always the same. Does not move the stream."""
+        return self.prompt(PromptId(0, int(self._train[0])))
+
+    def first_prompts(self, count: int) -> list[Prompt]:
+        """Prompts in the order in which the first epoch draws them. Does not move the stream."""
+        return [self.prompt(prompt_id) for prompt_id in self.first_ids(count)]
+
+    def first_ids(self, count: int | None = None) -> list[PromptId]:
+        """Ids in the order in which the first epoch draws them; all of them without a count."""
+        return [PromptId(0, int(index)) for index in self._ordered(0)[:count]]
+
+    def eval_prompts(self) -> list[Prompt]:
+        """The held-out prompts, always in the same order; their ids have the epoch `EVAL_EPOCH`."""
+        return [self.prompt(PromptId(EVAL_EPOCH, index)) for index in self._eval]
+
+    def demonstrations(self, column: str) -> list[tuple[list[int], list[int]]]:
+        """Every training row as a supervised example: token ids of the prompt, and of the demonstration with its end token.
+
+        Raises:
+            DataError: there is no such column, or a row holds no text there.
+        """
+        require_column(self._rows, column, "learner.warm_start.demonstration_column")
+        return [self._demonstration(int(index), column) for index in self._train]
+
+    def cursor(self) -> dict[str, Any]:
+        """Where the stream stands, as JSON."""
+        return {"drawn": self._drawn, "data": self._digest}
+
+    def restore(self, cursor: Mapping[str, Any]) -> None:
+        """Go on where `cursor` was taken.
+
+        Raises:
+            CheckpointError: it was taken from other data, another order or another rendering.
+        """
+        if cursor["data"] != self._digest:
+            raise other_prompts(self._data.source)
+        self._drawn = int(cursor["drawn"])
+
+    def _demonstration(self, index: int, column: str) -> tuple[list[int], list[int]]:
+        prompt = self.prompt(PromptId(0, index))
+        demonstration = prompt.columns.get(column)
+        if not isinstance(demonstration, str):
+            raise DataError(f"{self._rows.place(index)}: column {column!r} holds {demonstration!r}; a demonstration is text")
+        return render_demonstration(self._maker.renderer.tokenizer, prompt, demonstration)
+
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self._ordered(epoch))
+        return self._order[1]
+
+    def _ordered(self, epoch: int) -> np.ndarray:
+        """Row numbers in the order of an epoch."""
+        if self._curriculum is not None and (epoch == 0 or not self._data.shuffle):
+            return self._train[self._curriculum]
+        return self._train[permutation(len(self), self._seed, epoch)] if self._data.shuffle else self._train
+
+    def _warnings(self, reward_names: Sequence[str]) -> list[str]:
+        counts, found = self.counts, []
+        if counts.too_long:
+            found.append(
+                f"{counts.too_long} prompts have more than data.max_prompt_length {self._data.max_prompt_length} tokens and are left out"
+            )
+        if counts.also_held_out:
+            found.append(f"{counts.also_held_out} training prompts equal a held-out prompt and are left out")
+        found += [f"{rows} training prompts share words with {name} and are left out" for name, rows in counts.contaminated.items() if rows]
+        return [*found, *template_warnings(self._maker.renderer.tokenizer, self.canary_prompt(), reward_names)]
+
+
+def other_prompts(source: str) -> CheckpointError:
+    """The error of a cursor that was taken from other prompts than `source` gives now."""
+    return CheckpointError(
+        f"the checkpoint was made with other prompts than {source} gives now "
+        "(data, seed, template or length limit changed); restore them, or start a new run in another out_dir"
+    )

@@ -1,0 +1,194 @@
+"""A model's tokenizer and chat template; a prompt as a data set holds it -> chat messages -> the text and the token ids that the model reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.contracts.errors import DataError
+from configs.contracts.records import Prompt, PromptId
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+_TAG_REWARDS = ("format", "tag_count", "think_format", "code_format")
+"""Rewards that look for opening tags in the completion."""
+
+
+def load_tokenizer(
+    model_path: str,
+    chat_template: str | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    eos_token: str | None = None,
+) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer.
+
+    Args:
+        model_path: local folder or hub id.
+        chat_template: Jinja text, or the path of a file that holds it, instead of the tokenizer's own.
+        trust_remote_code: run code that comes with the model.
+        revision: branch, tag or commit on the hub.
+        eos_token: one of its tokens, that ends an answer instead of the tokenizer's own.
+
+    Raises:
+        DataError: the model has no tokenizer, cannot be reached, or there is no such template or token.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(model_path).expanduser()
+    if not folder.is_dir() and (folder.is_absolute() or model_path.startswith(".") or model_path.count("/") > 1):
+        raise DataError(f"model folder {model_path} does not exist; give a model's folder, or a hub id such as Qwen/Qwen2.5-0.5B-Instruct")
+    if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        there = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
+        raise DataError(f"model folder {model_path} holds no tokenizer ({there} there); save the model's tokenizer into it")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder) if folder.is_dir() else model_path, trust_remote_code=trust_remote_code, revision=revision
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"the tokenizer of model {model_path} cannot be loaded: {reason}; check model.path") from None
+    if chat_template is not None:
+        tokenizer.chat_template = _read_template(chat_template)
+    if eos_token is not None:
+        if eos_token not in tokenizer.get_vocab():
+            specials = ", ".join(map(str, tokenizer.all_special_tokens)) or "none"
+            raise DataError(f"model.eos_token {eos_token!r} is no token of {model_path}; give one that it has (special ones: {specials})")
+        tokenizer.eos_token = eos_token
+    return tokenizer
+
+
+def _read_template(chat_template: str) -> str:
+    if "{{" in chat_template or "{%" in chat_template:
+        return chat_template
+    try:
+        return Path(chat_template).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"model.chat_template {chat_template!r} is neither a Jinja template nor a readable file ({error.strerror}); give one of them"
+        ) from None
+
+
+@dataclass(frozen=True)
+class PromptRenderer:
+    """A prompt as it stands in a column -> the text that the model reads.
+
+    With a chat template, a string becomes one user message after the system prompt. Without one, it stays plain text.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    system_prompt: str | None = None
+
+    @property
+    def conversational(self) -> bool:
+        return bool(self.tokenizer.chat_template)
+
+    def messages(self, prompt: Any) -> tuple[dict[str, str], ...]:
+        """Chat messages of a prompt column's value; none for plain text. Messages that begin with a system message keep it.
+
+        Raises:
+            ValueError: it is neither text nor messages, or needs a chat template that the tokenizer does not have.
+        """
+        if not isinstance(prompt, (str, list)) or not prompt or (isinstance(prompt, str) and not prompt.strip()):
+            raise ValueError(f"holds {prompt!r}; a prompt is text or a list of chat messages")
+        if not self.conversational:
+            if isinstance(prompt, list) or self.system_prompt is not None:
+                what = "data.system_prompt" if isinstance(prompt, str) else "a prompt of chat messages"
+                raise ValueError(f"cannot be rendered: {what} needs a chat template and the tokenizer has none; set model.chat_template")
+            return ()
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [_checked_message(part) for part in prompt]
+        if self.system_prompt is not None and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": self.system_prompt})
+        return tuple(messages)
+
+    def text(self, prompt: Any, messages: Sequence[Mapping[str, str]]) -> str:
+        """The rendered prompt, ready for the completion. A last message of the assistant is a beginning to go on with.
+
+        Raises:
+            ValueError: the template refuses the messages.
+        """
+        if not messages:
+            return prompt
+        from jinja2 import TemplateError
+
+        begun = messages[-1]["role"] == "assistant"
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=not begun, continue_final_message=begun
+            )
+        except TemplateError as error:
+            raise ValueError(f"is refused by the chat template: {error}; correct the row or model.chat_template") from None
+        return str(rendered)
+
+    def tokenise(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of rendered prompts. A template writes its own BOS: adding special tokens again would double it."""
+        return self.tokenizer(texts, add_special_tokens=not self.conversational, verbose=False)["input_ids"]  # type: ignore[return-value]
+
+
+def _checked_message(message: Any) -> dict[str, str]:
+    if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+        raise ValueError(f"holds the message {message!r}; a message has the texts `role` and `content`")
+    return {"role": message["role"], "content": message["content"]}
+
+
+@dataclass(frozen=True)
+class PromptMaker:
+    """A row of a data set -> `Prompt`. Errors name the row."""
+
+    renderer: PromptRenderer
+    column: str
+    """Column of the prompt."""
+
+    def text(self, value: Any, place: str) -> str:
+        """The rendered text of a prompt column's value; `place` is where its row comes from, for people.
+
+        Raises:
+            DataError: it cannot be rendered.
+        """
+        return self._rendered(value, place)[1]
+
+    def prompt(self, prompt_id: PromptId, row: Mapping[str, Any], place: str) -> Prompt:
+        """The prompt of a row.
+
+        Raises:
+            DataError: it cannot be rendered.
+        """
+        columns = dict(row)
+        messages, text = self._rendered(columns.pop(self.column), place)
+        return Prompt(
+            id=prompt_id,
+            token_ids=tuple(self.renderer.tokenise([text])[0]),
+            text=text,
+            columns=columns,
+            conversational=self.renderer.conversational,
+            messages=messages,
+        )
+
+    def _rendered(self, value: Any, place: str) -> tuple[tuple[dict[str, str], ...], str]:
+        try:
+            messages = self.renderer.messages(value)
+            return messages, self.renderer.text(value, messages)
+        except ValueError as error:
+            raise DataError(f"{place}: column {self.column!r} {error}") from None
+
+
+def template_warnings(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reward_names: Sequence[str]) -> Iterator[str]:
+    """What is suspicious of a rendered prompt: a tag that the rewards look for is in it already, or it begins with BOS twice."""
+    looking = [name for name in reward_names if name in _TAG_REWARDS]
+    opening = re.search(r"<[a-z_]+>\s*$", prompt.text)
+    if looking and opening and prompt.conversational:
+        yield (
+            f"the chat template ends the prompt with {opening[0].strip()}, so that no completion can hold it, but the rewards "
+            f"{' and '.join(looking)} look for it there; set model.chat_template to one that leaves it out"
+        )
+    if tokenizer.bos_token_id is not None and prompt.token_ids[:2] == (tokenizer.bos_token_id,) * 2:
+        where = "chat template" if prompt.conversational else "text of the prompts"
+        yield (
+            f"prompts begin with {tokenizer.bos_token} twice, which no model was trained on: the {where} writes it and something else does, too; "
+            "take it out of the template, the system prompt or the data"
+        )

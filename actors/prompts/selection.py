@@ -1,0 +1,236 @@
+"""Rows -> those that are trained on and those that are held out, with a count of everything that was left out.
+
+rows ── hold out ── subset ── pass rate ── evaluation sets ── too long ── equal to a held-out prompt ──► train
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from actors.prompts.decontamination import Contaminated
+from actors.prompts.filters import RowFilters, numbers
+from actors.prompts.rendering import PromptMaker
+from actors.rows.permutation import permutation
+from actors.rows.rows import Rows
+from actors.rows.sources import ROUNDING, PartCount
+from actors.rows.views import require_column
+from configs.contracts.errors import DataError
+from configs.schema.data import DataSection
+
+SUBSET_STREAM = 2**64 - 1
+"""Random stream that draws held-out rows and the subset; streams 0, 1, ... shuffle the epochs."""
+
+_TOKENISED_AT_ONCE = 512
+_PROGRESS_FROM_ROWS = 5_000
+
+
+@dataclass(frozen=True)
+class PromptCounts:
+    """What became of the rows of a data set."""
+
+    trained: int
+    held_out: int
+    too_long: int
+    """Left out because they have more than `data.max_prompt_length` tokens, training and held-out together."""
+    also_held_out: int
+    """Left out of training because a held-out prompt has the same text."""
+    longest_tokens: int
+    """Length of the longest prompt that is used."""
+    rows: int = 0
+    """Rows that there are to train on, before anything is left out; of a stream: that were read."""
+    outside_pass_rate: int = 0
+    """Left out of training because their pass rate is not between `data.min_pass_rate` and `data.max_pass_rate`."""
+    not_sampled: int = 0
+    """Neither held out nor among the `data.train_samples`."""
+    held_out_too_long: int = 0
+    """Of `too_long`, those that were to be held out."""
+    contaminated: Mapping[str, int] = field(default_factory=dict)
+    """Evaluation set of `data.decontaminate` -> rows left out of training for it."""
+
+    def __add__(self, other: PromptCounts) -> PromptCounts:
+        names = {*self.contaminated, *other.contaminated}
+        summed = ("trained", "held_out", "too_long", "also_held_out", "rows", "outside_pass_rate", "not_sampled", "held_out_too_long")
+        return PromptCounts(
+            **{name: getattr(self, name) + getattr(other, name) for name in summed},
+            longest_tokens=max(self.longest_tokens, other.longest_tokens),
+            contaminated={name: self.contaminated.get(name, 0) + other.contaminated.get(name, 0) for name in sorted(names)},
+        )
+
+    def __str__(self) -> str:
+        said = f"{self.trained} prompts to train on, {self.held_out} held out, {self.too_long} left out as too long"
+        if self.outside_pass_rate:
+            said += f", {self.outside_pass_rate} for their pass rate"
+        if any(self.contaminated.values()):
+            said += f", {sum(self.contaminated.values())} for words of an evaluation set"
+        return said
+
+
+@dataclass
+class Fitting:
+    """Rows that are used: row number -> digest of the rendered text, in the order given."""
+
+    digests: dict[int, bytes] = field(default_factory=dict)
+    tokens: list[int] = field(default_factory=list)
+    """Length of each of them."""
+    too_long: int = 0
+    shortest_too_long: float = math.inf
+
+    @property
+    def longest_tokens(self) -> int:
+        return max(self.tokens, default=0)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a run trains on and evaluates."""
+
+    train: np.ndarray
+    """int64 [prompts], row numbers, ascending."""
+    digests: tuple[bytes, ...]
+    """Of their rendered texts."""
+    tokens: np.ndarray
+    """int32 [prompts], their lengths."""
+    held_out: tuple[int, ...]
+    """Row numbers of the held-out data that are evaluated."""
+    counts: PromptCounts
+    contaminated: tuple[Contaminated, ...]
+    """The first rows that were left out for words of an evaluation set."""
+    parts: tuple[PartCount, ...]
+
+
+def select(data: DataSection, rows: Rows, eval_rows: Rows, parts: tuple[PartCount, ...], maker: PromptMaker, seed: int) -> Selection:
+    """Choose rows; `eval_rows` are those of `data.eval_path`, or `rows` itself where rows are held out from it.
+
+    Raises:
+        DataError: more rows are wanted than there are, or none is left.
+    """
+    train, held_out = _split(data, rows, eval_rows, seed)
+    filters = RowFilters.of(data, rows)
+    held_out_fitting = fit(eval_rows, held_out, maker, data, "held-out")
+    fitting = fit(rows, train, maker, data, "training", filters)
+    require_some(held_out_fitting, len(held_out), data, "held-out")
+    require_some(fitting, len(train), data, "training", filters)
+    known = set(held_out_fitting.digests.values())
+    kept = {index: digest for index, digest in fitting.digests.items() if digest not in known}
+    if not kept:
+        raise DataError(
+            f"every prompt of {data.source} is held out as well, so that nothing is left to train on; use another data.eval_path"
+        )
+    tokens = [tokens for digest, tokens in zip(fitting.digests.values(), fitting.tokens, strict=True) if digest not in known]
+    counts = PromptCounts(
+        trained=len(kept),
+        held_out=len(held_out_fitting.digests),
+        too_long=fitting.too_long + held_out_fitting.too_long,
+        also_held_out=len(fitting.digests) - len(kept),
+        longest_tokens=max(fitting.longest_tokens, held_out_fitting.longest_tokens),
+        rows=len(rows),
+        outside_pass_rate=filters.outside_pass_rate,
+        not_sampled=len(rows) - len(train) - (len(held_out) if eval_rows is rows else 0),
+        held_out_too_long=held_out_fitting.too_long,
+        contaminated=dict(filters.contaminated),
+    )
+    return Selection(
+        train=np.fromiter(kept, dtype=np.int64),
+        digests=tuple(kept.values()),
+        tokens=np.array(tokens, dtype=np.int32),
+        held_out=tuple(list(held_out_fitting.digests)[: data.eval_samples]),
+        counts=counts,
+        contaminated=tuple(filters.examples),
+        parts=parts,
+    )
+
+
+def curriculum(data: DataSection, rows: Rows, train: np.ndarray, seed: int) -> np.ndarray:
+    """Positions in `train`, int64, in the order of `data.curriculum_column`; equal rows as in the epoch that would be first without it.
+
+    Raises:
+        DataError: there is no such column, or a row has no number there.
+    """
+    column = str(data.curriculum_column)
+    require_column(rows, column, "data.curriculum_column")
+    remedy = "give every row a number there (`rollcast data pass-rate` measures pass rates), or remove data.curriculum_column"
+    values = numbers(rows, column, train.tolist(), remedy)
+    first = permutation(len(train), seed, 0) if data.shuffle else np.arange(len(train))
+    return first[np.argsort(-values[first] if data.curriculum_descending else values[first], kind="stable")]
+
+
+def fit(rows: Rows, indices: np.ndarray, maker: PromptMaker, data: DataSection, purpose: str, filters: RowFilters | None = None) -> Fitting:
+    """Which of these rows stay and are short enough; `purpose` is for people."""
+    fitting = Fitting()
+    batches = np.array_split(indices, max(1, math.ceil(len(indices) / _TOKENISED_AT_ONCE)))
+    quiet, console = len(indices) < _PROGRESS_FROM_ROWS, Console(stderr=True)
+    for batch in track(batches, f"tokenising {purpose} prompts", console=console, transient=True, disable=quiet):
+        for index, text, tokens in _measured(rows, batch.tolist(), maker, filters):
+            if tokens > data.max_prompt_length:
+                fitting.too_long += 1
+                fitting.shortest_too_long = min(fitting.shortest_too_long, tokens)
+                continue
+            fitting.digests[index] = hashlib.blake2b(text.encode(), digest_size=16).digest()
+            fitting.tokens.append(tokens)
+    return fitting
+
+
+def _measured(rows: Rows, indices: list[int], maker: PromptMaker, filters: RowFilters | None) -> Iterator[tuple[int, str, int]]:
+    """Row number, rendered text and length in tokens of the rows that stay."""
+    values = rows.values(maker.column, indices)
+    kept = filters.kept(rows, indices, values) if filters else [True] * len(indices)
+    staying = [(index, maker.text(value, rows.place(index))) for index, value, stays in zip(indices, values, kept, strict=True) if stays]
+    lengths = map(len, maker.renderer.tokenise([text for _, text in staying])) if staying else ()
+    for (index, text), length in zip(staying, lengths, strict=True):
+        yield index, text, length
+
+
+def _split(data: DataSection, rows: Rows, eval_rows: Rows, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers to train on, and to hold out."""
+    split_seed = data.mixture.seed if data.mixture and data.mixture.test_split_size is not None else seed
+    order = permutation(len(rows), split_seed, SUBSET_STREAM)
+    if data.held_out_size is not None:
+        used = order if data.train_samples == -1 else order[: data.train_samples]  # a share of what is used, as MedicalGPT's
+        held_out, train = np.split(used, [held_out_rows(data, len(used))])
+        missing = max(data.train_samples - len(rows), 0 if len(train) else 1)
+        key = "test_split_size"
+    else:
+        key = "data.eval_samples"
+        if eval_rows is rows:
+            held_out, order = np.split(order, [min(data.eval_samples, len(order))])
+        else:
+            held_out = permutation(len(eval_rows), seed, SUBSET_STREAM)[: data.eval_samples]
+        train = order if data.train_samples == -1 else order[: data.train_samples]
+        missing = max(data.train_samples, 1) - len(train)
+    if missing > 0:
+        held = f" of which {len(held_out)} are held out ({key})" if eval_rows is rows and len(held_out) else ""
+        raise DataError(
+            f"{data.source} has {len(rows)} rows,{held} and {max(data.train_samples, 1)} are wanted for training; "
+            f"lower data.train_samples or {key}"
+        )
+    return np.sort(train), held_out
+
+
+def held_out_rows(data: DataSection, rows: int) -> int:
+    """How many of so many rows `test_split_size` holds out: a share is rounded up, as scikit-learn and `datasets` do."""
+    size = data.held_out_size or 0
+    return min(rows, math.ceil(rows * size - ROUNDING) if isinstance(size, float) else size)
+
+
+def require_some(fitting: Fitting, count: int, data: DataSection, purpose: str, filters: RowFilters | None = None) -> None:
+    """Raise DataError, with the reasons, where there were rows and none of them stays."""
+    if not count or fitting.digests:
+        return
+    if fitting.too_long == count:
+        raise DataError(
+            f"every one of the {count} {purpose} prompts is longer than data.max_prompt_length {data.max_prompt_length}; "
+            f"the shortest has {int(fitting.shortest_too_long)} tokens: raise the limit to at least that"
+        )
+    assert filters is not None
+    raise DataError(
+        f"none of the {count} {purpose} rows is left: {filters.outside_pass_rate} have a pass rate that is not between data.min_pass_rate and "
+        f"data.max_pass_rate, {sum(filters.contaminated.values())} share words with data.decontaminate, {fitting.too_long} are longer than "
+        "data.max_prompt_length; relax one of these"
+    )

@@ -1,0 +1,200 @@
+"""A data set too large to index -> a deterministic, resumable stream of prompts, read as it is needed.
+
+    rows ── the first are held out ── buffers of `shuffle_buffer_size` ── choose, render, leave out ── shuffle the buffer ──► Prompt
+
+Buffers follow one another without overlap, and the order of each depends on the seed, the epoch and its first row only. So a row
+number and a position say where the stream stands, and a prompt can be made again from its row number: from one of the buffers
+that are kept, or by reading its buffer again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from actors.prompts.buffers import Buffer, Buffers
+from actors.prompts.decontamination import Contaminated
+from actors.prompts.filters import RowFilters
+from actors.prompts.indexed import EVAL_EPOCH, PromptSource, other_prompts
+from actors.prompts.rendering import PromptMaker, PromptRenderer, template_warnings
+from actors.prompts.selection import SUBSET_STREAM, PromptCounts, fit, require_some
+from actors.rows.permutation import permutation
+from actors.rows.rows import Rows
+from actors.rows.sources import PartCount, open_held_out
+from actors.rows.stream import open_stream
+from configs.contracts.errors import DataError
+from configs.contracts.records import Prompt, PromptId
+from configs.schema.data import DataSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+_STREAMS_OF_AN_EPOCH = 2**32
+"""Random streams of one epoch, one for each row that a buffer may begin with."""
+
+
+class PromptStream:
+    """The prompts of a run whose data are read as they are needed. It goes on for ever: after the last row comes the first.
+
+    Held-out prompts are those of `data.eval_path`, or the first `data.eval_samples` rows. Arguments and errors are those of
+    `PromptSource`.
+    """
+
+    parts: tuple[PartCount, ...] = ()
+
+    def __init__(
+        self, data: DataSection, tokenizer: PreTrainedTokenizerBase, *, seed: int, folder: Path, reward_names: Sequence[str] = ()
+    ) -> None:
+        self._data = data
+        self._seed = seed % 2**64
+        self._maker = PromptMaker(PromptRenderer(tokenizer, data.system_prompt), data.prompt_column)
+        streams = [open_stream(data, folder, seed), open_stream(data, folder, seed)]
+        self._eval_rows, held_out, self._first_row = self._held_out(streams[0].read(0, 0 if data.eval_path else data.eval_samples))
+        fitting = fit(self._eval_rows, held_out, self._maker, data, "held-out")
+        require_some(fitting, len(held_out), data, "held-out")
+        self._eval = list(fitting.digests)
+        filters = RowFilters.of(data, streams[0].read(0, 0))
+        counts = PromptCounts(0, len(self._eval), fitting.too_long, 0, fitting.longest_tokens, self._first_row)
+        self._buffers = Buffers(data, self._maker, filters, streams, set(fitting.digests.values()), counts, self._first_row)
+        self._epoch, self._start, self._drawn = 0, self._first_row, 0
+        self._order: tuple[tuple[int, int], np.ndarray] | None = None
+        first = self._first_buffer()
+        self._canary_row = first.start + int(first.kept[0])
+        self.prompt_tokens: np.ndarray = first.tokens
+        """int32: lengths of the first prompts that are trained on."""
+        facts = f"{data.model_dump_json()}/{self._seed}/{self.canary_prompt().text}"
+        self._digest = hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
+        self.warnings: tuple[str, ...] = tuple(template_warnings(tokenizer, self.canary_prompt(), reward_names))
+        for sentence in self.warnings:
+            logger.warning("%s", sentence)
+
+    @property
+    def counts(self) -> PromptCounts:
+        """Of the rows that were read."""
+        return self._buffers.counts
+
+    @property
+    def contaminated(self) -> tuple[Contaminated, ...]:
+        """The first rows that were left out for words of an evaluation set."""
+        return tuple(self._buffers.contaminated)
+
+    def next(self) -> Prompt:
+        """The next prompt."""
+        buffer = self._buffers.at(self._start)
+        while self._drawn >= len(buffer.kept):
+            self._advance(buffer)
+            buffer = self._buffers.at(self._start)
+        row = buffer.start + int(self._ordered(buffer)[self._drawn])
+        self._drawn += 1
+        return self.prompt(PromptId(self._epoch, row))
+
+    def prompt(self, prompt_id: PromptId) -> Prompt:
+        """The prompt with this id, the same whenever it is made. Does not move the stream."""
+        rows, place = (self._eval_rows, prompt_id.index) if prompt_id.epoch == EVAL_EPOCH else self._found(prompt_id.index)
+        if not 0 <= place < len(rows):
+            raise DataError(f"prompt {prompt_id} is not in the data of {self._data.source}; resume with the data of the run")
+        return self._maker.prompt(prompt_id, rows.row(place), rows.place(place))
+
+    def row(self, index: int) -> dict[str, Any]:
+        """All columns of a row, the prompt as the data set holds it."""
+        rows, place = self._found(index)
+        return rows.row(place)
+
+    def _found(self, index: int) -> tuple[Rows, int]:
+        """The buffer that holds a row, and the row's place in it."""
+        start = index - (index - self._first_row) % self._data.shuffle_buffer_size
+        return self._buffers.at(start).rows, index - start
+
+    def canary_prompt(self) -> Prompt:
+        """A prompt of the training data, always the same. Does not move the stream."""
+        return self.prompt(PromptId(0, self._canary_row))
+
+    def first_prompts(self, count: int) -> list[Prompt]:
+        """Prompts of the first buffer that has any, in the order in which the first epoch draws them. Does not move the stream."""
+        first = self._first_buffer()
+        return [self.prompt(PromptId(0, first.start + int(place))) for place in self._shuffled(first, 0)[:count]]
+
+    def eval_prompts(self) -> list[Prompt]:
+        """The held-out prompts, always in the same order; their ids have the epoch `EVAL_EPOCH`."""
+        return [self.prompt(PromptId(EVAL_EPOCH, index)) for index in self._eval]
+
+    def cursor(self) -> dict[str, Any]:
+        """Where the stream stands, and what was counted so far, as JSON."""
+        place = {"epoch": self._epoch, "row": self._start, "drawn": self._drawn}
+        return {**place, "counts": asdict(self.counts), "counted_to": self._buffers.counted_to, "data": self._digest}
+
+    def restore(self, cursor: Mapping[str, Any]) -> None:
+        """Go on where `cursor` was taken.
+
+        Raises:
+            CheckpointError: it was taken from other data, another order or another rendering.
+        """
+        if cursor["data"] != self._digest:
+            raise other_prompts(self._data.source)
+        self._epoch, self._start, self._drawn = int(cursor["epoch"]), int(cursor["row"]), int(cursor["drawn"])
+        self._buffers.restore(cursor["counts"], int(cursor["counted_to"]))
+
+    def _held_out(self, first_rows: Rows) -> tuple[Rows, np.ndarray, int]:
+        """Held-out data, the numbers of the rows that are held out, and the first row to train on."""
+        if self._data.eval_path is None:
+            return first_rows, np.arange(len(first_rows)), len(first_rows)
+        rows = open_held_out(self._data)
+        return rows, permutation(len(rows), self._seed, SUBSET_STREAM)[: self._data.eval_samples], 0
+
+    def _first_buffer(self) -> Buffer:
+        """The first buffer of which anything is trained on."""
+        start = self._first_row
+        while not len((buffer := self._buffers.at(start)).kept):
+            self._require_more(buffer)
+            start = buffer.start + len(buffer.rows)
+        return buffer
+
+    def _advance(self, buffer: Buffer) -> None:
+        """Go to the next buffer; after the last one a new epoch begins."""
+        self._drawn = 0
+        if len(buffer.rows) == self._data.shuffle_buffer_size:
+            self._start += len(buffer.rows)
+        else:
+            self._epoch, self._start = self._epoch + 1, self._first_row
+
+    def _require_more(self, buffer: Buffer) -> None:
+        if len(buffer.rows) == self._data.shuffle_buffer_size:
+            return
+        raise DataError(
+            f"{self._data.source}: none of its rows is left to train on, of which {self._first_row} are held out (data.eval_samples): "
+            f"{self.counts}; lower data.eval_samples, raise data.max_prompt_length, or relax the filters"
+        )
+
+    def _ordered(self, buffer: Buffer) -> np.ndarray:
+        """Places of the buffer's prompts in the order in which they are drawn."""
+        if self._order is None or self._order[0] != (self._epoch, buffer.start):
+            self._order = ((self._epoch, buffer.start), self._shuffled(buffer, self._epoch))
+        return self._order[1]
+
+    def _shuffled(self, buffer: Buffer, epoch: int) -> np.ndarray:
+        if not self._data.shuffle:
+            return buffer.kept
+        return buffer.kept[permutation(len(buffer.kept), self._seed, epoch * _STREAMS_OF_AN_EPOCH + buffer.start)]
+
+
+def open_prompts(
+    data: DataSection,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    folder: Path,
+    epochs: float | None = None,
+    reward_names: Sequence[str] = (),
+) -> PromptSource | PromptStream:
+    """The prompts of a run, indexed or, under `data.streaming`, read as they are needed. Arguments are those of `PromptSource`."""
+    if data.streaming:
+        return PromptStream(data, tokenizer, seed=seed, folder=folder, reward_names=reward_names)
+    return PromptSource(data, tokenizer, seed=seed, folder=folder, epochs=epochs, reward_names=reward_names)

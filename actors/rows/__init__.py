@@ -1,0 +1,1 @@
+"""Files and hub data sets as rows of JSON values. Runs in the driver."""

@@ -1,0 +1,79 @@
+"""Evaluation sets that are known by name: `math_500` instead of a hub id, a split and the names of its columns.
+
+Sources: ids, splits and columns are those of the sets' own cards and of lighteval's tasks, by which Open-R1 evaluates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from actors.rows.rows import Rows, load_rows
+from actors.rows.views import renamed
+from configs.contracts.errors import DataError
+
+PROMPT_COLUMNS = ("prompt", "problem", "question", "instruction", "messages")
+"""Columns that hold the prompt of a data set without a name here: the first of them that is there."""
+
+
+@dataclass(frozen=True)
+class NamedSet:
+    """Where an evaluation set is, and what its columns are."""
+
+    path: str
+    """Hub id."""
+    split: str
+    prompt_column: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Its names of columns -> ours: the gold answer is `solution`, where the accuracy reward looks for it."""
+    name: str | None = None
+    """Configuration on the hub."""
+
+
+_GOLD = MappingProxyType({"answer": "solution"})
+"""The bare answer is the gold; a worked solution beside it is hidden. Of GSM8K's the accuracy reward reads what follows `####`."""
+
+NAMED_SETS: Mapping[str, NamedSet] = MappingProxyType(
+    {
+        "math_500": NamedSet("HuggingFaceH4/MATH-500", "test", "problem", _GOLD),
+        "aime_2024": NamedSet("HuggingFaceH4/aime_2024", "train", "problem", _GOLD),
+        "aime_2025": NamedSet("yentinglin/aime_2025", "train", "problem", _GOLD),
+        "gsm8k": NamedSet("openai/gsm8k", "test", "question", _GOLD, name="main"),
+    }
+)
+"""Name -> evaluation set."""
+
+
+def load_named_or_path(spec: str, prompt_column: str | None = None) -> tuple[Rows, str]:
+    """The rows of an evaluation set, and the column of their prompts.
+
+    Args:
+        spec: a name of `NAMED_SETS`; or a file, folder or hub id, with `@split` behind it for another split than `test`
+            (a local data set that has only one split gives that one).
+        prompt_column: the column that holds the prompts of a data set without a name here, if it has that one.
+
+    Raises:
+        DataError: there is no such data set, or none of its columns is known to hold prompts.
+
+    Example: `load_named_or_path("math_500")`, `load_named_or_path("data/my.jsonl")`, `load_named_or_path("openai/gsm8k@train")`.
+    """
+    if spec in NAMED_SETS and not Path(spec).exists():
+        known = NAMED_SETS[spec]
+        rows = load_rows(known.path, name=known.name, split=known.split)
+        return renamed(rows, known.columns, f"the gold column of {spec}"), known.prompt_column
+    path, at, split = spec.rpartition("@")
+    if not at or Path(spec).expanduser().exists():
+        path, split = spec, "test"
+    try:
+        rows = load_rows(path, split=split)
+    except DataError as error:
+        raise DataError(f"{error.message} (sets known by name: {', '.join(NAMED_SETS)})") from None
+    column = next((name for name in (prompt_column, *PROMPT_COLUMNS) if name in rows.columns), None)
+    if column is None:
+        raise DataError(
+            f"{spec} has the columns {', '.join(rows.columns)}, none of which is known to hold prompts; "
+            f"name one of them {', '.join(PROMPT_COLUMNS[:-1])} or {PROMPT_COLUMNS[-1]}"
+        )
+    return rows, column

@@ -1,0 +1,182 @@
+"""Data sets on disk and on the hub -> rows of JSON values. How files are read is `actors.rows.files`, the hub `actors.rows.hub`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from actors.rows.files import SUFFIXES, kind_of, read_table, records, split_files
+from actors.rows.hub import load_with_datasets
+from configs.contracts.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+class Rows(Protocol):
+    """A data set: numbered rows that all have the same columns."""
+
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def row(self, index: int) -> dict[str, Any]:
+        """One row, JSON values only; None where the row lacks a column."""
+        ...
+
+    def values(self, column: str, indices: Sequence[int]) -> list[Any]:
+        """One column of some rows, in the order of `indices`."""
+        ...
+
+    def place(self, index: int) -> str:
+        """Where a row comes from, for people: `train.jsonl:17`."""
+        ...
+
+
+@dataclass(frozen=True)
+class RecordRows:
+    """Rows that were read from text files."""
+
+    columns: tuple[str, ...]
+    records: Sequence[dict[str, Any]]
+    places: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def row(self, index: int) -> dict[str, Any]:
+        record = self.records[index]
+        return {column: json_value(record.get(column)) for column in self.columns}
+
+    def values(self, column: str, indices: Sequence[int]) -> list[Any]:
+        return [json_value(self.records[index].get(column)) for index in indices]
+
+    def place(self, index: int) -> str:
+        return self.places[index]
+
+
+@dataclass(frozen=True)
+class DatasetRows:
+    """Rows of a `datasets.Dataset`, which stays on disk."""
+
+    name: str
+    dataset: Dataset
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.dataset.column_names)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def row(self, index: int) -> dict[str, Any]:
+        return json_value(self.dataset[index])
+
+    def values(self, column: str, indices: Sequence[int]) -> list[Any]:
+        return json_value(self.dataset.select_columns([column])[list(indices)][column])
+
+    def place(self, index: int) -> str:
+        return f"{self.name}, row {index}"
+
+
+def load_rows(path: str, *, name: str | None = None, split: str = "train") -> Rows:
+    """Open a data set.
+
+    Args:
+        path: a JSON, JSONL, CSV, Parquet or Arrow file, a folder of them or of `save_to_disk`, or a hub id.
+        name: configuration of a hub data set.
+        split: which split. In a folder, files named after splits (`test.jsonl`, `data/train-00000.parquet`) make them; a
+            local data set that has only one split gives that one, whatever is asked for.
+
+    Raises:
+        DataError: there is no such data set, configuration, split or row; or a file is not what its name says (names file
+            and line).
+    """
+    files = local_files(path, name, split)
+    rows = DatasetRows(path, load_with_datasets(path, name, split)) if files is None else _read_files(files)
+    if not len(rows):
+        raise DataError(f"data set {path} is empty; it must have at least one row")
+    return rows
+
+
+def local_files(path: str, name: str | None, split: str) -> list[Path] | None:
+    """The files of a local data set; None for one that `datasets` must find: on the hub, or a folder with named configurations.
+
+    Raises:
+        DataError: there is no such data set, or no such split.
+    """
+    local = Path(path).expanduser()
+    if local.is_dir() and name is None:
+        return _saved_files(local, split) or split_files(local, split)
+    if local.is_file():
+        return [local]
+    if not local.is_dir() and (not _HUB_ID.fullmatch(path) or local.suffix in SUFFIXES):
+        raise DataError(f"data set {path} does not exist{_near(local)}; give a file, a folder or a hub id such as openai/gsm8k")
+    return None
+
+
+def _saved_files(folder: Path, split: str) -> list[Path] | None:
+    """The Arrow files of a folder that `save_to_disk` wrote, in their order; None for another folder."""
+    splits = folder / "dataset_dict.json"
+    if splits.is_file():
+        names = json.loads(splits.read_text(encoding="utf-8"))["splits"]
+        if split not in names and len(names) > 1:
+            raise DataError(f"folder {folder} has no split {split!r}; it has {', '.join(names)}")
+        folder = folder / (split if split in names else names[0])
+    state = folder / "state.json"
+    if not state.is_file():
+        return None
+    return [folder / file["filename"] for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+
+
+def _near(path: Path) -> str:
+    there = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = get_close_matches(str(path), there, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _read_files(files: Sequence[Path]) -> Rows:
+    if kind_of(files) in (".parquet", ".arrow"):
+        return _read_tables(files)
+    columns: dict[str, None] = {}
+    found: list[dict[str, Any]] = []
+    places: list[str] = []
+    for file in files:
+        for place, record in records(file):
+            columns.update(dict.fromkeys(record))
+            found.append(record)
+            places.append(place)
+    return RecordRows(tuple(columns), found, places)
+
+
+def _read_tables(files: Sequence[Path]) -> Rows:
+    from datasets import Dataset, concatenate_datasets
+
+    name = str(files[0]) if len(files) == 1 else str(files[0].parent)
+    return DatasetRows(name, concatenate_datasets([Dataset(read_table(file)) for file in files]))
+
+
+def json_value(value: Any) -> Any:
+    """The same value in JSON's types: rewards run in other processes, and rows travel there as JSON."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, dict):
+        return {str(key): json_value(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(part) for part in value]
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value)

@@ -1,0 +1,141 @@
+"""The data section of a run -> rows: one data set or a mixture, with the names of columns that the run uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from actors.rows.addition import write_addition
+from actors.rows.named_sets import NAMED_SETS, load_named_or_path
+from actors.rows.permutation import permutation
+from actors.rows.rows import Rows, load_rows
+from actors.rows.views import ColumnRows, MixedRows, renamed, require_column
+from configs.contracts.errors import DataError
+from configs.schema.data import DataSection, MixturePart, MixtureSection
+from configs.schema.model import BUILTIN
+
+_SHUFFLE_STREAM = 2**64 - 1
+"""Random stream that shuffles a mixture as a whole; streams 0, 1, ... draw the subsets of its parts."""
+
+ROUNDING = 1e-9
+"""0.29 x 100 is 28.999999999999996 in binary floating point, and is meant as 29."""
+
+
+@dataclass(frozen=True)
+class PartCount:
+    """What a mixture takes of one data set."""
+
+    path: str
+    rows: int
+    kept: int
+
+
+def open_rows(data: DataSection, folder: Path, seed: int) -> tuple[Rows, tuple[PartCount, ...]]:
+    """The rows to train on, and of a mixture what came from where.
+
+    Args:
+        folder: where the rows of a `builtin:` data set are written.
+        seed: of the run; it decides what a `builtin:` data set holds.
+
+    Raises:
+        DataError: data are missing, malformed, or lack a column.
+    """
+    if data.mixture is not None:
+        rows, parts = mix(data.mixture)
+    else:
+        rows, parts = load_rows(local_path(str(data.path), folder, seed), name=data.name, split=data.split), ()
+    rows = renamed(rows, data.columns, "data.columns")
+    require_column(rows, data.prompt_column, "data.prompt_column")
+    return rows, parts
+
+
+def local_path(path: str, folder: Path, seed: int) -> str:
+    """The path of a data set, after a `builtin:` one was written to a file in `folder`.
+
+    Raises:
+        DataError: there is no `builtin:` data set of this name.
+    """
+    if not path.startswith(BUILTIN):
+        return path
+    if path != f"{BUILTIN}addition":
+        raise DataError(f"data set {path} is not known; the only one that is made on the spot is {BUILTIN}addition")
+    return str(write_addition(folder, seed))
+
+
+def open_held_out(data: DataSection) -> Rows:
+    """The rows of `data.eval_path`, their prompts in `data.prompt_column`.
+
+    Raises:
+        DataError: as of `open_rows`.
+    """
+    path = str(data.eval_path)
+    if path in NAMED_SETS and not Path(path).exists():
+        rows, column = load_named_or_path(path)
+        return renamed(rows, {column: data.prompt_column}, "data.prompt_column")
+    rows = load_rows(path, name=data.name if path == data.path else None, split=data.eval_split)
+    rows = renamed(rows, {old: new for old, new in data.columns.items() if old in rows.columns}, "data.columns")
+    require_column(rows, data.prompt_column, "data.prompt_column")
+    return rows
+
+
+def mix(mixture: MixtureSection) -> tuple[Rows, tuple[PartCount, ...]]:
+    """The parts one behind the other, then shuffled: Open-R1's mixture.
+
+    Of a part with a weight, floor(rows x weight) rows are kept, a seeded subset; of one without, all in their order.
+
+    Raises:
+        DataError: a part lacks a column, keeps no row, or the parts have different columns.
+    """
+    opened = [_part_rows(part) for part in mixture.datasets]
+    _require_same_columns(mixture.datasets, opened)
+    chosen = [
+        _chosen(part, len(rows), mixture.seed, stream) for stream, (part, rows) in enumerate(zip(mixture.datasets, opened, strict=True))
+    ]
+    part_of = np.repeat(np.arange(len(opened), dtype=np.int32), [len(indices) for indices in chosen])
+    index_in_part = np.concatenate(chosen)
+    order = permutation(len(part_of), mixture.seed, _SHUFFLE_STREAM)
+    counts = [PartCount(part.path, len(rows), len(indices)) for part, rows, indices in zip(mixture.datasets, opened, chosen, strict=True)]
+    return MixedRows(opened[0].columns, opened, part_of[order], index_in_part[order]), tuple(counts)
+
+
+def kept_rows(rows: int, weight: float) -> int:
+    """floor(rows x weight), of the weight as it is written: 29 of 100 rows at 0.29."""
+    return math.floor(rows * weight + ROUNDING)
+
+
+def _part_rows(part: MixturePart) -> Rows:
+    rows = load_rows(part.path, name=part.name, split=part.split)
+    kept = part.kept_columns
+    if kept is None:
+        return rows
+    for column in kept:
+        require_column(rows, column, f"data.mixture, columns of {part.path}:")
+    return ColumnRows(rows, {new: old for old, new in kept.items()})
+
+
+def _require_same_columns(parts: Sequence[MixturePart], opened: Sequence[Rows]) -> None:
+    first = set(opened[0].columns)
+    for part, rows in zip(parts, opened, strict=True):
+        alone, missing = sorted(set(rows.columns) - first), sorted(first - set(rows.columns))
+        if alone or missing:
+            differences = [f"{parts[0].path} alone has {', '.join(missing)}"] * bool(missing)
+            differences += [f"{part.path} alone has {', '.join(alone)}"] * bool(alone)
+            raise DataError(
+                f"data.mixture: its data sets have different columns: {'; '.join(differences)}; "
+                "list in the `columns` of each what is kept, as {theirs: ours} where only the name differs"
+            )
+
+
+def _chosen(part: MixturePart, count: int, seed: int, stream: int) -> np.ndarray:
+    if part.weight is None:
+        return np.arange(count, dtype=np.int64)
+    kept = kept_rows(count, part.weight)
+    if kept == 0:
+        raise DataError(
+            f"data.mixture: of the {count} rows of {part.path} the weight {part.weight} keeps none; raise it, or remove the data set"
+        )
+    return permutation(count, seed, stream)[:kept]

@@ -1,0 +1,89 @@
+"""A data set that is read in its order, as far as it is needed, from any row on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from actors.rows.files import kind_of, records
+from actors.rows.hub import stream_with_datasets
+from actors.rows.rows import RecordRows, Rows, json_value, local_files
+from actors.rows.sources import local_path
+from actors.rows.views import renamed, require_column
+from configs.contracts.errors import DataError
+from configs.schema.data import DataSection
+
+Record = tuple[str, dict[str, Any]]
+"""Where a row comes from, for people, and what it holds."""
+
+_ROWS_FOR_COLUMNS = 100
+"""The columns of a stream are those of its first rows; later rows have None where they lack one, and nothing besides."""
+
+
+@dataclass
+class RowStream:
+    """Rows in their order. Reading where the last read ended goes on; reading elsewhere opens the data again and passes over rows."""
+
+    open_at: Callable[[int], Iterator[Record]]
+    """Gives the rows from a number on."""
+    columns: tuple[str, ...]
+    names: Mapping[str, str]
+    """`data.columns`."""
+    position: int = -1
+    """Number of the row that comes next without opening the data again."""
+    _reader: Iterator[Record] = field(default_factory=lambda: iter(()))
+
+    def read(self, start: int, count: int) -> Rows:
+        """Rows `start` to `start + count`, fewer where the data end.
+
+        Raises:
+            DataError: the data cannot be read, or lack a column of `names`.
+        """
+        if start != self.position:
+            self._reader = self.open_at(start)
+        read = list(islice(self._reader, count))
+        self.position = start + len(read)
+        rows = RecordRows(self.columns, [record for _, record in read], [place for place, _ in read])
+        return renamed(rows, self.names, "data.columns")
+
+
+def open_stream(data: DataSection, folder: Path, seed: int) -> RowStream:
+    """The rows of `data.path` as a stream; the arguments are those of `actors.rows.sources.open_rows`.
+
+    Raises:
+        DataError: there is no such data set, it is empty, or it lacks a column.
+    """
+    path = local_path(str(data.path), folder, seed)
+    open_at = _opener(path, data)
+    columns = dict.fromkeys(column for _, record in islice(open_at(0), _ROWS_FOR_COLUMNS) for column in record)
+    if not columns:
+        raise DataError(f"data set {path} is empty; it must have at least one row")
+    stream = RowStream(open_at, tuple(columns), data.columns)
+    require_column(stream.read(0, 0), data.prompt_column, "data.prompt_column")
+    return stream
+
+
+def _opener(path: str, data: DataSection) -> Callable[[int], Iterator[Record]]:
+    files = local_files(path, data.name, data.split)
+    if files is not None:
+        kind_of(files)
+        return lambda start: _from_files(files, start)
+    dataset = stream_with_datasets(path, data.name, data.split)
+    return lambda start: _from_dataset(path, dataset, start)
+
+
+def _from_files(files: Sequence[Path], start: int) -> Iterator[Record]:
+    everything = (record for file in files for record in records(file))
+    for place, record in islice(everything, start, None):
+        yield place, json_value(record)
+
+
+def _from_dataset(path: str, dataset: Any, start: int) -> Iterator[Record]:
+    try:
+        for number, record in enumerate(dataset.skip(start), start):
+            yield f"{path}, row {number}", json_value(record)
+    except (OSError, ValueError) as error:
+        raise DataError(f"data set {path} broke off while it was read: {error}; run the same command again to go on") from error

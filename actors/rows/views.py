@@ -1,0 +1,112 @@
+"""Rows seen another way: with other names of columns, some of them, or several data sets as one. Nothing is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from actors.rows.rows import Rows
+from configs.contracts.errors import DataError
+
+
+def renamed(rows: Rows, columns: Mapping[str, str], key: str) -> Rows:
+    """Rows whose columns have other names.
+
+    Args:
+        columns: old name -> new name. A column that has the new name already is hidden behind the renamed one.
+        key: where the mapping stands, for people: `data.columns`.
+
+    Raises:
+        DataError: there is no column of an old name, or two get the same name.
+    """
+    for old in columns:
+        require_column(rows, old, key)
+    doubled = [new for new in columns.values() if list(columns.values()).count(new) > 1]
+    if doubled:
+        raise DataError(
+            f"{key} gives the name {doubled[0]!r} to {' and '.join(old for old in columns if columns[old] == doubled[0])}; keep one"
+        )
+    if all(old == new for old, new in columns.items()):
+        return rows
+    kept = {column: column for column in rows.columns if column not in columns and column not in columns.values()}
+    names = {old: columns.get(old, old) for old in rows.columns if old in columns or old in kept}
+    return ColumnRows(rows, {new: old for old, new in names.items()})
+
+
+def require_column(rows: Rows, column: str, key: str) -> None:
+    """Raise DataError, listing the columns there are and naming the nearest, where `column` is none of them."""
+    if column in rows.columns:
+        return
+    lower = {name.lower(): name for name in rows.columns}
+    near = get_close_matches(column.lower(), lower, n=1)
+    hint = f" (did you mean {lower[near[0]]}?)" if near else ""
+    raise DataError(
+        f"{key} {column!r} is not in the data; the columns there are {', '.join(rows.columns)}{hint}; "
+        "correct the key, or give columns other names with data.columns: {theirs: ours}"
+    )
+
+
+@dataclass(frozen=True)
+class ColumnRows:
+    """Some columns of a data set, under names of their own."""
+
+    rows: Rows
+    sources: Mapping[str, str]
+    """Name here -> name there."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.sources)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, index: int) -> dict[str, Any]:
+        row = self.rows.row(index)
+        return {name: row[source] for name, source in self.sources.items()}
+
+    def values(self, column: str, indices: Sequence[int]) -> list[Any]:
+        return self.rows.values(self.sources[column], indices)
+
+    def place(self, index: int) -> str:
+        return self.rows.place(index)
+
+
+@dataclass(frozen=True)
+class MixedRows:
+    """Rows of several data sets with the same columns, in one order."""
+
+    columns: tuple[str, ...]
+    parts: Sequence[Rows]
+    part_of: np.ndarray
+    """int32 [rows]: which part a row is from."""
+    index_in_part: np.ndarray
+    """int64 [rows]"""
+
+    def __len__(self) -> int:
+        return len(self.part_of)
+
+    def row(self, index: int) -> dict[str, Any]:
+        row = self._part(index).row(int(self.index_in_part[index]))
+        return {column: row[column] for column in self.columns}
+
+    def values(self, column: str, indices: Sequence[int]) -> list[Any]:
+        chosen = np.asarray(indices, dtype=np.int64)
+        values: list[Any] = [None] * len(chosen)
+        for number, part in enumerate(self.parts):
+            places = np.flatnonzero(self.part_of[chosen] == number)
+            if len(places):
+                found = part.values(column, self.index_in_part[chosen[places]].tolist())
+                for place, value in zip(places.tolist(), found, strict=True):
+                    values[place] = value
+        return values
+
+    def place(self, index: int) -> str:
+        return self._part(index).place(int(self.index_in_part[index]))
+
+    def _part(self, index: int) -> Rows:
+        return self.parts[self.part_of[index]]

@@ -1,0 +1,120 @@
+"""Which models a comparison is of, and what must be the same for all: base model, tokenizer, chat template. Nothing is started here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.contracts.errors import ConfigError
+from configs.loading import config_of
+from configs.schema.run import RunConfig
+
+if TYPE_CHECKING:
+    pass
+
+BASE = "base"
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia")
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One model of a comparison: an adapter on the base model, a whole model, or (neither) the base model itself."""
+
+    name: str
+    adapter: Path | None = None
+    model: Path | None = None
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, for people."""
+        return str(self.adapter or self.model or "the base model")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks to compare."""
+
+    config: str | None
+    contestants: Sequence[Contestant]
+    overrides: Sequence[str]
+
+
+def read_arguments(arguments: Sequence[str]) -> Request:
+    """`CONFIG` (a YAML file or run directory), `base`, `name=PATH` and `section.key=value`, in any order.
+
+    Raises:
+        ConfigError: no model is named, one twice, or a path holds none.
+    """
+    configs, contestants, overrides = [], [], []
+    for argument in arguments:
+        name, equals, path = argument.partition("=")
+        if argument == BASE:
+            contestants.append(Contestant(BASE))
+        elif equals and ("." in name or name in RunConfig.model_fields):
+            overrides.append(argument)
+        elif equals:
+            contestants.append(_contestant(name, Path(path)))
+        else:
+            configs.append(argument)
+    if len(configs) > 1:
+        raise ConfigError(
+            f"{' and '.join(configs)}: one file or run directory says what is compared on; write models as name=PATH, or base"
+        )
+    names = [contestant.name for contestant in contestants]
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled:
+        raise ConfigError(f"{doubled} is named twice; give each model a name of its own")
+    if not names:
+        raise ConfigError("no model to compare is named; write base for the base model, and name=PATH for adapters or whole models")
+    return Request(configs[0] if configs else None, contestants, overrides)
+
+
+def _contestant(name: str, path: Path) -> Contestant:
+    path = path.expanduser().absolute()
+    for folder in (path, path / "adapter"):  # a run directory stands for its result
+        if (folder / "adapter_config.json").exists():
+            return Contestant(name, adapter=folder)
+    if (path / "config.json").exists():
+        return Contestant(name, model=path)
+    raise ConfigError(
+        f"{name}={path} holds neither an adapter (adapter_config.json), nor a model (config.json), nor a run with a result; correct the path"
+    )
+
+
+def config_without_file(contestants: Sequence[Contestant], overrides: Sequence[str]) -> RunConfig:
+    """A run that says no more than the models do: the adapters' base model, the accuracy reward, and the CPU where there is no GPU.
+
+    Raises:
+        ConfigError: the adapters have different base models, or there is none; or no data set is named.
+    """
+    bases = {_base_of(one.adapter): one for one in contestants if one.adapter}
+    if len(bases) > 1:
+        (first, one), (second, other), *_ = bases.items()
+        raise ConfigError(
+            f"{one.name} is an adapter of {first}, and {other.name} of {second}: adapters are compared on one base model; merge them, and compare "
+            "whole models"
+        )
+    whole = next((str(one.model) for one in contestants if one.model), None)
+    path = next(iter(bases), whole)
+    if path is None:
+        raise ConfigError("only base is named, and nothing says which model it is: give a YAML file or a run directory before it")
+    accuracy = {"name": "accuracy", "params": {"answer_style": "auto"}}
+    tree: dict[str, Any] = {"model": {"path": path}, "data": {"path": path}, "rewards": {"functions": [accuracy]}}
+    if not NVIDIA_DRIVER.exists():
+        tree["model"]["dtype"] = "float32"
+        tree |= {"actors": {"gpus_per_worker": 0}, "learner": {"gpus_per_rank": 0}}
+    config = config_of(tree, "the command line", overrides)
+    if not config.evaluation.data:
+        raise ConfigError("no data set is named: give --data, or a YAML file or run directory whose held-out prompts are asked")
+    return config
+
+
+def _base_of(adapter: Path) -> str:
+    base = json.loads((adapter / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    if not base:
+        raise ConfigError(f"{adapter} does not say its base model: give a YAML file, or model.path=PATH in one")
+    return str(Path(base).resolve()) if Path(base).exists() else str(base)

@@ -1,0 +1,205 @@
+"""What the completions of a data set say of a model. Pure; docs/evaluation.md has the definitions in words.
+
+Every completion counts. One whose answer cannot be read, or whose reward failed (timeout, crash, invalid value), is not right: its value is
+0, and `outcomes` says how often. A prompt is left out only where the reward does not apply: its gold cannot be read, or the reward skips it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from pydantic import BaseModel
+
+from cluster.evaluation.statistics import majority_at_k, mean_interval, pass_at_k
+from configs.contracts.records import FAILED_OUTCOMES, GroupSummary, Outcome, Prompt, RolloutGroup, Scores
+from configs.schema.run import RunConfig
+
+ANSWER_JUDGES = ("accuracy", "reasoning_accuracy")
+"""Rewards that judge an answer, which completions can vote for."""
+
+PROGRAM_JUDGES = ("code", "binary_code", "ioi_code", "cf_code")
+RIGHT = 1.0
+"""A completion is right from this value of its judge."""
+
+WEIGHTED_SUM = "reward"
+"""Stands for the judge where none is configured."""
+
+WRONG_OUTCOMES: frozenset[Outcome] = frozenset((*FAILED_OUTCOMES, "unparsable_answer"))
+"""Outcomes whose completion counts as 0, also where the reward says None of it."""
+
+
+def judge_of(config: RunConfig) -> str:
+    """Label of the reward that says how right a completion is, or `WEIGHTED_SUM`."""
+    labels = [spec.label for spec in config.rewards.functions]
+    known = (name for name in (*ANSWER_JUDGES, *PROGRAM_JUDGES) if name in labels)
+    return config.evaluation.reward or next(known, WEIGHTED_SUM)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The scored completions of one prompt."""
+
+    prompt: Prompt
+    summary: GroupSummary
+    body: RolloutGroup
+    scores: Scores
+    answers_G: tuple[str | None, ...]
+    """What each completion votes for; None for one without an answer."""
+
+    def values_G(self, judge: str) -> tuple[float, ...] | None:
+        """How right each completion is; None where the judge does not apply to all of them."""
+        if judge == WEIGHTED_SUM:
+            rewards_G = self.scores.rewards_G
+            return None if None in rewards_G else tuple(float(reward or 0.0) for reward in rewards_G)
+        column = self.scores.columns[judge]
+        counted = [
+            0.0 if value is None and outcome in WRONG_OUTCOMES else value
+            for value, outcome in zip(column.values_G, column.outcomes_G, strict=True)
+        ]
+        return None if None in counted else tuple(float(value or 0.0) for value in counted)
+
+
+class Estimate(BaseModel):
+    """A mean over prompts, and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Evaluation(BaseModel):
+    """One model on one data set. Means are over prompts."""
+
+    name: str = "held_out"
+    judge: str = WEIGHTED_SUM
+    """The reward by which `accuracy`, `pass_at` and `majority` are counted; `reward` is the weighted sum of all."""
+    num_generations: int = 1
+    temperature: float = 0.0
+    prompts: int
+    """Prompts that count."""
+    too_long: int = 0
+    """Left out as longer than `data.max_prompt_length`."""
+    refused: int = 0
+    """Left out as no engine could sample them."""
+    unjudged: int = 0
+    """Left out as the judge does not apply: a gold answer that cannot be read, or a reward that skips."""
+    accuracy: float
+    """Mean value of the judge over the completions of a prompt, and over prompts: avg@k."""
+    interval: tuple[float, float] | None = None
+    """95 %, of `accuracy`."""
+    pass_at: dict[int, Estimate] = {}
+    majority: Estimate | None = None
+    rewards: dict[str, float]
+    """Mean of each reward over the completions to which it applies."""
+    outcomes: dict[str, dict[str, int]] = {}
+    """Completions by reward and outcome."""
+    mean_length: float = 0.0
+    """Tokens."""
+    truncated: float = 0.0
+    """Share of completions that ended at the length limit."""
+    min_policy_version: int = 0
+    max_policy_version: int = 0
+    """Of the policies that sampled any token: equal where no adapter came in the middle."""
+
+    @property
+    def version(self) -> str:
+        low, high = self.min_policy_version, self.max_policy_version
+        return str(low) if low == high else f"{low} to {high}"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The completions of a data set, and what they say."""
+
+    evaluation: Evaluation
+    sampled: Sequence[Sampled]
+
+
+def measure(
+    name: str,
+    sampled: Sequence[Sampled],
+    judge: str,
+    *,
+    ks: Sequence[int] = (),
+    temperature: float = 0.0,
+    seed: int = 0,
+    too_long: int = 0,
+    refused: int = 0,
+) -> Evaluation:
+    """What the completions of one data set say.
+
+    Args:
+        sampled: the prompts, each with the same number of completions; at least one.
+        judge: from `judge_of`.
+        ks: of the pass@k to give.
+        seed: of the bootstrap.
+    """
+    judged = [(one, values_G) for one in sampled if (values_G := one.values_G(judge)) is not None]
+    means_P = [fmean(values_G) for _, values_G in judged]
+    G = len(sampled[0].scores.rewards_G)
+    with_majority = judge in ANSWER_JUDGES and G > 1
+    lengths = [length for one in sampled for length in one.summary.completion_tokens_G]
+    truncated = [cut for one in sampled for cut in one.summary.truncated_G]
+    return Evaluation(
+        name=name,
+        judge=judge,
+        num_generations=G,
+        temperature=temperature,
+        prompts=len(judged),
+        too_long=too_long,
+        refused=refused,
+        unjudged=len(sampled) - len(judged),
+        accuracy=fmean(means_P) if means_P else 0.0,
+        interval=mean_interval(means_P, seed) if means_P else None,
+        pass_at={k: _estimate([_passed(values_G, k) for _, values_G in judged], seed) for k in ks if judged and judge != WEIGHTED_SUM},
+        majority=_estimate([_voted(one, values_G) for one, values_G in judged], seed) if with_majority and judged else None,
+        rewards=_reward_means(sampled),
+        outcomes=_outcomes(sampled),
+        mean_length=fmean(lengths),
+        truncated=fmean(truncated),
+        min_policy_version=min(one.summary.min_policy_version for one in sampled),
+        max_policy_version=max(one.summary.max_policy_version for one in sampled),
+    )
+
+
+def metrics_of(evaluation: Evaluation) -> dict[str, float]:
+    """What is logged of an evaluation, under the names of docs/metrics.md."""
+    mean = WEIGHTED_SUM if evaluation.judge == WEIGHTED_SUM else "accuracy"
+    found: dict[str, float] = {mean: evaluation.accuracy} if evaluation.prompts else {}
+    if evaluation.interval is not None:
+        found |= {f"{mean}_low": evaluation.interval[0], f"{mean}_high": evaluation.interval[1]}
+    found |= {f"pass@{k}": estimate.value for k, estimate in evaluation.pass_at.items()}
+    if evaluation.majority is not None:
+        found[f"maj@{evaluation.num_generations}"] = evaluation.majority.value
+    found |= {f"rewards/{name}/mean": value for name, value in evaluation.rewards.items()}
+    found |= {"mean_length": evaluation.mean_length, "clipped_ratio": evaluation.truncated, "prompts": evaluation.prompts}
+    found |= {"min_policy_version": evaluation.min_policy_version, "max_policy_version": evaluation.max_policy_version}
+    return {f"eval/{evaluation.name}/{name}": float(value) for name, value in found.items()}
+
+
+def _passed(values_G: Sequence[float], k: int) -> float:
+    return pass_at_k(len(values_G), sum(value >= RIGHT for value in values_G), k)
+
+
+def _voted(one: Sampled, values_G: Sequence[float]) -> float:
+    return majority_at_k(one.answers_G, [float(value >= RIGHT) for value in values_G])
+
+
+def _estimate(values_P: Sequence[float], seed: int) -> Estimate:
+    low, high = mean_interval(values_P, seed)
+    return Estimate(value=fmean(values_P), low=low, high=high)
+
+
+def _reward_means(sampled: Sequence[Sampled]) -> dict[str, float]:
+    values = {name: [value for one in sampled for value in one.scores.columns[name].values_G] for name in sampled[0].scores.columns}
+    applying = {name: [value for value in column if value is not None] for name, column in values.items()}
+    return {name: fmean(column) for name, column in applying.items() if column}
+
+
+def _outcomes(sampled: Sequence[Sampled]) -> dict[str, dict[str, int]]:
+    names: Mapping[str, object] = sampled[0].scores.columns
+    counts = {name: Counter(outcome for one in sampled for outcome in one.scores.columns[name].outcomes_G) for name in names}
+    return {name: dict(counter.most_common()) for name, counter in counts.items()}

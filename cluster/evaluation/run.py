@@ -1,0 +1,172 @@
+"""`rollcast evaluate`, and what `rollcast compare` shares with it: which model, which prompts, and a table of what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Coroutine, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.console import Console
+
+from actors.prompts.eval_sets import EvalSet
+from actors.prompts.rendering import load_tokenizer
+from cluster.evaluation.evaluate import EvaluationPlan, evaluate, write_answers
+from cluster.evaluation.measurement import Answers, Evaluation
+from cluster.evaluation.serving import Serving, serving
+from cluster.evaluation.sets import open_sets
+from cluster.evaluation.table import evaluation_table, remarks
+from cluster.models.base import model_to_serve
+from cluster.models.peft_folders import able_to_serve
+from cluster.models.starting_adapter import doubt_about_base
+from cluster.models.tokenizers import chat_template_of
+from cluster.output import checkpoint
+from cluster.output.counting import counting
+from cluster.session import RaySession
+from configs.contracts.errors import ConfigError, RunDirectoryError, StoppedError
+from configs.loading import config_of, dump_config
+from configs.recipes.command_line import load_run
+from configs.schema.run import RunConfig
+from configs.yaml_files import read_yaml
+
+if TYPE_CHECKING:
+    pass
+
+Found = TypeVar("Found")
+
+NO_ADAPTER = "none"
+
+
+def load_target(target: str, overrides: Sequence[str], console: Console) -> tuple[RunConfig, Path | None]:
+    """The run that a run directory or a YAML file describes, and the directory if it is one.
+
+    Raises:
+        ConfigError: neither, or the overrides cannot work.
+    """
+    folder = Path(target)
+    if not folder.is_dir():
+        return load_run([target, *overrides], None, console), None
+    if not (folder / "config.yaml").exists():
+        raise ConfigError(f"{folder} holds no run (no config.yaml): give the out_dir of a run, or a YAML file")
+    return config_of(read_yaml(folder / "config.yaml"), str(folder / "config.yaml"), overrides), folder.absolute()
+
+
+def adapter_to_evaluate(config: RunConfig, run: Path | None, asked: str | None) -> Path | None:
+    """The adapter that is meant: the one asked for, else the run's result or newest checkpoint, else the one a YAML file starts from.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if asked == NO_ADAPTER:
+        return None
+    if asked is not None:
+        return Path(asked).absolute()
+    if run is None:
+        return Path(config.model.adapter).absolute() if config.model.adapter else None
+    commit = checkpoint.newest(run / "checkpoints", lambda _: None)
+    candidates = [run / "adapter", *([commit.learner_folder / "adapter"] if commit else [])]
+    found = next((folder for folder in candidates if (folder / "adapter_config.json").exists()), None)
+    if found is None:
+        raise ConfigError(
+            f"{run} holds no adapter yet, neither a result nor a checkpoint; give --adapter PATH, or --adapter none for its base model"
+        )
+    return found
+
+
+def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, output: Path, console: Console) -> list[Evaluation]:
+    """Evaluate one model; writes `<set>.parquet`, `summary.json` and `config.yaml` into `output`.
+
+    Args:
+        config: whose `evaluation`, `data` and `rewards` say what is asked and how it is judged.
+        run: its directory, if it has been trained.
+        adapter: a PEFT folder; None evaluates the base model.
+
+    Raises:
+        RollcastError: of the kind that says what failed.
+    """
+    plan = EvaluationPlan.of(config)
+    logs = open_output(output, config)
+    model_path = model_to_serve(config, run or output, logs)
+    served_config = able_to_serve(of_model(config, model_path), [adapter])
+    say_doubts([adapter], model_path, console)
+    template = chat_template_of(config, [adapter] if adapter else [])
+    model = served_config.model
+    tokenizer = load_tokenizer(model_path, template, model.trust_remote_code, model.revision, model.eos_token)
+    sets = open_sets(config, tokenizer, output / "data")
+    console.print(f"evaluating {adapter or 'the base model'} on {', '.join(each.name for each in sets)}", markup=False, highlight=False)
+
+    async def ask() -> list[Answers]:
+        async with serving(served_config, model_path, session.placement(), log_dir=logs, run_name=session.namespace) as served:
+            await served.install(adapter)
+            return [await ask_set(served, each, plan, console) for each in sets]
+
+    with RaySession(served_config, logs, namespace=f"evaluate-{os.getpid()}-{time.time_ns()}", learner=False) as session:
+        found = until_stopped(ask())
+    for answers in found:
+        write_answers(answers, output / f"{answers.evaluation.name}.parquet")
+    evaluations = [answers.evaluation for answers in found]
+    summary = {
+        "model": model_path,
+        "adapter": str(adapter) if adapter else None,
+        "sets": [each.model_dump(mode="json") for each in evaluations],
+    }
+    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    console.print(evaluation_table(evaluations))
+    for line in remarks(evaluations):
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"completions and summary: {output}", markup=False, highlight=False, soft_wrap=True)
+    return evaluations
+
+
+def of_model(config: RunConfig, model_path: str) -> RunConfig:
+    """The run with the model that the engines load in the place of its own: adapters are compared with that one's shapes."""
+    if model_path == config.model.path:
+        return config
+    return config.model_copy(update={"model": config.model.model_copy(update={"path": model_path, "revision": None})})
+
+
+def say_doubts(adapters: Iterable[Path | None], model_path: str, console: Console) -> None:
+    """Say which adapters were trained on other weights than those that the engines load."""
+    for adapter in adapters:
+        if adapter is not None and (doubt := doubt_about_base(adapter, model_path)) is not None:
+            console.print(doubt, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def open_output(output: Path, config: RunConfig) -> Path:
+    """Make the folder, write the settings, and return the folder of logs."""
+    try:
+        (output / "logs").mkdir(parents=True, exist_ok=True)
+        (output / "config.yaml").write_text(dump_config(config))
+    except OSError as error:
+        raise RunDirectoryError(f"{output} cannot be written ({error.strerror}): name another folder by --output") from None
+    return output / "logs"
+
+
+async def ask_set(served: Serving, asked: EvalSet, plan: EvaluationPlan, console: Console, label: str = "") -> Answers:
+    """Evaluate one data set, and show how many of its prompts are done."""
+    with counting(f"{label} {asked.name}".strip(), len(asked.prompts), console) as advance:
+        return await evaluate(served.rollouts, served.rewards, asked, plan, 0, on_done=lambda: advance(1))
+
+
+def until_stopped(work: Coroutine[Any, Any, Found]) -> Found:
+    """Run to the end. SIGINT and SIGTERM end it as well, and what it has started with it.
+
+    Raises:
+        StoppedError: it was ended by a signal.
+    """
+
+    async def main() -> Found:
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, task.cancel)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            raise StoppedError("stopped by a signal: nothing was written; run the same command again") from None
+
+    return asyncio.run(main())

@@ -1,0 +1,1 @@
+"""Look at a run, its data or its completions; train nothing."""

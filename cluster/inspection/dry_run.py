@@ -1,0 +1,129 @@
+"""What a run would do, without starting anything: the resolved configuration, placement, batch arithmetic and memory."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from cluster.inspection.estimate import estimate
+from cluster.models.shape import model_shape
+from cluster.models.starting_adapter import with_starting_adapter
+from cluster.placement import Role, roles
+from configs.loading import dump_config, stage_configs
+from configs.schema.run import RunConfig
+from configs.schema.sft import SftConfig
+
+
+def show_run(config: RunConfig, console: Console) -> None:
+    """Print everything that can be said before a run starts, or before each of its stages does.
+
+    Raises:
+        ConfigError: `model.adapter` cannot be used.
+    """
+    if not config.stages:
+        show_dry_run(with_starting_adapter(config), console)
+    for number, stage in enumerate(stage_configs(config), start=1):
+        console.print(f"\n# stage {number} of {len(config.stages)}: {stage.out_dir.name}", style="bold")
+        # The adapter of a later stage is that of the one before, and not there yet.
+        show_dry_run(with_starting_adapter(stage) if number == 1 else stage, console)
+
+
+def show_dry_run(config: RunConfig, console: Console) -> None:
+    """Print everything that can be said before a run starts."""
+    console.print("# resolved configuration", style="bold")
+    console.print(dump_config(config), markup=False, highlight=False)
+    console.print(_placement_table(config))
+    for line in batch_arithmetic(config):
+        console.print(line, markup=False)
+    console.print(_memory(config))
+
+
+def show_sft_dry_run(config: SftConfig, console: Console) -> None:
+    """The same of a supervised fine-tuning."""
+    console.print("# resolved configuration", style="bold")
+    console.print(dump_config(config), markup=False, highlight=False)
+    console.print(_placement_table(config))
+    learner = config.learner
+    steps = f"{learner.max_steps} steps" if learner.max_steps > 0 else f"{learner.num_train_epochs:g} epochs"
+    console.print(
+        f"batch: {learner.train_batch_size} sequences a step; about {learner.train_batch_size / learner.ranks:g} a rank on {learner.ranks} ranks; "
+        f"{steps}; at most {config.data.max_length} tokens a sequence, micro-batches of at most {learner.token_budget}",
+        markup=False,
+    )
+    console.print(_memory(config))
+
+
+def batch_arithmetic(config: RunConfig) -> list[str]:
+    """How a step is made up, in sentences."""
+    learner, actors = config.learner, config.actors
+    per_rank = learner.train_batch_size / learner.ranks
+    steps = f"{learner.max_steps} steps" if learner.max_steps > 0 else f"{learner.num_train_epochs:g} epochs"
+    return [
+        f"batch: {learner.train_batch_size} completions = {config.groups_per_step} prompts x {actors.num_generations} generations a step; "
+        f"about {per_rank:g} completions a rank on {learner.ranks} ranks; {steps}",
+        f"tokens: at most {config.max_model_len} a sequence ({config.data.max_prompt_length} prompt + {actors.max_completion_length} completion); "
+        f"micro-batches of at most {learner.token_budget} tokens",
+        f"staleness: at most {config.cluster.max_staleness} steps; adapter broadcast every {config.cluster.sync_every_steps} steps; "
+        f"at most {config.groups_per_step * (config.cluster.max_staleness + 1)} groups outstanding",
+    ]
+
+
+def device_map(config: RunConfig | SftConfig) -> dict[str, list[str]]:
+    """Device -> processes, as if all GPUs were on one node: fractions of a role share a GPU with those of others."""
+    need = roles(config)
+    devices: dict[str, list[str]] = {}
+    free: list[float] = []
+    for role in (need.rollouts, need.learners, need.rewards):
+        for index in range(role.count):
+            devices.setdefault(_device(role, free), []).append(f"{role.name} {index}")
+    return devices
+
+
+def _device(role: Role, free: list[float]) -> str:
+    if not role.gpus:
+        return "CPU"
+    if role.gpus < 1:
+        for gpu, left in enumerate(free):
+            if left + 1e-9 >= role.gpus:
+                free[gpu] -= role.gpus
+                return f"GPU {gpu}"
+    count = max(1, int(role.gpus))
+    first = len(free)
+    free += [1.0 - role.gpus if role.gpus < 1 else 0.0] * count
+    return f"GPU {first}" if count == 1 else f"GPUs {first}-{first + count - 1}"
+
+
+def _placement_table(config: RunConfig | SftConfig) -> Table:
+    table = Table("device", "processes", title="placement", title_justify="left")
+    for device, processes in device_map(config).items():
+        table.add_row(device, ", ".join(processes))
+    return table
+
+
+def _memory(config: RunConfig | SftConfig) -> Table | str:
+    shape = model_shape(config.model.path)
+    if shape is None:
+        return f"memory: the shape of {config.model.path} is not known without loading it; no estimate"
+    found = estimate(config, shape)
+    table = Table(
+        "part",
+        "bytes",
+        title=f"memory estimate: {found.parameters / 1e6:,.1f} M parameters, trained {found.adapter_parameters / 1e6:,.2f} M",
+        title_justify="left",
+    )
+    for owner, parts in (("learner rank", found.learner), ("engine", found.rollout)):
+        for part, size in parts.items():
+            table.add_row(f"{owner}: {part}", human_bytes(size))
+    table.add_row("learner rank: sum", human_bytes(found.learner_bytes), style="bold")
+    if found.rollout:
+        table.add_row("one adapter sync", human_bytes(found.sync_bytes), style="bold")
+    return table
+
+
+def human_bytes(size: float) -> str:
+    """`1536` -> `1.5 KiB`."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"

@@ -1,0 +1,1 @@
+"""The training loop as pure control flow; it knows neither Ray nor any role."""

@@ -1,0 +1,312 @@
+"""Prompts -> rollouts -> scores -> optimizer steps -> adapters: the control flow of a run.
+
+    prompts ──► _feed ──► _rollout_and_score (one task a group) ──► window ──► _learn ──► learner.step
+                  ▲            waits for: an engine, a grader          ▲          │
+                  │                                                    │          ├─► _sync: adapter ──► engines
+                  └──────── room in the window ◄── version confirmed ──┴──────────┘      (overlaps the next step)
+
+    _feed                waits for room in the window; unblocked by a batch taken, a group filtered, or a version confirmed.
+    _rollout_and_score   waits for an engine, then for a grader; unblocked by them; ends with a group in the window.
+    _learn               waits for `groups_per_step` groups; unblocked by a group added; then trains, commits, logs.
+    _sync                waits for the broadcast before it; two adapters are never on their way at the same time.
+
+This file knows neither Ray nor any role. It knows the roles by what they do (the protocols below), so the whole flow runs under
+small fakes in milliseconds; bodies pass through as opaque references.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cluster.loop.window import Window
+from configs.contracts.errors import PoisonPromptError, RolloutError
+from configs.contracts.metrics import BusyClock
+from configs.contracts.records import (
+    AdapterManifest,
+    GroupSummary,
+    Prompt,
+    PromptId,
+    RolloutRequest,
+    Sampling,
+    ScoredGroup,
+    Scores,
+    StepReport,
+    SyncReport,
+)
+
+
+class Prompts(Protocol):
+    """A resumable stream of prompts."""
+
+    def next(self) -> Prompt | None:
+        """The next prompt, or None at the end of the data."""
+        ...
+
+    def prompt(self, prompt_id: PromptId) -> Prompt:
+        """A prompt drawn before."""
+        ...
+
+    def cursor(self) -> dict[str, Any]:
+        """Where the stream stands, as JSON."""
+        ...
+
+
+class Rollouts(Protocol):
+    """Engines that sample groups under the newest adapter."""
+
+    @property
+    def version(self) -> int:
+        """The policy version that every engine has confirmed."""
+        ...
+
+    def assign(self, requests: Sequence[RolloutRequest]) -> list[RolloutRequest]:
+        """Requests that start together, so that a synchronous run is reproducible."""
+        ...
+
+    async def rollout(self, request: RolloutRequest) -> tuple[GroupSummary, Any]:
+        """Sample one group; its body stays where it is."""
+        ...
+
+    async def broadcast(self, manifest: AdapterManifest, buffer: Any, /) -> SyncReport:
+        """Give every engine a new adapter."""
+        ...
+
+
+class Rewards(Protocol):
+    """Graders of groups."""
+
+    async def score(self, body: Any, summary: GroupSummary, step: int) -> Scores:
+        """Score one group; RolloutError when its body is lost."""
+        ...
+
+
+class Learner(Protocol):
+    """The ranks that turn scored groups into adapters."""
+
+    async def step(self, groups: list[ScoredGroup], step: int) -> StepReport:
+        """Train one batch; `step` optimizer steps were done before it."""
+        ...
+
+    async def adapter(self) -> tuple[AdapterManifest, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """What of a run's configuration the loop needs."""
+
+    total_steps: int
+    sampling: Sampling
+    seed: int = 0
+    sync_every_steps: int = 1
+    save_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One finished step as the loop saw it, for the sinks. Seconds are wall time since the step before; a commit counts to the next."""
+
+    step: int
+    report: StepReport
+    groups: list[ScoredGroup]
+    step_s: float
+    wait_s: float
+    """Time that the learner waited for groups."""
+    sync: SyncReport | None
+    """The last broadcast that was confirmed, if one was since the step before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of the loop between two steps: what a commit holds beside the learner's own state."""
+
+    step: int
+    cursor: dict[str, Any]
+    window: dict[str, Any]
+    ready: list[ScoredGroup]
+
+
+@dataclass(slots=True)
+class TrainLoop:
+    """One run's flow of groups. `await run()` returns the reason for which it ended."""
+
+    prompts: Prompts
+    rollouts: Rollouts
+    rewards: Rewards
+    learner: Learner
+    window: Window
+    settings: LoopSettings
+    on_step: Callable[[StepRecord], Coroutine[Any, Any, None]]
+    commit: Callable[[Snapshot], Awaitable[None]]
+    syncs: list[SyncReport] = field(default_factory=list)
+    learner_clock: BusyClock = field(default_factory=BusyClock)
+    waited_s: float = 0.0
+    """Time that the learner waited for groups, over the run."""
+    elapsed_s: float = 0.0
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _tasks: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
+    _rollout_tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _broadcast: asyncio.Task[None] | None = None
+    _reporting: asyncio.Task[None] | None = None
+    _exhausted: bool = False
+    _stop_reason: str = ""
+    _unreported_sync: SyncReport | None = None
+
+    async def run(self) -> str:
+        """Train until the steps are done, the data ends, or `stop` is called; then commit. Errors of any part end the run."""
+        started = time.monotonic()
+        try:
+            async with self._tasks:
+                feeding = self._tasks.create_task(self._feed())
+                reason = await self._learn()
+                feeding.cancel()
+                await self._confirm_broadcast()
+                for task in self._rollout_tasks:
+                    task.cancel()
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        finally:
+            self.elapsed_s += time.monotonic() - started
+        return reason
+
+    async def stop(self, reason: str) -> None:
+        """End after the step that runs now; what is in flight is recorded in the last commit."""
+        self._stop_reason = reason
+        await self._notify()
+
+    async def _feed(self) -> None:
+        while True:
+            requests = self._admit()
+            if self.window.max_staleness == 0:
+                requests = self.rollouts.assign(requests)
+            for request in requests:
+                task = self._tasks.create_task(self._rollout_and_score(request))
+                self._rollout_tasks.add(task)
+                task.add_done_callback(self._rollout_tasks.discard)
+            async with self._changed:
+                await self._changed.wait_for(self._may_admit)
+
+    def _may_admit(self) -> bool:
+        return self.window.room(self.rollouts.version) > 0 and (not self._exhausted or self.window.to_reissue() is not None)
+
+    def _admit(self) -> list[RolloutRequest]:
+        """As many prompts as the window has room for; prompts to be sampled again come first."""
+        requests: list[RolloutRequest] = []
+        for _ in range(self.window.room(self.rollouts.version)):
+            again = self.window.to_reissue()
+            prompt = self.prompts.prompt(again[0]) if again else self.prompts.next()
+            if prompt is None:
+                self._exhausted = True
+                break
+            attempt = self.window.admit(prompt.id)
+            requests.append(RolloutRequest(prompt, self.settings.sampling, attempt, self.settings.seed))
+        return requests
+
+    async def _rollout_and_score(self, request: RolloutRequest) -> None:
+        try:
+            summary, body = await self.rollouts.rollout(request)
+        except PoisonPromptError:
+            self.window.drop(request.prompt.id, "poison_prompt")
+        else:
+            await self._score(body, summary)
+        await self._notify()
+
+    async def _score(self, body: Any, summary: GroupSummary) -> None:
+        try:
+            scores = await self.rewards.score(body, summary, self.window.steps_taken)
+            self.window.add(ScoredGroup(body, summary, scores))
+        except RolloutError:
+            # The body was lost with its node before anyone read it.
+            self.window.lose(summary.prompt_id)
+
+    async def _learn(self) -> str:
+        last = time.monotonic()
+        while self.window.steps_taken < self.settings.total_steps:
+            waiting = time.monotonic()
+            groups = await self._next_batch()
+            waited_s = time.monotonic() - waiting
+            self.waited_s += waited_s
+            if groups is None:
+                break
+            with self.learner_clock.busy():
+                report = await self.learner.step(groups, self.window.steps_taken - 1)
+            self.window.finish_step()
+            step = self.window.steps_taken
+            snapshot = self._snapshot() if self._commit_due(step) else None
+            if step % self.settings.sync_every_steps == 0:
+                await self._sync()
+            now = time.monotonic()
+            await self._report(StepRecord(step, report, groups, now - last, waited_s, self._unreported_sync))
+            last, self._unreported_sync = now, None
+            if snapshot:
+                await self._confirm_report()
+                await self.commit(snapshot)
+        await self._confirm_report()
+        if not self._committed_last:
+            await self.commit(self._snapshot())
+        return self._stop_reason or ("finished" if self.window.steps_taken >= self.settings.total_steps else "data exhausted")
+
+    async def _next_batch(self) -> list[ScoredGroup] | None:
+        """Wait for a batch. None when the run was stopped, or when no more groups can come."""
+        async with self._changed:
+            while not self._stop_reason:
+                groups = self.window.take()
+                # Taking makes room; giving up stale groups makes prompts to sample again. `_feed` must see either.
+                self._changed.notify_all()
+                if groups is not None:
+                    return groups
+                if self._exhausted and self.window.in_flight == 0 and not self.window.to_reissue():
+                    return None
+                await self._changed.wait()
+        return None
+
+    def _commit_due(self, step: int) -> bool:
+        return step == self.settings.total_steps or (self.settings.save_steps > 0 and step % self.settings.save_steps == 0)
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self.window.steps_taken, self.prompts.cursor(), self.window.snapshot(), self.window.ready_groups())
+
+    @property
+    def _committed_last(self) -> bool:
+        return self.window.steps_taken > 0 and self._commit_due(self.window.steps_taken)
+
+    async def _sync(self) -> None:
+        """Start to broadcast the adapter; it overlaps the next step."""
+        await self._confirm_broadcast()
+        with self.learner_clock.busy():
+            manifest, buffer = await self.learner.adapter()
+        self._broadcast = self._tasks.create_task(self._broadcast_adapter(manifest, buffer))
+
+    async def _report(self, record: StepRecord) -> None:
+        """Log a step beside the next one, in order. What a commit covers is logged before it: a resumed run never misses a line."""
+        await self._confirm_report()
+        self._reporting = self._tasks.create_task(self.on_step(record))
+
+    async def _confirm_report(self) -> None:
+        if self._reporting is not None:
+            await self._reporting
+            self._reporting = None
+
+    async def _broadcast_adapter(self, manifest: AdapterManifest, buffer: Any) -> None:
+        report = await self.rollouts.broadcast(manifest, buffer)
+        self.syncs.append(report)
+        self._unreported_sync = report
+        await self._notify()
+
+    async def _confirm_broadcast(self) -> None:
+        if self._broadcast is not None:
+            await self._broadcast
+            self._broadcast = None
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error that is not a group: the others are its consequences."""
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

@@ -1,0 +1,165 @@
+"""From what the loop saw of a step to the flat metrics of docs/metrics.md, and from a run to its summary."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.loop.loop import StepRecord, TrainLoop
+from cluster.loop.window import Window
+from configs.contracts.records import SyncReport
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Seconds with work since the workers started: of every rollout worker by name, and of the reward workers together."""
+
+    rollout_s: Mapping[str, float]
+    reward_s: float
+
+
+@dataclass
+class RunTotals:
+    """Sums over the steps of a run, from which shares and rates are derived."""
+
+    completions: int = 0
+    completion_tokens: int = 0
+    train_s: float = 0.0
+    score_s: float = 0.0
+    step_s: float = 0.0
+    generate_s: float = 0.0
+    """Seconds with work of one rollout worker, on average over the workers."""
+    step_seconds: list[float] = field(default_factory=list)
+    _before: Busy = field(default_factory=lambda: Busy({}, 0.0))
+
+    def begin(self, busy: Busy) -> None:
+        """Training begins, or begins again; `busy` is what the workers have worked so far."""
+        self._before = busy
+
+    def step(self, record: StepRecord, busy: Busy, window: Window) -> dict[str, float]:
+        """Add one step; returns its metrics. `busy` holds the running totals of the workers."""
+        report, groups = record.report, record.groups
+        completion_tokens = sum(sum(group.summary.completion_tokens_G) for group in groups)
+        busy_s, score_s = self._rollout_gain_s(busy), busy.reward_s - self._before.reward_s
+        self._before = busy
+        self._add(record, completion_tokens, score_s, busy_s)
+        metrics = dict(report.metrics)
+        metrics["train/reward"] = metrics.get("reward", 0.0)
+        if "rewards/accuracy/mean" in metrics:
+            metrics["train/accuracy"] = metrics["rewards/accuracy/mean"]
+        metrics |= {
+            "step_time": record.step_s,
+            "timing/generate_s": busy_s,
+            "timing/score_s": score_s,
+            "timing/train_s": report.train_s,
+            "timing/wait_s": record.wait_s,
+            "learner/idle": _share(record.wait_s, record.step_s),
+            "rollout/idle": max(0.0, 1.0 - _share(busy_s, record.step_s)),
+            "rollout/tokens_per_s": completion_tokens / record.step_s if record.step_s else 0.0,
+            "learner/tokens_per_s": report.tokens / report.train_s if report.train_s else 0.0,
+            "window/ready": float(window.ready),
+            "window/in_flight": float(window.in_flight),
+            "window/reissued_stale": float(window.reissued_stale),
+        }
+        if record.sync is not None:
+            metrics |= _sync_metrics(record.sync)
+        return metrics
+
+    def _rollout_gain_s(self, busy: Busy) -> float:
+        """Seconds since the step before, averaged over the workers. A worker that was replaced counts from 0 again."""
+        before_s = self._before.rollout_s
+        gains = [_gain(before_s.get(name, 0.0), now) for name, now in busy.rollout_s.items()]
+        return sum(gains) / len(gains) if gains else 0.0
+
+    def _add(self, record: StepRecord, completion_tokens: int, score_s: float, busy_s: float) -> None:
+        self.completions += sum(len(group.summary.completion_tokens_G) for group in record.groups)
+        self.completion_tokens += completion_tokens
+        self.train_s += record.report.train_s
+        self.score_s += score_s
+        self.step_s += record.step_s
+        self.generate_s += busy_s
+        self.step_seconds.append(record.step_s)
+
+
+def _sync_metrics(sync: SyncReport) -> dict[str, float]:
+    return {
+        "sync/total_s": sync.total_s,
+        "sync/paused_s": sync.paused_s,
+        "sync/bytes": float(sync.nbytes),
+        "sync/canary_difference": sync.canary_difference,
+    }
+
+
+def run_summary(totals: RunTotals, loop: TrainLoop) -> dict[str, Any]:
+    """The part of `summary.json` that the loop knows."""
+    steps = len(totals.step_seconds)
+    elapsed_s = loop.elapsed_s or 1e-9
+    generate_s = totals.generate_s
+    return {
+        "steps": loop.window.steps_taken,
+        "completions_per_s": totals.completions / elapsed_s,
+        "tokens_per_s": totals.completion_tokens / elapsed_s,
+        "learner_idle": _share(loop.waited_s, elapsed_s),
+        "rollout_idle": max(0.0, 1.0 - _share(generate_s, elapsed_s)),
+        "seconds_per_step": {
+            "step": elapsed_s / steps if steps else 0.0,
+            "generate": generate_s / steps if steps else 0.0,
+            "score": totals.score_s / steps if steps else 0.0,
+            "train": totals.train_s / steps if steps else 0.0,
+        },
+        "sync_s": percentiles([sync.total_s for sync in loop.syncs]),
+        "sync_paused_s": percentiles([sync.paused_s for sync in loop.syncs]),
+        "sync_bytes": loop.syncs[-1].nbytes if loop.syncs else 0,
+        "canary_difference": max((sync.canary_difference for sync in loop.syncs), default=0.0),
+        "reissued_stale": loop.window.reissued_stale,
+        "accounting": loop.window.accounting().as_json(),
+    }
+
+
+IDLE_WORTH_SAYING = 0.15
+"""Idle share of a role above which the summary says what to change."""
+
+
+def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What a person is told at the end of a run, of what `summary.json` holds."""
+    before, after, sync = summary["accuracy_before"], summary["accuracy_after"], summary["sync_s"]
+    lines = []
+    if before is not None and after is not None:
+        lines.append(f"held-out greedy accuracy: {before:.3f} before, {after:.3f} after {summary['steps']} steps")
+    lines.append(
+        f"{summary['completions_per_s']:.1f} completions/s; learner idle {summary['learner_idle']:.0%}, rollouts idle "
+        f"{summary['rollout_idle']:.0%}; adapter sync p50 {sync['p50']:.3f} s, p95 {sync['p95']:.3f} s"
+    )
+    if (sentence := advice(summary)) is not None:
+        lines.append(sentence)
+    return [*lines, f"accounting: {summary['accounting']}", f"ended: {summary['exit_reason']}"]
+
+
+def advice(summary: Mapping[str, Any]) -> str | None:
+    """One sentence on what bounds the run, if anything is idle enough to be worth a change."""
+    learner, rollouts = summary["learner_idle"], summary["rollout_idle"]
+    if max(learner, rollouts) < IDLE_WORTH_SAYING:
+        return None
+    if learner > rollouts:
+        return f"rollout-bound: the learner was idle {learner:.0%} of the time; more rollout workers or a larger cluster.max_staleness would help"
+    return (
+        f"learner-bound: the engines were idle {rollouts:.0%} of the time; more learner ranks or a larger cluster.max_staleness would help"
+    )
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """The median and the 95th percentile (nearest rank)."""
+    if not seconds:
+        return {"p50": 0.0, "p95": 0.0}
+    ordered = sorted(seconds)
+    return {"p50": statistics.median(ordered), "p95": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]}
+
+
+def _gain(before_s: float, now_s: float) -> float:
+    return now_s - before_s if now_s >= before_s else now_s
+
+
+def _share(part: float, whole: float) -> float:
+    return min(1.0, part / whole) if whole else 0.0

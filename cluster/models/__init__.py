@@ -1,0 +1,1 @@
+"""Which weights a command uses: base, adapter, tokenizer, merged model."""

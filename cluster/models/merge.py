@@ -1,0 +1,236 @@
+"""`rollcast merge`: an adapter folded into its base, as a folder to serve. torch lives in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import yaml
+
+from cluster.models.starting_adapter import plain_lora, trained_on_another
+from configs.contracts.errors import ConfigError, RollcastError
+from configs.contracts.logs import redirect_output, tail
+from configs.schema.model import DEQUANTISED_MODEL
+from configs.schema.stages import stage_folder
+from learner.model.merging import TOLERANCE, MergeJob, MergeOutcome, Progress, merge
+
+Dtype = Literal["bfloat16", "float16", "float32"]
+__all__ = ["TOLERANCE", "MergeOutcome", "MergeSource", "find_source", "merge_adapter"]
+
+CHECK_ROWS = 4
+"""Completions of a run that its merged model is checked by."""
+
+
+@dataclass(frozen=True, slots=True)
+class MergeSource:
+    """An adapter, and the model it goes on."""
+
+    adapter: Path
+    base: str
+    output: Path
+    """Where the merged model goes when nothing else is said."""
+    revision: str | None = None
+    trust_remote_code: bool = False
+    texts: tuple[str, ...] = ()
+    note: str = ""
+    """What a person should know of the choice of the base."""
+
+
+def find_source(path: Path, base: str | None = None) -> MergeSource:
+    """What to merge, of a run directory or of a PEFT folder.
+
+    A run's base is the model that its adapter was trained on and served with: what the learner loaded, or of a quantised base that was
+    served dequantised, that one.
+
+    Args:
+        base: folder or hub id of the base, instead of the one that the run or the adapter names.
+
+    Raises:
+        ConfigError: it is neither, or says no base.
+    """
+    path = path.absolute()
+    if (path / "adapter_config.json").is_file():
+        return _of_adapter(path, base)
+    if not (path / "config.yaml").is_file():
+        raise ConfigError(
+            f"{path} is neither a run directory (it has no config.yaml) nor an adapter (no adapter_config.json); "
+            "give the out_dir of a run, or a PEFT folder"
+        )
+    if not (path / "adapter" / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"{path} has no adapter yet: a run leaves it when it ends; resume the run, or give a checkpoint's adapter, as in "
+            f"{path}/checkpoints/step-000050/learner/adapter"
+        )
+    return _of_run(path, base)
+
+
+def merge_adapter(
+    source: MergeSource,
+    output: Path | None = None,
+    *,
+    dtype: Dtype = "bfloat16",
+    overwrite: bool = False,
+    progress: Progress = lambda *_: None,
+) -> tuple[Path, MergeOutcome]:
+    """Merge in a process of its own, so that the caller never imports torch. The folder appears whole and checked, or not at all.
+
+    Raises:
+        ConfigError: the adapter is for another base, the folder is taken, the disk is too small, or the base cannot be loaded.
+        AdapterError: the merged model is not the adapted one.
+        RollcastError: the process died.
+    """
+    output = (output or source.output).absolute()
+    _refuse_unfit(source)
+    _refuse_taken(output, source, overwrite)
+    job = MergeJob(source.adapter, source.base, output, dtype, source.revision, source.trust_remote_code, source.texts)
+    with _whole(output) as unfinished:
+        outcome = _in_a_process(replace(job, folder=unfinished), progress)
+    return output, outcome
+
+
+def _of_adapter(adapter: Path, base: str | None) -> MergeSource:
+    return MergeSource(adapter, base or _named_base(adapter), adapter.with_name(f"{adapter.name}-merged"))
+
+
+def _of_run(run: Path, base: str | None) -> MergeSource:
+    settings = _mapping(run / "config.yaml")
+    if stages := settings.get("stages"):
+        return replace(_of_run(run / stage_folder(len(stages), stages[-1]["name"]), base), output=run / "merged")
+    model = settings.get("model") or {}
+    found, note = base or _named_base(run / "adapter", run), ""
+    if base is None and model.get("serve_quantized") == "dequantized":
+        found = str(run / DEQUANTISED_MODEL)
+        note = "the base is what nf4 made of the model, which the engines served; --base merges into the original"
+    revision = model.get("revision") if found == model.get("path") else None
+    texts = _completed_texts(run / "completions")
+    return MergeSource(run / "adapter", found, run / "merged", revision, bool(model.get("trust_remote_code")), texts, note)
+
+
+def _named_base(adapter: Path, run: Path | None = None) -> str:
+    """The base that an adapter names: what its learner loaded. A folder of a run that was moved since is looked for in the run."""
+    named = str(_mapping(adapter / "adapter_config.json").get("base_model_name_or_path") or "")
+    if not named:
+        raise ConfigError(f"adapter {adapter} does not name its base model; give it with --base")
+    folder = Path(named).expanduser()
+    if not folder.is_absolute() and not named.startswith("…"):
+        return named
+    if folder.is_dir():
+        return named
+    if run is not None and (run / folder.name).is_dir():
+        return str(run / folder.name)
+    raise ConfigError(f"adapter {adapter} names {named} as its base model, which is no folder of this machine; give it with --base")
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    """A YAML or JSON file that holds a mapping. A run of another version may have keys that the schema does not know."""
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read ({type(error).__name__}); restore it, or give the adapter folder and --base") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{file} holds no settings; restore it, or give the adapter folder and --base")
+    return found
+
+
+def _completed_texts(folder: Path) -> tuple[str, ...]:
+    """Prompts with their completions of the run's last logged step."""
+    import pyarrow.parquet as pq
+
+    for file in sorted(folder.glob("step-*.parquet"), reverse=True):
+        rows = pq.read_table(file, columns=["prompt", "completion"]).slice(0, CHECK_ROWS).to_pylist()
+        if rows:
+            return tuple(f"{row['prompt']}{row['completion']}" for row in rows)
+    return ()
+
+
+def _refuse_unfit(source: MergeSource) -> None:
+    settings, _ = plain_lora(source.adapter, source.base)
+    if (named := trained_on_another(settings, source.base)) is not None:
+        raise ConfigError(
+            f"adapter {source.adapter} was trained on {named}, and the base is {source.base}: merged into another model of the same shape it "
+            f"makes one that nobody trained; leave --base out, or give the folder of {named}"
+        )
+
+
+def _refuse_taken(output: Path, source: MergeSource, overwrite: bool) -> None:
+    kept = [source.adapter.resolve(), *([Path(source.base).resolve()] if Path(source.base).exists() else [])]
+    if any(folder == output.resolve() or output.resolve() in folder.parents for folder in kept):
+        raise ConfigError(f"{output} holds the adapter or its base, which would be overwritten; name another folder with --output")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())) and not overwrite:
+        raise ConfigError(f"{output} exists and is not empty: name another folder with --output, or replace it with --overwrite")
+
+
+@contextmanager
+def _whole(output: Path) -> Iterator[Path]:
+    """A folder to write that takes its name when it is complete, in the place of what had it; of a failure nothing is left."""
+    unfinished, replaced = output.with_name(f"{output.name}.tmp"), output.with_name(f"{output.name}.old")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        yield unfinished
+        if output.exists():
+            os.rename(output, replaced)
+        os.rename(unfinished, output)
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written ({error.strerror}); name another folder with --output") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _in_a_process(job: MergeJob, progress: Progress) -> MergeOutcome:
+    spawn = multiprocessing.get_context("spawn")
+    receiving, sending = spawn.Pipe(duplex=False)
+    with TemporaryDirectory(prefix="rollcast-merge-") as folder, receiving:
+        log = Path(folder) / "merge.log"
+        process = spawn.Process(target=_run, args=(job, sending, log), name="rollcast-merge")
+        process.start()
+        sending.close()  # so that the end of the process ends the pipe
+        try:
+            found = _receive(receiving, progress)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            process.join()
+        if isinstance(found, MergeOutcome):
+            return found
+        raise found or _ended(job, process.exitcode, tail(log))
+
+
+def _ended(job: MergeJob, exitcode: int | None, log_tail: str) -> RollcastError:
+    if exitcode is not None and exitcode < 0:
+        reason = (
+            f"was killed by signal {-exitcode}: most often the machine has too little memory for one copy of {job.base}; use a larger one"
+        )
+    else:
+        reason = f"failed with exit code {exitcode}; its last lines say why"
+    return RollcastError(f"the process that merges {job.base} {reason}", log_tail=log_tail)
+
+
+def _receive(receiving: Connection, progress: Progress) -> MergeOutcome | RollcastError | None:
+    """The last word of the process; None where it ended without one."""
+    while True:
+        try:
+            word = receiving.recv()
+        except EOFError:
+            return None
+        if not isinstance(word, tuple):
+            return word
+        progress(*word)
+
+
+def _run(job: MergeJob, sending: Connection, log: Path) -> None:
+    redirect_output(log)
+    try:
+        sending.send(merge(job, lambda *word: sending.send(word)))
+    except RollcastError as error:
+        sending.send(error)

@@ -1,0 +1,47 @@
+"""What a person sees of a merge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from cluster.models.merge import TOLERANCE, MergeOutcome, MergeSource
+from cluster.models.starting_adapter import doubt_about_base
+
+
+@contextmanager
+def merge_progress(source: MergeSource, console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Say what is merged, and show how far it is."""
+    console.print(f"adapter: {source.adapter}\nbase:    {source.base}", markup=False)
+    if source.note:
+        console.print(source.note, markup=False)
+    if (doubt := doubt_about_base(source.adapter, source.base)) is not None:
+        console.print(doubt, style="yellow", markup=False)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task("starting", total=1)
+        yield lambda what, done, total: shown.update(task, description=what, completed=done, total=total)
+
+
+def say_outcome(folder: Path, outcome: MergeOutcome, dtype: str, console: Console) -> None:
+    """Sizes, and how far the merged model is from the adapted one."""
+    mean, largest = TOLERANCE[dtype]
+    console.print(
+        f"merged: {outcome.modules} modules; {outcome.parameters / 1e6:,.1f} M parameters in {dtype}, {outcome.nbytes / 1e6:,.1f} MB\n"
+        f"checked: token log-probabilities differ from base + adapter by {outcome.mean_difference:.2g} nats on average (at most {mean:g} is "
+        f"accepted), {outcome.max_difference:.2g} at most ({largest:g}), over {outcome.checked_tokens} tokens; the adapter itself changes them "
+        f"by {outcome.mean_effect:.2g}",
+        markup=False,
+    )
+    if outcome.rounding_drowns_the_adapter:
+        console.print(
+            f"WARNING: rounding to {dtype} changes the model more than half as much as training did; --dtype float32 keeps all of it, "
+            "and so does serving the adapter by itself",
+            style="yellow",
+            markup=False,
+        )
+    console.print(f"folder: {folder}", markup=False)

@@ -1,0 +1,160 @@
+"""One atomic commit of a step: learner state, adapter, cursor, ledger, finished groups not yet trained.
+
+A commit is written aside (`step-000050.tmp`), every file fsynced and hashed into `manifest.json`, and made current by one
+rename: a kill at any instruction leaves this commit or the one before. A commit whose files do not match its manifest is
+recognised, and the one before it used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import TypeAdapter
+
+from configs.contracts.errors import CheckpointError
+from configs.contracts.records import ROLLOUT_SCHEMA, GroupSummary, ScoredGroup, Scores
+
+MANIFEST = "manifest.json"
+
+_FACTS = TypeAdapter(tuple[GroupSummary, Scores])
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A verified commit on disk."""
+
+    folder: Path
+    state: dict[str, Any]
+    """What the loop stored: step, cursor, window, and facts to check against."""
+
+    @property
+    def step(self) -> int:
+        return self.state["step"]
+
+    @property
+    def learner_folder(self) -> Path:
+        return self.folder / "learner"
+
+    def require_same(self, identity: Mapping[str, Any]) -> None:
+        """Refuse to go on with what differs.
+
+        Args:
+            identity: what a run may not change when it goes on, under the names that its user knows.
+
+        Raises:
+            CheckpointError: the run that made this commit had another value.
+        """
+        before = self.state["identity"]
+        for name, value in identity.items():
+            if before[name] != value:
+                raise CheckpointError(
+                    f"{self.folder} was made with {name} {before[name]}, but this run has {value}: go on with {before[name]}, or begin anew in "
+                    "another out_dir or with --resume none"
+                )
+
+
+def begin(checkpoints: Path, step: int) -> Path:
+    """An empty folder to write a commit into. What an interrupted commit left is removed."""
+    for leftover in checkpoints.glob("*.tmp"):
+        shutil.rmtree(leftover)
+    folder = checkpoints / f"step-{step:06d}.tmp"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def finish(folder: Path, state: Mapping[str, Any], keep: int | None) -> Path:
+    """Hash, fsync and publish a folder that `begin` made; remove commits beyond the newest `keep`."""
+    (folder / "loop.json").write_text(json.dumps(state, indent=1))
+    files = {str(file.relative_to(folder)): _fsynced_sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps(files, indent=1))
+    _fsynced_sha256(manifest)
+    final = folder.with_suffix("")
+    if final.exists():
+        shutil.rmtree(final)
+    os.rename(folder, final)
+    _fsync_folder(final.parent)
+    if keep is not None:
+        for old in sorted(final.parent.glob("step-*[0-9]"))[:-keep]:
+            shutil.rmtree(old)
+    return final
+
+
+def newest(checkpoints: Path, warn: Callable[[str], None] = print) -> Commit | None:
+    """The newest whole commit, or None. A damaged one is named by `warn(message)` and passed over."""
+    for folder in sorted(checkpoints.glob("step-*[0-9]"), reverse=True):
+        try:
+            return read(folder)
+        except CheckpointError as error:
+            warn(f"{error.message}; the commit before it is used")
+    return None
+
+
+def read(folder: Path) -> Commit:
+    """Verify and read one commit.
+
+    Raises:
+        CheckpointError: it is missing, or a file is missing, truncated or altered.
+    """
+    try:
+        files = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} is no whole commit ({error}): a commit holds a readable {MANIFEST}; give another with --resume PATH"
+        ) from error
+    for name, expected in files.items():
+        file = folder / name
+        if not file.is_file() or _sha256(file) != expected:
+            raise CheckpointError(f"{file} is missing or does not match its hash: the commit is damaged; give another with --resume PATH")
+    return Commit(folder, json.loads((folder / "loop.json").read_text()))
+
+
+def write_groups(folder: Path, groups: Sequence[ScoredGroup], bodies: Sequence[pa.Table]) -> None:
+    """Store finished groups that are not trained yet: bodies as Arrow files, the facts about them as JSON."""
+    folder.mkdir()
+    for index, (group, body) in enumerate(zip(groups, bodies, strict=True)):
+        with pa.OSFile(str(folder / f"{index:05d}.arrow"), "wb") as sink, pa.ipc.new_file(sink, body.schema) as writer:
+            writer.write_table(body)
+        (folder / f"{index:05d}.json").write_bytes(_FACTS.dump_json((group.summary, group.scores)))
+
+
+def read_groups(folder: Path) -> list[tuple[GroupSummary, Scores, pa.Table]]:
+    """The groups that `write_groups` stored, in their order."""
+    found = []
+    for facts in sorted(folder.glob("*.json")):
+        with pa.OSFile(str(facts.with_suffix(".arrow")), "rb") as source:
+            body = pa.ipc.open_file(source).read_all()
+        if not body.schema.equals(ROLLOUT_SCHEMA):
+            raise CheckpointError(
+                f"{facts.with_suffix('.arrow')} has the columns {body.schema.names}: it was written by another version of rollcast; resume with that one"
+            )
+        summary, scores = _FACTS.validate_json(facts.read_bytes())
+        found.append((summary, scores, body))
+    return found
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _fsynced_sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        os.fsync(content.fileno())
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,90 @@
+"""Sampled completions as Parquet: what a run writes, and `rollcast score` reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.contracts.records import PromptId, RolloutGroup, ScoredGroup
+
+COMPLETION_COLUMNS = (
+    "step", "prompt_id", "completion_index", "prompt", "messages", "completion", "completion_ids", "finish_reason", "tokens",
+    "policy_versions", "reward", "advantage",
+)  # fmt: skip
+"""Columns that a run writes, besides the row's own columns of the data set and the prefixed ones."""
+
+REWARD_PREFIX, OUTCOME_PREFIX = "rewards/", "outcomes/"
+"""Before the name of a reward: its value and what became of it."""
+
+DATA_PREFIX = "data/"
+"""Before a column of the data set whose name is one of the above."""
+
+
+Advantages = Mapping[tuple[PromptId, int], tuple[float | None, ...]]
+"""Of each group by its prompt and attempt."""
+
+
+def completion_rows(step: int, groups: Sequence[ScoredGroup], bodies: Sequence[pa.Table], advantages: Advantages) -> list[dict[str, Any]]:
+    """A row a completion: its row of the data set, each reward and outcome, its advantage and policy versions."""
+    rows: list[dict[str, Any]] = []
+    for group, table in zip(groups, bodies, strict=True):
+        advantages_G = advantages.get((group.summary.prompt_id, group.summary.attempt))
+        rows += group_rows(step, group, RolloutGroup(table), advantages_G)
+    return rows
+
+
+def write_completions(folder: Path, step: int, rows: Sequence[dict[str, Any]]) -> Path:
+    """One Parquet file for a step."""
+    file = folder / f"step-{step:06d}.parquet"
+    pq.write_table(table_of(rows), file)
+    return file
+
+
+def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows as a table; a column whose values have no common type is kept as JSON text."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pa.table({name: _array([row.get(name) for row in rows]) for name in names})
+
+
+def _array(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else json.dumps(value, ensure_ascii=False) for value in values])
+
+
+def group_rows(
+    step: int, group: ScoredGroup, body: RolloutGroup, advantages_G: Sequence[float | None] | None = None
+) -> list[dict[str, Any]]:
+    """A row a completion of one group; without advantages where nothing was trained."""
+    scores = group.scores
+    advantages_G = advantages_G or (None,) * len(body)
+    data = {f"{DATA_PREFIX}{name}" if name in COMPLETION_COLUMNS else name: value for name, value in body.columns.items()}
+    texts, finish_reasons = body.texts_G, body.finish_reasons_G
+    rows = []
+    for index in range(len(body)):
+        row: dict[str, Any] = data | {name: values[index] for name, values in scores.extras.items()}
+        row |= {
+            "step": step,
+            "prompt_id": str(body.prompt_id),
+            "completion_index": index,
+            "prompt": body.prompt_text,
+            "messages": body.messages if body.conversational else None,
+            "completion": texts[index],
+            "completion_ids": body.token_ids_T(index).tolist(),
+            "finish_reason": finish_reasons[index],
+            "tokens": len(body.token_ids_T(index)),
+            "policy_versions": [span.version for span in body.spans(index)],
+            "reward": scores.rewards_G[index],
+            "advantage": advantages_G[index],
+        }
+        for name, column in scores.columns.items():
+            row[f"{REWARD_PREFIX}{name}"] = column.values_G[index]
+            row[f"{OUTCOME_PREFIX}{name}"] = column.outcomes_G[index]
+        rows.append(row)
+    return rows

@@ -1,0 +1,74 @@
+"""`cluster.log_completions`: which of a step's completions are shown, and how they look on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from cluster.output.completions import REWARD_PREFIX
+
+PROMPT_CHARACTERS, COMPLETION_CHARACTERS = 160, 600
+"""Of a longer prompt the end is shown, of a longer completion beginning and end."""
+
+Row = Mapping[str, Any]
+
+
+def chosen_rows(rows: Sequence[Row], count: int, *, unique_prompts: bool = False) -> list[dict[str, Any]]:
+    """At most `count` of the rows that a run writes to Parquet, spread over the step's prompts: the first of each prompt, then the second, ...
+
+    Returns:
+        step, prompt, completion, each reward, reward and advantage: the columns of TRL's table.
+    """
+    place: dict[Any, int] = {}
+    ranked = []
+    for order, row in enumerate(rows):
+        nth = place[row["prompt_id"]] = place.get(row["prompt_id"], -1) + 1
+        if not (unique_prompts and nth):
+            ranked.append((nth, order, row))
+    ranked.sort(key=lambda each: each[:2])
+    return [_shown(row) for _, _, row in ranked[:count]]
+
+
+def _shown(row: Row) -> dict[str, Any]:
+    rewards = {name: value for name, value in row.items() if name.startswith(REWARD_PREFIX)}
+    return {
+        "step": row["step"],
+        "prompt": row["prompt"],
+        "completion": row["completion"],
+        **rewards,
+        "reward": row["reward"],
+        "advantage": row["advantage"],
+    }
+
+
+def completions_table(rows: Sequence[Row]) -> Table:
+    """For a terminal. What a model wrote is text: it makes no markup, and no control sequence of it reaches the terminal."""
+    names = [name for name in rows[0] if name not in ("step", "prompt", "completion")]
+    table = Table(title=f"completions of step {rows[0]['step']}", title_justify="left", box=box.ROUNDED, show_lines=True)
+    table.add_column("prompt", ratio=2, overflow="fold")
+    table.add_column("completion", ratio=4, overflow="fold")
+    for name in names:
+        table.add_column(Text(name.removeprefix(REWARD_PREFIX)), justify="right")
+    for row in rows:
+        numbers = ("–" if row.get(name) is None else f"{row[name]:.3g}" for name in names)
+        table.add_row(Text(_tail(row["prompt"])), Text(_ends(row["completion"])), *numbers)
+    return table
+
+
+def _tail(prompt: str) -> str:
+    prompt = printable(prompt).rstrip()
+    return prompt if len(prompt) <= PROMPT_CHARACTERS else f"…{prompt[-PROMPT_CHARACTERS:]}"
+
+
+def _ends(completion: str) -> str:
+    completion, half = printable(completion), COMPLETION_CHARACTERS // 2
+    return completion if len(completion) <= COMPLETION_CHARACTERS else f"{completion[:half]} […] {completion[-half:]}"
+
+
+def printable(text: str) -> str:
+    """Text whose control and format characters (but line ends) are shown as a dot."""
+    return "".join(character if character.isprintable() or character == "\n" else "·" for character in text)

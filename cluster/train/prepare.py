@@ -1,0 +1,140 @@
+"""Before Ray starts: the model and the data that `builtin:` names stand for, an adapter to merge, the tokenizer, and the prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actors.prompts.eval_sets import EvalSet
+from actors.prompts.indexed import PromptSource
+from actors.prompts.rendering import load_tokenizer
+from actors.prompts.streamed import PromptStream, open_prompts
+from cluster.evaluation.sets import training_sets
+from cluster.models.base import prepare_model, require_plain_weights, whole_folder
+from cluster.output.display import RunDisplay
+from cluster.output.run_dir import RunDirectory
+from configs.schema.model import DEQUANTISED_MODEL, WARM_MODEL
+from configs.schema.rewards import RewardsSection
+from configs.schema.run import RunConfig
+from rewards.grading.golds import check_golds, require_readable_golds
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from learner.grpo.learner import LearnerGroup
+
+TRIED_GOLDS = 64
+"""Gold answers that are read before anything starts."""
+
+
+@dataclass
+class Prepared:
+    """What a run trains, and on what."""
+
+    config: RunConfig
+    base_path: str
+    """The model as it was given or made, with the adapter that is merged into it."""
+    model_path: str
+    """The model that GRPO starts from: `base_path`, or what the warm start makes of it."""
+    served_path: str
+    """The model that the engines load: `model_path`, or what the learner's quantisation makes of it."""
+    tokenizer: PreTrainedTokenizerBase
+    prompts: PromptSource | PromptStream
+    eval_sets: Sequence[EvalSet]
+    """What is evaluated while the run trains."""
+
+    @property
+    def needs_warm_start(self) -> bool:
+        """Whether the warm start is still to be run; a run that is resumed has its result already."""
+        return self.model_path != self.base_path and not Path(self.model_path).exists()
+
+    @property
+    def needs_served_model(self) -> bool:
+        """Whether the learner is still to write what the engines serve."""
+        return self.served_path != self.model_path and not Path(self.served_path).exists()
+
+    @property
+    def canary_token_ids(self) -> tuple[int, ...]:
+        """A prompt of the data, by which every adapter sync is verified."""
+        return self.prompts.canary_prompt().token_ids
+
+    async def run_warm_start(self, learner: LearnerGroup, display: RunDisplay) -> None:
+        """Fine-tune the base model on the demonstrations of the training rows; its result appears whole or not at all."""
+        settings = self.config.learner.warm_start
+        assert settings is not None
+        assert isinstance(self.prompts, PromptSource)  # the configuration refuses a warm start on a stream
+        rows = self.prompts.demonstrations(settings.demonstration_column)
+        with whole_folder(self.model_path) as unfinished:
+            await learner.warm_start(self.base_path, rows, unfinished, display.warm_start)
+
+    async def write_served_model(self, learner: LearnerGroup) -> None:
+        """Write the weights that a started learner computes with; the folder appears whole or not at all."""
+        with whole_folder(self.served_path) as unfinished:
+            await learner.save_dequantised(unfinished)
+
+
+def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> Prepared:
+    """Make or find the model, load tokenizer and data.
+
+    Raises:
+        ConfigError: an unknown `builtin:` model, one that is quantised already, or a quantisation that cannot be had here.
+        DataError: data or tokenizer cannot be used.
+    """
+    base_path = prepare_model(config, directory, display)
+    with display.phase("reading data"):
+        model = config.model
+        tokenizer = load_tokenizer(base_path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
+        require_plain_weights(base_path, model.revision)
+        _compare_templates(model.adapter, tokenizer, display)
+        _compare_end_tokens(model.adapter, tokenizer, display)
+        prompts = open_prompts(
+            config.data,
+            tokenizer,
+            seed=config.seed,
+            folder=directory.path / "data",
+            epochs=None if config.learner.max_steps > 0 else config.learner.num_train_epochs,
+            reward_names=[spec.name for spec in config.rewards.functions],
+        )
+    display.say(f"of the first {prompts.counts.rows} rows: {prompts.counts}" if config.data.streaming else str(prompts.counts))
+    model_path = str(directory.path / WARM_MODEL) if config.learner.warm_start else base_path
+    served_path = str(directory.path / DEQUANTISED_MODEL) if config.model.serve_quantized == "dequantized" else model_path
+    return Prepared(config, base_path, model_path, served_path, tokenizer, prompts, training_sets(config, tokenizer, prompts))
+
+
+def try_golds(rewards: RewardsSection, prompts: PromptSource | PromptStream, display: RunDisplay) -> None:
+    """Let the rewards read the gold answers of the first prompts.
+
+    Raises:
+        DataError: a reward can read none of them.
+        RewardError: a reward cannot be loaded.
+    """
+    with display.phase("reading gold answers"):
+        checks = check_golds(rewards, [prompt.columns for prompt in prompts.first_prompts(TRIED_GOLDS)])
+    require_readable_golds(checks)
+    for check in checks:
+        if check.unreadable:
+            display.say(
+                f"reward {check.reward} cannot read {len(check.unreadable)} of the first {check.checked} gold answers, such as {check.shown[0]}"
+            )
+
+
+def _compare_templates(adapter: str | None, tokenizer: PreTrainedTokenizerBase, display: RunDisplay) -> None:
+    """Say when the adapter was trained under another chat template than this run's."""
+    file = Path(adapter or "") / "chat_template.jinja"
+    if adapter and file.is_file() and file.read_text(encoding="utf-8") != tokenizer.chat_template:
+        display.say(f"the adapter was trained with another chat template than this run's; to keep it, set model.chat_template={file}")
+
+
+def _compare_end_tokens(adapter: str | None, tokenizer: PreTrainedTokenizerBase, display: RunDisplay) -> None:
+    """Say when the adapter was trained to end answers with another token than this run's."""
+    file = Path(adapter or "") / "tokenizer_config.json"
+    trained = json.loads(file.read_text(encoding="utf-8")).get("eos_token") if adapter and file.is_file() else None
+    trained = trained.get("content") if isinstance(trained, dict) else trained
+    if trained and trained != tokenizer.eos_token:
+        display.say(
+            f"the adapter was trained to end answers with {trained}, and this run ends them with {tokenizer.eos_token}; to keep it, set "
+            f"model.eos_token={trained}"
+        )

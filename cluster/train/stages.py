@@ -1,0 +1,104 @@
+"""`stages`: several runs one after another, each from the adapter of the one before.
+
+    out_dir/config.yaml          the whole, with its stages
+    out_dir/1-<name>/            the run directory of the first stage, and so on
+    out_dir/adapter              that of the last stage             out_dir/summary.json, report.html    of all stages
+
+A stage that ended well is not run again; one that did not goes on from its last commit.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.models.starting_adapter import with_starting_adapter
+from cluster.output.display import RunDisplay
+from cluster.output.run_dir import Resume, RunDirectory, ended_well, read_summary
+from cluster.report import leave_report
+from cluster.train.grpo import run_training
+from configs.contracts.errors import ConfigError
+from configs.loading import dump_config, stage_configs
+from configs.schema.run import RunConfig
+from configs.yaml_files import read_yaml
+
+KEPT_OF_A_SUMMARY = ("steps", "accuracy_before", "accuracy_after", "exit_reason")
+
+
+def run_stages(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
+    """Run every stage that has not ended well yet; returns what `summary.json` holds.
+
+    Args:
+        resume: `auto` goes on where the stages stand, `none` begins anew.
+
+    Raises:
+        ConfigError: a checkpoint to resume from is given, `model.adapter` cannot be used, or a stage cannot work.
+        RollcastError: a stage failed.
+    """
+    if isinstance(resume, Path):
+        raise ConfigError(f"--resume {resume}: a run of stages goes on where it stands; use --resume auto, or none to begin anew")
+    config = with_starting_adapter(config)
+    stages = stage_configs(config)
+    with RunDirectory.open(config.out_dir, resume, folders=()) as directory:
+        directory.write("config.yaml", dump_config(config))
+        display = RunDisplay()
+        summary = _run_in_order(stages, directory, display)
+        if ended_well(summary):
+            shutil.copytree(stages[-1].out_dir / "adapter", directory.path / "adapter", dirs_exist_ok=True)
+        display.say(f"stages: {summary['exit_reason']}; summary {directory.path / 'summary.json'}")
+        return summary
+
+
+def _run_in_order(stages: tuple[RunConfig, ...], directory: RunDirectory, display: RunDisplay) -> dict[str, Any]:
+    summaries: dict[str, dict[str, Any]] = {}
+    try:
+        for number, stage in enumerate(stages, start=1):
+            name = stage.out_dir.name
+            display.say(f"\nstage {number} of {len(stages)}: {name}")
+            found = read_summary(stage.out_dir)
+            if ended_well(found):
+                display.say("it has ended already" + _changed(stage))
+            else:
+                found = run_training(stage)
+            summaries[name] = found
+            if not ended_well(found):
+                break
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        directory.write_summary(_summary(summaries, f"failed: stage {stages[len(summaries)].out_dir.name}: {reason}"))
+        raise
+    summary = _summary(summaries, list(summaries.values())[-1]["exit_reason"])
+    directory.write_summary(summary)
+    leave_report(directory.path, display.say, [directory.path / name for name in summaries])
+    return summary
+
+
+def _summary(summaries: Mapping[str, Mapping[str, Any]], exit_reason: str) -> dict[str, Any]:
+    """Of each stage what came of it, and of the whole the accuracy before the first and after the last."""
+    stages = [{"name": name, **{key: found.get(key) for key in KEPT_OF_A_SUMMARY}} for name, found in summaries.items()]
+    return {
+        "stages": stages,
+        "steps": sum(stage["steps"] or 0 for stage in stages),
+        "accuracy_before": stages[0]["accuracy_before"] if stages else None,
+        "accuracy_after": stages[-1]["accuracy_after"] if stages else None,
+        "exit_reason": exit_reason,
+    }
+
+
+def _changed(stage: RunConfig) -> str:
+    """In words, what a stage that has ended was run with and the configuration says otherwise; `model` is completed by the adapter, and is left out."""
+    was, now = (dict(_flat(tree)) for tree in (read_yaml(stage.out_dir / "config.yaml"), stage.model_dump(mode="json")))
+    changed = [
+        f"{key} was {was.get(key)}, not {value}" for key, value in now.items() if not key.startswith("model.") and was.get(key) != value
+    ]
+    return f", with other settings, which it keeps ({'; '.join(changed)}); --resume none begins anew" if changed else ""
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

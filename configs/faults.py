@@ -1,0 +1,130 @@
+"""What was wrong with a configuration, one line a fault."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import Any, get_args
+
+from pydantic_core import ErrorDetails
+
+from configs.schema.run import RunConfig
+from configs.schema.section import Section
+from configs.yaml_files import shown
+
+Location = tuple[int | str, ...]
+"""Where a fault lies, as pydantic says it: `("rewards", "functions", 0, "weight")`."""
+
+
+def _nested_section(annotation: Any) -> type[Section] | None:
+    """The section that an annotation such as `X`, `X | None` or `tuple[X, ...]` holds."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next(filter(None, map(_nested_section, get_args(annotation))), None)
+
+
+def section_at(location: Sequence[int | str], root: type[Section]) -> type[Section] | None:
+    section: type[Section] | None = root
+    for name in location:
+        if isinstance(name, str):
+            field = section.model_fields.get(name) if section else None
+            section = _nested_section(field.annotation) if field else None
+    return section
+
+
+def all_keys(section: type[Section] = RunConfig, prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        nested = _nested_section(field.annotation)
+        if nested:
+            yield from all_keys(nested, f"{prefix}{name}.")
+
+
+def _key(location: Location, root: type[Section]) -> str:
+    """`rewards.functions[0].weight`. What pydantic adds to name the arm of a union is left out: it is no key."""
+    key, section = "", root
+    for name in location:
+        if isinstance(name, int):
+            key += f"[{name}]"
+            continue
+        if section is None:
+            break
+        key += f".{name}" if key else name
+        field = section.model_fields.get(name)
+        section = _nested_section(field.annotation) if field else None
+    return key
+
+
+def _nearest_key(location: Location, root: type[Section]) -> str | None:
+    """The existing key most like an unknown one: a sibling with a similar name, or the same name in another section."""
+    parent = re.sub(r"\[\d+\]", "", _key(location[:-1], root))
+    wanted = str(location[-1]).lower()
+
+    def likeness(candidate: str) -> float:
+        section, _, name = candidate.rpartition(".")
+        return SequenceMatcher(None, wanted, name.lower()).ratio() + (0.15 if section == parent else 0.0)
+
+    best = max(all_keys(root), key=likeness)
+    return best if likeness(best) >= 0.75 else None
+
+
+def describe_fault(error: ErrorDetails, origins: Mapping[str, str], root: type[Section]) -> str:
+    """One line of the form `key: value, rule; remedy`."""
+    key = _key(error["loc"], root)
+    origin = next((made_of for target, made_of in origins.items() if key == target or key.startswith((f"{target}[", f"{target}."))), None)
+    return f"{origin} -> {_fault(error, root)}" if origin else _fault(error, root)
+
+
+def _fault(error: ErrorDetails, root: type[Section]) -> str:
+    key, kind, value = _key(error["loc"], root), error["type"], error["input"]
+    if kind == "value_error":
+        message = str(error["ctx"]["error"]) if "ctx" in error else error["msg"]
+        return f"{key}: {message}" if key else message
+    if kind == "missing":
+        return f"{key}: not given, and there is no default; add `{key.rpartition('.')[2]}: ...`{_meaning(error['loc'], root)}"
+    if kind == "extra_forbidden":
+        return f"{key}: there is no such key; {_suggestion(error['loc'], root)}"
+    if value is None:
+        return f"{key}: is empty; give a value"
+    rule, remedy = _rule(error)
+    return f"{key}: {shown(value)} {rule}; {remedy}"
+
+
+def _suggestion(location: Location, root: type[Section]) -> str:
+    nearest = _nearest_key(location, root)
+    if nearest:
+        return f"did you mean {nearest}?"
+    section = section_at(location[:-1], root) or root
+    return f"the keys here are {', '.join(section.model_fields)}"
+
+
+def _meaning(location: Location, root: type[Section]) -> str:
+    section = section_at(location[:-1], root)
+    field = section.model_fields.get(str(location[-1])) if section else None
+    return f" ({field.description.rstrip('.')})" if field and field.description else ""
+
+
+_RULES: Mapping[str, tuple[str, str]] = {
+    "bool": ("is neither true nor false", "write true or false"),
+    "dict": ("is not a mapping", "write `key: value` lines"),
+    "finite": ("is not a finite number", "write a finite number"),
+    "float": ("is not a number", "write a number, such as 0.5 or 1e-4"),
+    "int": ("is not a whole number", "write a whole number"),
+    "model": ("is not a section", "write its `key: value` lines, indented"),
+    "path": ("is not a path", "write the path of a file or folder"),
+    "string": ("is not text", "put it in quotes if it is meant as text"),
+    "tuple": ("is not a list", "write a list, such as [a, b]"),
+}
+"""Rule and remedy of a wrong type, by the first word of pydantic's name for it (`int_parsing`, `int_from_float`, ...)."""
+
+
+def _rule(error: ErrorDetails) -> tuple[str, str]:
+    kind, context = error["type"], error.get("ctx", {})
+    bounds = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+    if kind in bounds:
+        words = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}[bounds[kind]]
+        return f"must be {words} {context[bounds[kind]]}", "raise it" if kind.startswith("greater") else "lower it"
+    if kind == "literal_error":
+        return "is not one of the choices", f"choose {context['expected']}"
+    return _RULES.get(kind.partition("_")[0], (f"is refused: {error['msg']}", "correct it"))

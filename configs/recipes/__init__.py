@@ -1,0 +1,1 @@
+"""Recipes of TRL, Open-R1 and MedicalGPT converted into runs."""

@@ -1,0 +1,144 @@
+"""The whole of a run as frozen records: one section per folder of the project.
+
+Parameter names are TRL's wherever TRL has one. Sections know nothing of each other; every check that needs two of them
+lives in `RunConfig`. Reading YAML and command-line overrides is `configs.loading`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import model_validator
+
+from configs.schema.actors import ActorsSection
+from configs.schema.cluster import ClusterSection
+from configs.schema.data import DataSection
+from configs.schema.evaluation import EvaluationSection
+from configs.schema.learner import LearnerSection
+from configs.schema.model import BASE_MODEL, BUILTIN, MERGED_MODEL, QUANTISED_CANARY_TOLERANCE, WARM_MODEL, ModelSection
+from configs.schema.rewards import RewardsSection
+from configs.schema.section import Section
+from configs.schema.stages import StageSection
+
+
+class RunConfig(Section):
+    """One run. Cross-section rules are checked here, before anything starts."""
+
+    model: ModelSection
+    data: DataSection
+    actors: ActorsSection = ActorsSection()
+    rewards: RewardsSection = RewardsSection()
+    learner: LearnerSection = LearnerSection()
+    cluster: ClusterSection = ClusterSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    stages: tuple[StageSection, ...] = ()
+    """Settings over these of runs one after another, each from the adapter of the one before: see `configs.schema.stages`."""
+    seed: int = 0
+    out_dir: Path = Path("runs/rollcast")
+
+    @property
+    def groups_per_step(self) -> int:
+        """Prompts that one optimizer step consumes."""
+        return self.learner.train_batch_size // self.actors.num_generations
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest sequence, prompt and completion, in tokens."""
+        return self.data.max_prompt_length + self.actors.max_completion_length
+
+    @property
+    def trained_model_path(self) -> str:
+        """The model under the adapter: `model.path`, or the folder in which the run makes it."""
+        if self.learner.warm_start is not None:
+            return str(self.out_dir.absolute() / WARM_MODEL)
+        if self.model.merge_adapter:
+            return str(self.out_dir.absolute() / MERGED_MODEL)
+        return str(self.out_dir.absolute() / BASE_MODEL) if self.model.path.startswith(BUILTIN) else self.model.path
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether any role computes on a GPU."""
+        return self.actors.gpus_per_worker > 0 or self.learner.gpus_per_rank > 0
+
+    @property
+    def canary_tolerance(self) -> float:
+        """Largest accepted mean difference of canary log-probabilities, in nats."""
+        if self.actors.canary_tolerance is not None:
+            return self.actors.canary_tolerance
+        if self.model.quantization != "none" and self.model.serve_quantized == "original":
+            return QUANTISED_CANARY_TOLERANCE[self.model.quantization]
+        return 1e-3 if self.model.dtype == "float32" else 0.1
+
+    @model_validator(mode="after")
+    def _combinations_work(self) -> RunConfig:
+        batch, group = self.learner.train_batch_size, self.actors.num_generations
+        if batch % group:
+            raise ValueError(
+                f"learner.train_batch_size {batch} is not divisible by actors.num_generations {group}: a step trains whole groups; "
+                f"use {max(group, batch - batch % group)} or {batch + group - batch % group}"
+            )
+        if self.learner.token_budget < self.max_model_len:
+            raise ValueError(
+                f"learner.token_budget {self.learner.token_budget} is less than data.max_prompt_length + actors.max_completion_length = "
+                f"{self.max_model_len}: the longest sequence must fit into one micro-batch; raise the budget"
+            )
+        if self.cluster.max_staleness < self.cluster.sync_every_steps - 1:
+            raise ValueError(
+                f"cluster.max_staleness {self.cluster.max_staleness} is less than sync_every_steps - 1 = "
+                f"{self.cluster.sync_every_steps - 1}: the last step before a sync trains on samples that old; "
+                f"raise max_staleness or lower sync_every_steps"
+            )
+        self._rewards_suit_the_objective()
+        self._evaluation_can_be_done()
+        if self.data.train_samples == 0 or self.data.train_samples < -1:
+            raise ValueError(f"data.train_samples {self.data.train_samples} must be -1 (all rows) or positive")
+        if self.data.streaming and self.learner.max_steps <= 0:
+            raise ValueError(
+                "learner.max_steps is not given and data.streaming is on: the rows of a stream are not counted, so that epochs have no length; "
+                "set learner.max_steps"
+            )
+        if self.data.streaming and self.learner.warm_start is not None:
+            raise ValueError(
+                "learner.warm_start with data.streaming: it goes over all demonstrations; run it apart, or set data.streaming: false"
+            )
+        if self.learner.max_steps == 0 or self.learner.max_steps < -1:
+            raise ValueError(f"learner.max_steps {self.learner.max_steps} must be -1 (from num_train_epochs) or positive")
+        if self.model.attn_implementation == "flex_attention" and not self.learner.gpus_per_rank:
+            raise ValueError(
+                "model.attn_implementation flex_attention with learner.gpus_per_rank 0: FlexAttention has no backward on the CPU; use sdpa"
+            )
+        if self.actors.gpus_per_worker > 1 and self.actors.gpus_per_worker % 1:
+            raise ValueError(
+                f"actors.gpus_per_worker {self.actors.gpus_per_worker} must be a whole number above 1: it is the tensor-parallel size"
+            )
+        return self
+
+    def _evaluation_can_be_done(self) -> None:
+        evaluation, labels = self.evaluation, [spec.label for spec in self.rewards.functions]
+        if evaluation.reward is not None and evaluation.reward not in labels:
+            raise ValueError(
+                f"evaluation.reward {evaluation.reward} is not among the rewards {', '.join(labels)}; name one of them, or list it in rewards.functions"
+            )
+        if evaluation.steps % self.cluster.sync_every_steps:
+            raise ValueError(
+                f"evaluation.steps {evaluation.steps} is not divisible by cluster.sync_every_steps {self.cluster.sync_every_steps}: only an adapter "
+                "that the engines have can be evaluated; use a multiple"
+            )
+        if evaluation.steps and not evaluation.data and not self.data.eval_samples:
+            raise ValueError(
+                f"evaluation.steps {evaluation.steps} with data.eval_samples 0: there is nothing to evaluate on; set evaluation.data, or hold prompts out"
+            )
+
+    def _rewards_suit_the_objective(self) -> None:
+        if self.rewards.aggregation != "normalize_then_sum":
+            return
+        if self.learner.advantage_estimator != "grpo":
+            raise ValueError(
+                f"learner.advantage_estimator {self.learner.advantage_estimator} with rewards.aggregation normalize_then_sum: normalised "
+                f"rewards have their groups' means taken off already; set rewards.aggregation: sum, or learner.advantage_estimator: grpo"
+            )
+        if self.learner.kl_in_reward:
+            raise ValueError(
+                "learner.kl_in_reward with rewards.aggregation normalize_then_sum: a divergence in nats cannot be subtracted from rewards in "
+                "standard deviations; set rewards.aggregation: sum, or learner.kl_in_reward: false"
+            )

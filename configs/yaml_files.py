@@ -1,0 +1,109 @@
+"""YAML text to values and back."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from configs.contracts.errors import ConfigError
+
+_SCIENTIFIC = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+")
+"""YAML 1.1 reads `1e-4` as a string because it has neither a dot nor a sign in the exponent; people mean a number."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe loading that refuses a key given twice with different values, which plain YAML resolves to the last one in silence."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        for key, value in ((key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)):
+            first, before = seen.setdefault(key.value, (key, value))
+            if first is not key and not (isinstance(value, yaml.ScalarNode) and value.value == before.value):
+                problem = f"the key {key.value!r} was given in line {first.start_mark.line + 1} already; keep one of them"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back: strings that look like `1e-4` are quoted, texts of several lines are blocks."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+0123456789"))
+
+
+_Dumper.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+)
+
+
+def dump_yaml(value: Any, width: float = 120) -> str:
+    """YAML that is read back to an equal value."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
+
+
+def parse_yaml(text: str) -> Any:
+    """One YAML value, such as the value of an option on the command line.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML (names file and line), or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist{_near_files(path)}; give the path of a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; give the path of a YAML file") from None
+    try:
+        tree = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(_describe_yaml_error(path, text, error)) from None
+    if tree is None:
+        raise ConfigError(f"{path} is empty; it must hold at least the sections `model` and `data`")
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds {shown(tree)}, not sections such as `model:` and `data:`")
+    return tree
+
+
+def _near_files(path: Path) -> str:
+    there = [str(other) for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    near = get_close_matches(str(path), there, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _describe_yaml_error(path: Path, text: str, error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        lines = text.splitlines()
+        quoted = f"\n  {lines[mark.line].rstrip()}\n  {' ' * mark.column}^" if mark.line < len(lines) else ""
+        remedy = "; indent with spaces" if "\\t" in (error.problem or "") else ""
+        return f"{path}:{mark.line + 1}:{mark.column + 1}: not readable as YAML: {error.problem}{remedy}{quoted}"
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return f"{path}:{line}: not readable as YAML: character {chr(error.character)!r} is not allowed; remove it"
+    return f"{path}: not readable as YAML: {error}"
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,132 @@
+"""Rank: one process of a learner group, whatever it trains. Heavy imports are inside, so that the driver can import the class."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+import ray
+
+from configs.contracts.errors import NonFiniteError
+from configs.contracts.logs import redirect_output
+from configs.schema.run import RunConfig
+from configs.schema.sft import SftConfig
+from learner.packing import MicroBatch
+
+if TYPE_CHECKING:
+    from learner.engine.zero2_engine import LearnerEngine
+    from learner.model.policy import Policy
+
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from configs.contracts.metrics import Metric
+
+if TYPE_CHECKING:
+    from learner.engine.zero2_engine import LearnerEngine
+    from learner.model.policy import Policy
+
+Config = TypeVar("Config", RunConfig, SftConfig)
+
+
+class Rank(Generic[Config]):
+    """One rank. Every method but `rendezvous` and `where` is collective: the group calls it on all ranks at once."""
+
+    def __init__(self, config: Config, rank: int, log_dir: Path) -> None:
+        redirect_output(log_dir / f"learner-{rank}.log")
+        self._config = config
+        self._rank = rank
+        self._log_dir = log_dir
+        self._on_gpu = config.learner.gpus_per_rank > 0
+        self._nonfinite_in_row = 0
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        _import_heavy(self._on_gpu, max(1, int(config.learner.cpus_per_rank)))
+
+    def where(self) -> tuple[int, str]:
+        """Process id, and address of the node."""
+        return os.getpid(), ray.util.get_node_ip_address()
+
+    def rendezvous(self) -> tuple[str, int]:
+        """Address of this node, and a port that is free now, where the ranks can meet."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def join(self, address: str, port: int) -> None:
+        """Become a rank of the process group."""
+        from learner.engine.zero2_engine import join_process_group
+
+        learner = self._config.learner
+        join_process_group(
+            rank=self._rank,
+            world_size=learner.ranks,
+            address=address,
+            port=port,
+            on_gpu=self._on_gpu,
+            timeout_s=learner.process_group_timeout_s,
+        )
+
+    def _load_policy(self, model_path: str, *, full: bool) -> Policy:
+        from learner.model.policy import Policy
+
+        return Policy.load(
+            self._config.model,
+            model_path,
+            full=full,
+            device="cuda" if self._on_gpu else "cpu",
+            seed=self._config.seed,
+            gradient_checkpointing=self._config.learner.gradient_checkpointing,
+        )
+
+    def _make_engine(self, policy: Policy, total_steps: int) -> LearnerEngine:
+        from learner.engine.schedule import Schedule
+        from learner.engine.zero2_engine import LearnerEngine, OptimizerSettings
+
+        learner = self._config.learner
+        settings = OptimizerSettings(**{field.name: getattr(learner, field.name) for field in fields(OptimizerSettings)})
+        return LearnerEngine(policy, settings, Schedule.of(learner, total_steps))
+
+    def _count_nonfinite(self, applied: bool, batches: Sequence[MicroBatch], step: int) -> None:
+        if applied:
+            self._nonfinite_in_row = 0
+            return
+        self._nonfinite_in_row += 1
+        stem = self._log_dir / f"nonfinite-step-{step:06d}-rank-{self._rank}"
+        for index, batch in enumerate(batches):
+            np.savez_compressed(f"{stem}-{index}.npz", **{field.name: getattr(batch, field.name) for field in fields(MicroBatch)})  # type: ignore[arg-type]
+        limit = self._config.learner.max_nonfinite_steps
+        if self._nonfinite_in_row >= limit:
+            raise NonFiniteError(
+                f"loss or gradient was not finite in {self._nonfinite_in_row} steps in a row, and learner.max_nonfinite_steps is {limit}; "
+                f"the batches are in {stem}-*.npz; lower learner.learning_rate or look for what is wrong with them",
+                role=f"learner rank {self._rank}",
+            )
+
+
+def _import_heavy(on_gpu: bool, threads: int) -> None:
+    """Import what `start` will need, so that the group's ranks do it while the rollout engines start."""
+    from learner.engine.zero2_engine import import_deepspeed
+
+    import_deepspeed(on_gpu=on_gpu)
+    for module in ("peft", "learner.sft.trainer"):
+        importlib.import_module(module)
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True, slots=True)
+class RankReport:
+    """One rank's part of a step. Metrics are not divided yet; the rest is the same on every rank."""
+
+    policy_version: int
+    applied: bool
+    grad_norm: float
+    learning_rate: float
+    metrics: dict[str, Metric]

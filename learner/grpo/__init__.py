@@ -1,0 +1,1 @@
+"""The GRPO step: advantages, importance ratios, losses, and the worker that runs them."""

@@ -1,0 +1,1 @@
+"""The trained model: base, adapter, log-probabilities, quantisation and merging."""

@@ -1,0 +1,99 @@
+"""SftGroup: the handle on all ranks of a supervised fine-tuning.
+
+start ─► step ─► step ─► evaluate ─► ...      each call goes to every rank, and the first rank that fails ends the group (`learner.engine.ranks`)
+           └► save
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from configs.contracts.metrics import Max, Mean, merge, values
+from configs.schema.sft import SftConfig
+from learner.engine.rank import RankReport
+from learner.engine.ranks import Ranks
+from learner.sft.worker import SftWorker
+
+
+class SftGroup:
+    """All ranks of a supervised fine-tuning. Make one with `create`, then `start` it. After a LearnerError it is dead: make another."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._num_tokens = 0
+
+    @classmethod
+    def create(cls, config: SftConfig, *, ray_options: dict[str, Any], log_dir: Path) -> SftGroup:
+        """Start one actor a rank; their imports begin at once. `ray_options` say where."""
+        return cls(Ranks.create(SftWorker, config, ray_options=ray_options, log_dir=log_dir))
+
+    async def start(
+        self,
+        model_path: str,
+        train_file: Path,
+        eval_file: Path,
+        *,
+        total_steps: int,
+        row_limit: int | None = None,
+        resume_folder: Path | None = None,
+    ) -> None:
+        """Load model and data on every rank; go on from `resume_folder` (written by `save`) if given.
+
+        Args:
+            train_file: demonstrations in the format `DEMONSTRATION_SCHEMA`, which every rank can read.
+            eval_file: those that the loss is measured on.
+            total_steps: the learning rate's schedule ends there.
+            row_limit: rows to train on in all steps together; None goes round for ever.
+
+        Raises:
+            CheckpointError: the folder cannot be read, or was written by another model.
+            ConfigError: the model is not one that can be trained.
+            LearnerError: a rank failed.
+        """
+        await self._ranks.join()
+        facts = await self._ranks.everywhere("start", model_path, train_file, eval_file, total_steps, row_limit, resume_folder)
+        self._num_tokens = facts[0].get("num_tokens", 0)
+
+    async def step(self, index: int) -> dict[str, float]:
+        """Step `index`, 0-based. Returns its metrics.
+
+        Raises:
+            NonFiniteError: too many steps in a row were not finite.
+            LearnerError: a rank failed; the group is dead.
+        """
+        began = time.monotonic()
+        reports: list[RankReport] = await self._ranks.everywhere("step", index)
+        step_s = time.monotonic() - began
+        merged = merge(report.metrics for report in reports)
+        tokens = int(merged.pop("tokens").value)
+        self._num_tokens += tokens
+        merged |= {
+            "train/learning_rate": Mean(reports[0].learning_rate, 1.0),
+            "train/grad_norm": Mean(reports[0].grad_norm, 1.0),
+            "num_tokens": Max(self._num_tokens),
+            "step_time": Mean(step_s, 1.0),
+            "learner/tokens_per_s": Mean(tokens, step_s),
+        }
+        return values(merged)
+
+    async def evaluate(self) -> dict[str, float]:
+        """`eval/loss` in nats per imitated token, and `eval/mean_token_accuracy`, on the held-out rows."""
+        return values(merge(await self._ranks.everywhere("evaluate")))
+
+    async def save(self, folder: Path) -> None:
+        """Write everything that `start(resume_folder=folder)` needs; with an adapter also that, as a PEFT folder."""
+        await self._ranks.everywhere("save", folder, {"num_tokens": self._num_tokens})
+
+    async def save_model(self, folder: Path) -> None:
+        """Write the whole model as a transformers folder, without its tokenizer."""
+        await self._ranks.everywhere("save_model", folder)
+
+    async def worker_pids(self) -> list[int]:
+        """Process ids by rank."""
+        return await self._ranks.pids()
+
+    async def close(self) -> None:
+        """End all ranks. Safe to call twice, and after an error."""
+        await self._ranks.close()

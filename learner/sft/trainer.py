@@ -1,0 +1,132 @@
+"""Supervised fine-tuning: cross-entropy on what demonstrations imitate, on the same engine and the same packing as GRPO.
+
+Whether an adapter or every weight is trained is the policy's matter; the warm start of a run and `rollcast sft` both train here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from configs.contracts.errors import DataError
+from configs.contracts.metrics import Mean, Metric, Sum, merge
+from learner.engine.throughput import FlopCount, packing_fill, speed_metrics
+from learner.engine.zero2_engine import LearnerEngine, StepOutcome
+from learner.model.policy import Policy
+from learner.packing import MicroBatch, balance
+from learner.sft.demonstrations import PackedDemonstrations, lengths, num_trained, pack_demonstrations
+
+EVALUATED_AT_ONCE = 64
+"""Rows a rank packs together when it measures the held-out loss: enough to fill rows well."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowOrder:
+    """Which rows each step trains on: all of them in every epoch, each epoch in an order of its own."""
+
+    rows: int
+    batch_size: int
+    seed: int
+    limit: int | None = None
+    """Rows in all, over which the last step may have fewer; None goes on for ever."""
+    shuffle: bool = True
+
+    def of_step(self, index: int) -> list[int]:
+        """The rows of step `index`, 0-based."""
+        first, end = index * self.batch_size, (index + 1) * self.batch_size
+        positions = range(first, end if self.limit is None else min(end, self.limit))
+        orders = {epoch: self._epoch(epoch) for epoch in {position // self.rows for position in positions}}
+        return [int(orders[position // self.rows][position % self.rows]) for position in positions]
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed % 2**64, epoch)).permutation(self.rows) if self.shuffle else np.arange(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedStep:
+    """One rank's part of a step. The sum of `train/loss` over ranks is nats per imitated token."""
+
+    outcome: StepOutcome
+    batches: list[MicroBatch]
+    metrics: dict[str, Metric]
+
+
+class SupervisedTrainer:
+    """One rank's supervised run. Steps are deterministic: the same rows, order and number of ranks give the same model."""
+
+    def __init__(self, engine: LearnerEngine, table: pa.Table, order: RowOrder, token_budget: int) -> None:
+        if not len(table):
+            raise DataError("there are no demonstrations to imitate; give some, or remove learner.warm_start")
+        self.engine = engine
+        self._table = table
+        self._order = order
+        self._token_budget = token_budget
+        self._flops = FlopCount.of(self.policy)
+
+    @property
+    def policy(self) -> Policy:
+        return self.engine.policy
+
+    def step(self, index: int) -> SupervisedStep:
+        """Optimizer step `index`, 0-based: the mean over all imitated tokens of its rows."""
+        rows = self._order.of_step(index)
+        mine = balance(lengths(self._table, rows), self.engine.world_size)[self.engine.rank]
+        batches = self._packed(self._table, [rows[i] for i in mine])
+        num_tokens = num_trained(self._table, rows)
+        found: list[dict[str, Metric]] = []
+        began = time.monotonic()
+        outcome = self.engine.step([partial(self._loss, batch.imitated, num_tokens, found) for batch in batches])
+        seconds = time.monotonic() - began
+        imitated = [batch.imitated for batch in batches]
+        speed = speed_metrics(imitated, self._flops, seconds, self.engine.world_size, self.policy.device)
+        metrics = merge(found) | packing_fill([batch.packed for batch in batches]) | speed
+        metrics["tokens"] = Sum(sum(batch.packed.tokens for batch in batches))
+        return SupervisedStep(outcome, imitated, metrics)
+
+    def evaluate(self, table: pa.Table) -> dict[str, Metric]:
+        """This rank's part of the loss on held-out rows, without dropout: nats per imitated token, each counted alike."""
+        mine = balance(lengths(table, range(len(table))), self.engine.world_size)[self.engine.rank]
+        found: list[dict[str, Metric]] = []
+        for start in range(0, len(mine), EVALUATED_AT_ONCE):
+            batches = self._packed(table, mine[start : start + EVALUATED_AT_ONCE])
+            found += [self._evaluated(batch.imitated) for batch in batches]
+        return merge(found)
+
+    def close(self) -> None:
+        """Let go of the engine, so that another may be made in this process."""
+        self.engine.close()
+
+    def _packed(self, table: pa.Table, rows: Sequence[int]) -> list[PackedDemonstrations]:
+        return pack_demonstrations(table, rows, token_budget=self._token_budget, attention_width=self.policy.attention_width)
+
+    def _loss(self, batch: MicroBatch, num_tokens: int, found: list[dict[str, Metric]], model: Policy) -> Tensor:
+        packed = self.policy.tensors(batch)
+        likeliest_N = torch.zeros(len(packed.target_ids_N), dtype=torch.bool, device=self.policy.device)
+        logprobs_N, entropies_N = model(packed, likeliest_N=likeliest_N)
+        loss, metrics = sft_loss(logprobs_N, num_tokens=num_tokens)
+        found.append(metrics | {"train/mean_token_accuracy": _mean(likeliest_N), "entropy": _mean(entropies_N)})
+        return loss
+
+    def _evaluated(self, batch: MicroBatch) -> dict[str, Metric]:
+        packed = self.policy.tensors(batch)
+        likeliest_N = torch.zeros(len(packed.target_ids_N), dtype=torch.bool, device=self.policy.device)
+        with torch.no_grad(), self.policy.evaluating():
+            logprobs_N, _ = self.policy(packed, likeliest_N=likeliest_N)
+        return {"eval/loss": _mean(-logprobs_N), "eval/mean_token_accuracy": _mean(likeliest_N)}
+
+
+def _mean(values_N: Tensor) -> Mean:
+    return Mean(float(values_N.double().sum()), float(len(values_N)))
+
+
+def sft_loss(logprobs_N: Tensor, *, num_tokens: int) -> tuple[Tensor, dict[str, Metric]]:
+    """Cross-entropy of the completion tokens, averaged over all `num_tokens` of the step. Returns (scalar, metrics)."""
+    loss = -logprobs_N.sum() / num_tokens
+    return loss, {"train/loss": Sum(loss.item())}

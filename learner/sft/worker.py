@@ -1,0 +1,57 @@
+"""SftWorker: one rank of a supervised fine-tuning in one Ray process. Heavy imports are inside, so that the driver can import the class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.contracts.metrics import Metric
+from configs.schema.sft import SftConfig
+from learner.engine.rank import Rank, RankReport
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from learner.sft.trainer import SupervisedTrainer
+
+
+class SftWorker(Rank[SftConfig]):
+    """One rank of a supervised fine-tuning. Every method is collective."""
+
+    _trainer: SupervisedTrainer
+    _held_out: pa.Table
+
+    def start(
+        self, model_path: str, train_file: Path, eval_file: Path, total_steps: int, row_limit: int | None, resume_folder: Path | None
+    ) -> dict[str, int]:
+        """Load model and data and make the engine, from a checkpoint if one is given. Returns what `save` was told to remember."""
+        from learner.sft.demonstrations import open_demonstrations
+        from learner.sft.trainer import RowOrder, SupervisedTrainer
+
+        config = self._config
+        policy = self._load_policy(model_path, full=not config.learner.use_peft)
+        table, self._held_out = open_demonstrations(train_file), open_demonstrations(eval_file)
+        order = RowOrder(len(table), config.learner.train_batch_size, config.seed, row_limit, config.data.shuffle)
+        self._trainer = SupervisedTrainer(self._make_engine(policy, total_steps), table, order, config.learner.token_budget)
+        return {} if resume_folder is None else self._trainer.engine.load(resume_folder)
+
+    def step(self, index: int) -> RankReport:
+        """Step `index`, 0-based."""
+        done = self._trainer.step(index)
+        self._count_nonfinite(done.outcome.applied, done.batches, index)
+        outcome = done.outcome
+        return RankReport(self._trainer.engine.steps_done, outcome.applied, outcome.grad_norm, outcome.learning_rate, done.metrics)
+
+    def evaluate(self) -> dict[str, Metric]:
+        """This rank's part of the loss on the held-out rows."""
+        return self._trainer.evaluate(self._held_out)
+
+    def save(self, folder: Path, facts: dict[str, int]) -> None:
+        """Write the learner's state under `folder`, and `facts` with it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._trainer.engine.save(folder, facts)
+
+    def save_model(self, folder: Path) -> None:
+        """Write the whole model, of which every weight was trained. Rank 0 writes."""
+        if self._rank == 0:
+            self._trainer.policy.save_model(folder)

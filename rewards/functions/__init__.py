@@ -1,0 +1,1 @@
+"""The built-in rewards, and the registry that finds a reward by its name."""

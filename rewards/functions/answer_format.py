@@ -1,0 +1,101 @@
+"""Rewards for the shape of a completion: format, think_format, tag_count, reasoning_steps, code_format. No data column is needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from configs.contracts.errors import ConfigError, RewardError
+from rewards.functions.parameters import one_of
+from rewards.functions.per_completion import Grade, TextReward
+
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+LAYOUTS = {
+    "block": re.compile(r"<think>\n.*\n</think>\n<answer>\n.*\n</answer>\n?", re.DOTALL),
+    "inline": re.compile(r"<think>.*</think><answer>.*</answer>\n?", re.DOTALL),
+}
+
+
+class Format(TextReward):
+    """1.0 where the whole text is a think block and an answer block, with exactly one of each tag; else 0.0.
+
+    Args:
+        layout: `block` has each tag on a line of its own (Open-R1); `inline` is `<think>…</think><answer>…</answer>` (MedicalGPT).
+    """
+
+    __name__ = "format"
+
+    def __init__(self, layout: Literal["block", "inline"] = "block") -> None:
+        one_of(self.__name__, "layout", layout, tuple(LAYOUTS))
+        self._pattern = LAYOUTS[layout]
+
+    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+        one_of_each = all(text.count(tag) == 1 for tag in TAGS)
+        return Grade(float(one_of_each and self._pattern.fullmatch(text) is not None), "scored")
+
+
+class ThinkFormat(TextReward):
+    """1.0 where the text starts with `<think>` and has one `</think>` later and no second `<think>`; else 0.0."""
+
+    __name__ = "think_format"
+
+    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+        return Grade(float(text.startswith("<think>") and text.count("<think>") == text.count("</think>") == 1), "scored")
+
+
+class TagCount(TextReward):
+    """0.25 for each of the four tags, with the line feeds of the block layout around it, that occurs exactly once."""
+
+    __name__ = "tag_count"
+
+    MARKS = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
+
+    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+        return Grade(0.25 * sum(text.count(mark) == 1 for mark in self.MARKS), "scored")
+
+
+class ReasoningSteps(TextReward):
+    """min(1, n / 3), where n counts what marks a step of reasoning (Open-R1).
+
+    A mark is `Step 1:` or any other number, `First,`, `Second,`, `Next,` or `Finally,` anywhere, and a number with a full stop, a `-`
+    or a `*` at the start of any line. (In Open-R1 a numbered item counts at the start of the text only, and a bullet not there.)
+    """
+
+    __name__ = "reasoning_steps"
+
+    MARK = re.compile(r"Step \d+:|^\d+\.|^[-*]|First,|Second,|Next,|Finally,", re.MULTILINE)
+
+    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+        return Grade(min(1.0, len(self.MARK.findall(text)) / 3), "scored")
+
+
+class CodeFormat(Format):
+    """1.0 where `format` is 1.0 in its block layout and the answer block holds a fenced block of the language; else 0.0.
+
+    A fence opens with three back quotes and the language, exactly and alone on its line, and is closed in the answer block.
+
+    Args:
+        language: the language, as it stands behind the back quotes. Where a row has a value in the column `language`, that counts.
+
+    Raises:
+        ConfigError: `language` is not text.
+        RewardError: when called, the `language` of a row is not text.
+    """
+
+    __name__ = "code_format"
+
+    def __init__(self, language: str = "python") -> None:
+        super().__init__()
+        if not isinstance(language, str) or not language:
+            raise ConfigError(f"{self.__name__}: language {language!r} must be what stands behind the back quotes; use text such as python")
+        self._language = language
+
+    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+        language = columns.get("language") or self._language
+        if not isinstance(language, str):
+            raise RewardError(f"{self.__name__}: the column language holds {language!r}, a {type(language).__name__}; make it text or null")
+        answer = text.partition("<answer>")[2].partition("</answer>")[0]
+        fence = re.search(rf"```{re.escape(language)}[ \t]*\n.*?```", answer, re.DOTALL)
+        return super().grade_text(text, columns) if fence else Grade(0.0, "scored")

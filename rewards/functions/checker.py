@@ -1,0 +1,81 @@
+"""Checkers: the programs of contest problems that judge a program's output. They come with the data, and run apart from what they judge."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from types import TracebackType
+
+from configs.contracts.errors import RewardError
+from rewards.functions.code import Case
+from rewards.sandbox.jail import Limits
+from rewards.sandbox.runner import CompilationError, Prepared, Program, Runner
+
+CHECKER_LIMITS = Limits(wall_s=10.0, memory_bytes=1 << 30)
+
+
+class Checker:
+    """A checker, made ready when it is first asked. A context, at whose end it is given back.
+
+    It is called with three file names, of the test's input, its correct output, and the output to judge, and prints a number.
+
+    Args:
+        runner: where it runs.
+        program: its text.
+        problem: whose it is, for messages.
+    """
+
+    def __init__(self, runner: Runner, program: Program, problem: str) -> None:
+        self._runner = runner
+        self._program = program
+        self._problem = problem
+        self._prepared: Prepared | None = None
+        self._sound = False
+        self._preparing = threading.Lock()
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Checker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._closing.__exit__(kind, error, trace)
+
+    def judge(self, case: Case, output: str) -> float:
+        """The number that it prints for an output; 0.0 where the output makes it fail.
+
+        Raises:
+            RewardError: it does not work on the correct output either.
+        """
+        number = self._ask(case, output)
+        if number is None and not self._sound:
+            self._sound = self._ask(case, case.output) is not None
+            if not self._sound:
+                raise RewardError(
+                    f"the checker of problem {self._problem} gives no number, not even for the correct output; leave the problem out"
+                )
+        return number or 0.0
+
+    def _ask(self, case: Case, output: str) -> float | None:
+        files = {"input.txt": case.input, "correct_output.txt": case.output, "solution_output.txt": output}
+        try:
+            result = self._ready().run(limits=CHECKER_LIMITS, arguments=list(files), files=files)
+        except CompilationError as error:
+            raise RewardError(
+                f"the checker of problem {self._problem} does not compile; leave the problem out. {str(error)[-1000:]}"
+            ) from None
+        return first_number(result.stdout) if result.ok else None
+
+    def _ready(self) -> Prepared:
+        with self._preparing:
+            if self._prepared is None:
+                self._prepared = self._closing.enter_context(self._runner.prepare(self._program))
+            return self._prepared
+
+
+def first_number(text: str) -> float | None:
+    """The number that a text begins with: a checker or manager prints its score, and perhaps words after it."""
+    words = text.split(maxsplit=1)
+    try:
+        return float(words[0]) if words else None
+    except ValueError:
+        return None

@@ -1,0 +1,216 @@
+"""Rewards for code: the tests of the row that the program of a completion passes. The program runs in rewards/sandbox/runner.py's jail.
+
+Contests have rewards of their own, rewards/functions/contest.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from configs.contracts.errors import ConfigError, RewardError
+from rewards.functions.per_completion import Grade, TextReward
+from rewards.sandbox.jail import Limits, Result
+from rewards.sandbox.providers import make_runner
+from rewards.sandbox.runner import CompilationError, Language, Prepared, Program
+
+UNPARSABLE_GOLD = Grade(None, "unparsable_gold")
+
+TAGS: dict[Language, tuple[str, ...]] = {"python": ("python", "python3", "py"), "cpp": ("cpp", "c++", "cxx", "cc")}
+"""What a language is called in a row and after the three backticks of a fence."""
+
+SCRIPT_NAME: dict[Language, str] = {"python": "main.py", "cpp": "main.cpp"}
+
+OUTPUT_BYTES = 4 << 20
+"""So much a program may print, or twice what it should where that is more."""
+
+BINARY_THRESHOLD = 0.99
+
+_FENCES = {
+    language: re.compile(rf"```(?:{'|'.join(map(re.escape, tags))})[ \t]*\r?\n(.*?)```", re.DOTALL) for language, tags in TAGS.items()
+}
+
+
+class Case(NamedTuple):
+    """One test: what the program reads from its standard input, and what it must print."""
+
+    input: str
+    output: str
+
+
+class CodeTests(NamedTuple):
+    """The tests of a row."""
+
+    language: Language
+    cases: Sequence[Case]
+
+
+class Code(TextReward):
+    """The share of the row's tests that the completion's program passes: passed / total, as Open-R1's code_reward.
+
+    The program is the last fenced block of the row's language (```` ```python ````, ```` ```cpp ````); without one the reward is
+    0.0. A test is passed by exit code 0 and the right standard output, compared line by line, all lines, without white space at
+    the ends of lines and without empty lines at the end. (Open-R1 compares as many lines as the shorter of the two has.) A test
+    that runs into a limit or exits with another code fails alone.
+
+    The column `verification_info` is `{"language": "python" | "cpp", "test_cases": [{"input": str, "output": str, "type":
+    "stdin_stdout"}]}`, or its JSON text. Where it cannot be read, or has no such tests, the reward does not apply.
+
+    Args:
+        provider: where programs run: `local`, the jail on this node, or `piston`, `e2b`, `morph` (rewards/sandbox/providers.py).
+        endpoints: of `piston`: its addresses.
+        image: of `e2b` a template, of `morph` the id of a snapshot.
+        timeout_s: wall seconds of one test.
+        memory_bytes: memory of one test.
+        enforce_same_language: a completion that has a block of the other language, too, counts as one without code. (Open-R1's
+            option of this name refuses a batch of rows in several languages; here a row is judged by itself, in any mixture.)
+
+    Raises:
+        ConfigError: a parameter has an impossible value.
+    """
+
+    __name__ = "code"
+
+    def __init__(
+        self,
+        provider: str = "local",
+        endpoints: Sequence[str] | str | None = None,
+        image: str | None = None,
+        timeout_s: float = 5.0,
+        memory_bytes: int = 512 << 20,
+        enforce_same_language: bool = False,
+    ) -> None:
+        self._runner = make_runner(provider, endpoints=endpoints, image=image)
+        for name, value in (("timeout_s", timeout_s), ("memory_bytes", memory_bytes)):
+            if not value > 0:
+                raise ConfigError(f"{self.__name__}: {name} {value} is not positive; leave it out for the default")
+        self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
+        self._one_language = enforce_same_language
+
+    def check_host(self) -> None:
+        self._runner.check(["python"])  # a compiler is missed by the first row of C++
+
+    def gold_columns(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("verification_info",)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        require_columns(self.__name__, ["verification_info"], columns)
+
+    def deadline_s(self, columns: Mapping[str, Any]) -> float:
+        tests = read_tests(columns.get("verification_info"))
+        return self._runner.deadline_s(len(tests.cases), self._timeout_s) if tests else 0.0
+
+    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+        self.check_columns(columns)
+        tests = read_tests(columns["verification_info"])
+        if tests is None:
+            return UNPARSABLE_GOLD
+        code = extract_code(text, tests.language)
+        if not code or (self._one_language and any(extract_code(text, other) for other in TAGS if other != tests.language)):
+            return Grade(0.0, "scored")
+        try:
+            with self._runner.prepare(Program(tests.language, {SCRIPT_NAME[tests.language]: code})) as program:
+                return Grade(self._score(self._passes(program, tests.cases), len(tests.cases)), "scored")
+        except CompilationError:
+            return Grade(0.0, "scored")
+
+    def _passes(self, program: Prepared, cases: Sequence[Case]) -> Iterator[bool]:
+        """Test by test, so that no more of them run than are asked for."""
+        for case in cases:
+            limits = Limits(wall_s=self._timeout_s, memory_bytes=self._memory_bytes, output_bytes=output_bytes(case.output))
+            yield passes(program.run(case.input, limits=limits), case.output)
+
+    def _score(self, passes: Iterator[bool], total: int) -> float:
+        return sum(passes) / total
+
+
+class BinaryCode(Code):
+    """1.0 where `code` would be more than 0.99, else 0.0; it stops at the test that decides that.
+
+    The column and the parameters are those of `code`.
+    """
+
+    __name__ = "binary_code"
+
+    def _score(self, passes: Iterator[bool], total: int) -> float:
+        failed = 0
+        for passed in passes:
+            failed += not passed
+            if (total - failed) / total <= BINARY_THRESHOLD:
+                return 0.0
+        return 1.0
+
+
+def extract_code(text: str, language: Language) -> str:
+    """The content of the last fenced block of a language; "" where there is none, or it is blank."""
+    blocks = _FENCES[language].findall(text)
+    return blocks[-1] if blocks and blocks[-1].strip() else ""
+
+
+def language_named(name: Any) -> Language | None:
+    """`language_named("C++")` is "cpp"; None for a language that is not run here."""
+    folded = name.strip().lower() if isinstance(name, str) else None
+    return next((language for language, tags in TAGS.items() if folded in tags), None)
+
+
+def read_tests(info: Any) -> CodeTests | None:
+    """The tests of a `verification_info`; None where it has none that can be run."""
+    info = from_json(info)
+    language = language_named(info.get("language")) if isinstance(info, Mapping) else None
+    cases = read_cases(info.get("test_cases")) if isinstance(info, Mapping) else None
+    return CodeTests(language, cases) if language and cases else None
+
+
+def read_cases(cases: Any) -> list[Case] | None:
+    """Tests as `[{"input": …, "output": …}]`; None where one of them is anything else."""
+    cases = from_json(cases)
+    if not isinstance(cases, Sequence) or isinstance(cases, str):
+        return None
+    read = []
+    for case in cases:
+        if not isinstance(case, Mapping) or case.get("type", "stdin_stdout") not in ("stdin_stdout", None):
+            return None
+        if not isinstance(case.get("input"), str) or not isinstance(case.get("output"), str):
+            return None
+        read.append(Case(case["input"], case["output"]))
+    return read
+
+
+def from_json(value: Any) -> Any:
+    """A value that data sets keep either as it is or as JSON text; None where the text is no JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return None
+
+
+def require_columns(reward: str, needed: Collection[str], columns: Collection[str]) -> None:
+    """Raise RewardError where data with these columns lacks one."""
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise RewardError(
+            f"{reward} needs the column {', '.join(missing)}, but the data has {', '.join(sorted(columns)) or 'no columns'}; "
+            f"rename the column of the data, or list another reward"
+        )
+
+
+def output_bytes(expected: str) -> int:
+    """What a program may print where it should print `expected`."""
+    return max(OUTPUT_BYTES, 2 * len(expected.encode(errors="replace")))
+
+
+def passes(result: Result, expected: str) -> bool:
+    """Whether a run ended well and printed what it should."""
+    return result.ok and _lines(result.stdout) == _lines(expected)
+
+
+def _lines(text: str) -> list[str]:
+    lines = [line.rstrip() for line in text.split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines

@@ -1,0 +1,170 @@
+"""Tasks of the International Olympiad in Informatics: what a row of open-r1/ioi says, and how a submission to it is judged.
+
+`Batch`: the submission, compiled with the problem's grader, reads the input and prints the output; a checker or a comparison gives
+the score. `Communication`: the submission, compiled with the problem's stub, talks with the problem's manager, which knows the input
+and gives the score.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from configs.contracts.errors import RewardError
+from rewards.functions.checker import CHECKER_LIMITS, Checker, first_number
+from rewards.functions.code import Case, from_json, output_bytes
+from rewards.sandbox.interactive import converse
+from rewards.sandbox.jail import Limits
+from rewards.sandbox.local import LocalRunner
+from rewards.sandbox.runner import CompilationError, Program, Runner
+
+PARTS = ("grader.cpp", "stub.cpp")
+"""Sources that a submission is compiled with."""
+
+_SPACE = re.compile(r"[ \t\r\f\v]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One subtask.
+
+    Args:
+        problem: id of the problem.
+        cases: its tests.
+        precision: digits of a score.
+        limits: of the submission in one test.
+        files: base name -> content of what a submission is compiled with.
+        manager: files of the manager; empty where there is none.
+        checker: files of the checker; empty where there is none.
+        communicates: whether the type is Communication.
+        processes: copies of the submission that a manager talks with.
+        fifo_arguments: whether a stub gets the names of its pipes as arguments, rather than standard input and output.
+    """
+
+    problem: str
+    cases: list[Case]
+    precision: int
+    limits: Limits
+    files: dict[str, str]
+    manager: dict[str, str]
+    checker: dict[str, str]
+    communicates: bool
+    processes: int = 1
+    fifo_arguments: bool = False
+
+    def deadline_s(self, runner: Runner) -> float:
+        """Wall seconds that judging a submission takes at the very most."""
+        helper = self.manager or self.checker
+        helping_s = runner.deadline_s(len(self.cases) + 1, max(CHECKER_LIMITS.wall_s, self.limits.wall_s)) if helper else 0.0
+        return runner.deadline_s(len(self.cases), self.limits.wall_s) + helping_s
+
+    @contextmanager
+    def judge(self, runner: Runner, code: str) -> Iterator[Callable[[Case], float]]:
+        """What gives a test's score, from 0.0 to 1.0, of a submission. Raises CompilationError where that does not compile."""
+        name = f"{self.problem.lower()}.cpp"
+        submission = Program("cpp", {name: with_includes(code, self.problem, self.files), **self.files})
+        with ExitStack() as closing:
+            if self.communicates:
+                yield self._communicating(runner, submission, closing)
+            else:
+                yield self._batch(runner, submission, closing)
+
+    def _batch(self, runner: Runner, submission: Program, closing: ExitStack) -> Callable[[Case], float]:
+        program = closing.enter_context(runner.prepare(submission))
+        checker = closing.enter_context(Checker(runner, Program("cpp", self.checker), self.problem)) if self.checker else None
+
+        def judge(case: Case) -> float:
+            result = program.run(case.input, limits=self.limits)
+            if not result.ok:
+                return 0.0
+            if checker is None:
+                return float(_squeezed(result.stdout) == _squeezed(case.output))
+            return _clipped(checker.judge(case, result.stdout))
+
+        return judge
+
+    def _communicating(self, runner: Runner, submission: Program, closing: ExitStack) -> Callable[[Case], float]:
+        if not isinstance(runner, LocalRunner):  # the others run one program at a time
+            raise RewardError(
+                f"problem {self.problem} is of type Communication, whose programs run side by side, which provider {runner.name} "
+                f"cannot; use provider local, or leave these problems out"
+            )
+        program = closing.enter_context(runner.prepare(submission))
+        try:
+            manager = closing.enter_context(runner.prepare(Program("cpp", self.manager)))
+        except CompilationError as error:
+            raise RewardError(
+                f"the manager of problem {self.problem} does not compile; leave the problem out. {str(error)[-1000:]}"
+            ) from None
+
+        def judge(case: Case) -> float:
+            result = converse(
+                manager, program, case.input, processes=self.processes, fifo_arguments=self.fifo_arguments, limits=self.limits
+            )
+            return _clipped(first_number(result.stdout) or 0.0) if result.ok else 0.0
+
+        return judge
+
+
+def read_task(columns: Mapping[str, Any]) -> Task | None:
+    """The subtask of a row; None where it has no tests, is of a type that is not judged here, or cannot be read."""
+    try:
+        return _read_task(columns)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _read_task(columns: Mapping[str, Any]) -> Task | None:
+    cases = _read_cases(from_json(columns.get("test_cases")), columns.get("test_names"))
+    files = {str(name): str(content) for name, content in from_json(columns.get("grader_files")) or () if content}
+    kind = columns.get("task_type") or "Batch"
+    graders = {posixpath.basename(name): content for name, content in files.items() if not name.startswith("checker/")}
+    checker = {posixpath.basename(name): content for name, content in files.items() if name.startswith("checker/")}
+    helpers = {name: content for name, content in (graders | checker).items() if name.endswith((".h", ".hpp"))}
+    if not cases or kind not in ("Batch", "Communication") or (kind == "Communication" and "manager.cpp" not in graders):
+        return None
+    headers = {name: content for name, content in graders.items() if name.endswith((".h", ".hpp"))}
+    settings = from_json(graders.get("grader_config.json")) or {}
+    return Task(
+        problem=str(columns["id"]),
+        cases=cases,
+        precision=int(columns["score_precision"]),
+        limits=Limits(
+            wall_s=float(columns["time_limit"]),
+            memory_bytes=int(columns["memory_limit"]),
+            output_bytes=max(output_bytes(case.output) for case in cases),
+        ),
+        files=headers | {name: graders[name] for name in PARTS if name in graders},
+        manager=helpers | {"manager.cpp": graders["manager.cpp"]} if kind == "Communication" else {},
+        checker=helpers | {"checker.cpp": checker["checker.cpp"]} if "checker.cpp" in checker else {},
+        communicates=kind == "Communication",
+        processes=int(settings.get("task_type_parameters_Communication_num_processes") or 1),
+        fifo_arguments=settings.get("task_type_parameters_Communication_user_io") == "fifo_io",
+    )
+
+
+def _read_cases(cases: Any, names: Sequence[str] | None) -> list[Case] | None:
+    if isinstance(cases, Mapping):
+        cases = [cases.get(name) for name in (names if names is not None else cases)]
+    if not isinstance(cases, Sequence) or not all(isinstance(case, Sequence) and len(case) == 2 for case in cases):
+        return None
+    return [Case(str(given), str(correct or "")) for given, correct in cases]
+
+
+def with_includes(code: str, problem: str, files: Mapping[str, str]) -> str:
+    """A submission with the lines that models forget."""
+    wanted = ["#include <bits/stdc++.h>", *([f'#include "{problem}.h"'] if f"{problem}.h" in files else []), "using namespace std;"]
+    return "".join(f"{line}\n" for line in wanted if line not in code) + code
+
+
+def _squeezed(text: str) -> list[str]:
+    """Lines as `diff -b` compares them."""
+    return [_SPACE.sub(" ", line).rstrip() for line in text.rstrip().split("\n")]
+
+
+def _clipped(score: float) -> float:
+    return min(1.0, max(0.0, score))

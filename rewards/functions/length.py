@@ -1,0 +1,176 @@
+"""Rewards for the length of a completion: length, cosine, soft_overlong_punishment."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from configs.contracts.errors import ConfigError
+from rewards.functions.group_input import GroupInput
+from rewards.functions.math_answer import Accuracy, AnswerStyle
+from rewards.functions.parameters import finite_number, one_of, whole_number
+from rewards.functions.per_completion import Grade, PerCompletionReward
+
+Unit = Literal["characters", "tokens"]
+
+
+class _JudgedLength(PerCompletionReward):
+    """A reward of the length that depends on whether the answer is right, which Accuracy says.
+
+    A completion without an answer is wrong, as in Open-R1, and counted as `unparsable_answer`; an unparsable gold gives None.
+    """
+
+    def __init__(self, unit: Unit, answer_style: AnswerStyle, gold_column: str | None) -> None:
+        one_of(self.__name__, "unit", unit, get_args(Unit))
+        one_of(self.__name__, "answer_style", answer_style, get_args(AnswerStyle))
+        self.needs_token_ids = unit == "tokens"
+        self._accuracy = Accuracy(answer_style, gold_column)
+        self._accuracy.__name__ = self.__name__  # its errors name the reward that the user listed
+
+    def gold_columns(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+        return self._accuracy.gold_columns(columns)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        self._accuracy.check_columns(columns)
+
+    def preload(self) -> None:
+        self._accuracy.preload()
+
+    def grade(self, group: GroupInput, index: int) -> Grade:
+        judged = self._accuracy.grade(group, index)
+        if judged.value is None:
+            return judged
+        lengths_G = [len(symbols) for symbols in (group.token_ids_G if self.needs_token_ids else group.texts_G)]
+        return Grade(self._value(judged.value == 1.0, lengths_G, index), judged.outcome)
+
+    @abstractmethod
+    def _value(self, right: bool, lengths_G: Sequence[int], index: int) -> float:
+        """The reward of completion `index`, whose answer is right or not."""
+
+
+class Length(_JudgedLength):
+    """Short completions of a group over long ones: Kimi k1.5 (arXiv 2501.12599), section 2.3.3. Open-R1's `len_reward`.
+
+    lambda = 0.5 - (len - min) / (max - min) with the shortest and longest completion of the group, right and wrong ones alike. A
+    right answer gets lambda, a wrong one min(0, lambda); where all are equally long, 0.
+
+    Args:
+        unit: what a length counts: `characters` of the text (Open-R1), or `tokens`.
+        answer_style, gold_column: how the answer is judged, as in `accuracy`.
+
+    Raises:
+        ConfigError: a parameter has an unknown value.
+        RewardError: when called, a row lacks the gold column.
+    """
+
+    __name__ = "length"
+
+    def __init__(self, unit: Unit = "characters", answer_style: AnswerStyle = "latex", gold_column: str | None = None) -> None:
+        super().__init__(unit, answer_style, gold_column)
+
+    def _value(self, right: bool, lengths_G: Sequence[int], index: int) -> float:
+        shortest, longest = min(lengths_G), max(lengths_G)
+        if shortest == longest:
+            return 0.0
+        share = 0.5 - (lengths_G[index] - shortest) / (longest - shortest)
+        return share if right else min(0.0, share)
+
+
+class Cosine(_JudgedLength):
+    """A cosine of the length: short right answers are best, short wrong ones worst. Yeo et al., arXiv 2502.03373; Open-R1.
+
+    progress = min(len / max_len, 1), value = lo + (hi - lo) (1 + cos(pi progress)) / 2. A right answer falls from
+    `max_value_correct` at length 0 to `min_value_correct` at `max_len`; a wrong one rises from `min_value_wrong` to `max_value_wrong`.
+    The bounds may be given in the other order, as in the defaults of Open-R1's script (0.0 and -0.5): the slope turns round.
+
+    Args:
+        min_value_wrong, max_value_wrong, min_value_correct, max_value_correct: the bounds.
+        max_len: from this length on the value stays; in characters or tokens.
+        unit: what a length counts: `characters` of the text (Open-R1), or `tokens`.
+        answer_style, gold_column: how the answer is judged, as in `accuracy`.
+
+    Raises:
+        ConfigError: a parameter has an unknown value.
+        RewardError: when called, a row lacks the gold column.
+    """
+
+    __name__ = "cosine"
+
+    def __init__(
+        self,
+        min_value_wrong: float = -1.0,
+        max_value_wrong: float = -0.5,
+        min_value_correct: float = 0.5,
+        max_value_correct: float = 1.0,
+        max_len: int = 1000,
+        unit: Unit = "characters",
+        answer_style: AnswerStyle = "latex",
+        gold_column: str | None = None,
+    ) -> None:
+        super().__init__(unit, answer_style, gold_column)
+        bounds = {
+            "min_value_wrong": min_value_wrong,
+            "max_value_wrong": max_value_wrong,
+            "min_value_correct": min_value_correct,
+            "max_value_correct": max_value_correct,
+        }
+        for parameter, value in bounds.items():
+            finite_number(self.__name__, parameter, value)
+        whole_number(self.__name__, "max_len", max_len, least=1)
+        self._of_right = (min_value_correct, max_value_correct)
+        self._of_wrong = (max_value_wrong, min_value_wrong)
+        self._max_len = max_len
+
+    def _value(self, right: bool, lengths_G: Sequence[int], index: int) -> float:
+        at_max_len, at_zero = self._of_right if right else self._of_wrong
+        progress = min(lengths_G[index] / self._max_len, 1.0)
+        return at_max_len + (at_zero - at_max_len) * (1.0 + math.cos(math.pi * progress)) / 2.0
+
+
+class SoftOverlongPunishment(PerCompletionReward):
+    """Punishes completions that come near the limit: DAPO (arXiv 2503.14476), equation 13, on token counts.
+
+    0 up to L_max - L_cache tokens, then (L_max - L_cache - len) / L_cache down to -1 at L_max, and -1 beyond. With L_cache 0 it
+    is a step.
+
+    Args:
+        max_completion_len: L_max in tokens. In a run it is `actors.max_completion_length` where it is not given.
+        soft_punish_cache: L_cache in tokens; without it a quarter of L_max, rounded down.
+
+    Raises:
+        ConfigError: a parameter is no whole number, or L_cache is more than L_max; when called outside a run, L_max is not given.
+    """
+
+    __name__ = "soft_overlong_punishment"
+    needs_token_ids = True
+
+    def __init__(self, max_completion_len: int | None = None, soft_punish_cache: int | None = None) -> None:
+        if max_completion_len is not None:
+            whole_number(self.__name__, "max_completion_len", max_completion_len, least=1)
+        if soft_punish_cache is not None:
+            whole_number(self.__name__, "soft_punish_cache", soft_punish_cache, least=0)
+        if max_completion_len is not None and soft_punish_cache is not None and soft_punish_cache > max_completion_len:
+            raise ConfigError(
+                f"{self.__name__}: soft_punish_cache {soft_punish_cache} is more than max_completion_len {max_completion_len}, of which "
+                f"it is the last part; lower it, or leave it out for a quarter"
+            )
+        self._max_len = max_completion_len
+        self._cache = soft_punish_cache
+
+    def grade(self, group: GroupInput, index: int) -> Grade:
+        if self._max_len is None:
+            raise ConfigError(
+                f"{self.__name__}: max_completion_len is not set, and only a run fills it in from actors.max_completion_length; "
+                f"give it: load({self.__name__!r}, max_completion_len=2048)"
+            )
+        cache = self._max_len // 4 if self._cache is None else self._cache
+        return Grade(_overlong(len(group.token_ids_G[index]), self._max_len, cache), "scored")
+
+
+def _overlong(length: int, max_len: int, cache: int) -> float:
+    free = max_len - cache
+    if length <= free:
+        return 0.0
+    return (free - length) / cache if length <= max_len else -1.0

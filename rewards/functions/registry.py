@@ -1,0 +1,211 @@
+"""A reward's name to a callable: built-in names, `path/to/file.py:function`, `package.module:function`, or a callable itself."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+from configs.contracts.errors import ConfigError, DataError, RewardError
+from rewards.functions.answer_format import CodeFormat, Format, ReasoningSteps, TagCount, ThinkFormat
+from rewards.functions.code import BinaryCode, Code
+from rewards.functions.contest import CodeforcesCode, IOICode
+from rewards.functions.length import Cosine, Length, SoftOverlongPunishment
+from rewards.functions.math_answer import Accuracy, ReasoningAccuracy
+from rewards.functions.per_completion import PerCompletionReward
+from rewards.functions.repetition import Fluency, RepetitionPenalty
+
+if TYPE_CHECKING:
+    from configs.schema.rewards import RewardSpec, RewardsSection
+
+Reward = Callable[..., Any]
+
+BUILTINS: dict[str, Callable[..., Reward]] = {
+    "accuracy": Accuracy,
+    "reasoning_accuracy": ReasoningAccuracy,
+    "format": Format,
+    "think_format": ThinkFormat,
+    "tag_count": TagCount,
+    "reasoning_steps": ReasoningSteps,
+    "length": Length,
+    "cosine": Cosine,
+    "repetition_penalty": RepetitionPenalty,
+    "soft_overlong_punishment": SoftOverlongPunishment,
+    "code_format": CodeFormat,
+    "fluency": Fluency,
+    "code": Code,
+    "binary_code": BinaryCode,
+    "ioi_code": IOICode,
+    "cf_code": CodeforcesCode,
+}
+"""Name -> what makes the reward of its parameters. Importing and making one is cheap: libraries load when it is first called."""
+
+
+def load(spec: str | Reward, **params: Any) -> Reward:
+    """The reward function that `spec` names, with its parameters bound.
+
+    Called as `fn(completions=[...], **columns)`, with plain strings or chat messages, it gives one float or None for each
+    completion. There is no deadline here: a run calls it inside a grader process.
+
+    Args:
+        spec: a built-in name, `path/to/file.py:function`, `package.module:function`, or a callable. A class is instantiated.
+        params: keyword arguments that configure the reward.
+
+    Raises:
+        ConfigError: no such reward, or a parameter is not one of its own.
+        RewardError: the module of a user's function cannot be imported.
+
+    Example:
+        >>> load("accuracy", answer_style="answer_tag")(completions=["<answer>4</answer>"], solution=["4"])
+        [1.0]
+    """
+    if isinstance(spec, str) and ":" not in spec:
+        return _builtin(spec, params)(**params)
+    target: Any = _users_function(spec) if isinstance(spec, str) else spec
+    if inspect.isclass(target):
+        return cast(Reward, target(**params))
+    if not callable(target):
+        raise ConfigError(f"reward {spec}: {target!r} is not callable; name a function or a class")
+    return functools.partial(target, **params) if params else target
+
+
+def validate(section: RewardsSection, columns: Collection[str] | None = None) -> None:
+    """Refuse rewards that cannot work, before anything starts. Imports no user module and no heavy library.
+
+    Args:
+        section: the rewards of a run.
+        columns: columns of the training data besides the prompt; None where they are not known yet.
+
+    Raises:
+        ConfigError: a name, file, function or parameter is wrong.
+        DataError: the data lacks the column that a reward needs.
+        RewardError: this machine lacks what a reward needs.
+    """
+    for spec in section.functions:
+        if ":" in spec.name:
+            _check_users_function(spec)
+            continue
+        reward = load(spec.name, **spec.params)
+        if not isinstance(reward, PerCompletionReward):
+            continue
+        reward.check_host()
+        if columns is not None:
+            try:
+                reward.check_columns(columns)
+            except RewardError as error:
+                raise DataError(error.message) from error
+
+
+def resolve(section: RewardsSection, max_completion_length: int) -> RewardsSection:
+    """The same rewards, with the parameters filled in that a reward takes from the run where they are not given.
+
+    Args:
+        section: the rewards of a run.
+        max_completion_length: most tokens that a completion of the run may have: `actors.max_completion_length`.
+    """
+    functions = tuple(
+        spec.model_copy(update={"params": spec.params | {"max_completion_len": max_completion_length}})
+        if spec.name == "soft_overlong_punishment" and spec.params.get("max_completion_len") is None
+        else spec
+        for spec in section.functions
+    )
+    return section.model_copy(update={"functions": functions})
+
+
+def _builtin(name: str, params: dict[str, Any]) -> Callable[..., Reward]:
+    if name not in BUILTINS:  # Open-R1 and TRL call `cosine` get_cosine_scaled_reward
+        raise ConfigError(
+            f"reward {name!r} is unknown{_nearest(name.removeprefix('get_').removesuffix('_reward'), BUILTINS)}; built in are {', '.join(BUILTINS)}, "
+            f"and functions of your own are written path/to/file.py:function or package.module:function"
+        )
+    known = inspect.signature(BUILTINS[name]).parameters
+    for param in params:
+        if param not in known:
+            raise ConfigError(f"reward {name} has no parameter {param!r}{_nearest(param, known)}; it has {', '.join(known) or 'none'}")
+    return BUILTINS[name]
+
+
+def _users_function(spec: str) -> Any:
+    where, _, name = spec.rpartition(":")
+    module = _module_of_file(Path(where)) if where.endswith(".py") else _module_of_name(where, spec)
+    try:
+        return functools.reduce(getattr, name.split("."), module)
+    except AttributeError:
+        raise ConfigError(f"reward {spec}: {where} has no {name!r}{_nearest(name, vars(module))}") from None
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    """Import a file by its path, with its folder importable as it is for a script."""
+    if not path.is_file():
+        raise ConfigError(f"reward file {path} is not there; its path is taken from {Path.cwd()}")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(f"rollcast_reward_{path.stem}", path.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look a module up by its name
+    spec.loader.exec_module(module)
+    return module
+
+
+def _module_of_name(name: str, spec: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise
+        raise ConfigError(f"reward {spec}: there is no module {error.name!r}; install it, or set PYTHONPATH on every node") from error
+
+
+def _check_users_function(spec: RewardSpec) -> None:
+    where, _, name = spec.name.rpartition(":")
+    if not where or not name:
+        missing = "function" if where else "module"
+        raise ConfigError(f"reward {spec.name!r} has no {missing}; write path/to/file.py:function or package.module:function")
+    if where.endswith(".py"):
+        _check_file_defines(Path(where), name)
+    elif "/" in where:
+        raise ConfigError(f"reward {spec.name!r}: {where} is neither a module nor a .py file; write path/to/file.py:function")
+    else:
+        package = where.partition(".")[0]
+        if importlib.util.find_spec(package) is None and not any(Path(name).exists() for name in (package, f"{package}.py")):
+            raise ConfigError(f"reward {spec.name}: there is no module {package!r}; install it, or set PYTHONPATH on every node")
+
+
+def _check_file_defines(path: Path, name: str) -> None:
+    """Reads the file without running it."""
+    if not path.is_file():
+        raise ConfigError(f"reward file {path} is not there; its path is taken from {Path.cwd()}")
+    try:
+        body = ast.parse(path.read_text(encoding="utf-8"), str(path)).body
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ConfigError(f"reward file {path} is not Python: {error}") from error
+    names = set(_names_bound(body))
+    if name.partition(".")[0] not in names and "*" not in names:
+        raise ConfigError(f"reward {path}:{name}: the file defines no {name!r}{_nearest(name, names)}")
+
+
+def _names_bound(body: Iterable[ast.stmt]) -> Iterable[str]:
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                yield node.name
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id
+            elif isinstance(node, ast.alias):
+                yield node.asname or node.name.partition(".")[0]
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,116 @@
+"""Rewards for not repeating oneself: repetition_penalty and fluency, from the share of unique n-grams."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Hashable, Sequence
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+from configs.contracts.errors import ConfigError
+from rewards.functions.group_input import GroupInput
+from rewards.functions.parameters import finite_number, one_of, whole_number
+from rewards.functions.per_completion import Grade, PerCompletionReward
+
+Language = Literal["en", "zh", "tokens"]
+
+
+class _NGramReward(PerCompletionReward):
+    """What the two rewards share: what an n-gram is made of."""
+
+    def __init__(self, ngram_size: int, language: Language) -> None:
+        whole_number(self.__name__, "ngram_size", ngram_size, least=1)
+        one_of(self.__name__, "language", language, get_args(Language))
+        if language == "zh" and importlib.util.find_spec("jieba") is None:
+            raise ConfigError(
+                f"{self.__name__}: language 'zh' needs the package jieba, which is not installed; pip install jieba, on every node"
+            )
+        self._ngram_size = ngram_size
+        self._language = language
+        self.needs_token_ids = language == "tokens"
+
+    def preload(self) -> None:
+        if self._language == "zh":
+            _segmenter()
+
+    def unique_share(self, group: GroupInput, index: int) -> float:
+        """unique / total over the n-grams of completion `index`: 1.0 where none repeats, or where there are fewer than n words."""
+        words = self._words(group, index)
+        total = len(words) - self._ngram_size + 1
+        if total < 1:
+            return 1.0
+        ngrams = zip(*(words[start:] for start in range(self._ngram_size)), strict=False)
+        return len(set(ngrams)) / total
+
+    def _words(self, group: GroupInput, index: int) -> Sequence[Hashable]:
+        if self._language == "tokens":
+            return group.token_ids_G[index]
+        text = group.texts_G[index]
+        return text.lower().split() if self._language == "en" else list(_segmenter().cut(text))
+
+
+class RepetitionPenalty(_NGramReward):
+    """max_penalty (1 - unique / total) over the n-grams of a completion; 0.0 where it has fewer than n words.
+
+    Yeo et al., arXiv 2502.03373, in Open-R1's form.
+
+    Args:
+        ngram_size: n.
+        max_penalty: the value if nothing but repetition were there; not positive.
+        language: what a word is: `en`, what white space separates, in lower case; `zh`, a segment of jieba, white space and
+            punctuation included; `tokens`, a token id.
+
+    Raises:
+        ConfigError: a parameter has an unknown value, `max_penalty` is positive, or jieba is not installed.
+    """
+
+    __name__ = "repetition_penalty"
+
+    def __init__(self, ngram_size: int = 3, max_penalty: float = -1.0, language: Language = "en") -> None:
+        super().__init__(ngram_size, language)
+        finite_number(self.__name__, "max_penalty", max_penalty)
+        if max_penalty > 0:
+            raise ConfigError(f"{self.__name__}: max_penalty {max_penalty} should not be positive; set it to -1.0, or to 0 for none")
+        self._max_penalty = max_penalty
+
+    def grade(self, group: GroupInput, index: int) -> Grade:
+        repeated = 1.0 - self.unique_share(group, index)
+        return Grade(self._max_penalty * repeated if repeated else 0.0, "scored")  # never -0.0, which prints as a penalty
+
+
+class Fluency(_NGramReward):
+    """unique / total over the n-grams of a completion, which is 1 - repetition: from almost 0 to 1. It says nothing of grammar.
+
+    1.0 where there are fewer than n words, an empty completion included: what is too short to repeat itself is not punished here.
+
+    Args:
+        ngram_size, language: as in `repetition_penalty`.
+
+    Raises:
+        ConfigError: a parameter has an unknown value, or jieba is not installed.
+    """
+
+    __name__ = "fluency"
+
+    def __init__(self, ngram_size: int = 3, language: Language = "en") -> None:
+        super().__init__(ngram_size, language)
+
+    def grade(self, group: GroupInput, index: int) -> Grade:
+        return Grade(self.unique_share(group, index), "scored")
+
+
+@lru_cache(maxsize=1)
+def _segmenter() -> Any:
+    """jieba with its dictionary loaded, which takes half a second."""
+    import logging
+    import tempfile
+
+    import jieba
+
+    jieba.setLogLevel(logging.WARNING)
+    segmenter: Any = jieba.Tokenizer()
+    # SECURITY: it would otherwise unmarshal whatever lies at /tmp/jieba.cache, and leave its own there
+    with tempfile.TemporaryDirectory() as folder:
+        segmenter.tmp_dir = folder
+        segmenter.initialize()
+    return segmenter

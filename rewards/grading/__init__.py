@@ -1,0 +1,1 @@
+"""How a reward is called, timed out, killed, and summed with the others."""

@@ -1,0 +1,162 @@
+"""How one reward function is called for a group, and what becomes of whatever it does. Runs inside a grader.
+
+The calling convention is TRL's: `fn(prompts=, completions=, completion_ids=, <columns>=, trainer_state=, log_extra=,
+log_metric=)` -> one number or None for each completion; functions without `**kwargs` get only what they name.
+Standard library only: a grader imports neither numpy nor pyarrow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rewards.functions.group_input import GroupInput
+from rewards.functions.per_completion import PerCompletionReward
+
+if TYPE_CHECKING:
+    from configs.contracts.records import Outcome
+    from rewards.functions.registry import Reward
+
+MOST_ERROR_CHARACTERS = 4000
+MOST_EXTRA_CHARACTERS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerState:
+    """What TRL's rewards know of the trainer."""
+
+    global_step: int
+    """Optimizer steps done."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What a reward said of some completions of a group, in order."""
+
+    values: list[float | None]
+    outcomes: list[Outcome]
+    error: str = ""
+    """Traceback, or the sentence that says what was wrong; "" where nothing was."""
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    extras: dict[str, list[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def failed(cls, outcome: Outcome, count: int, error: str) -> Verdict:
+        return cls([None] * count, [outcome] * count, error)
+
+
+def judge_completion(reward: PerCompletionReward, group: GroupInput, index: int) -> Verdict:
+    """One completion under a per-completion reward."""
+    try:
+        grade = reward.grade(group, index)
+    except BaseException:
+        return Verdict.failed("crashed", 1, last_traceback())
+    return Verdict([grade.value], [grade.outcome])
+
+
+class _Log:
+    """The `log_extra` and `log_metric` of one call."""
+
+    def __init__(self, group_size: int) -> None:
+        self._group_size = group_size
+        self.metrics: dict[str, list[float]] = {}
+        self.extras: dict[str, list[Any]] = {}
+
+    def extra(self, column: str, values: Sequence[Any]) -> None:
+        if len(values) != self._group_size:
+            raise ValueError(f"log_extra({column!r}) got {len(values)} values for {self._group_size} completions; give one for each")
+        self.extras[str(column)] = [_loggable(value) for value in values]
+
+    def metric(self, name: str, value: float) -> None:
+        self.metrics.setdefault(str(name), []).append(float(value))
+
+
+def judge_group(reward: Reward, group: GroupInput, runner: asyncio.Runner) -> Verdict:
+    """A whole group under a function of the user. `runner` keeps one event loop for asynchronous functions."""
+    size = len(group.texts_G)
+    log = _Log(size)
+    try:
+        values = reward(**_arguments(reward, group, log))
+        if inspect.isawaitable(values):
+            values = runner.run(_finished(values))
+    except BaseException:
+        return Verdict.failed("crashed", size, last_traceback())
+    verdict = _checked(values, size)
+    verdict.metrics, verdict.extras = log.metrics, log.extras
+    return verdict
+
+
+async def _finished(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def _arguments(reward: Reward, group: GroupInput, log: _Log) -> dict[str, Any]:
+    size = len(group.texts_G)
+    arguments: dict[str, Any] = {name: [value] * size for name, value in group.columns.items()}
+    arguments |= {
+        "prompts": [group.prompt] * size,
+        "completions": group.completions_G,
+        "completion_ids": group.token_ids_G,
+        "trainer_state": TrainerState(group.step),
+        "log_extra": log.extra,
+        "log_metric": log.metric,
+    }
+    parameters = inspect.signature(reward).parameters.values()
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return arguments
+    return {parameter.name: arguments[parameter.name] for parameter in parameters if parameter.name in arguments}
+
+
+def _checked(values: Any, size: int) -> Verdict:
+    if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
+        kind = type(values).__name__
+        return Verdict.failed("invalid", size, f"it gave a {kind}; a reward gives a list, one number or None for each completion")
+    try:
+        listed = list(values)
+    except BaseException:
+        return Verdict.failed("crashed", size, last_traceback())
+    if len(listed) != size:
+        return Verdict.failed("invalid", size, f"it gave {len(listed)} values for {size} completions; give one for each")
+    verdict = Verdict([], [])
+    for index, value in enumerate(listed):
+        number, outcome = _number(value)
+        verdict.values.append(number)
+        verdict.outcomes.append(outcome)
+        if outcome == "invalid" and not verdict.error:
+            verdict.error = f"value {index} is {_short(value)}; a reward is a finite number, or None where it does not apply"
+    return verdict
+
+
+def _number(value: Any) -> tuple[float | None, Outcome]:
+    if value is None:
+        return None, "skipped"
+    if isinstance(value, (str, bytes)) or not hasattr(type(value), "__float__"):
+        return None, "invalid"
+    try:
+        number = float(value)
+    except BaseException:
+        return None, "invalid"
+    return (number, "scored") if math.isfinite(number) else (None, "invalid")
+
+
+def _loggable(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return str(value)[:MOST_EXTRA_CHARACTERS]
+
+
+def _short(value: Any) -> str:
+    try:
+        return repr(value)[:200]
+    except BaseException:
+        return f"a {type(value).__name__}"
+
+
+def last_traceback() -> str:
+    """The traceback of the exception being handled, its end where it is long."""
+    return traceback.format_exc()[-MOST_ERROR_CHARACTERS:]

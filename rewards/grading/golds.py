@@ -1,0 +1,125 @@
+"""Whether the rewards can read what rows say of the right answer, before any GPU is used."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.contracts.errors import DataError, RewardError
+from configs.schema.rewards import RewardSpec, RewardsSection
+from rewards.functions.group_input import GroupInput
+from rewards.functions.per_completion import PerCompletionReward
+from rewards.functions.registry import load
+from rewards.grading.graders import Graders
+
+UNREADABLE = frozenset({"unparsable_gold", "timeout", "crashed"})
+"""What a completion without an answer gets where the gold cannot be read, or not in time."""
+
+SHOWN = 3
+"""So many golds that cannot be read are shown."""
+
+
+@dataclass(frozen=True)
+class GoldCheck:
+    """What one reward made of the golds of some rows."""
+
+    reward: str
+    columns: tuple[str, ...]
+    """Where it looks for them."""
+    checked: int
+    unreadable: tuple[int, ...]
+    """Places of the rows whose gold cannot be read."""
+    shown: tuple[str, ...]
+    """The first of those golds, shortened."""
+
+
+def check_golds(section: RewardsSection, rows: Sequence[Mapping[str, Any]], advance: Callable[[], None] = lambda: None) -> list[GoldCheck]:
+    """Let every built-in reward that compares with a gold read the golds of these rows, in killable graders.
+
+    Args:
+        section: the rewards of a run.
+        rows: columns of the data besides the prompt.
+        advance: called after each row, for a progress bar.
+
+    Raises:
+        RewardError: a reward cannot be loaded, or the rows lack its column.
+    """
+    comparing = {spec.label: (spec, reward) for spec in section.functions if (reward := _comparing(spec, rows)) is not None}
+    if not comparing or not rows:
+        return []
+    outcomes = asyncio.run(_outcomes(section, list(comparing.values()), rows, advance))
+    return [
+        _check(name, reward, rows, [of_row[number] for of_row in outcomes]) for number, (name, (_, reward)) in enumerate(comparing.items())
+    ]
+
+
+def require_readable_golds(checks: Sequence[GoldCheck]) -> None:
+    """Raise DataError, showing three golds, where a reward can read none of them: every group would be left out."""
+    for check in checks:
+        if len(check.unreadable) < check.checked:
+            continue
+        golds = "\n  ".join(check.shown)
+        raise DataError(
+            f"reward {check.reward} can read none of the first {check.checked} gold answers (column {', '.join(check.columns)}), so that it "
+            f"would score nothing; the first are\n  {golds}\nname the right column by gold_column in the reward's params or by data.columns, or "
+            "choose another answer_style (answer_tag takes words)"
+        )
+
+
+def _comparing(spec: RewardSpec, rows: Sequence[Mapping[str, Any]]) -> PerCompletionReward | None:
+    """The reward, if it is built in and has a gold in these rows."""
+    reward = None if ":" in spec.name else load(spec.name, **spec.params)
+    return reward if isinstance(reward, PerCompletionReward) and rows and reward.gold_columns(rows[0]) else None
+
+
+async def _outcomes(
+    section: RewardsSection,
+    comparing: Sequence[tuple[RewardSpec, PerCompletionReward]],
+    rows: Sequence[Mapping[str, Any]],
+    advance: Callable[[], None],
+) -> list[list[str]]:
+    """For each row, the outcome of a completion without an answer under each reward."""
+    lost = asyncio.get_running_loop().create_future()
+    count = min(os.cpu_count() or 1, len(rows))
+    graders = await Graders.start(
+        [(spec.name, spec.params) for spec, _ in comparing],
+        count=count,
+        timeout_s=section.timeout_s,
+        memory_limit_bytes=section.memory_limit_bytes,
+        cwd=Path.cwd(),
+        on_lost=lambda: lost.set_exception(RewardError("the process that starts the graders was ended from outside; run again")),
+    )
+    probes = [reward.gold_probe for _, reward in comparing]
+    found: list[list[str]] = [[] for _ in rows]
+    waiting = iter(enumerate(rows))
+
+    async def work() -> None:
+        for place, row in waiting:
+            verdicts = await graders.grade(GroupInput("", probes, [[] for _ in probes], dict(row), step=0))
+            found[place] = [verdict.outcomes[number] for number, verdict in enumerate(verdicts)]
+            advance()
+
+    try:
+        working = asyncio.gather(*(work() for _ in range(count)))
+        await asyncio.wait({working, lost}, return_when=asyncio.FIRST_COMPLETED)
+        await (lost if lost.done() else working)
+    finally:
+        await graders.close()
+    return found
+
+
+def _check(name: str, reward: PerCompletionReward, rows: Sequence[Mapping[str, Any]], outcomes: Sequence[str]) -> GoldCheck:
+    unreadable = tuple(place for place, outcome in enumerate(outcomes) if outcome in UNREADABLE)
+    columns = reward.gold_columns(rows[0])
+    shown = tuple(_shown({column: rows[place].get(column) for column in columns}) for place in unreadable[:SHOWN])
+    return GoldCheck(name, columns, len(rows), unreadable, shown)
+
+
+def _shown(golds: Mapping[str, Any]) -> str:
+    text = json.dumps(next(iter(golds.values())) if len(golds) == 1 else golds, ensure_ascii=False)
+    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -1,0 +1,395 @@
+"""Killable graders: a pool of processes that call the rewards under a hard deadline. Asyncio side.
+
+Some completions freeze a process with the GIL held (`\\boxed{10^{10^{10}}}`), some functions crash it. A grader therefore
+answers step by step: a step is one completion under a per-completion reward, or a whole group under a user's function. If
+a step exceeds its deadline or its grader dies, that step alone gets the outcome `timeout` or `crashed`, the grader is
+killed with all its children, and another goes on with the next step. rewards/grading/warden.py is the other side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from configs.contracts.errors import RewardError
+from configs.contracts.records import Outcome
+from rewards.functions.group_input import GroupInput
+from rewards.functions.per_completion import PerCompletionReward
+from rewards.functions.registry import load
+from rewards.grading.calling import Verdict
+
+LOAD_TIMEOUT_S = 120.0
+"""Starting the warden and importing a user's module take no longer than this."""
+
+CAPTURED_BYTES = 65_536
+"""So much of the output of one grader and group is passed on; the rest is dropped."""
+
+TAIL_BYTES = 2000
+"""So much output is quoted in the error of a grader that died."""
+
+
+class Step(NamedTuple):
+    """The unit that a deadline kills: `Step(reward=0, completion=3)`; completion None is the whole group."""
+
+    reward: int
+    completion: int | None
+
+
+class _Exited(NamedTuple):
+    code: int
+
+    def __str__(self) -> str:
+        if self.code < 0:
+            return f"was ended by {signal.Signals(-self.code).name}"
+        return f"exited with code {self.code}"
+
+
+class _Grader(asyncio.Protocol):
+    """One grader process: its channel, its output, and what came back."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.transport: asyncio.Transport | None = None
+        self.answers: asyncio.Queue[dict[str, Any] | _Exited] = asyncio.Queue()
+        self.exited = asyncio.get_running_loop().create_future()
+        self._line = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        self._line += data
+        *lines, rest = self._line.split(b"\n")
+        for line in lines:
+            self.answers.put_nowait(json.loads(line))
+        self._line = bytearray(rest)
+
+    def exit(self, code: int) -> None:
+        self.answers.put_nowait(_Exited(code))
+        if not self.exited.done():
+            self.exited.set_result(code)
+
+    async def answer(self, timeout_s: float) -> dict[str, Any] | _Exited | None:
+        """The next answer; None when there was none in time."""
+        if not self.answers.empty():
+            return self.answers.get_nowait()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.answers.get()
+        except TimeoutError:
+            await asyncio.sleep(0)  # this process may have been held up itself: take what has come meanwhile
+            return None if self.answers.empty() else self.answers.get_nowait()
+
+
+class _Output:
+    """What a grader prints: passed on to this process's stdout up to a cap, its end kept for error messages."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._passed = 0
+        self.tail = b""
+        os.set_blocking(fd, False)
+        asyncio.get_running_loop().add_reader(fd, self._read)
+
+    def drain(self) -> None:
+        """Take what is still in the pipe: a process's end may be known before its last words were read."""
+        while self._read():
+            pass
+
+    def _read(self) -> bool:
+        try:
+            data = os.read(self._fd, 1 << 20) if self._fd >= 0 else b""
+        except BlockingIOError:
+            return False
+        if not data:
+            self.close()
+            return False
+        self.tail = (self.tail + data[-TAIL_BYTES:])[-TAIL_BYTES:]
+        shown = data[: max(0, CAPTURED_BYTES - self._passed)]
+        if shown:
+            sys.stdout.write(shown.decode(errors="replace"))
+            sys.stdout.flush()
+        if self._passed < CAPTURED_BYTES <= self._passed + len(data):
+            print("\n[rollcast: a reward prints too much; the rest of its output for this group is dropped]", flush=True)
+        self._passed += len(data)
+        return True
+
+    def new_group(self) -> None:
+        self._passed, self.tail = 0, b""
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+@dataclass
+class _Progress:
+    """How far a group is."""
+
+    group: GroupInput
+    steps: list[Step]
+    verdicts: list[Verdict]
+    done: int = 0
+
+    def record(self, verdict: Verdict) -> None:
+        """Store the verdict of the next step."""
+        step = self.steps[self.done]
+        self.done += 1
+        if step.completion is None:
+            self.verdicts[step.reward] = verdict
+            return
+        whole = self.verdicts[step.reward]
+        whole.values += verdict.values
+        whole.outcomes += verdict.outcomes
+        whole.error = whole.error or verdict.error
+
+    def fail(self, outcome: Outcome, error: str) -> None:
+        step = self.steps[self.done]
+        self.record(Verdict.failed(outcome, len(self.group.texts_G) if step.completion is None else 1, error))
+
+
+@dataclass
+class Graders:
+    """A pool of grader processes. Make one with `start`; any number of groups may be graded at the same time."""
+
+    timeout_s: float
+    need_token_ids: bool = True
+    """Whether any of the rewards may read the token ids of completions."""
+    replaced: int = 0
+    """Graders that were killed or died, and were replaced."""
+    _per_completion: list[bool] = field(default_factory=list)
+    _own_limits: list[Callable[[dict[str, Any]], float]] = field(default_factory=list)
+    """For each reward, what it may take over one completion by limits of its own, in seconds, from the group's columns."""
+    _idle: asyncio.LifoQueue[tuple[_Grader, _Output] | RewardError] = field(default_factory=asyncio.LifoQueue)
+    """Last in, first out: the grader that worked last has the fullest caches."""
+    _graders: dict[int, _Grader] = field(default_factory=dict)
+    _started: int = 0
+    _closing: bool = False
+    _replacements: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @classmethod
+    async def start(
+        cls,
+        rewards: Sequence[tuple[str, dict[str, Any]]],
+        *,
+        count: int,
+        timeout_s: float,
+        memory_limit_bytes: int,
+        cwd: Path,
+        on_lost: Callable[[], None],
+    ) -> Graders:
+        """Start the warden and `count` graders, and load the rewards in each.
+
+        Args:
+            rewards: name and parameters of each.
+            count: grader processes.
+            timeout_s: deadline for one completion under one reward, where the reward's own limits do not add up to more; G times
+                as long for a whole group of G.
+            memory_limit_bytes: address space of one grader.
+            cwd: folder that relative paths of users' functions start from.
+            on_lost: called when the warden is gone without `close`: nothing can be graded any more.
+
+        Raises:
+            RewardError: a reward cannot be loaded; quotes the traceback.
+        """
+        graders = cls(timeout_s)
+        graders._own_limits = [_own_limit(name, params) for name, params in rewards]
+        graders._start_warden(rewards, memory_limit_bytes, cwd, on_lost)
+        try:
+            for ready in await asyncio.gather(*(graders._spawn() for _ in range(count))):
+                graders._idle.put_nowait(ready)
+        except BaseException:
+            await graders.close()
+            raise
+        return graders
+
+    def _start_warden(
+        self, rewards: Sequence[tuple[str, dict[str, Any]]], memory_limit_bytes: int, cwd: Path, on_lost: Callable[[], None]
+    ) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.setblocking(False)
+        self._on_lost = on_lost
+        path = [str(Path(__file__).parents[2]), *sys.path, str(cwd)]
+        # SECURITY: rewards need no GPU and no threads of their own; a session of its own keeps the warden alive, to clean up,
+        # when the worker's process group is killed.
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        settings = json.dumps({"rewards": list(rewards), "memory_limit_bytes": memory_limit_bytes})
+        self._warden = subprocess.Popen(
+            # -P: a folder "rewards" of the user's must not stand in for this package
+            [sys.executable, "-P", "-m", "rewards.grading.warden", str(theirs.fileno()), settings],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=cwd,
+            env=env,
+        )
+        theirs.close()
+        asyncio.get_running_loop().add_reader(self._control, self._on_control)
+
+    def _on_control(self) -> None:
+        try:
+            message = self._control.recv(65_536)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if message:
+            facts = json.loads(message)
+            grader = self._graders.pop(facts["id"], None)
+            if grader:
+                grader.exit(facts["exit"])
+            return
+        asyncio.get_running_loop().remove_reader(self._control)
+        for grader in self._graders.values():
+            grader.exit(-signal.SIGKILL)
+        if not self._closing:
+            self._on_lost()
+
+    async def _spawn(self) -> tuple[_Grader, _Output]:
+        self._started += 1
+        grader = self._graders[self._started] = _Grader(self._started)
+        ours, theirs = socket.socketpair()
+        output_r, output_w = os.pipe()
+        try:
+            socket.send_fds(self._control, [json.dumps({"spawn": grader.number}).encode()], [theirs.fileno(), output_w])
+        finally:
+            theirs.close()
+            os.close(output_w)
+        ours.setblocking(False)
+        output = _Output(output_r)
+        await asyncio.get_running_loop().create_connection(lambda: grader, sock=ours)
+        hello = await grader.answer(LOAD_TIMEOUT_S)
+        if isinstance(hello, dict) and "loaded" in hello:
+            self._per_completion = [per_completion for per_completion, _ in hello["loaded"]]
+            self.need_token_ids = any(needs for _, needs in hello["loaded"])
+            return grader, output
+        self._discard(grader, output)
+        raise RewardError(_why_not_loaded(hello, output))
+
+    def _discard(self, grader: _Grader, output: _Output) -> None:
+        if grader.number in self._graders:
+            self._control.send(json.dumps({"kill": grader.number}).encode())
+        if grader.transport:
+            grader.transport.close()
+        output.close()
+
+    def _replace(self, grader: _Grader, output: _Output) -> None:
+        self._discard(grader, output)
+        if self._closing:
+            return
+        self.replaced += 1
+        task = asyncio.get_running_loop().create_task(self._add_spare())
+        self._replacements.add(task)
+        task.add_done_callback(self._replacements.discard)
+
+    async def _add_spare(self) -> None:
+        try:
+            self._idle.put_nowait(await self._spawn())
+        except RewardError as error:
+            self._idle.put_nowait(error)
+        except OSError:
+            return  # the warden is gone, which `on_lost` has told
+
+    async def grade(self, group: GroupInput) -> list[Verdict]:
+        """Every reward's verdict on a group, in order. Raises RewardError when a replaced grader can't load the rewards any more."""
+        size = len(group.texts_G)
+        steps = [
+            Step(reward, completion)
+            for reward, per_completion in enumerate(self._per_completion)
+            for completion in (range(size) if per_completion else (None,))
+        ]
+        progress = _Progress(group, steps, [Verdict([], []) for _ in self._per_completion])
+        while progress.done < len(steps):
+            idle = await self._idle.get()
+            if isinstance(idle, RewardError):
+                self._idle.put_nowait(idle)
+                raise idle
+            grader, output = idle
+            if grader.exited.done():  # it died with nothing to do; no completion is to blame
+                self._replace(grader, output)
+                continue
+            try:
+                reusable = await self._go_on(grader, output, progress)
+            except BaseException:
+                self._replace(grader, output)
+                raise
+            if reusable:
+                self._idle.put_nowait(idle)
+            else:
+                self._replace(grader, output)
+        return progress.verdicts
+
+    async def _go_on(self, grader: _Grader, output: _Output, progress: _Progress) -> bool:
+        """Let one grader do the steps that are left. False when it must be replaced."""
+        output.new_group()
+        task = {"group": asdict(progress.group), "steps": progress.steps[progress.done :]}
+        assert grader.transport is not None
+        grader.transport.write(json.dumps(task).encode() + b"\n")
+        while progress.done < len(progress.steps):
+            deadline_s = self._deadline_s(progress)
+            answer = await grader.answer(deadline_s)
+            if answer is None:
+                progress.fail("timeout", f"no answer within {deadline_s:g} s; its process was killed")
+                return False
+            if isinstance(answer, _Exited):
+                progress.fail("crashed", f"its process {answer}{_quoted(output)}")
+                return False
+            progress.record(Verdict(**answer))
+        last = await grader.answer(self.timeout_s)
+        if isinstance(last, dict) and last["left_children"]:
+            print("a reward left processes running after its group; they are ended, and its grader is replaced", flush=True)
+        return isinstance(last, dict) and not last["left_children"]
+
+    def _deadline_s(self, progress: _Progress) -> float:
+        """For the next step."""
+        step = progress.steps[progress.done]
+        if step.completion is None:
+            return self.timeout_s * len(progress.group.texts_G)
+        return max(self.timeout_s, self._own_limits[step.reward](progress.group.columns))
+
+    async def close(self) -> None:
+        """End every process; returns when they have ended."""
+        self._closing = True
+        for task in list(self._replacements):
+            task.cancel()
+        asyncio.get_running_loop().remove_reader(self._control)
+        self._control.close()  # the warden ends at that, and everything below it
+        await asyncio.get_running_loop().run_in_executor(None, self._warden.wait)
+        for grader in self._graders.values():
+            if grader.transport:
+                grader.transport.close()
+
+    def pids(self) -> list[int]:
+        """The warden's process id, under which all others are."""
+        return [self._warden.pid]
+
+
+def _own_limit(name: str, params: dict[str, Any]) -> Callable[[dict[str, Any]], float]:
+    """A built-in's `deadline_s`. A user's module is not imported here: it could do anything to this process."""
+    reward = None if ":" in name else load(name, **params)
+    return reward.deadline_s if isinstance(reward, PerCompletionReward) else lambda columns: 0.0
+
+
+def _why_not_loaded(hello: dict[str, Any] | _Exited | None, output: _Output) -> str:
+    if hello is None:
+        return f"the rewards were not loaded within {LOAD_TIMEOUT_S:g} s"
+    if isinstance(hello, _Exited):
+        return f"loading the rewards ended the grader process: it {hello}{_quoted(output)}; is rewards.memory_limit_bytes large enough?"
+    return f"a reward cannot be loaded:\n{hello['failed']}"
+
+
+def _quoted(output: _Output) -> str:
+    output.drain()
+    text = output.tail.decode(errors="replace").strip()
+    return f"; its last output:\n{text}" if text else ""

@@ -1,0 +1,106 @@
+"""From what the rewards said of a group to its `Scores`: failures by `on_error`, None, and the weighted sum. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+
+from configs.contracts.records import FAILED_OUTCOMES, RewardColumn, RolloutGroup, Scores
+from configs.schema.rewards import RewardsSection
+from rewards.functions.group_input import GroupInput
+from rewards.grading.calling import Verdict
+
+STD_EPSILON = 1e-4
+"""Added to the deviation of a reward before dividing, as in TRL."""
+
+
+def as_input(group: RolloutGroup, step: int, with_token_ids: bool) -> GroupInput:
+    """The part of a group's body that rewards see. Token ids cost time as JSON, and few rewards read them."""
+    return GroupInput(
+        prompt=group.messages if group.conversational else group.prompt_text,
+        texts_G=group.texts_G,
+        token_ids_G=group.table.column("token_ids").to_pylist() if with_token_ids else [],
+        columns=group.columns,
+        step=step,
+    )
+
+
+def aggregate(section: RewardsSection, group: RolloutGroup, verdicts: Sequence[Verdict], score_s: float) -> Scores:
+    """The scores of a group.
+
+    A reward's None takes no part in the sum. A reward that *failed* (timeout, crash, invalid value) is not a None: under
+    `on_error: exclude` the sum of the others would be lower than the siblings' for no fault of the completion, a hidden 0;
+    so the completion gets no reward at all. Under `zero` its failed part is 0.0. A reward of weight 0 only watches.
+
+    Args:
+        section: names, weights, `aggregation` and `on_error`.
+        group: the scored group, of G completions.
+        verdicts: one for each reward of the section, in order, each of G values.
+        score_s: wall seconds that scoring took.
+    """
+    columns = {spec.label: column_of(section, verdict) for spec, verdict in zip(section.functions, verdicts, strict=True)}
+    rewards_G = weighted_sums(section, columns)
+    return Scores(
+        prompt_id=group.prompt_id,
+        attempt=group.attempt,
+        rewards_G=rewards_G,
+        columns=columns,
+        score_s=score_s,
+        normalised_G=_normalised_sums(section, columns, rewards_G) if section.aggregation == "normalize_then_sum" else None,
+        metrics={name: fmean(values) for verdict in verdicts for name, values in verdict.metrics.items()},
+        extras={name: tuple(values) for verdict in verdicts for name, values in verdict.extras.items()},
+        first_error=_first_error(section, verdicts),
+    )
+
+
+def column_of(section: RewardsSection, verdict: Verdict) -> RewardColumn:
+    """A reward's values and outcomes; what failed is None, or 0.0 under `on_error: zero`."""
+    on_failure = 0.0 if section.on_error == "zero" else None
+    values = (on_failure if outcome in FAILED_OUTCOMES else value for value, outcome in zip(verdict.values, verdict.outcomes, strict=True))
+    return RewardColumn(tuple(values), tuple(verdict.outcomes))
+
+
+def weighted_sums(section: RewardsSection, columns: Mapping[str, RewardColumn]) -> tuple[float | None, ...]:
+    """The reward of every completion of a group; None where no reward applies, or one of weight failed."""
+    size = len(next(iter(columns.values())).values_G)
+    return tuple(_weighted_sum(section, columns, index) for index in range(size))
+
+
+def _weighted_sum(section: RewardsSection, columns: Mapping[str, RewardColumn], index: int) -> float | None:
+    parts: list[float] = []
+    for spec in section.functions:
+        column = columns[spec.label]
+        value = column.values_G[index]
+        if value is not None:
+            parts.append(spec.weight * value)
+        elif column.outcomes_G[index] in FAILED_OUTCOMES and spec.weight != 0:
+            return None
+    return sum(parts) if parts else None
+
+
+def _normalised_sums(
+    section: RewardsSection, columns: Mapping[str, RewardColumn], rewards_G: Sequence[float | None]
+) -> tuple[float | None, ...]:
+    """Sum over rewards k of w_k (r_k - mean(r_k)) / (std(r_k) + 1e-4), the statistics over the completions to which k applies.
+
+    GDPO (arXiv:2601.05242, section 3), as TRL's `multi_objective_aggregation="normalize_then_sum"`. Where a reward says None its
+    part is 0. The deviation is the unbiased one.
+    """
+    sums_G = [0.0] * len(rewards_G)
+    for spec in section.functions:
+        values_G = columns[spec.label].values_G
+        applying = [value for value in values_G if value is not None]
+        if len(set(applying)) < 2:
+            continue  # exactly 0, which rounding of the mean would spoil
+        mean, divisor = fmean(applying), stdev(applying) + STD_EPSILON
+        for index, value in enumerate(values_G):
+            if value is not None:
+                sums_G[index] += spec.weight * (value - mean) / divisor
+    return tuple(None if reward is None else total for reward, total in zip(rewards_G, sums_G, strict=True))
+
+
+def _first_error(section: RewardsSection, verdicts: Sequence[Verdict]) -> str:
+    for spec, verdict in zip(section.functions, verdicts, strict=True):
+        if verdict.error:
+            return f"reward {spec.name}: {verdict.error}"
+    return ""

@@ -1,0 +1,260 @@
+"""The processes behind rewards/grading/graders.py: a warden, and the graders that it forks.
+
+    reward worker ──control──► warden ──fork──► grader ──fork──► whatever a user's function starts
+          ▲                                       │
+          └───────────── channel, output ─────────┘
+
+A grader calls rewards on its main thread and answers over its channel. The warden has loaded what the built-ins need
+(math-verify, jieba), so that a fork of it is a new grader in milliseconds. It is a *subreaper*: what a dead grader leaves
+behind, a daemon in a session of its own included, becomes the warden's child and is killed. When the reward worker dies,
+even by SIGKILL, the control socket ends, and the warden kills everything below itself and ends too. Graders die with the warden.
+
+Standard library only: this must start fast, and a grader must not have torch, vllm or ray in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import random
+import resource
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+from configs.contracts.errors import RollcastError
+from rewards.functions.group_input import GroupInput
+from rewards.functions.per_completion import PerCompletionReward
+from rewards.functions.registry import load
+from rewards.grading.calling import Verdict, judge_completion, judge_group, last_traceback
+
+MOST_MESSAGE_BYTES = 65_536
+"""A message on the control socket is small; one datagram each."""
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+class Warden:
+    """Forks graders, reports their ends, and leaves no process behind.
+
+    Control messages, JSON: in `{"spawn": id}` (with two descriptors: channel and output) and `{"kill": id}`; out
+    `{"id": id, "exit": code}`, where the code is negative for a signal.
+    """
+
+    def __init__(self, control: socket.socket, rewards: Sequence[tuple[str, dict[str, Any]]], memory_limit_bytes: int) -> None:
+        self._control = control
+        self._rewards = rewards
+        self._memory_limit_bytes = memory_limit_bytes
+        self._graders: dict[int, int] = {}  # pid -> id
+        self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_w, False)
+        signal.set_wakeup_fd(self._wake_w)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+    def run(self) -> None:
+        """Serve until the worker is gone."""
+        try:
+            while True:
+                ready, _, _ = select.select([self._control, self._wake_r], [], [])
+                if self._wake_r in ready:
+                    os.read(self._wake_r, 4096)
+                    self._reap()
+                if self._control in ready and not self._obey():
+                    break
+        except OSError:
+            pass  # the worker's end of the control socket is gone
+        finally:
+            self._graders.clear()
+            self._kill_strays()
+
+    def _obey(self) -> bool:
+        message, fds, _, _ = socket.recv_fds(self._control, MOST_MESSAGE_BYTES, 2)
+        if not message:
+            return False
+        command = json.loads(message)
+        if "spawn" in command:
+            self._fork(command["spawn"], *fds)
+        for pid, grader in list(self._graders.items()):
+            if grader == command.get("kill"):
+                _kill_group(pid)
+        return True
+
+    def _fork(self, grader: int, channel: int, output: int) -> None:
+        warden = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become_grader(warden, channel, output)
+        self._graders[pid] = grader
+        os.close(channel)
+        os.close(output)
+
+    def _become_grader(self, warden: int, channel: int, output: int) -> NoReturn:
+        """Runs in the fork. Never returns, so that nothing of the warden's stack runs twice."""
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.close(self._wake_r)
+            os.close(self._wake_w)
+            self._control.close()
+            _confine(warden, output, self._memory_limit_bytes)
+            serve(socket.socket(fileno=channel), self._rewards)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            if ended.si_pid in self._graders:
+                _kill_group(ended.si_pid)  # before it is reaped: until then its number cannot be another process's
+            _, status = os.waitpid(ended.si_pid, 0)
+            grader = self._graders.pop(ended.si_pid, None)
+            if grader is not None:
+                self._kill_strays()
+                self._control.send(json.dumps({"id": grader, "exit": os.waitstatus_to_exitcode(status)}).encode())
+
+    def _kill_strays(self) -> None:
+        """Kill every child that is no grader. Killing one makes its children ours, hence the loop."""
+        while strays := [pid for pid in _children() if pid not in self._graders]:
+            for pid in strays:
+                os.kill(pid, signal.SIGKILL)
+            for pid in strays:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+
+
+def _children() -> Iterator[int]:
+    me = os.getpid()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError), open(f"/proc/{name}/stat", "rb") as stat:
+                if int(stat.read().rpartition(b")")[2].split()[1]) == me:  # after the name, which may hold anything: state, parent
+                    yield int(name)
+
+
+def _kill_group(pid: int) -> None:
+    """Kill a grader and its process group; the group does not exist in the instant before the grader has made it."""
+    for kill in (os.kill, os.killpg):
+        with suppress(ProcessLookupError):
+            kill(pid, signal.SIGKILL)
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
+
+
+def _confine(warden: int, output: int, memory_limit_bytes: int) -> None:
+    os.setpgid(0, 0)
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)  # what a user's function starts stays below the grader, where `_has_children` sees it
+    if os.getppid() != warden:
+        os._exit(1)  # the warden died before the signal was set
+    resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(nothing)
+    os.close(output)
+    # new objects: the old ones may believe that they write to a file that can be sought in
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    random.seed()
+
+
+def serve(channel: socket.socket, specs: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """A grader's life: load the rewards, then answer tasks, one line of JSON each, until the channel ends.
+
+    First line out: `{"loaded": [...]}`, for each reward `[per completion, needs token ids]`, or `{"failed": traceback}`. A task is
+    `{"group": GroupInput, "steps": [[reward, completion], ...]}`, where the completion is null for a whole group. For each step
+    one `Verdict` goes back, and after the last `{"left_children": bool}`.
+    """
+    me = os.getpid()
+    try:
+        rewards = [load(name, **params) for name, params in specs]
+        for reward in rewards:
+            if isinstance(reward, PerCompletionReward):
+                reward.check_host()
+    except RollcastError as error:
+        _send(channel, {"failed": error.message})
+        return
+    except BaseException:
+        _send(channel, {"failed": last_traceback()})
+        return
+    # a function of the user may read whatever the convention offers
+    kinds = [(True, reward.needs_token_ids) if isinstance(reward, PerCompletionReward) else (False, True) for reward in rewards]
+    _send(channel, {"loaded": kinds})
+    runner = asyncio.Runner()
+    for line in channel.makefile("rb"):
+        task = json.loads(line)
+        group = GroupInput(**task["group"])
+        for reward, completion in task["steps"]:
+            if completion is None:
+                verdict = judge_group(rewards[reward], group, runner)
+            else:
+                verdict = judge_completion(rewards[reward], group, completion)
+            if os.getpid() != me:
+                os._exit(0)  # a fork that came back from a user's function
+            _flush_output()
+            _send(channel, _as_json(verdict))
+        _send(channel, {"left_children": _has_children()})
+
+
+def _flush_output() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BaseException):
+            stream.flush()
+
+
+def _as_json(verdict: Verdict) -> dict[str, Any]:
+    if len(verdict.values) == 1 and not verdict.error and not verdict.metrics and not verdict.extras:
+        return {"values": verdict.values, "outcomes": verdict.outcomes}
+    return asdict(verdict)
+
+
+def _send(channel: socket.socket, message: dict[str, Any]) -> None:
+    channel.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _has_children() -> bool:
+    """Whether any process below this one lives; those that ended are reaped."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
+
+
+def main() -> None:
+    """`python -m rewards.grading.warden <control fd> <JSON: rewards and memory_limit_bytes>`."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    settings = json.loads(sys.argv[2])
+    for name, params in settings["rewards"]:
+        reward = None if ":" in name else load(name, **params)  # a user's module runs in graders only
+        if isinstance(reward, PerCompletionReward):
+            reward.preload()
+    Warden(control, settings["rewards"], settings["memory_limit_bytes"]).run()
+    os._exit(0)  # nothing is left to tidy up, and freeing SymPy's caches takes most of a second
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""Programs on Piston, a code execution service with an HTTP API (https://github.com/engineer-man/piston, API version 2).
+
+It keeps nothing between requests: every run sends the program, and C++ is compiled each time. The servers need Piston's own
+`python` and `gcc` packages, and limits (PISTON_RUN_TIMEOUT, PISTON_COMPILE_TIMEOUT) that are no lower than the rewards'.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from configs.contracts.errors import ConfigError, RewardError
+from rewards.sandbox.jail import Ending, Limits, Result
+from rewards.sandbox.runner import COMPILE_LIMITS, CompilationError, Language, Prepared, Program, Provider
+
+LANGUAGES: dict[Language, str] = {"python": "python", "cpp": "c++"}
+"""Our names -> Piston's."""
+
+ATTEMPTS, RETRY_S = 6, 60.0
+"""Requests for one run over all endpoints, and wall seconds after which no further one is made."""
+
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 8.0
+"""Between rounds over all endpoints; doubles from round to round."""
+
+QUEUE_S = 30.0
+"""What a busy server may let a request wait, over its own limits."""
+
+CHECK_TIMEOUT_S = 10.0
+MOST_ANSWER_BYTES = 64 << 20
+
+BUSY = "Resource temporarily unavailable"
+"""What a program says that an overloaded server could not start."""
+
+SIGNALS = {"SIGILL": 4, "SIGABRT": 6, "SIGBUS": 7, "SIGFPE": 8, "SIGKILL": 9, "SIGSEGV": 11, "SIGPIPE": 13, "SIGTERM": 15, "SIGXCPU": 24}
+
+
+class _UnavailableError(Exception):
+    """This endpoint could not answer now; another, or the same one later, may."""
+
+
+class PistonRunner:
+    """Runs programs on the first endpoint that answers, and tries the next one where one is down or busy.
+
+    Args:
+        endpoints: addresses: `http://host:2000`, or with the path `/api/v2`. Default: PISTON_ENDPOINTS, separated by commas.
+    """
+
+    name: Provider = "piston"
+    parallel_runs = 8
+
+    def __init__(self, endpoints: Sequence[str] | None = None) -> None:
+        self._given = endpoints
+        self._ready: list[str] = []
+
+    def check(self, languages: Collection[Language]) -> None:
+        wanted = {LANGUAGES[language] for language in languages}
+        failures = []
+        for endpoint in self._endpoints():
+            try:
+                missing = wanted - _runtimes(endpoint)
+            except _UnavailableError as failure:
+                failures.append(f"{endpoint}: {failure}")
+                continue
+            if not missing:
+                return
+            failures.append(f"{endpoint}: it lacks {', '.join(sorted(missing))} (POST /api/v2/packages installs a language)")
+        raise RewardError(f"no Piston endpoint can be used; start one, or correct its address. {'; '.join(failures)}")
+
+    @contextmanager
+    def prepare(self, program: Program) -> Iterator[Prepared]:
+        yield _PistonProgram(self, program)
+
+    def deadline_s(self, runs: int, wall_s: float) -> float:
+        return runs * (RETRY_S + COMPILE_LIMITS.wall_s + wall_s + QUEUE_S)
+
+    def execute(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """One execution, with retries. Raises RewardError naming the endpoints."""
+        order = list(self._endpoints())
+        failures: dict[str, str] = {}
+        delay_s, give_up_s = FIRST_DELAY_S, time.monotonic() + RETRY_S
+        overloaded, attempt = None, 0
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                answer = _execution(_request(f"{order[0]}/execute", request, timeout_s))
+                if not _looks_overloaded(answer):
+                    self._ready = order  # the next run begins with the endpoint that answered
+                    return answer
+                overloaded = answer
+                failures[order[0]] = BUSY
+            except _UnavailableError as failure:
+                failures[order[0]] = str(failure)
+            order.append(order.pop(0))
+            if time.monotonic() + delay_s > give_up_s:
+                break
+            if attempt % len(order) == 0 and attempt < ATTEMPTS:
+                time.sleep(delay_s * random.uniform(0.8, 1.2))
+                delay_s = min(2 * delay_s, LONGEST_DELAY_S)
+        if overloaded:
+            return overloaded  # it is the program that says so again and again: a fork bomb
+        said = "; ".join(f"{endpoint}: {failure}" for endpoint, failure in failures.items())
+        raise RewardError(f"no Piston endpoint ran the program in {attempt} attempts; look at the servers. {said}")
+
+    def _endpoints(self) -> list[str]:
+        if not self._ready:
+            given = os.environ.get("PISTON_ENDPOINTS", "").split(",") if self._given is None else self._given
+            self._ready = [_address(endpoint.strip()) for endpoint in given if endpoint.strip()]
+            if not self._ready:
+                raise ConfigError(
+                    "provider piston needs the addresses of its servers; set `endpoints` in the reward's params, or "
+                    "PISTON_ENDPOINTS, separated by commas, on every node"
+                )
+            random.shuffle(self._ready)  # graders begin with different ones
+        return self._ready
+
+
+@dataclass(frozen=True, slots=True)
+class _PistonProgram:
+    runner: PistonRunner
+    program: Program
+
+    def run(
+        self,
+        stdin: str = "",
+        *,
+        limits: Limits,
+        arguments: Sequence[str] = (),
+        files: Mapping[str, str] = {},
+        output: str | None = None,
+    ) -> Result:
+        if output is not None:
+            raise RewardError("Piston gives back what a program prints, not the files that it writes; use provider local for such tests")
+        request = {
+            "language": LANGUAGES[self.program.language],
+            "version": "*",
+            # the first file is the one that is run
+            "files": [{"name": name, "content": content} for name, content in {**self.program.files, **files}.items()],
+            "stdin": stdin,
+            "args": list(arguments),
+            "compile_timeout": round(1000 * COMPILE_LIMITS.wall_s),
+            "run_timeout": round(1000 * limits.wall_s),
+            "run_memory_limit": limits.memory_bytes,
+        }
+        started_s = time.monotonic()
+        answer = self.runner.execute(request, COMPILE_LIMITS.wall_s + limits.wall_s + QUEUE_S)
+        compiled = answer.get("compile")
+        if compiled and _exit_code(compiled) != 0:
+            raise CompilationError(str(compiled.get("stderr") or compiled.get("output") or "the compiler failed"))
+        run = answer["run"]
+        return Result(str(run.get("stdout", "")), str(run.get("stderr", "")), _exit_code(run), _ending(run), time.monotonic() - started_s)
+
+
+def _address(endpoint: str) -> str:
+    if not endpoint.startswith(("http://", "https://")):
+        raise ConfigError(f"Piston endpoint {endpoint!r} is not an address; write it as http://host:2000")
+    stem = endpoint.rstrip("/").removesuffix("/execute")
+    return stem if "/api/" in stem else f"{stem}/api/v2"
+
+
+def _request(url: str, body: dict[str, Any] | None, timeout_s: float) -> Any:
+    import urllib.error  # as long as all other imports of a grader together, and few use Piston
+    import urllib.request
+    from http.client import HTTPException
+
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            return json.loads(response.read(MOST_ANSWER_BYTES))
+    except urllib.error.HTTPError as error:
+        said = error.read(10_000).decode(errors="replace")
+        if error.code == 429 or error.code >= 500:
+            raise _UnavailableError(f"HTTP {error.code} {said[:200]}") from None
+        raise RewardError(f"Piston at {url} refused the request: HTTP {error.code} {_message(said)}") from None
+    except ValueError:
+        raise _UnavailableError("its answer is not JSON") from None
+    except (OSError, HTTPException) as error:
+        raise _UnavailableError(str(getattr(error, "reason", error)) or type(error).__name__) from None
+
+
+def _message(said: str) -> str:
+    try:
+        return str(json.loads(said)["message"])
+    except (ValueError, KeyError, TypeError):
+        return said[:500]
+
+
+def _runtimes(endpoint: str) -> set[str]:
+    answer = _request(f"{endpoint}/runtimes", None, CHECK_TIMEOUT_S)
+    try:
+        return {name for runtime in answer for name in (runtime["language"], *runtime["aliases"])}
+    except (TypeError, KeyError):
+        raise _UnavailableError(f"its answer is no list of runtimes: {str(answer)[:200]}") from None
+
+
+def _execution(answer: Any) -> dict[str, Any]:
+    """An answer whose stages can be read."""
+    compiled, run = (answer.get("compile"), answer.get("run")) if isinstance(answer, dict) else (None, None)
+    stopped_at_compiling = isinstance(compiled, dict) and _exit_code(compiled) != 0
+    if not isinstance(run, dict) and not stopped_at_compiling:
+        raise _UnavailableError(f"its answer is no execution: {str(answer)[:200]}")
+    return answer
+
+
+def _looks_overloaded(answer: dict[str, Any]) -> bool:
+    return any(BUSY in str((answer.get(stage) or {}).get("stderr")) for stage in ("compile", "run"))
+
+
+def _exit_code(stage: dict[str, Any]) -> int:
+    code = stage.get("code")
+    return code if isinstance(code, int) else 128 + SIGNALS.get(str(stage.get("signal")), 0)
+
+
+def _ending(run: dict[str, Any]) -> Ending:
+    """Newer servers say why they killed a program; older ones do so for time and for output, and say nothing."""
+    status = run.get("status")
+    if status in ("OL", "EL"):
+        return "output"
+    if status == "TO" or (status is None and run.get("signal") == "SIGKILL"):
+        return "timeout"
+    return "exited" if isinstance(run.get("code"), int) and not run.get("signal") else "signal"

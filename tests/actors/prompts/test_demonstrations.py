@@ -1,0 +1,125 @@
+"""Rows of demonstrations as tokens on disk: which are used, which are not and why, and that GRPO sees the same prompts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from actors.prompts.demonstrations import DemonstrationFile, DemonstrationSource
+from actors.prompts.indexed import PromptSource
+from configs.contracts.errors import DataError
+from configs.contracts.records import DEMONSTRATION_SCHEMA
+from configs.schema.run import DataSection
+from configs.schema.sft import SftDataSection
+from learner.model.tiny_model import build_tokenizer
+
+TOKENIZER = build_tokenizer()
+ROWS = [{"prompt": f"What is {i}?", "completion": f"<answer>{i}</answer>"} for i in range(40)]
+
+
+def file_of(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write(
+    folder: Path, rows: list[dict[str, Any]], *, tokenizer: Any = TOKENIZER, seed: int = 3, **data: Any
+) -> tuple[DemonstrationFile, DemonstrationFile]:
+    section = SftDataSection.model_validate({"path": str(file_of(folder, rows)), "eval_samples": 0, **data})
+    return DemonstrationSource(section, tokenizer, seed, folder / "out").write()
+
+
+def texts(file: DemonstrationFile) -> list[str]:
+    table = pa.ipc.open_file(pa.memory_map(str(file.path))).read_all()
+    assert table.schema.equals(DEMONSTRATION_SCHEMA)
+    return [str(TOKENIZER.decode(ids)) for ids in table["token_ids"].to_pylist()]
+
+
+def test_held_out_rows_are_those_of_grpo_and_never_trained_on(tmp_path: Path) -> None:
+    train, held_out = write(tmp_path, [*ROWS, *ROWS], eval_samples=10, train_samples=20)
+    assert (held_out.counts.sequences, train.counts.sequences + train.counts.also_held_out) == (10, 20)
+    assert train.counts.also_held_out > 0 and not set(texts(train)) & set(texts(held_out))
+    prompts = PromptSource(
+        DataSection(path=str(tmp_path / "rows.jsonl"), eval_samples=10, train_samples=20), TOKENIZER, seed=3, folder=tmp_path
+    )
+    of_grpo = [prompt.text for prompt in prompts.eval_prompts()]
+    assert [text.partition("<answer>")[0] for text in texts(held_out)] == of_grpo
+
+
+def test_longer_sequences_are_left_out_or_cut_off(tmp_path: Path) -> None:
+    rows = [*ROWS[:9], {"prompt": "Why?", "completion": "x" * 200}, {"prompt": "y" * 200, "completion": "no"}]
+    train, _ = write(tmp_path, rows, max_length=100)
+    assert (train.counts.rows, train.counts.sequences, train.counts.too_long, train.counts.without_answer) == (11, 9, 2, 0)
+    cut, _ = write(tmp_path, rows, max_length=100, too_long="truncate")
+    assert (cut.counts.sequences, cut.counts.too_long, cut.counts.without_answer, cut.counts.longest_tokens) == (10, 2, 1, 100)
+    assert any("xxx" in text for text in texts(cut)) and not any("yyy" in text for text in texts(cut))
+
+
+def test_counts_and_digest_tell_data_apart(tmp_path: Path) -> None:
+    train, held_out = write(tmp_path, ROWS)
+    assert held_out.counts.sequences == 0 and texts(held_out) == []
+    table = pa.ipc.open_file(str(train.path)).read_all()
+    assert train.counts.tokens == sum(map(len, table["token_ids"])) and train.counts.trained_tokens == sum(
+        int(np.sum(row)) for row in table["trained"].to_pylist()
+    )
+    assert write(tmp_path, ROWS)[0].digest == train.digest
+    assert write(tmp_path, [*ROWS[:-1], {"prompt": "What is 39?", "completion": "<answer>7</answer>"}])[0].digest != train.digest
+    assert write(tmp_path, ROWS, train_samples=30)[0].digest != train.digest
+
+
+def test_conversations_and_demonstrations_of_addition(tmp_path: Path) -> None:
+    talks = [{"conversations": [{"from": "human", "value": f"{i}"}, {"from": "gpt", "value": "yes"}]} for i in range(4)]
+    train, _ = write(tmp_path, talks, messages_column="conversations", system_prompt="Be kind")
+    assert all(text.startswith("<|im_start|>system\nBe kind<|im_end|>") and "assistant\nyes<|im_end|>" in text for text in texts(train))
+    addition = SftDataSection(path="builtin:addition", completion_column="demonstration", eval_samples=50)
+    train, held_out = DemonstrationSource(addition, TOKENIZER, 0, tmp_path / "addition").write()
+    assert (train.counts.sequences, held_out.counts.sequences) == (8050, 50)
+
+
+def test_plain_text_without_a_template(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = None
+    train, _ = write(tmp_path, ROWS, tokenizer=tokenizer)
+    assert texts(train)[0] == f"{ROWS[0]['prompt']}{ROWS[0]['completion']}<|im_end|>"
+    table = pa.ipc.open_file(str(train.path)).read_all()
+    assert sum(table["trained"][0].as_py()) == len(tokenizer(ROWS[0]["completion"])["input_ids"]) + 1
+    talks = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
+    with pytest.raises(DataError, match="rows.jsonl:1: .*conversations need a chat template"):
+        write(tmp_path, talks, tokenizer=tokenizer, messages_column="messages")
+
+
+@pytest.mark.parametrize(
+    ("rows", "data", "told"),
+    [
+        (ROWS, {"completion_column": "answer"}, "data.completion_column 'answer' is not in the data; the columns there are prompt, completion$"),
+        ([{"messages": []}], {}, "for whole conversations set data.messages_column: messages"),
+        ([*ROWS, {"prompt": "a", "completion": None}], {}, r"rows.jsonl:41: column 'prompt' holds None"),
+        ([{"messages": [{"role": "user", "content": "a"}]}], {"messages_column": "messages"}, "rows.jsonl:1: .*no message of the assistant"),
+        (ROWS, {"max_length": 10}, "of the 40 rows of .* none is left to train on: 40 are over data.max_length 10"),
+        (ROWS, {"train_samples": 41}, "has 40 rows, and 41 are wanted"),
+        (ROWS, {"eval_samples": 40}, "has 40 rows, of which 40 are held out"),
+        (ROWS, {"path": "builtin:sums"}, "builtin:sums is not known"),
+    ],
+)  # fmt: skip
+def test_unusable_data_are_refused(tmp_path: Path, rows: list[dict[str, Any]], data: dict[str, Any], told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        write(tmp_path, rows, **data)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"prompt": "a", "completion": "b"}, "for a prompt and its completion set data.messages_column: null"),
+        ({"conversations": []}, "for whole conversations set data.messages_column: conversations"),
+        ({"text": "a"}, "of text alone it cannot be told what is to be imitated"),
+    ],
+)
+def test_rows_of_another_layout_name_the_key_that_fits(tmp_path: Path, row: dict[str, Any], told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        write(tmp_path, [row], messages_column="messages")

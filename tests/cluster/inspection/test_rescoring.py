@@ -1,0 +1,124 @@
+"""`rollcast score`, as a user runs it: real files, real graders, the real command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.output.completions import completion_rows, table_of, write_completions
+from configs.contracts.records import GroupSummary, PromptId, RewardColumn, ScoredGroup, Scores
+from tests import REPOSITORY
+from tests.rewards.groups import rollout_group
+
+ATTACKS = "tests/rewards/attacks.py"
+
+
+def rollcast_score(*arguments: str, expect: int = 0) -> str:
+    command = [sys.executable, "-m", "cluster", "score", *arguments]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False, env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"}
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def cells(output: str, reward: str) -> list[str]:
+    (line,) = [line for line in output.splitlines() if line.strip("│┃ ").startswith(reward)]
+    return [cell.strip() for cell in line.strip("│┃ ").split("│")]
+
+
+@pytest.fixture
+def of_a_run(tmp_path: Path) -> Path:
+    """Completions as a run writes them: two groups, of which the recorded accuracy of one completion is wrong."""
+    groups, bodies = [], []
+    for index, (solution, texts_G) in enumerate(
+        [("4", ["<answer>4</answer>", "<answer>5</answer>"]), ("9", ["<answer>9</answer>", "nine"])]
+    ):
+        body = rollout_group(texts_G, index=index, conversational=True, solution=solution, step="a column of the data of that name")
+        column = RewardColumn((1.0, 1.0), ("scored", "scored"))
+        scores = Scores(PromptId(0, index), 0, (1.0, 1.0), {"accuracy": column}, 0.1)
+        summary = GroupSummary(PromptId(0, index), 0, 2, (2, 2), (False, False), 0, 0, "rollout-0", 0.1)
+        groups.append(ScoredGroup(None, summary, scores))
+        bodies.append(body.table)
+    return write_completions(tmp_path, 3, completion_rows(3, groups, bodies, {}))
+
+
+def test_the_completions_of_a_run_are_scored_again(of_a_run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out" / "scored.parquet"
+    said = rollcast_score(
+        "accuracy", "tag_count", "--completions", str(of_a_run), "--param", "accuracy.answer_style=answer_tag", "--output", str(output)
+    )
+    assert cells(said, "accuracy")[1:4] == ["1", "0.5000", "0.5000"]
+    assert cells(said, "accuracy")[-1] == "2", "the file records 1.0 for all four"
+    assert "4 completions in" in said
+    rows = pq.read_table(output).to_pylist()
+    assert [row["rewards/accuracy"] for row in rows] == [1.0, 0.0, 1.0, 0.0]
+    assert [row["outcomes/accuracy"] for row in rows] == ["scored", "scored", "scored", "unparsable_answer"]
+    assert [row["reward"] for row in rows] == [1.0, 0.0, 1.0, 0.0]
+    assert rows[0]["completion"] == "<answer>4</answer>"
+
+
+def test_a_function_sees_what_it_saw_in_the_run(of_a_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import json\n"
+        "def seen(completions, prompts, solution, step, completion_ids, trainer_state, **rest):\n"
+        "    print('SEEN', json.dumps([completions[0], prompts[0], solution, step, completion_ids, trainer_state.global_step, sorted(rest)]))\n"
+        "    return [1.0, None]\n"
+    )
+    said = rollcast_score(f"{file}:seen", "--completions", str(of_a_run), "--graders", "1")
+    (first, *_) = [json.loads(line.removeprefix("SEEN ")) for line in said.splitlines() if line.startswith("SEEN ")]
+    assert first == [
+        [{"role": "assistant", "content": "<answer>4</answer>"}],
+        [{"role": "user", "content": "2+2?"}],
+        ["4", "4"],
+        ["a column of the data of that name"] * 2,
+        [[5, 6], [5, 6]],
+        3,
+        ["log_extra", "log_metric"],
+    ]
+    assert "skipped" in said
+
+
+def test_failures_are_counted_shown_and_are_the_exit_code(tmp_path: Path) -> None:
+    file = tmp_path / "c.jsonl"
+    file.write_text(
+        "".join(json.dumps({"prompt": prompt, "text": text}) + "\n" for prompt, text in [("p", "attack"), ("p", "b"), ("q", "c")])
+    )
+    said = rollcast_score(f"{ATTACKS}:exit_now", "format", "--completions", str(file), "--completion-column", "text", expect=1)
+    assert cells(said, "exit_now")[4:6] == ["1", "2"], "q's completion is scored; p's group crashed"
+    assert "its process exited with code 3" in said
+    assert cells(said, "format")[4:6] == ["3", "0"]
+
+
+def test_a_runs_configuration_gives_weights_and_parameters(of_a_run: Path) -> None:
+    said = rollcast_score("--completions", str(of_a_run), "--config", "configs/quickstart.yaml")
+    assert [cells(said, name)[1] for name in ("accuracy", "format", "tag_count")] == ["1", "0.5", "0.5"]
+    assert cells(said, "accuracy")[2] == "0.5000"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["accuracy"], "no column 'completion'; it has prompt, text; name the one with the completions by --completion-column"),
+        (["acuracy"], "did you mean 'accuracy'"),
+        (["accuracy", "--completion-column", "text"], "accuracy needs the column solution or answer, but the data has no columns"),
+        ([], "no reward is named"),
+        (["format", "--param", "accuracy.answer_style=latex"], "is not reward.parameter=value for one of the rewards format"),
+        (["format", "--param", "format.layuot=inline"], "did you mean 'layout'"),
+    ],
+)
+def test_what_cannot_work_is_said(tmp_path: Path, arguments: list[str], message: str) -> None:
+    file = tmp_path / "c.jsonl"
+    file.write_text('{"prompt": "p", "text": "t"}\n')
+    assert message in rollcast_score(*arguments, "--completions", str(file), expect=2)
+
+
+def test_columns_without_a_common_type_are_kept_as_json() -> None:
+    table = table_of([{"a": 1, "b": [1]}, {"a": "x", "b": None}])
+    assert table.to_pylist() == [{"a": "1", "b": [1]}, {"a": '"x"', "b": None}]

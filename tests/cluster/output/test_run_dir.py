@@ -1,0 +1,51 @@
+"""The run directory: held by one run, nothing already produced is lost."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.output.run_dir import RunDirectory
+from configs.contracts.errors import RunDirectoryError
+
+
+def test_a_directory_that_a_live_run_holds_is_refused_and_named(tmp_path: Path) -> None:
+    with (
+        RunDirectory.open(tmp_path / "run", "auto"),
+        pytest.raises(RunDirectoryError, match=rf"held by a live run \(process {os.getpid()} on .*out_dir=PATH"),
+    ):
+        RunDirectory.open(tmp_path / "run", "auto")
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
+    opened = f"RunDirectory.open(Path({str(tmp_path / 'run')!r}), 'auto')"
+    code = f"import os\nfrom pathlib import Path\nfrom cluster.output.run_dir import RunDirectory\n{opened}\nos.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    RunDirectory.open(tmp_path / "run", "auto").close()
+
+
+def test_a_finished_run_is_moved_aside(tmp_path: Path) -> None:
+    with RunDirectory.open(tmp_path / "run", "auto") as first:
+        first.write_summary({"exit_reason": "finished"})
+    with RunDirectory.open(tmp_path / "run", "auto") as second:
+        assert second.read_summary() == {}
+        assert (tmp_path / "run.1" / "summary.json").exists()
+
+
+def test_an_unfinished_run_is_gone_on_with_unless_resume_is_none(tmp_path: Path) -> None:
+    with RunDirectory.open(tmp_path / "run", "auto") as first:
+        first.write_summary({"exit_reason": "stopped by SIGTERM"})
+    with RunDirectory.open(tmp_path / "run", "auto") as second:
+        assert second.read_summary()["exit_reason"] == "stopped by SIGTERM"
+    with RunDirectory.open(tmp_path / "run", "none") as third:
+        assert third.read_summary() == {}
+    assert (tmp_path / "run.1").exists()
+
+
+def test_an_unwritable_directory_says_so(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(RunDirectoryError, match=r"cannot be written .*choose another with out_dir=PATH"):
+        RunDirectory.open(blocked / "run", "auto")

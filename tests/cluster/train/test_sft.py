@@ -1,0 +1,66 @@
+"""`rollcast sft` and stages on the command line, as far as nothing is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.__main__ import app
+from cluster.output.display import RunDisplay
+from cluster.train.prepare import _compare_end_tokens, _compare_templates
+from cluster.train.stages import run_stages
+from configs.contracts.errors import ConfigError
+from configs.loading import load_config
+from learner.model.tiny_model import CHAT_TEMPLATE, build_tokenizer
+
+STAGES = "stages=[{name: few, learner: {beta: 0.001}}, {name: strict, learner: {beta: 0.25}}]"
+
+
+def shown(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+def test_a_dry_run_shows_ranks_batch_and_memory(tmp_path: Path) -> None:
+    output = shown("sft", "configs/quickstart_sft.yaml", "--dry-run", "--address", "local", f"out_dir={tmp_path}/x")
+    assert "address: local" in output and "learner 0" in output and "rollout" not in output
+    assert "batch: 32 sequences a step" in output and "optimizer state" in output
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_dry_run_shows_every_stage(tmp_path: Path) -> None:
+    output = shown("train", "configs/quickstart.yaml", STAGES, f"out_dir={tmp_path}/x", "--dry-run")
+    first, _, second = output.partition("# stage 2 of 2: 2-strict")
+    assert "# stage 1 of 2: 1-few" in first and "beta: 0.001" in first and "beta: 0.25" in second
+    assert f"adapter: {tmp_path}/x/1-few/adapter" in second.replace("\n", "") and "adapter: null" in first
+
+
+def test_stages_resume_by_themselves(tmp_path: Path) -> None:
+    config = load_config("configs/quickstart.yaml", [STAGES, f"out_dir={tmp_path}/x"])
+    with pytest.raises(ConfigError, match="goes on where it stands; use --resume auto, or none"):
+        run_stages(config, tmp_path / "x/2-strict/checkpoints/step-000001")
+
+
+@pytest.mark.parametrize(("template", "told"), [(CHAT_TEMPLATE, False), (CHAT_TEMPLATE + "!", True)])
+def test_another_chat_template_than_the_adapters_is_told(
+    tmp_path: Path, template: str, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = build_tokenizer()
+    trained.save_pretrained(tmp_path)
+    now = build_tokenizer()
+    now.chat_template = template
+    _compare_templates(str(tmp_path), now, RunDisplay())
+    assert ("trained with another chat template" in capsys.readouterr().out) == told
+
+
+@pytest.mark.parametrize(("trained", "told"), [("<|im_end|>", False), ("<think>", True)])
+def test_another_end_token_than_the_adapters_is_told(tmp_path: Path, trained: str, told: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.eos_token = trained
+    tokenizer.save_pretrained(tmp_path)
+    _compare_end_tokens(str(tmp_path), build_tokenizer(), RunDisplay())
+    said = "end answers with <think>, and this run ends them with <|im_end|>; to keep it, set model.eos_token=<think>"
+    assert (said in capsys.readouterr().out.replace("\n", " ")) == told

@@ -1,0 +1,32 @@
+"""What stands behind `rollcast convert` and `rollcast train`, sorted into settings of a recipe and keys of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from configs.contracts.errors import ConfigError
+from configs.recipes.conversion import sort_arguments
+
+
+def test_arguments_of_a_shell_line() -> None:
+    options = ["--beta=0.01", "--reward_funcs", "accuracy", "format", "--max_steps", "-1", "--bf16", "--num-generations", "4"]
+    more = ["--lr_scheduler_kwargs", "{min_lr_rate: 0.2}", "--system_prompt", "12", "learner.epsilon=0.3"]
+    arguments = sort_arguments([*options, *more, "--config_file", "zero2.yaml", "out_dir=a=b"])
+    assert arguments.settings == {
+        "beta": 0.01,
+        "reward_funcs": ["accuracy", "format"],
+        "max_steps": -1,
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.2},
+        "bf16": True,
+        "num_generations": 4,
+        "system_prompt": "12",
+    }
+    assert (arguments.overrides, arguments.accelerate) == (("learner.epsilon=0.3", "out_dir=a=b"), Path("zero2.yaml"))
+
+
+def test_arguments_that_are_wrong() -> None:
+    for arguments, told in ((["0.1"], "neither --key value nor section.key=value"), (["--beta", "1", "--beta", "2"], "is given twice")):
+        with pytest.raises(ConfigError, match=told):
+            sort_arguments(arguments)
