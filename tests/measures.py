@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests import REPOSITORY
-from tests.test_floors import PACKAGES, imports_of, source_modules
+from tests.test_floors import imports_of, source_modules
 
 LONG_FUNCTION_LINES = 60
 MANY_METHODS = 15

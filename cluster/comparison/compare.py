@@ -23,7 +23,7 @@ from cluster.comparison.differences import ComparedSet, compare_set, comparison_
 from cluster.comparison.page import write_comparison
 from cluster.evaluation.evaluate import EvaluationPlan, answer_rows
 from cluster.evaluation.measurement import Answers
-from cluster.evaluation.run import ask_set, load_target, of_model, open_output, say_doubts, until_stopped
+from cluster.evaluation.run import NOTHING_WRITTEN, ask_set, load_target, open_output, say_doubts, with_model_path
 from cluster.evaluation.serving import serving
 from cluster.evaluation.sets import open_sets
 from cluster.evaluation.table import remarks
@@ -32,6 +32,7 @@ from cluster.models.peft_folders import able_to_serve
 from cluster.models.tokenizers import chat_template_of, has_tokenizer, refuse_other_tokenizer
 from cluster.output.completions import table_of
 from cluster.session import RaySession
+from cluster.stopping import run_until_stopped
 from configs.schema.run import RunConfig
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def run_comparison(asked: Request, settings: Sequence[str], output: Path | None,
     engines = list(_engines(config, base_path, asked.contestants))
     say_doubts([one.adapter for one in asked.contestants], base_path, console)
     tokenizer = _shared_tokenizer(config, engines)
-    sets = open_sets(of_model(config, base_path), tokenizer, folder / "data")
+    sets = open_sets(with_model_path(config, base_path), tokenizer, folder / "data")
     said = _ask_all(engines, sets, plan, logs, console)
     by_set = [{one.name: said[one.name][number] for one in asked.contestants} for number in range(len(sets))]
     compared = [compare_set(answers, plan.seed) for answers in by_set]
@@ -85,10 +86,10 @@ def run_comparison(asked: Request, settings: Sequence[str], output: Path | None,
 def _engines(config: RunConfig, base_path: str, contestants: Sequence[Contestant]) -> Iterator[Engine]:
     on_base = [one for one in contestants if one.model is None]
     if on_base:
-        yield Engine(able_to_serve(of_model(config, base_path), [one.adapter for one in on_base]), base_path, on_base)
+        yield Engine(able_to_serve(with_model_path(config, base_path), [one.adapter for one in on_base]), base_path, on_base)
     for one in contestants:
         if one.model is not None:
-            yield Engine(able_to_serve(of_model(config, str(one.model)), []), str(one.model), [one])
+            yield Engine(able_to_serve(with_model_path(config, str(one.model)), []), str(one.model), [one])
 
 
 def _shared_tokenizer(config: RunConfig, engines: Sequence[Engine]) -> PreTrainedTokenizerBase:
@@ -125,7 +126,7 @@ def _ask_all(engines: Sequence[Engine], sets: Sequence[EvalSet], plan: Evaluatio
         return said
 
     with RaySession(engines[0].config, logs, namespace=f"compare-{os.getpid()}-{time.time_ns()}", learner=False) as session:
-        return until_stopped(ask())
+        return run_until_stopped(ask(), NOTHING_WRITTEN)
 
 
 def _write(compared: Sequence[ComparedSet], sources: dict[str, str], folder: Path) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import signal
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
@@ -27,16 +24,15 @@ from cluster.models.tokenizers import chat_template_of
 from cluster.output import checkpoint
 from cluster.output.counting import counting
 from cluster.session import RaySession
-from configs.contracts.errors import ConfigError, RunDirectoryError, StoppedError
+from cluster.stopping import run_until_stopped
+from configs.contracts.errors import ConfigError, RunDirectoryError
 from configs.loading import config_of, dump_config
 from configs.recipes.command_line import load_run
 from configs.schema.run import RunConfig
 from configs.yaml_files import read_yaml
 
-if TYPE_CHECKING:
-    pass
-
-Found = TypeVar("Found")
+NOTHING_WRITTEN = "nothing was written; run the same command again"
+"""What a signal means to an evaluation or a comparison."""
 
 NO_ADAPTER = "none"
 
@@ -91,7 +87,7 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
     plan = EvaluationPlan.of(config)
     logs = open_output(output, config)
     model_path = model_to_serve(config, run or output, logs)
-    served_config = able_to_serve(of_model(config, model_path), [adapter])
+    served_config = able_to_serve(with_model_path(config, model_path), [adapter])
     say_doubts([adapter], model_path, console)
     template = chat_template_of(config, [adapter] if adapter else [])
     model = served_config.model
@@ -105,7 +101,7 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
             return [await ask_set(served, each, plan, console) for each in sets]
 
     with RaySession(served_config, logs, namespace=f"evaluate-{os.getpid()}-{time.time_ns()}", learner=False) as session:
-        found = until_stopped(ask())
+        found = run_until_stopped(ask(), NOTHING_WRITTEN)
     for answers in found:
         write_answers(answers, output / f"{answers.evaluation.name}.parquet")
     evaluations = [answers.evaluation for answers in found]
@@ -122,8 +118,11 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
     return evaluations
 
 
-def of_model(config: RunConfig, model_path: str) -> RunConfig:
-    """The run with the model that the engines load in the place of its own: adapters are compared with that one's shapes."""
+def with_model_path(config: RunConfig, model_path: str) -> RunConfig:
+    """`config` with `model.path` set to the model that the engines load; adapters are validated against its shapes.
+
+    A revision belongs to the hub model that it was given for, and is dropped with it.
+    """
     if model_path == config.model.path:
         return config
     return config.model_copy(update={"model": config.model.model_copy(update={"path": model_path, "revision": None})})
@@ -150,23 +149,3 @@ async def ask_set(served: Serving, asked: EvalSet, plan: EvaluationPlan, console
     """Evaluate one data set, and show how many of its prompts are done."""
     with counting(f"{label} {asked.name}".strip(), len(asked.prompts), console) as advance:
         return await evaluate(served.rollouts, served.rewards, asked, plan, 0, on_done=lambda: advance(1))
-
-
-def until_stopped(work: Coroutine[Any, Any, Found]) -> Found:
-    """Run to the end. SIGINT and SIGTERM end it as well, and what it has started with it.
-
-    Raises:
-        StoppedError: it was ended by a signal.
-    """
-
-    async def main() -> Found:
-        task = asyncio.ensure_future(work)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, task.cancel)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            raise StoppedError("stopped by a signal: nothing was written; run the same command again") from None
-
-    return asyncio.run(main())

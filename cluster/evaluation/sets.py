@@ -17,42 +17,39 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def training_sets(config: RunConfig, tokenizer: PreTrainedTokenizerBase, source: PromptSource | PromptStream) -> list[EvalSet]:
-    """What is evaluated while the run trains; nothing where `evaluation.steps` is 0."""
-    asked = config.evaluation
-    if not asked.steps:
-        return []
-    seed = config.seed if asked.seed is None else asked.seed
-    if not asked.data:
-        return [held_out_set(source, asked.max_prompts)]
-    return load_eval_sets(asked.data, config.data, tokenizer, max_prompts=asked.max_prompts, seed=seed)
+def open_sets(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, folder: Path, prompts: PromptSource | PromptStream | None = None
+) -> list[EvalSet]:
+    """Open the data sets of `evaluation.data`, or else the prompts that the run holds out; each has the columns that the rewards need.
 
-
-def held_out_set(source: PromptSource | PromptStream, max_prompts: int | None = None) -> EvalSet:
-    """The prompts that a run holds out.
-
-    Raises:
-        ConfigError: it holds none out.
-    """
-    prompts = source.eval_prompts()
-    if not prompts:
-        raise ConfigError("data.eval_samples is 0, so that no prompts are held out: name data sets by --data (evaluation.data)")
-    return EvalSet("held_out", prompts[:max_prompts])
-
-
-def open_sets(config: RunConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[EvalSet]:
-    """The data sets of `evaluation.data`, else the prompts that the run holds out; each has what the rewards need.
+    Args:
+        folder: where the run's own data are indexed, if they have to be opened here.
+        prompts: the run's own prompts, where they are open already.
 
     Raises:
         ConfigError: nothing is held out, or the data lack a column that a reward needs.
         DataError: data cannot be used.
     """
     asked = config.evaluation
-    seed = config.seed if asked.seed is None else asked.seed
     if asked.data:
+        seed = config.seed if asked.seed is None else asked.seed
         sets = load_eval_sets(asked.data, config.data, tokenizer, max_prompts=asked.max_prompts, seed=seed)
     else:
-        sets = [held_out_set(open_prompts(config.data, tokenizer, seed=config.seed, folder=folder), asked.max_prompts)]
+        own = open_prompts(config.data, tokenizer, seed=config.seed, folder=folder) if prompts is None else prompts
+        sets = [held_out_set(own, asked.max_prompts)]
+    rewards = resolve(config.rewards, config.actors.max_completion_length)
     for each in sets:
-        validate(resolve(config.rewards, config.actors.max_completion_length), each.prompts[0].columns)
+        validate(rewards, each.prompts[0].columns)
     return sets
+
+
+def held_out_set(prompts: PromptSource | PromptStream, max_prompts: int | None = None) -> EvalSet:
+    """Take the prompts that a run holds out, at most `max_prompts` of them.
+
+    Raises:
+        ConfigError: the run holds none out.
+    """
+    held_out = prompts.eval_prompts()
+    if not held_out:
+        raise ConfigError("data.eval_samples is 0, so that no prompts are held out: name data sets by --data (evaluation.data)")
+    return EvalSet("held_out", held_out[:max_prompts])

@@ -12,14 +12,13 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TextIO
+from typing import TextIO
 
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -27,14 +26,15 @@ from rich.console import Console
 from actors.prompts.indexed import PromptSource
 from actors.prompts.rendering import load_tokenizer
 from actors.prompts.streamed import PromptStream, open_prompts
-from cluster.evaluation.run import say_doubts
+from cluster.evaluation.run import say_doubts, with_model_path
 from cluster.evaluation.serving import Serving, serving
 from cluster.models.base import model_to_serve
 from cluster.models.peft_folders import able_to_serve
 from cluster.output.completions import table_of
 from cluster.output.counting import counting
 from cluster.session import RaySession
-from configs.contracts.errors import ConfigError, DataError, PoisonPromptError, RolloutError, RunDirectoryError, StoppedError
+from cluster.stopping import run_until_stopped
+from configs.contracts.errors import ConfigError, DataError, PoisonPromptError, RolloutError, RunDirectoryError
 from configs.contracts.records import PromptId, RolloutRequest, Sampling
 from configs.schema.run import RunConfig
 from rewards import validate
@@ -112,9 +112,9 @@ def measure_pass_rates(config: RunConfig, plan: PassRatePlan, console: Console) 
     """
     config, logs = _all_rows(config), _made(plan.output.with_name(f"{plan.output.name}.logs"))
     model_path = model_to_serve(config, config.out_dir, logs)
-    served = able_to_serve(config.model_copy(update={"model": config.model.model_copy(update={"path": model_path})}), [plan.adapter])
+    served = able_to_serve(with_model_path(config, model_path), [plan.adapter])
     say_doubts([plan.adapter], model_path, console)
-    model = config.model
+    model = served.model
     tokenizer = load_tokenizer(model_path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
     prompts = open_prompts(config.data, tokenizer, seed=config.seed, folder=logs)
     _require_rewards(config, prompts)
@@ -127,7 +127,7 @@ def measure_pass_rates(config: RunConfig, plan: PassRatePlan, console: Console) 
     if missing:
         with RaySession(served, logs, namespace=f"pass-rate-{os.getpid()}-{time.time_ns()}", learner=False) as session:
             work = _serve_and_measure(served, model_path, session, logs, plan, _Work(prompts, missing, measured, config.seed), console)
-            asyncio.run(_until_stopped(work, plan))
+            run_until_stopped(work, f"what was measured is kept beside {plan.output}; run the same command to go on")
     _write(config, plan, prompts, [prompt_id.index for prompt_id in ids], measured, console)
     measured.file.unlink(missing_ok=True)
     shutil.rmtree(logs, ignore_errors=True)
@@ -228,17 +228,6 @@ async def _pass_rate(served: Serving, request: RolloutRequest, reward: str) -> f
             continue
         values = [value for value in scores.columns[reward].values_G if value is not None]
         return fmean(values) if values else None
-
-
-async def _until_stopped(work: Coroutine[Any, Any, None], plan: PassRatePlan) -> None:
-    """Run to the end. SIGINT and SIGTERM end it as well; what was measured is kept."""
-    task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        raise StoppedError(f"stopped by a signal: what was measured is kept beside {plan.output}; run the same command to go on") from None
 
 
 def _write(

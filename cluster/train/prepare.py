@@ -12,7 +12,7 @@ from actors.prompts.eval_sets import EvalSet
 from actors.prompts.indexed import PromptSource
 from actors.prompts.rendering import load_tokenizer
 from actors.prompts.streamed import PromptStream, open_prompts
-from cluster.evaluation.sets import training_sets
+from cluster.evaluation.sets import open_sets
 from cluster.models.base import prepare_model, require_plain_weights, whole_folder
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import RunDirectory
@@ -101,7 +101,8 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
     display.say(f"of the first {prompts.counts.rows} rows: {prompts.counts}" if config.data.streaming else str(prompts.counts))
     model_path = str(directory.path / WARM_MODEL) if config.learner.warm_start else base_path
     served_path = str(directory.path / DEQUANTISED_MODEL) if config.model.serve_quantized == "dequantized" else model_path
-    return Prepared(config, base_path, model_path, served_path, tokenizer, prompts, training_sets(config, tokenizer, prompts))
+    eval_sets = open_sets(config, tokenizer, directory.path / "data", prompts) if config.evaluation.steps else []
+    return Prepared(config, base_path, model_path, served_path, tokenizer, prompts, eval_sets)
 
 
 def try_golds(rewards: RewardsSection, prompts: PromptSource | PromptStream, display: RunDisplay) -> None:
