@@ -19,7 +19,7 @@ from tests.rewards.jails import REPOSITORY, SYSTEM_PYTHON, AsNobody, Here, marke
 def for_nobody() -> Iterator[Path]:
     """A folder that any user can read, with bubblewrap and what the jail consists of."""
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
-    for package in ("cluster", "rewards"):
+    for package in ("configs", "rewards"):
         shutil.copytree(REPOSITORY / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(Path(__file__).parent / "sandbox_as_user.py", folder)
     (folder / "bin").mkdir()
