@@ -14,8 +14,8 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.worker import AdapterTimes, RolloutWorker, WorkerFacts, WorkerStatus
-from configs.contracts.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
-from configs.contracts.records import AdapterManifest, GroupSummary, RolloutRequest
+from configs.contracts.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError, unwrapped
+from configs.contracts.records import AdapterRef, BodyRef, GroupSummary, RolloutRequest
 from configs.schema.model import BUILTIN
 from configs.schema.run import RunConfig
 
@@ -44,12 +44,6 @@ def group_cost(request: RolloutRequest) -> int:
     """Tokens that a group may take: what routing balances."""
     sampling = request.sampling
     return len(request.prompt.token_ids) + sampling.num_generations * sampling.max_completion_length
-
-
-def plain(error: Exception) -> Exception:
-    """The worker's own error, if Ray has wrapped one."""
-    cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else None
-    return cause if isinstance(cause, RollcastError) else error
 
 
 class WorkerHandle:
@@ -88,7 +82,7 @@ class WorkerHandle:
     def ready(self) -> bool:
         return self.version >= 0 and not self.lost.done()
 
-    def lose(self, error: Exception, *, engine_died: bool = False) -> None:
+    def lose(self, error: BaseException, *, engine_died: bool = False) -> None:
         """Note that the worker is gone or not to be trusted; the first reason stays."""
         if not self.lost.done():
             self.engine_died = engine_died
@@ -101,21 +95,22 @@ class WorkerHandle:
         except TimeoutError:
             self.lose(RolloutError(f"it was not ready after {limit_s:g} s; raise actors.start_timeout_s or see its log", role=self.name))
         except (RayActorError, RayTaskError) as error:
-            self.lose(plain(error))
+            self.lose(unwrapped(error))
 
-    async def set_adapter(self, manifest: AdapterManifest, buffer_ref: ObjectRef) -> None:
+    async def install(self, adapter: AdapterRef) -> None:
         """Install and verify an adapter, unless it is there already."""
+        manifest = adapter.manifest
         if self.lost.done() or (self.version, self.sha256) == (manifest.version, manifest.sha256):
             return
         try:
-            times = await self._answer(self._actor.set_adapter.remote(manifest, buffer_ref))
+            times = await self._answer(self._actor.set_adapter.remote(manifest, adapter.buffer))
         except (RayActorError, RayTaskError) as error:
-            self.lose(plain(error))
+            self.lose(unwrapped(error))
             return
         if times is not None:
             self.version, self.sha256, self.times = manifest.version, manifest.sha256, times
 
-    async def rollout(self, request: RolloutRequest) -> tuple[GroupSummary, ObjectRef] | None:
+    async def rollout(self, request: RolloutRequest) -> tuple[GroupSummary, BodyRef] | None:
         """Sample a group; None if the worker was lost over it.
 
         Raises:
@@ -131,10 +126,10 @@ class WorkerHandle:
         except RayActorError as error:
             self.lose(error)
         except RayTaskError as error:
-            cause = plain(error)
+            cause = unwrapped(error)
             if isinstance(cause, PoisonPromptError) or not isinstance(cause, RollcastError):
                 body.future()
-                raise cause from None
+                raise (cause if isinstance(cause, RollcastError) else error) from None
             self.lose(cause, engine_died=not isinstance(cause, AdapterError))
         finally:
             self.tokens_in_hand -= cost
@@ -150,7 +145,7 @@ class WorkerHandle:
         except TimeoutError:
             return None
         except (RayActorError, RayTaskError) as error:
-            self.lose(plain(error))
+            self.lose(unwrapped(error))
             return None
 
     async def close(self, limit_s: float) -> None:

@@ -25,11 +25,11 @@ from actors.handle import WorkerHandle
 from actors.worker import WorkerStatus
 from configs.contracts.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
 from configs.contracts.logs import tail
-from configs.contracts.records import AdapterManifest, GroupSummary, PromptId, RolloutRequest, SyncReport
+from configs.contracts.records import AdapterManifest, AdapterRef, BodyRef, GroupSummary, PromptId, RolloutRequest, SyncReport
 from configs.schema.run import RunConfig
 
 if TYPE_CHECKING:
-    from ray import ObjectRef
+    pass
 
 CLOSE_S = 15.0
 KILLED_GONE_S = 3.0
@@ -44,7 +44,7 @@ class RolloutPool:
 
         pool = RolloutPool.create(config, ray_options={"num_cpus": 1}, log_dir=run / "logs", run_name="run-7")
         await pool.start("/models/tiny")
-        await pool.broadcast(manifest, buffer_ref)
+        await pool.broadcast(adapter_ref)
         summary, body = await pool.rollout(RolloutRequest(prompt, sampling, seed=config.seed))
         await pool.close()
     """
@@ -58,7 +58,7 @@ class RolloutPool:
         self._workers = {index: spawn(index) for index in range(config.actors.num_workers)}
         self._places: list[asyncio.Task[None]] = []
         self._model_path = ""
-        self._adapter: tuple[AdapterManifest, ObjectRef] | None = None
+        self._adapter: AdapterRef | None = None
         self._broadcasting = asyncio.Lock()
         self._changed = asyncio.Condition()
         self._failure: RolloutError | None = None
@@ -108,7 +108,7 @@ class RolloutPool:
         self._gang_workers = {request.gang.name: ready[number] for number, request in assigned if request.gang}
         return [request for _, request in assigned]
 
-    async def rollout(self, request: RolloutRequest) -> tuple[GroupSummary, ObjectRef]:
+    async def rollout(self, request: RolloutRequest) -> tuple[GroupSummary, BodyRef]:
         """Sample one group, on another worker again if the first is lost.
 
         Returns:
@@ -127,13 +127,12 @@ class RolloutPool:
             request = replace(request, attempt=request.attempt + 1, gang=None)
         raise AssertionError  # count() does not end
 
-    async def broadcast(self, manifest: AdapterManifest, buffer_ref: ObjectRef, *, rewind: bool = False) -> SyncReport:
+    async def broadcast(self, adapter: AdapterRef, *, rewind: bool = False) -> SyncReport:
         """Give every worker an adapter; returns when all that live sample with it and have reproduced its canary.
 
         A worker that fails is replaced. Ray pulls the buffer once to each node.
 
         Args:
-            buffer_ref: reference of `Adapter.buffer`, uint8 [manifest.nbytes].
             rewind: accept an older version: the learner was restored from a commit.
 
         Raises:
@@ -141,14 +140,14 @@ class RolloutPool:
             RolloutError: no worker is left and none may be started.
         """
         async with self._broadcasting:
-            self._refuse_old(manifest, rewind)
+            self._refuse_old(adapter, rewind)
             began = time.monotonic()
-            self._adapter = (manifest, buffer_ref)
+            self._adapter = adapter
             await self._announce()
             started = [worker for worker in self._ordered() if worker.facts and not worker.lost.done()]
             await asyncio.gather(*(self._install(worker) for worker in started))
-            await self._until(lambda: self.version == manifest.version)
-            return self._report(manifest, time.monotonic() - began, [worker.name for worker in started if worker.lost.done()])
+            await self._until(lambda: self.version == adapter.version)
+            return self._report(adapter.manifest, time.monotonic() - began, [worker.name for worker in started if worker.lost.done()])
 
     @property
     def version(self) -> int:
@@ -217,7 +216,7 @@ class RolloutPool:
     async def _install(self, worker: WorkerHandle) -> None:
         async with worker.installing:
             assert self._adapter is not None
-            await worker.set_adapter(*self._adapter)
+            await worker.install(self._adapter)
         await self._announce()
 
     def _report(self, manifest: AdapterManifest, total_s: float, failed: list[str]) -> SyncReport:
@@ -255,10 +254,10 @@ class RolloutPool:
         if self._engine_deaths[prompt_id] >= ENGINE_DEATHS_OF_POISON:
             raise PoisonPromptError(f"prompt {prompt_id} was in {ENGINE_DEATHS_OF_POISON} engines when they died; it is not sampled again")
 
-    def _refuse_old(self, manifest: AdapterManifest, rewind: bool) -> None:
-        if self._adapter and manifest.version <= self._adapter[0].version and not rewind:
+    def _refuse_old(self, adapter: AdapterRef, rewind: bool) -> None:
+        if self._adapter and adapter.version <= self._adapter.version and not rewind:
             raise AdapterError(
-                f"adapter {manifest.version} is not newer than {self._adapter[0].version}, which the workers have; versions only grow, but after "
+                f"adapter {adapter.version} is not newer than {self._adapter.version}, which the workers have; versions only grow, but after "
                 "the learner was restored (rewind)"
             )
 

@@ -28,6 +28,7 @@ from configs.contracts.errors import AdapterError, PoisonPromptError, RollcastEr
 from configs.contracts.logs import redirect_output
 from configs.contracts.metrics import BusyClock
 from configs.contracts.records import AdapterManifest, Completion, GroupSummary, RolloutGroup, RolloutRequest
+from configs.contracts.tasks import gather_or_cancel
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -235,7 +236,7 @@ class RolloutWorker:
     async def _sample(self, request: RolloutRequest) -> list[Completion]:
         engine, prompt = self._started, request.prompt
         seeds = [request.completion_seed(index) for index in range(request.sampling.num_generations)]
-        return await all_or_none([engine.sample(prompt.token_ids, request.sampling, seed) for seed in seeds])
+        return await gather_or_cancel([engine.sample(prompt.token_ids, request.sampling, seed) for seed in seeds])
 
     async def _sample_in_gang(self, request: RolloutRequest) -> list[Completion]:
         assert request.gang is not None
@@ -272,7 +273,7 @@ class RolloutWorker:
         start = 0
         for request, completions in members:
             end = start + request.sampling.num_generations
-            self._spawn(settle(completions, all_or_none(running[start:end])))
+            self._spawn(settle(completions, gather_or_cancel(running[start:end])))
             start = end
 
     def _jobs(self, request: RolloutRequest) -> list[SamplingJob]:
@@ -285,17 +286,6 @@ class RolloutWorker:
             await asyncio.sleep(WATCH_S)
         # a dead engine cannot be revived in its process; pending calls have failed by now, and their errors leave first
         threading.Timer(LAST_WORDS_S, os._exit, (1,)).start()
-
-
-async def all_or_none(coroutines: Sequence[Coroutine[Any, Any, Completion]]) -> list[Completion]:
-    """Await all at once, in order; when one fails the others are cancelled, and none is left running."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def settle(future: asyncio.Future[list[Completion]], coroutine: Coroutine[Any, Any, list[Completion]]) -> None:

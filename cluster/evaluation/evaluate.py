@@ -11,10 +11,10 @@ from typing import Any
 from actors.prompts.eval_sets import EvalSet
 from cluster.evaluation.final_answer import final_answer
 from cluster.evaluation.measurement import ANSWER_JUDGES, RIGHT, WEIGHTED_SUM, Answers, Evaluation, Sampled, judge_of, measure
-from cluster.loop.loop import Rewards, Rollouts
+from cluster.loop.roles import Rewards, Rollouts
 from cluster.output.completions import group_rows, table_of
 from configs.contracts.errors import ConfigError, DataError, PoisonPromptError, RolloutError
-from configs.contracts.records import RolloutGroup, RolloutRequest, Sampling, ScoredGroup, Scores
+from configs.contracts.records import RolloutGroup, RolloutRequest, Sampling, Scores
 from configs.schema.run import RunConfig
 
 RIGHT_ANSWER = "\0right"
@@ -127,7 +127,7 @@ def answer_rows(answers: Answers) -> list[dict[str, Any]]:
 
 
 def _rows(one: Sampled, evaluation: Evaluation) -> list[dict[str, Any]]:
-    rows = group_rows(evaluation.min_policy_version, ScoredGroup(None, one.summary, one.scores), one.body)
+    rows = group_rows(evaluation.min_policy_version, one.scores, one.body)
     values_G = one.values_G(evaluation.judge) or (None,) * len(rows)
     answers_G = [
         final_answer(text) if answer == RIGHT_ANSWER else answer for answer, text in zip(one.answers_G, one.body.texts_G, strict=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 from actors.pool import RolloutPool
 from cluster.models.peft_folders import read_adapter, zero_adapter
 from cluster.placement import Placement
-from configs.contracts.records import SyncReport
+from configs.contracts.records import AdapterRef, SyncReport
 from configs.schema.run import RunConfig
 from rewards.pool import RewardPool
 
@@ -51,7 +51,7 @@ class Serving:
         version = self._installed
         found = zero_adapter(self.config, self.model_path, version) if adapter is None else read_adapter(self.config, adapter, version)
         self._installed += 1
-        return await self.rollouts.broadcast(found.manifest, ray.put(found.buffer))
+        return await self.rollouts.broadcast(AdapterRef(found.manifest, ray.put(found.buffer)))
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@
     _learn               waits for `groups_per_step` groups; unblocked by a group added; then trains, commits, logs.
     _sync                waits for the broadcast before it; two adapters are never on their way at the same time.
 
-This file knows neither Ray nor any role. It knows the roles by what they do (the protocols below), so the whole flow runs under
+This file knows neither Ray nor any role. It knows the roles by what they do (`cluster.loop.roles`), so the whole flow runs under
 small fakes in milliseconds; bodies pass through as opaque references.
 """
 
@@ -18,80 +18,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
+from cluster.loop.roles import Learner, Prompts, Rewards, Rollouts
+from cluster.loop.sampling import sample_and_score
 from cluster.loop.window import Window
-from configs.contracts.errors import PoisonPromptError, RolloutError
+from configs.contracts.errors import PoisonPromptError
 from configs.contracts.metrics import BusyClock
-from configs.contracts.records import (
-    AdapterManifest,
-    GroupSummary,
-    Prompt,
-    PromptId,
-    RolloutRequest,
-    Sampling,
-    ScoredGroup,
-    Scores,
-    StepReport,
-    SyncReport,
-)
-
-
-class Prompts(Protocol):
-    """A resumable stream of prompts."""
-
-    def next(self) -> Prompt | None:
-        """The next prompt, or None at the end of the data."""
-        ...
-
-    def prompt(self, prompt_id: PromptId) -> Prompt:
-        """A prompt drawn before."""
-        ...
-
-    def cursor(self) -> dict[str, Any]:
-        """Where the stream stands, as JSON."""
-        ...
-
-
-class Rollouts(Protocol):
-    """Engines that sample groups under the newest adapter."""
-
-    @property
-    def version(self) -> int:
-        """The policy version that every engine has confirmed."""
-        ...
-
-    def assign(self, requests: Sequence[RolloutRequest]) -> list[RolloutRequest]:
-        """Requests that start together, so that a synchronous run is reproducible."""
-        ...
-
-    async def rollout(self, request: RolloutRequest) -> tuple[GroupSummary, Any]:
-        """Sample one group; its body stays where it is."""
-        ...
-
-    async def broadcast(self, manifest: AdapterManifest, buffer: Any, /) -> SyncReport:
-        """Give every engine a new adapter."""
-        ...
-
-
-class Rewards(Protocol):
-    """Graders of groups."""
-
-    async def score(self, body: Any, summary: GroupSummary, step: int) -> Scores:
-        """Score one group; RolloutError when its body is lost."""
-        ...
-
-
-class Learner(Protocol):
-    """The ranks that turn scored groups into adapters."""
-
-    async def step(self, groups: list[ScoredGroup], step: int) -> StepReport:
-        """Train one batch; `step` optimizer steps were done before it."""
-        ...
-
-    async def adapter(self) -> tuple[AdapterManifest, Any]: ...
+from configs.contracts.records import AdapterRef, RolloutRequest, Sampling, ScoredGroup, StepReport, SyncReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,20 +143,10 @@ class TrainLoop:
 
     async def _rollout_and_score(self, request: RolloutRequest) -> None:
         try:
-            summary, body = await self.rollouts.rollout(request)
+            self.window.add(await sample_and_score(self.rollouts, self.rewards, request, lambda: self.window.steps_taken))
         except PoisonPromptError:
             self.window.drop(request.prompt.id, "poison_prompt")
-        else:
-            await self._score(body, summary)
         await self._notify()
-
-    async def _score(self, body: Any, summary: GroupSummary) -> None:
-        try:
-            scores = await self.rewards.score(body, summary, self.window.steps_taken)
-            self.window.add(ScoredGroup(body, summary, scores))
-        except RolloutError:
-            # The body was lost with its node before anyone read it.
-            self.window.lose(summary.prompt_id)
 
     async def _learn(self) -> str:
         last = time.monotonic()
@@ -277,8 +203,8 @@ class TrainLoop:
         """Start to broadcast the adapter; it overlaps the next step."""
         await self._confirm_broadcast()
         with self.learner_clock.busy():
-            manifest, buffer = await self.learner.adapter()
-        self._broadcast = self._tasks.create_task(self._broadcast_adapter(manifest, buffer))
+            adapter = await self.learner.export_adapter()
+        self._broadcast = self._tasks.create_task(self._broadcast_adapter(adapter))
 
     async def _report(self, record: StepRecord) -> None:
         """Log a step beside the next one, in order. What a commit covers is logged before it: a resumed run never misses a line."""
@@ -290,8 +216,8 @@ class TrainLoop:
             await self._reporting
             self._reporting = None
 
-    async def _broadcast_adapter(self, manifest: AdapterManifest, buffer: Any) -> None:
-        report = await self.rollouts.broadcast(manifest, buffer)
+    async def _broadcast_adapter(self, adapter: AdapterRef) -> None:
+        report = await self.rollouts.broadcast(adapter)
         self.syncs.append(report)
         self._unreported_sync = report
         await self._notify()

@@ -151,13 +151,6 @@ class Window:
         self._forget(prompt_id)
         self.dropped[reason] += 1
 
-    def lose(self, prompt_id: PromptId) -> None:
-        """A sampled group was lost before it was scored: its prompt is to be sampled again under a new attempt."""
-        attempt = self._in_flight.pop(prompt_id, None)
-        if attempt is not None:
-            self._forget(prompt_id)
-            self._again[prompt_id] = attempt + 1
-
     def staleness(self, group: ScoredGroup) -> int:
         """Optimizer steps between the oldest token of the group and the step that would train on it now."""
         return self.steps_taken - group.summary.min_policy_version

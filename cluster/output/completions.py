@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.contracts.records import PromptId, RolloutGroup, ScoredGroup
+from configs.contracts.records import PromptId, RolloutGroup, ScoredGroup, Scores
 
 COMPLETION_COLUMNS = (
     "step", "prompt_id", "completion_index", "prompt", "messages", "completion", "completion_ids", "finish_reason", "tokens",
@@ -34,7 +34,7 @@ def completion_rows(step: int, groups: Sequence[ScoredGroup], bodies: Sequence[p
     rows: list[dict[str, Any]] = []
     for group, table in zip(groups, bodies, strict=True):
         advantages_G = advantages.get((group.summary.prompt_id, group.summary.attempt))
-        rows += group_rows(step, group, RolloutGroup(table), advantages_G)
+        rows += group_rows(step, group.scores, RolloutGroup(table), advantages_G)
     return rows
 
 
@@ -58,11 +58,8 @@ def _array(values: list[Any]) -> pa.Array:
         return pa.array([None if value is None else json.dumps(value, ensure_ascii=False) for value in values])
 
 
-def group_rows(
-    step: int, group: ScoredGroup, body: RolloutGroup, advantages_G: Sequence[float | None] | None = None
-) -> list[dict[str, Any]]:
+def group_rows(step: int, scores: Scores, body: RolloutGroup, advantages_G: Sequence[float | None] | None = None) -> list[dict[str, Any]]:
     """A row a completion of one group; without advantages where nothing was trained."""
-    scores = group.scores
     advantages_G = advantages_G or (None,) * len(body)
     data = {f"{DATA_PREFIX}{name}" if name in COMPLETION_COLUMNS else name: value for name, value in body.columns.items()}
     texts, finish_reasons = body.texts_G, body.finish_reasons_G

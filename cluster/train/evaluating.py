@@ -16,14 +16,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from actors.pool import RolloutPool
 from actors.prompts.eval_sets import EvalSet
 from cluster.evaluation.evaluate import EvaluationPlan, evaluate, write_answers
 from cluster.evaluation.measurement import Evaluation, metrics_of
 from cluster.output.sinks import MetricSinks
-from configs.contracts.records import AdapterManifest, GroupSummary, RolloutRequest, SyncReport
+from configs.contracts.records import AdapterRef, BodyRef, GroupSummary, RolloutRequest, SyncReport
 from configs.schema.run import RunConfig
 from rewards.pool import RewardPool
 
@@ -62,10 +61,10 @@ class EvaluatingRollouts:
     def assign(self, requests: Sequence[RolloutRequest]) -> list[RolloutRequest]:
         return self.pool.assign(requests)
 
-    async def rollout(self, request: RolloutRequest) -> tuple[GroupSummary, Any]:
+    async def rollout(self, request: RolloutRequest) -> tuple[GroupSummary, BodyRef]:
         return await self.pool.rollout(request)
 
-    async def broadcast(self, manifest: AdapterManifest, buffer: Any) -> SyncReport:
+    async def broadcast(self, adapter: AdapterRef) -> SyncReport:
         """Give every worker an adapter; in a synchronous run return when it is evaluated, if that is due.
 
         Raises:
@@ -73,12 +72,12 @@ class EvaluatingRollouts:
         """
         if self._running is not None and self._running.done():
             await self._running_done()
-        if not self._due(manifest.version):
-            return await self.pool.broadcast(manifest, buffer)
+        if not self._due(adapter.version):
+            return await self.pool.broadcast(adapter)
         if self._alone:
-            return await self._broadcast_and_evaluate(manifest, buffer)
-        report = await self.pool.broadcast(manifest, buffer)
-        self._begin(manifest.version)
+            return await self._broadcast_and_evaluate(adapter)
+        report = await self.pool.broadcast(adapter)
+        self._begin(adapter.version)
         return report
 
     async def catch_up(self, step: int) -> None:
@@ -118,11 +117,11 @@ class EvaluatingRollouts:
     def _summary(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}" / "summary.json"
 
-    async def _broadcast_and_evaluate(self, manifest: AdapterManifest, buffer: Any) -> SyncReport:
+    async def _broadcast_and_evaluate(self, adapter: AdapterRef) -> SyncReport:
         self._version_before = self.pool.version
         try:
-            report = await self.pool.broadcast(manifest, buffer)
-            await self._evaluate(manifest.version)
+            report = await self.pool.broadcast(adapter)
+            await self._evaluate(adapter.version)
         finally:
             self._version_before = None
         return report

@@ -200,7 +200,7 @@ class TrainingRun:
                 await self.prepared.run_warm_start(self.learner, self.display)
         with self.display.phase("starting engines, learner and graders"):
             await _together(self._start_models(), self._start_rewards(need.rewards.ray_options()))
-            await self.rollouts.broadcast(*await self.learner.adapter())
+            await self.rollouts.broadcast(await self.learner.export_adapter())
 
     async def _start_models(self) -> None:
         """Learner and engines at once, unless the engines serve what the learner is still to make of the model."""
@@ -304,7 +304,7 @@ class TrainingRun:
             self.config, ray_options=self.session.placement().learners.ray_options(), log_dir=self.directory.logs
         )
         await self._start_learner()
-        await self.rollouts.broadcast(*await self.learner.adapter(), rewind=True)
+        await self.rollouts.broadcast(await self.learner.export_adapter(), rewind=True)
 
     async def _busy(self) -> Busy:
         rollouts = {name: status.busy_s for name, status in (await self.rollouts.status()).items() if status is not None}

@@ -37,6 +37,15 @@ class RollcastError(Exception):
         return f"{text}\n--- last lines of its log ---\n{self.log_tail}" if self.log_tail else text
 
 
+def unwrapped(error: BaseException) -> BaseException:
+    """The error that another process raised, where `error` is Ray's wrapping of it; else `error` itself.
+
+    Ray's wrappers are known by their attribute `cause`, so that this file needs no Ray.
+    """
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error
+
+
 def _rebuild(kind: type[RollcastError], message: str, role: str, node: str, log_tail: str) -> RollcastError:
     return kind(message, role=role, node=node, log_tail=log_tail)
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,13 @@ Outcome = Literal["scored", "skipped", "unparsable_gold", "unparsable_answer", "
 
 FAILED_OUTCOMES: frozenset[Outcome] = frozenset({"timeout", "crashed", "invalid"})
 """Outcomes that are faults of the reward, to which `rewards.on_error` applies."""
+
+
+BodyRef: TypeAlias = Awaitable[pa.Table]
+"""Reference of a group's body in Ray's object store. Awaiting it gives the table of a `RolloutGroup`."""
+
+BufferRef: TypeAlias = Awaitable[np.ndarray]
+"""Reference of an adapter's buffer in Ray's object store. Awaiting it gives `Adapter.buffer`."""
 
 
 class PromptId(NamedTuple):
@@ -284,8 +291,7 @@ class Scores:
 class ScoredGroup:
     """A group ready to be trained: the reference of its body, and the facts about it."""
 
-    body: Any
-    """Reference of the `RolloutGroup`'s Arrow table in the object store (under fakes: the table itself)."""
+    body: BodyRef
     summary: GroupSummary
     scores: Scores
 
@@ -344,6 +350,18 @@ class Adapter:
 
     manifest: AdapterManifest
     buffer: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """An adapter on its way from the learner to the engines: its manifest, and the reference of its buffer."""
+
+    manifest: AdapterManifest
+    buffer: BufferRef
+
+    @property
+    def version(self) -> int:
+        return self.manifest.version
 
 
 def adapter_sha256(buffer: np.ndarray) -> str:

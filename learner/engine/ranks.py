@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
-from configs.contracts.errors import LearnerError, RollcastError
+from configs.contracts.errors import LearnerError, RollcastError, unwrapped
 from configs.contracts.logs import tail
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
@@ -93,10 +93,10 @@ class Ranks:
             error = errors[rank]
             if isinstance(error, (ActorDiedError, ActorUnavailableError)):
                 return 0, rank
-            return (1 if isinstance(_cause(error), RollcastError) else 2), rank
+            return (1 if isinstance(unwrapped(error), RollcastError) else 2), rank
 
         rank = min(errors, key=weight)
-        error = _cause(errors[rank])
+        error = unwrapped(errors[rank])
         if isinstance(error, RollcastError):
             return error
         died = isinstance(error, (ActorDiedError, ActorUnavailableError))
@@ -106,7 +106,3 @@ class Ranks:
             role=f"learner rank {rank}",
             log_tail=tail(self._log_dir / f"learner-{rank}.log"),
         )
-
-
-def _cause(error: BaseException) -> BaseException:
-    return error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) else error

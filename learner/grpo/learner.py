@@ -17,7 +17,7 @@ import ray
 
 from configs.contracts.errors import LearnerError
 from configs.contracts.metrics import Max, Mean, Metric, merge, values
-from configs.contracts.records import AdapterManifest, ScoredGroup, StepReport
+from configs.contracts.records import AdapterRef, ScoredGroup, StepReport
 from configs.schema.run import RunConfig
 from learner.engine.rank import RankReport
 from learner.engine.ranks import Ranks
@@ -44,7 +44,7 @@ class LearnerGroup:
     """All ranks of the learner. Make one with `create`, then `start` it. After a LearnerError it is dead: make another.
 
     Example: `group = LearnerGroup.create(config, ray_options={}, log_dir=run / "logs")`, `await group.start(path, 100)`,
-    `report = await group.step(groups, step=0)`, `manifest, buffer_ref = await group.adapter()`, `await group.close()`.
+    `report = await group.step(groups, step=0)`, `adapter_ref = await group.export_adapter()`, `await group.close()`.
     """
 
     def __init__(self, config: RunConfig, ranks: Ranks) -> None:
@@ -133,14 +133,14 @@ class LearnerGroup:
             },
         )
 
-    async def adapter(self) -> tuple[AdapterManifest, Any]:
-        """The adapter of the last step: its manifest, and the reference of its uint8 buffer, which the caller owns.
+    async def export_adapter(self) -> AdapterRef:
+        """The adapter of the last step. The caller owns the buffer.
 
         Raises:
             AdapterError: it has values that are not finite.
         """
-        manifest_ref, buffer_ref = self._ranks.workers[0].adapter.options(num_returns=2).remote()
-        return (await self._ranks.settle([manifest_ref]))[0], buffer_ref
+        manifest_ref, buffer_ref = self._ranks.workers[0].export_adapter.options(num_returns=2).remote()
+        return AdapterRef((await self._ranks.settle([manifest_ref]))[0], buffer_ref)
 
     async def save(self, folder: Path) -> None:
         """Write everything that `start(resume_folder=folder)` needs: adapter (a PEFT folder), master weights, moments, random states."""

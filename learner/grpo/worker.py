@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class LearnerWorker(Rank[RunConfig]):
-    """One rank of GRPO. Every method but `adapter` is collective too."""
+    """One rank of GRPO. Every method but `export_adapter` is collective too."""
 
     def __init__(self, config: RunConfig, rank: int, log_dir: Path) -> None:
         super().__init__(config, rank, log_dir)
@@ -126,7 +126,7 @@ class LearnerWorker(Rank[RunConfig]):
         ends = np.cumsum([len(scored_G) for scored_G in scored_PG], dtype=np.int64)
         return [part.tolist() for part in np.split(sums, ends[:-1])] if len(ends) else []
 
-    def adapter(self) -> tuple[AdapterManifest, np.ndarray]:
+    def export_adapter(self) -> tuple[AdapterManifest, np.ndarray]:
         """The adapter as it stands: two return values, so that the caller owns the buffer and it outlives this process."""
         adapter = self._policy.export(self._engine.steps_done, self._canary_token_ids)
         return adapter.manifest, adapter.buffer

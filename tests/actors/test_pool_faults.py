@@ -18,7 +18,7 @@ import pytest
 
 from actors.pool import RolloutPool
 from configs.contracts.errors import RolloutError
-from configs.contracts.records import RolloutGroup, SyncReport
+from configs.contracts.records import AdapterRef, RolloutGroup, SyncReport
 from tests.actors.conftest import TinyPolicy, make_config, make_request
 
 RUN_NAME = f"faults-test-{os.getpid()}"
@@ -63,7 +63,7 @@ def pool(
 async def broadcast(pool: RolloutPool, policy: TinyPolicy) -> SyncReport:
     import ray
 
-    return await pool.broadcast(policy.adapter.manifest, ray.put(policy.adapter.buffer))
+    return await pool.broadcast(AdapterRef(policy.adapter.manifest, ray.put(policy.adapter.buffer)))
 
 
 async def until(condition: Callable[[], bool], limit_s: float = 120.0) -> None:

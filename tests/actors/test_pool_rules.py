@@ -21,7 +21,7 @@ from actors.handle import WorkerHandle
 from actors.pool import RolloutPool
 from actors.worker import AdapterTimes, WorkerFacts, WorkerStatus, summarize
 from configs.contracts.errors import AdapterError, PoisonPromptError, RolloutError
-from configs.contracts.records import AdapterManifest, Completion, RolloutRequest, SyncReport, VersionSpan
+from configs.contracts.records import AdapterManifest, AdapterRef, Completion, RolloutRequest, SyncReport, VersionSpan
 from tests.actors.conftest import make_config, make_request
 
 
@@ -42,9 +42,10 @@ class FakeWorker(WorkerHandle):
         else:
             self.lose(RolloutError("no such model", role=self.name))
 
-    async def set_adapter(self, manifest: AdapterManifest, buffer_ref: Any) -> None:
+    async def install(self, adapter: AdapterRef) -> None:
         assert not self.killed, "a killed worker was given an adapter"
-        if buffer_ref == f"refused by {self.index}":
+        manifest = adapter.manifest
+        if adapter.buffer == f"refused by {self.index}":
             self.lose(AdapterError("another model"))
             return
         self.version, self.sha256 = manifest.version, manifest.sha256
@@ -88,7 +89,7 @@ class Stage:
         await self.broadcast(0)
 
     async def broadcast(self, version: int, buffer: Any = "buffer", **options: Any) -> SyncReport:
-        return await self.pool.broadcast(manifest(version), buffer, **options)
+        return await self.pool.broadcast(AdapterRef(manifest(version), buffer), **options)
 
     def ask(self, *indices: int) -> list[asyncio.Task[Any]]:
         return [asyncio.create_task(self.pool.rollout(make_request(index))) for index in indices]

@@ -21,7 +21,7 @@ import pytest
 from actors.engine.adapter_store import run_folder, shared_memory
 from actors.handle import WorkerHandle
 from configs.contracts.errors import AdapterError, PoisonPromptError, RolloutError
-from configs.contracts.records import Canary, Gang, RolloutGroup, RolloutRequest, adapter_sha256
+from configs.contracts.records import AdapterRef, Canary, Gang, RolloutGroup, RolloutRequest, adapter_sha256
 from tests.actors.conftest import VOCABULARY, TinyPolicy, make_config, make_request
 
 TOLERANCE = 1e-5
@@ -65,7 +65,7 @@ def workers(
 async def install(worker: WorkerHandle, policy: TinyPolicy) -> None:
     import ray
 
-    await worker.set_adapter(policy.adapter.manifest, ray.put(policy.adapter.buffer))
+    await worker.install(AdapterRef(policy.adapter.manifest, ray.put(policy.adapter.buffer)))
 
 
 async def sample(worker: WorkerHandle, request: RolloutRequest) -> RolloutGroup:

@@ -15,6 +15,7 @@ from cluster.output.sinks import MetricSinks
 from configs.contracts.records import Outcome, RewardColumn, ScoredGroup, Scores
 from configs.loading import dump_config, load_config
 from tests import REPOSITORY
+from tests.bodies import NO_BODY
 from tests.rewards.groups import rollout_group, summary_of
 
 QUICKSTART = REPOSITORY / "configs" / "quickstart.yaml"
@@ -81,7 +82,7 @@ def log_completions(
     scored: list[Outcome] = ["scored"] * len(texts_G)
     column = RewardColumn(values_G, tuple(outcomes_G or scored))
     scores = Scores(group.prompt_id, 0, values_G, {reward: column}, 0.1)
-    rows = completion_rows(step, [ScoredGroup(None, summary_of(group), scores)], [group.table], {})
+    rows = completion_rows(step, [ScoredGroup(NO_BODY, summary_of(group), scores)], [group.table], {})
     return write_completions(folder / "completions", step, rows)
 
 

@@ -19,6 +19,7 @@ from configs.schema.model import LoraSection, ModelSection
 from configs.schema.run import RunConfig
 from learner.grpo.learner import LearnerGroup
 from learner.model.policy import Policy
+from tests.bodies import opened
 from tests.learner.rollouts import run_config, scored_groups
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.slow]
@@ -48,8 +49,9 @@ def distributed_step(config: RunConfig, groups: list[ScoredGroup], log_dir: Path
         group = LearnerGroup.create(config, ray_options={}, log_dir=log_dir)
         await group.start(config.model.path, 10)
         report = await group.step(groups, step=0)
-        manifest, buffer_ref = await group.adapter()
-        buffer: Any = ray.get(buffer_ref)
+        adapter = await group.export_adapter()
+        manifest, buffer_ref = adapter.manifest, adapter.buffer
+        buffer: Any = await buffer_ref
         await group.close()
         return report, {slot.name: buffer[slot.start_byte : slot.end_byte].view(np.float32).reshape(slot.shape) for slot in manifest.slots}
 
@@ -129,7 +131,7 @@ def test_several_updates_a_step_are_those_of_a_loop(
     groups = scored_groups(11, ray.put, prompts=3, left_out=0)
     report, weights = distributed_step(config, groups, tmp_path)
     advantages_PG = group_relative([list(group.scores.rewards_G) for group in groups])  # type: ignore[arg-type]
-    losses, norms, expected, clipped = in_float64(config, [RolloutGroup(ray.get(group.body)) for group in groups], advantages_PG)
+    losses, norms, expected, clipped = in_float64(config, [opened(group) for group in groups], advantages_PG)
     assert report.policy_version == 1 and not report.skipped
     assert report.metrics["train/loss"] == pytest.approx(np.mean(losses), abs=LOSS_TOLERANCE)
     assert report.metrics["train/grad_norm"] == pytest.approx(np.mean(norms), rel=NORM_TOLERANCE)
@@ -156,7 +158,7 @@ def test_a_divergence_in_the_reward_is_subtracted_before_advantages(
     policy = Policy.load(config.model, config.model.path).double()
     total, tokens, penalised = 0.0, 0, []
     for group in groups:
-        body, rewards = RolloutGroup(ray.get(group.body)), []
+        body, rewards = opened(group), []
         for index, reward in enumerate(group.scores.rewards_G):
             with torch.no_grad():
                 logprobs_T, _ = logprobs_and_entropies(policy, body, index)

@@ -11,11 +11,12 @@ import pytest
 import ray
 import torch
 
-from configs.contracts.records import RolloutGroup, ScoredGroup
+from configs.contracts.records import ScoredGroup
 from configs.schema.model import LoraSection, ModelSection
 from examples.grpo_in_one_file import Batch, group_advantages, grpo_step, pad
 from learner.grpo.learner import LearnerGroup
 from learner.model.policy import Policy
+from tests.bodies import opened
 from tests.learner.rollouts import MAX_COMPLETION_LENGTH, run_config, scored_groups
 
 TEMPERATURE = 0.8
@@ -41,7 +42,7 @@ def adapter_folder(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def padded(groups: list[ScoredGroup]) -> Batch:
-    bodies = [RolloutGroup(ray.get(group.body)) for group in groups]
+    bodies = [opened(group) for group in groups]
     rows = [(body, index) for body in bodies for index in range(len(body))]
     batch = pad([body.prompt_token_ids.tolist() for body, _ in rows], [body.token_ids_T(index).tolist() for body, index in rows])
     batch.advantages_B = group_advantages(torch.tensor([group.scores.rewards_G for group in groups])).flatten()
@@ -73,8 +74,9 @@ def test_a_step_is_the_one_file_step(
         group = LearnerGroup.create(config, ray_options={}, log_dir=tmp_path)
         await group.start(str(tiny_qwen2), 10)
         report = await group.step(groups, step=0)
-        manifest, buffer_ref = await group.adapter()
-        buffer: Any = ray.get(buffer_ref)
+        adapter = await group.export_adapter()
+        manifest, buffer_ref = adapter.manifest, adapter.buffer
+        buffer: Any = await buffer_ref
         await group.close()
         return report, {slot.name: buffer[slot.start_byte : slot.end_byte].view(np.float32).reshape(slot.shape) for slot in manifest.slots}
 

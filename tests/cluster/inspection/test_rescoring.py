@@ -13,6 +13,7 @@ import pytest
 from cluster.output.completions import completion_rows, table_of, write_completions
 from configs.contracts.records import GroupSummary, PromptId, RewardColumn, ScoredGroup, Scores
 from tests import REPOSITORY
+from tests.bodies import NO_BODY
 from tests.rewards.groups import rollout_group
 
 ATTACKS = "tests/rewards/attacks.py"
@@ -43,7 +44,7 @@ def of_a_run(tmp_path: Path) -> Path:
         column = RewardColumn((1.0, 1.0), ("scored", "scored"))
         scores = Scores(PromptId(0, index), 0, (1.0, 1.0), {"accuracy": column}, 0.1)
         summary = GroupSummary(PromptId(0, index), 0, 2, (2, 2), (False, False), 0, 0, "rollout-0", 0.1)
-        groups.append(ScoredGroup(None, summary, scores))
+        groups.append(ScoredGroup(NO_BODY, summary, scores))
         bodies.append(body.table)
     return write_completions(tmp_path, 3, completion_rows(3, groups, bodies, {}))
 

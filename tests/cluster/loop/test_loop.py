@@ -14,6 +14,8 @@ from cluster.loop.window import Window
 from configs.contracts.errors import PoisonPromptError, RewardError, RolloutError
 from configs.contracts.records import (
     AdapterManifest,
+    AdapterRef,
+    BodyRef,
     GroupSummary,
     Prompt,
     PromptId,
@@ -25,6 +27,7 @@ from configs.contracts.records import (
     StepReport,
     SyncReport,
 )
+from tests.bodies import NO_BODY
 
 
 @dataclass
@@ -59,30 +62,30 @@ class ScriptedRollouts:
     def assign(self, requests: Sequence[RolloutRequest]) -> list[RolloutRequest]:
         return list(requests)
 
-    async def rollout(self, request: RolloutRequest) -> tuple[GroupSummary, Any]:
+    async def rollout(self, request: RolloutRequest) -> tuple[GroupSummary, BodyRef]:
         self.started.append(request.prompt.id)
         version = self.version
         await asyncio.sleep(self.delay(request))
         if request.prompt.id.index in self.poison:
             raise PoisonPromptError("refused")
-        return GroupSummary(request.prompt.id, request.attempt, 3, (4, 4), (False, False), version, version, "rollout 0", 0.0), "body"
+        return GroupSummary(request.prompt.id, request.attempt, 3, (4, 4), (False, False), version, version, "rollout 0", 0.0), NO_BODY
 
-    async def broadcast(self, manifest: AdapterManifest, buffer: Any) -> SyncReport:
+    async def broadcast(self, adapter: AdapterRef) -> SyncReport:
         assert self.broadcasting == 0, "two adapters on their way at once"
-        assert manifest.version > self.version
+        assert adapter.version > self.version
         self.broadcasting += 1
         await asyncio.sleep(self.broadcast_s)
         self.broadcasting -= 1
-        self.version = manifest.version
-        return SyncReport(manifest.version, 10, self.broadcast_s, 0.0, 0.0)
+        self.version = adapter.version
+        return SyncReport(adapter.version, 10, self.broadcast_s, 0.0, 0.0)
 
 
 @dataclass
 class ConstantRewards:
     fail_at: int = -1
 
-    async def score(self, body: Any, summary: GroupSummary, step: int) -> Scores:
-        assert body == "body"
+    async def score(self, body: BodyRef, summary: GroupSummary, step: int) -> Scores:
+        assert body is NO_BODY
         if summary.prompt_id.index == self.fail_at:
             raise RewardError("no such column")
         return Scores(summary.prompt_id, summary.attempt, (0.0, 1.0), {"accuracy": RewardColumn((0.0, 1.0), ("scored", "scored"))}, 0.0)
@@ -103,8 +106,8 @@ class CountingLearner:
         self.trained += [group.summary.prompt_id for group in groups]
         return StepReport(self.version, False, {}, self.step_s, 10)
 
-    async def adapter(self) -> tuple[AdapterManifest, Any]:
-        return AdapterManifest(self.version, "", "float32", (), 1, 1.0, (), "tiny"), None
+    async def export_adapter(self) -> AdapterRef:
+        return AdapterRef(AdapterManifest(self.version, "", "float32", (), 1, 1.0, (), "tiny"), NO_BODY)
 
 
 def make_loop(
@@ -175,7 +178,7 @@ async def test_a_group_whose_body_is_lost_is_sampled_again() -> None:
     class LosesOne(ConstantRewards):
         lost = False
 
-        async def score(self, body: Any, summary: GroupSummary, step: int) -> Scores:
+        async def score(self, body: BodyRef, summary: GroupSummary, step: int) -> Scores:
             if summary.prompt_id.index == 2 and not self.lost:
                 self.lost = True
                 raise RolloutError("the node is gone")
@@ -204,7 +207,7 @@ async def test_an_error_of_a_part_ends_the_run_with_that_error() -> None:
 
 async def test_a_failed_broadcast_ends_a_synchronous_run_instead_of_hanging_it() -> None:
     class NoBroadcast(ScriptedRollouts):
-        async def broadcast(self, manifest: AdapterManifest, buffer: Any) -> SyncReport:
+        async def broadcast(self, adapter: AdapterRef) -> SyncReport:
             raise RewardError("no engine is left")
 
     loop, _, _ = make_loop(max_staleness=0, rollouts=NoBroadcast())

@@ -7,6 +7,7 @@ import pytest
 from cluster.output import checkpoint
 from configs.contracts.errors import CheckpointError
 from configs.contracts.records import Completion, Prompt, PromptId, RolloutGroup, RolloutRequest, Sampling, ScoredGroup, VersionSpan
+from tests.bodies import NO_BODY
 from tests.cluster.loop.test_window import scored
 
 
@@ -60,7 +61,7 @@ def test_stored_groups_come_back_as_they_were(tmp_path: Path) -> None:
         Completion((9,), (-1.0,), (VersionSpan(4, 0, 1),), "length", "九"),
     ]
     body = RolloutGroup.build(RolloutRequest(prompt, Sampling(2, 8)), completions)
-    checkpoint.write_groups(tmp_path / "ready", [ScoredGroup(None, facts.summary, facts.scores)], [body.table])
+    checkpoint.write_groups(tmp_path / "ready", [ScoredGroup(NO_BODY, facts.summary, facts.scores)], [body.table])
     ((summary, scores, table),) = checkpoint.read_groups(tmp_path / "ready")
     assert (summary, scores) == (facts.summary, facts.scores)
     again = RolloutGroup(table)

@@ -13,6 +13,7 @@ from cluster.output.completions import completion_rows, write_completions
 from cluster.output.completions_table import chosen_rows, completions_table
 from cluster.output.display import RunDisplay
 from configs.contracts.records import PromptId, RewardColumn, ScoredGroup, Scores
+from tests.bodies import NO_BODY
 from tests.rewards.groups import rollout_group, summary_of
 
 
@@ -22,7 +23,7 @@ def rows_of(texts_PG: list[list[str]], advantages: bool = True) -> list[dict[str
         body = rollout_group(texts_G, index=index, conversational=True)
         values_G = tuple(float(n) for n in range(len(texts_G)))
         scores = Scores(body.prompt_id, 0, values_G, {"accuracy": RewardColumn(values_G, ("scored",) * len(texts_G))}, 0.1)
-        groups.append(ScoredGroup(None, summary_of(body), scores))
+        groups.append(ScoredGroup(NO_BODY, summary_of(body), scores))
         bodies.append(body.table)
         found[PromptId(0, index), 0] = tuple(value - 0.5 for value in values_G)
     return completion_rows(7, groups, bodies, found if advantages else {})

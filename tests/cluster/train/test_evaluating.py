@@ -16,6 +16,7 @@ from cluster.train.evaluating import EvaluatingRollouts
 from configs.contracts.errors import RewardError
 from configs.contracts.records import (
     AdapterManifest,
+    AdapterRef,
     Completion,
     GroupSummary,
     Prompt,
@@ -28,6 +29,7 @@ from configs.contracts.records import (
     VersionSpan,
 )
 from configs.schema.run import RunConfig
+from tests.bodies import NO_BODY
 
 
 class Pool:
@@ -58,9 +60,9 @@ class Pool:
         summary = GroupSummary(request.prompt.id, 0, 1, (2,) * G, (False,) * G, began, self.version, "rollout 0", 0.0)
         return summary, at_once(table)
 
-    async def broadcast(self, manifest: AdapterManifest, _buffer: Any) -> SyncReport:
-        self.version = manifest.version
-        return SyncReport(manifest.version, 0, 0.0, 0.0, 0.0)
+    async def broadcast(self, adapter: AdapterRef) -> SyncReport:
+        self.version = adapter.version
+        return SyncReport(adapter.version, 0, 0.0, 0.0, 0.0)
 
 
 def at_once(value: Any) -> asyncio.Future[Any]:
@@ -99,8 +101,8 @@ def rollouts(
     return EvaluatingRollouts(Pool(), Rewards(error), config, [asked], folder / "evaluations", sinks, say)  # type: ignore[arg-type]
 
 
-def manifest(version: int) -> AdapterManifest:
-    return AdapterManifest(version, "", "float32", (), 8, 16.0, (), "m")
+def adapter(version: int) -> AdapterRef:
+    return AdapterRef(AdapterManifest(version, "", "float32", (), 8, 16.0, (), "m"), NO_BODY)
 
 
 def logged(folder: Path) -> list[dict[str, float]]:
@@ -110,9 +112,9 @@ def logged(folder: Path) -> list[dict[str, float]]:
 async def test_a_synchronous_run_sees_a_new_version_when_it_is_evaluated(tmp_path: Path) -> None:
     evaluating = rollouts(tmp_path, max_staleness=0)
     evaluating.pool.hold.clear()
-    await evaluating.broadcast(manifest(1), None)
+    await evaluating.broadcast(adapter(1))
     assert evaluating.version == 1, "step 1 is not due"
-    broadcast = asyncio.create_task(evaluating.broadcast(manifest(2), None))
+    broadcast = asyncio.create_task(evaluating.broadcast(adapter(2)))
     await asyncio.sleep(0.01)
     assert (evaluating.pool.version, evaluating.version) == (2, 1), "no prompt of training may be admitted under it yet"
     evaluating.pool.hold.set()
@@ -127,10 +129,10 @@ async def test_an_asynchronous_run_goes_on_and_leaves_room_for_training(tmp_path
     said: list[str] = []
     evaluating = rollouts(tmp_path, said=said)
     evaluating.pool.hold.clear()
-    await evaluating.broadcast(manifest(2), None)
+    await evaluating.broadcast(adapter(2))
     assert evaluating.version == 2
     await asyncio.sleep(0.01)
-    await evaluating.broadcast(manifest(3), None)
+    await evaluating.broadcast(adapter(3))
     evaluating.pool.hold.set()
     await evaluating.finish(3)
     assert evaluating.pool.most_in_hand == 2
@@ -145,8 +147,8 @@ async def test_an_evaluation_that_is_overtaken_is_left_out_but_the_last_is_not(t
     said: list[str] = []
     evaluating = rollouts(tmp_path, said=said)
     evaluating.pool.hold.clear()
-    await evaluating.broadcast(manifest(2), None)
-    await evaluating.broadcast(manifest(4), None)
+    await evaluating.broadcast(adapter(2))
+    await evaluating.broadcast(adapter(4))
     assert "the evaluation after step 4 is left out: that after step 2 still runs" in said[0]
     evaluating.pool.hold.set()
     await evaluating.finish(4)
@@ -169,16 +171,16 @@ async def test_a_resumed_run_makes_up_for_what_it_missed_once(tmp_path: Path) ->
 
 async def test_what_ends_an_evaluation_ends_the_run(tmp_path: Path) -> None:
     evaluating = rollouts(tmp_path, error=RewardError("too many failed"))
-    await evaluating.broadcast(manifest(2), None)
+    await evaluating.broadcast(adapter(2))
     await asyncio.sleep(0.01)
     with pytest.raises(RewardError, match="too many failed"):
-        await evaluating.broadcast(manifest(3), None)
+        await evaluating.broadcast(adapter(3))
 
 
 async def test_an_evaluation_is_given_up_with_its_run(tmp_path: Path) -> None:
     evaluating = rollouts(tmp_path)
     evaluating.pool.hold.clear()
-    await evaluating.broadcast(manifest(2), None)
+    await evaluating.broadcast(adapter(2))
     await asyncio.sleep(0.01)
     await evaluating.cancel()
     assert len(asyncio.all_tasks()) == 1

@@ -20,6 +20,7 @@ from learner.grpo.advantage import (
     without_masked,
     without_zeros,
 )
+from tests.bodies import NO_BODY
 
 rewards = st.floats(-10, 10).map(lambda value: round(value, 3))
 groups_of = st.lists(st.lists(st.one_of(st.none(), rewards), min_size=2, max_size=8), min_size=1, max_size=5)
@@ -43,7 +44,7 @@ def test_batch_scaling_divides_by_the_deviation_of_all_rewards() -> None:
 
 def scored(rewards_G: tuple[float, ...], normalised_G: tuple[float, ...] | None = None) -> ScoredGroup:
     summary = GroupSummary(PromptId(0, 0), 0, 1, (1,) * len(rewards_G), (False,) * len(rewards_G), 0, 0, "rollout-0", 0.1)
-    return ScoredGroup(None, summary, Scores(PromptId(0, 0), 0, rewards_G, {}, 0.0, normalised_G))
+    return ScoredGroup(NO_BODY, summary, Scores(PromptId(0, 0), 0, rewards_G, {}, 0.0, normalised_G))
 
 
 def test_a_step_of_normalised_sums_is_divided_by_their_deviation_over_the_step() -> None:

@@ -52,7 +52,7 @@ async def steps(group: LearnerGroup, seeds: range) -> list[tuple[float, float, s
     results = []
     for seed in seeds:
         report = await group.step(scored_groups(seed, ray.put), step=seed)
-        manifest, _ = await group.adapter()
+        manifest = (await group.export_adapter()).manifest
         results.append((report.metrics["train/loss"], report.metrics["train/grad_norm"], manifest.sha256))
     return results
 
@@ -67,16 +67,17 @@ def test_two_ranks_step_export_save_and_resume_bit_for_bit(tiny_qwen2: Path, tmp
         uninterrupted = await steps(group, range(2, 4))
         await group.close()
         group = await started(config, tmp_path / "b", tmp_path / "checkpoint")
-        manifest, buffer_ref = await group.adapter()
+        adapter = await group.export_adapter()
+        manifest, buffer_ref = adapter.manifest, adapter.buffer
         assert manifest.version == 2
-        assert adapter_sha256(ray.get(buffer_ref)) == manifest.sha256
+        assert adapter_sha256(await buffer_ref) == manifest.sha256
         assert manifest.canary is not None and len(manifest.canary.logprobs) == 4
         assert await steps(group, range(2, 4)) == uninterrupted
         assert len(await group.worker_pids()) == 2
         await group.close()
 
         alone = await started(run_config(tiny_qwen2, ranks=1), tmp_path / "c", tmp_path / "checkpoint")
-        assert (await alone.adapter())[0].sha256 == manifest.sha256
+        assert (await alone.export_adapter()).manifest.sha256 == manifest.sha256
         await alone.step(scored_groups(2, ray.put), step=2)
         await alone.close()
 
@@ -128,8 +129,8 @@ def test_order_of_groups_and_accumulation_do_not_matter(tiny_qwen2: Path, tmp_pa
         group = await started(run_config(tiny_qwen2, token_budget=budget), tmp_path / folder)
         groups = scored_groups(1, ray.put)
         report = await group.step(groups[::-1] if backwards else groups, step=3)
-        _, buffer_ref = await group.adapter()
-        buffer: Any = ray.get(buffer_ref)
+        buffer_ref = (await group.export_adapter()).buffer
+        buffer: Any = await buffer_ref
         buffer = buffer.view(np.float32).copy()
         await group.close()
         return dict(report.metrics), buffer
@@ -182,9 +183,9 @@ def test_truncated_completions_are_masked_but_counted(tmp_path: Path) -> None:
 def test_batches_that_are_not_finite_are_skipped_saved_and_end_the_run(tiny_qwen2: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
         group = await started(run_config(tiny_qwen2, ranks=2, max_nonfinite_steps=2), tmp_path)
-        before = (await group.adapter())[0]
+        before = (await group.export_adapter()).manifest
         report = await group.step(scored_groups(1, ray.put, poison=float("nan")), step=0)
-        after = (await group.adapter())[0]
+        after = (await group.export_adapter()).manifest
         # A skipped step is a step: the window counts it, and engines that never confirmed its version would stall a synchronous run.
         assert report.skipped and report.policy_version == after.version == 1 and after.sha256 == before.sha256
         bad = {
@@ -242,7 +243,7 @@ def test_warm_start_learns_and_saves_a_model(tiny_qwen2: Path, tmp_path: Path) -
         group = LearnerGroup.create(config, ray_options={}, log_dir=tmp_path)
         await group.warm_start(str(tmp_path / "model"), rows, tmp_path / "out", progress.append)
         await group.start(str(tmp_path / "out"), 10)
-        assert (await group.adapter())[0].version == 0
+        assert (await group.export_adapter()).manifest.version == 0
         await group.close()
 
     run(scenario())
