@@ -1,10 +1,10 @@
-"""Makes `.venv`, the one environment that every command of this repository runs in.
+"""Make `.venv`, the one environment in which every command of this repository runs.
 
     python3 -I cluster/environment.py --extra auto --dev
 
-Runs on any Python from 3.8 on with nothing but the standard library, because it runs before anything is installed. An environment that
-is up to date costs a fraction of a second; one that could not be finished is never taken for a finished one and is made anew.
-pip's own configuration (index, find-links, certificates, proxy) stays in force.
+It needs only the standard library of Python 3.8 or newer, because it runs before anything is installed. Checking an environment that is
+up to date takes a fraction of a second. An unfinished environment is never used as a finished one: it is removed and made again.
+pip's own configuration (index, find-links, certificates, proxy) applies.
 """
 
 from __future__ import annotations
@@ -26,20 +26,19 @@ OLDEST, NEWEST = (3, 11), (3, 14)
 TORCH = "torch==2.13.0"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec", "triton")
-"""vLLM and its dependencies ask for these. An index that is not PyTorch's own serves CUDA builds, which break `import transformers` beside
-a CPU torch."""
+"""Dependencies of vLLM. Any index but PyTorch's own serves their CUDA builds, which break `import transformers` beside a CPU torch."""
 
 UPDATING = "updating"
-"""Fingerprint of an environment that was finished once: without a network it stays, and is updated the next time."""
+"""Fingerprint of a finished environment during an update: if the update fails, as without a network, it is kept and updated next time."""
 
 NEEDED_GB = {"cpu": 6, "gpu": 20}
-"""Free disk space: the environment (3 GB without CUDA), pip's cache and what it unpacks on the way."""
+"""Free disk space: for the environment (3 GB without CUDA), pip's cache and pip's temporary files."""
 
 VERIFY = """
 import sys, torch, transformers, ray, deepspeed, vllm, configs.schema
 extra = sys.argv[1]
 if extra == "cpu" and torch.version.cuda:
-    sys.exit(f"torch {torch.__version__} is a CUDA build, and this environment is for the CPU")
+    sys.exit(f"torch {torch.__version__} is a CUDA build, but this environment is for the CPU")
 if extra == "gpu" and not torch.cuda.is_available():
     sys.exit(f"torch {torch.__version__} finds no usable GPU: the NVIDIA driver must support CUDA {torch.version.cuda}")
 print(f"torch {torch.__version__}, transformers {transformers.__version__}, ray {ray.__version__}, deepspeed {deepspeed.__version__}")
@@ -61,27 +60,27 @@ REMEDIES = (
     ("Temporary failure in name resolution", UNREACHABLE),
     ("NameResolutionError", UNREACHABLE),
     ("ProxyError", "The proxy refuses the package index. Check HTTPS_PROXY and `pip config list`."),
-    ("Read timed out", "The package index is too slow. Run it again, or set PIP_DEFAULT_TIMEOUT=180: what was downloaded is kept."),
+    ("Read timed out", "The package index is slow. Run it again, or set PIP_DEFAULT_TIMEOUT=180; finished downloads are kept."),
     ("No matching distribution found", "Your package index has no such version for this Python and machine. Check `pip config list`."),
     ("ResolutionImpossible", "constraints.txt and pyproject.toml disagree. Undo your change to one of them."),
     ("finds no usable GPU", "Update the NVIDIA driver, or use the CPU: make EXTRA=cpu ..."),
 )
-"""What to do, by a sign in the output; the first that fits. Network signs come before what pip concludes from them."""
+"""(text in the output, remedy); the first that matches is shown. Network errors come before pip's conclusions from them."""
 
 
 class InstallError(Exception):
-    """The environment could not be made. The message says what failed; `remedy` says what to do."""
+    """The environment could not be made. The message names what failed, `remedy` what to do."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
         self.remedy = remedy
 
 
-# ---------------------------------------------------------------------------------------------------------------- what is there
+# ---------------------------------------------------------------------------------------------------------------- what exists
 
 
 def has_gpu() -> bool:
-    """Whether the NVIDIA driver lists a GPU."""
+    """Ask the NVIDIA driver for a GPU."""
     if not shutil.which("nvidia-smi"):
         return False
     listed = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
@@ -89,14 +88,14 @@ def has_gpu() -> bool:
 
 
 def find_python() -> str:
-    """The Python to make the environment with: this one where its version fits, or another on the PATH.
+    """Find the Python to make the environment with: this one if its version fits, or else another on the PATH.
 
     Raises:
-        InstallError: no Python of a version that vLLM serves, or none that can make environments.
+        InstallError: no Python has a version that vLLM supports and can make environments.
     """
     found = []
     names = [f"python3.{minor}" for minor in range(OLDEST[1], NEWEST[1] + 1)]
-    # Not sys.executable: that may be the very `.venv` that is about to be replaced.
+    # Not sys.executable: it may belong to the `.venv` that is about to be replaced.
     for candidate in [getattr(sys, "_base_executable", sys.executable), *(shutil.which(name) for name in names)]:
         version = python_version(candidate) if candidate else None
         if candidate and version:
@@ -110,25 +109,25 @@ def find_python() -> str:
 
 
 def python_version(python: str) -> tuple[int, ...] | None:
-    """The version of an interpreter, or None where it does not run (a pyenv shim of a version that is not switched on)."""
+    """The version of an interpreter; None if it does not run, such as a pyenv shim of an inactive version."""
     command = [python, "-c", "import sys; print(*sys.version_info[:3])"]
-    told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
-    return tuple(map(int, told.stdout.split())) if told.returncode == 0 else None
+    ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    return tuple(map(int, ran.stdout.split())) if ran.returncode == 0 else None
 
 
 def can_make_environments(python: str) -> bool:
-    """Debian ships Python without these two modules until python3-venv is installed."""
+    """Check for the modules `venv` and `ensurepip`: on Debian they come with python3-venv only."""
     return subprocess.run([python, "-c", "import venv, ensurepip"], stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
 class Stamp:
-    """The note inside an environment that says what it was made from, and whether it was finished."""
+    """A file in the environment: what the environment was made from, and whether it was finished."""
 
     def __init__(self, venv: Path) -> None:
         self.path = venv / "rollcast.json"
 
     def read(self) -> dict[str, str]:
-        """{"extra", "fingerprint"}; {} where there is no note; no fingerprint where the environment was not finished."""
+        """Read {"extra", "fingerprint"}; the fingerprint is missing if the environment was not finished, and both if there is no file."""
         try:
             return json.loads(self.path.read_text())
         except (OSError, ValueError):
@@ -140,7 +139,7 @@ class Stamp:
 
 
 def fingerprint(root: Path, extra: str, dev: bool) -> str:
-    """A hash of all that decides what is in the environment, its place included: environments cannot be moved."""
+    """A hash of everything that decides the environment's contents; its path counts too, because environments cannot be moved."""
     digest = hashlib.sha256(json.dumps([str(root), extra, dev, venv_python(root)]).encode())
     for path in (root / "pyproject.toml", root / "constraints.txt", Path(__file__)):
         digest.update(path.read_bytes())
@@ -148,18 +147,18 @@ def fingerprint(root: Path, extra: str, dev: bool) -> str:
 
 
 def venv_python(root: Path) -> str:
-    """The Python version of the environment as it notes it itself; "" where it has no interpreter that runs."""
+    """The Python version that the environment's own file names; "" if the environment has no interpreter."""
     if not os.access(str(root / ".venv" / "bin" / "python"), os.X_OK):
         return ""
     lines = (line.partition("=") for line in (root / ".venv" / "pyvenv.cfg").read_text().splitlines())
     return {key.strip(): value.strip() for key, _, value in lines}.get("version", "")
 
 
-# ---------------------------------------------------------------------------------------------------------------- making it
+# ---------------------------------------------------------------------------------------------------------------- installation
 
 
 class Installation:
-    """One making of the environment: numbered steps whose output goes to `.venv/install.log`."""
+    """The numbered steps that make or update the environment; their output goes to `.venv/install.log`."""
 
     def __init__(self, root: Path, extra: str, dev: bool) -> None:
         self.root, self.extra, self.dev = root, extra, dev
@@ -172,7 +171,7 @@ class Installation:
         self.environ.update(DS_BUILD_OPS="0", PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1", PIP_USER="0")
 
     def run(self) -> None:
-        """All steps. Raises InstallError at the first that fails."""
+        """Run all steps. Raises InstallError at the first that fails."""
         self.make_venv()
         if self.extra == "cpu":
             self.install_cpu_torch()
@@ -184,14 +183,14 @@ class Installation:
         self.verify()
 
     def make_venv(self) -> None:
-        """A new environment, or the one that is there if it is sound."""
+        """Make a new environment, or keep the existing one if it was finished and is for the same hardware."""
         stamp = Stamp(self.venv)
-        note, version = stamp.read(), venv_python(self.root)
-        unfinished, other_extra = bool(note) and "fingerprint" not in note, note.get("extra", self.extra) != self.extra
+        stamped, version = stamp.read(), venv_python(self.root)
+        unfinished, other_extra = bool(stamped) and "fingerprint" not in stamped, stamped.get("extra", self.extra) != self.extra
         keep = version and not unfinished and not other_extra
         python = self.python if keep else find_python()
         if not keep and self.venv.exists():
-            self.remove_venv(note)
+            self.remove_venv(stamped)
         self.require_disk(keep=bool(keep))
         stamp.write(self.extra, UPDATING if keep else "")
         self.log.write_text("")
@@ -199,32 +198,34 @@ class Installation:
         upgrade = [self.python, "-m", "pip", "install", "--upgrade", "pip"]
         self.execute(f"{'Update' if keep else 'Make'} .venv ({python})", *make, upgrade)
 
-    def remove_venv(self, note: dict[str, str]) -> None:
-        if not note and not (self.venv / "pyvenv.cfg").exists():
-            raise InstallError(f"{self.venv} is no Python environment", "Move it away: that name is where the environment goes.")
-        print("The .venv that is there was not finished, or is for other hardware: making it anew", flush=True)
+    def remove_venv(self, stamped: dict[str, str]) -> None:
+        if not stamped and not (self.venv / "pyvenv.cfg").exists():
+            raise InstallError(f"{self.venv} is not a Python environment", "Move it away: the environment gets that name.")
+        print("The existing .venv is unfinished or for other hardware: making it again", flush=True)
         shutil.rmtree(str(self.venv))
 
     def require_disk(self, keep: bool) -> None:
         needed = 2 if keep else NEEDED_GB[self.extra]
         free = shutil.disk_usage(str(self.root)).free / 1e9
         if free < needed:
-            raise InstallError(f"{free:.1f} GB are free on the disk of {self.root}; it takes {needed}", "Free some, or use another disk.")
+            raise InstallError(
+                f"{free:.1f} GB are free on the disk of {self.root}; {needed} GB are needed", "Free some disk space, or use another disk."
+            )
 
     def install_cpu_torch(self) -> None:
-        """The CPU build: from the user's own index where it has one, otherwise from PyTorch's."""
+        """Install torch's CPU build from the user's package index, or from PyTorch's if that has none."""
         wanted = f"{TORCH}+cpu"
         try:
             self.pip(f"Install {wanted}", "install", "--no-deps", wanted)
         except InstallError as error:
             if "No matching distribution found" not in str(error):
                 raise
-            print("Your package index has no CPU build of torch: taking PyTorch's own index", flush=True)
+            print("Your package index has no CPU build of torch: using PyTorch's own index", flush=True)
             self.step -= 1
             self.pip(f"Install {wanted} from {TORCH_CPU_INDEX}", "install", "--no-deps", "--index-url", TORCH_CPU_INDEX, wanted)
 
     def provide_bubblewrap(self) -> None:
-        """The jail for code rewards: the system's, or Debian's unpacked into the environment. Without it all else works."""
+        """Provide bubblewrap, the jail of code rewards: the system's, or Debian's unpacked into the environment. It is optional."""
         own = self.venv / "bin" / "bwrap"
         found = shutil.which("bwrap") or shutil.which(str(own))
         if found:
@@ -236,12 +237,12 @@ class Installation:
             except InstallError:
                 print(
                     "Rewards that run a model's code will be refused until you install bubblewrap:"
-                    " `apt-get install bubblewrap` or `dnf install bubblewrap`. All else works.",
+                    " `apt-get install bubblewrap` or `dnf install bubblewrap`. Everything else works.",
                     flush=True,
                 )
 
     def verify(self) -> None:
-        """Everything heavy imports, in one process. Run outside the root, so that rollcast itself must be installed."""
+        """Import every heavy package in one process; outside the root, so that rollcast itself must be installed."""
         if self.extra == "cpu":
             self.environ.update(DS_ACCELERATOR="cpu", TORCHDYNAMO_DISABLE="1")
         try:
@@ -254,7 +255,7 @@ class Installation:
         self.execute(title, [self.python, "-m", "pip", *arguments])
 
     def execute(self, title: str, *commands: list[str], cwd: Path | None = None) -> None:
-        """One numbered step: commands in order, shown live, logged.
+        """Run one numbered step: its commands in order, shown live and logged.
 
         Raises:
             InstallError: a command failed; the message ends with the last lines of its output.
@@ -280,21 +281,21 @@ class Installation:
 
 
 def wait(child: subprocess.Popen[bytes], line: Line, log: Path, start: int) -> int:
-    """The exit status of a command; what it is doing is shown until then."""
+    """Wait for a command, and show its progress; returns its exit status."""
     before = installed_packages(log.parent)
     while True:
         try:
             return child.wait(timeout=0.2)
         except subprocess.TimeoutExpired:
-            line.show(doing(output(log, start), installed_packages(log.parent) - before))
+            line.show(progress(output(log, start), installed_packages(log.parent) - before))
 
 
 def installed_packages(venv: Path) -> int:
     return sum(1 for _ in venv.glob("lib/python3*/site-packages/*.dist-info"))
 
 
-def doing(text: str, installed: int) -> str:
-    """The last line of a command's output; in pip's longest stage, of which it says nothing, how many packages are through."""
+def progress(text: str, installed: int) -> str:
+    """The last line of a command's output, or the number of packages installed so far: pip prints nothing during that longest stage."""
     rows = [row for row in text.splitlines() if not row.startswith("WARNING")]
     packages = next((row for row in rows if row.startswith("Installing collected packages")), "")
     if packages:
@@ -303,22 +304,22 @@ def doing(text: str, installed: int) -> str:
 
 
 def output(log: Path, start: int) -> str:
-    """The end of what the log holds from byte `start` on."""
+    """The log from byte `start` on, at most its last 16 KiB."""
     with open(str(log), "rb") as stream:
         stream.seek(max(start, log.stat().st_size - 16384))
         return stream.read().decode(errors="replace").strip()
 
 
 def failure(title: str, status: int, text: str) -> InstallError:
-    remedy = next((remedy for sign, remedy in REMEDIES if sign in text), "The whole output is in .venv/install.log.")
+    remedy = next((remedy for sign, remedy in REMEDIES if sign in text), "The complete output is in .venv/install.log.")
     if status == -9:
-        remedy = "The system ended it, most likely for want of memory: close other programs and run it again."
+        remedy = "The system killed it, most likely because memory ran out: close other programs and run it again."
     tail = "\n".join(f"    {row[:400]}" for row in text.splitlines()[-15:])
     return InstallError(f"'{title}' ended with status {status}. Its last lines:\n{tail}", remedy)
 
 
 class Line:
-    """A step's line on the terminal, rewritten as it goes; where there is no terminal, a line now and then."""
+    """The progress of a step: one line that is rewritten on a terminal, elsewhere a new line every `QUIET_S` seconds."""
 
     QUIET_S = 30.0
 
@@ -347,37 +348,39 @@ class Line:
 
 
 def ensure(root: Path, extra: str, dev: bool) -> None:
-    """Make the environment, or bring it up to date, or do nothing.
+    """Make the environment or update it; do nothing if it is up to date.
 
     Raises:
-        InstallError: it could not be made; what is there does not count as up to date.
+        InstallError: it could not be made; the next call tries again.
     """
     import fcntl
 
     if (root / ".venv").is_symlink():
-        print(".venv is a link: that environment is used as it is", flush=True)
+        print(".venv is a link: using that environment unchanged", flush=True)
         return
     with open(str(root / "pyproject.toml")) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("another command is making .venv: waiting for it", flush=True)
+            print("Another command is making .venv: waiting for it", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         stamp = Stamp(root / ".venv")
         if venv_python(root) and stamp.read().get("fingerprint") == fingerprint(root, extra, dev):
             return
         started = time.monotonic()
         kind = "an NVIDIA GPU" if extra == "gpu" else "the CPU"
-        print(f"Making the environment for {kind} in {root / '.venv'}: some minutes the first time. Log: .venv/install.log", flush=True)
+        print(f"Making the environment for {kind} in {root / '.venv'}: several minutes the first time. Log: .venv/install.log", flush=True)
         Installation(root, extra, dev).run()
         stamp.write(extra, fingerprint(root, extra, dev))
         print(f"The environment is ready: {time.monotonic() - started:.0f} s", flush=True)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Make .venv, or bring it up to date.")
-    parser.add_argument("--extra", choices=["auto", "cpu", "gpu"], default="auto", help="hardware; auto looks for an NVIDIA GPU")
-    parser.add_argument("--dev", action="store_true", help="also what tests and checks need")
+    parser = argparse.ArgumentParser(description="Make .venv or update it.")
+    parser.add_argument(
+        "--extra", choices=["auto", "cpu", "gpu"], default="auto", help="hardware to install for; auto looks for an NVIDIA GPU"
+    )
+    parser.add_argument("--dev", action="store_true", help="install also the packages for tests and checks")
     options = parser.parse_args()
     try:
         if not sys.platform.startswith("linux"):
@@ -388,7 +391,7 @@ def main() -> int:
         print(f"\nThe environment could not be made: {error}\n\n{error.remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped; run the same command to go on.", file=sys.stderr)
+        print("\nStopped. Run the same command to continue.", file=sys.stderr)
         return 130
     return 0
 

@@ -1,22 +1,24 @@
-"""RunConfig + cluster resources -> which role sits where; says at once what cannot fit.
+"""Fit the processes of a run into the nodes of a cluster, or say at once what does not fit.
 
-Ray lets an actor that can never be placed wait for ever without a word, so the arithmetic is done here first.
+Ray would let an actor that fits nowhere wait for ever without a word, so the arithmetic is done here first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from configs.contracts.errors import PlacementError
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 
+ROUNDING = 1e-9
+"""Tolerance of sums of GPU fractions: 0.45 + 0.55 may come out a little more or less than 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What one node offers to Ray."""
+    """The CPU cores and GPUs of one node of the cluster."""
 
     name: str
     cpus: float
@@ -25,19 +27,19 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A number of equal processes."""
+    """The processes of one role; each reserves the same cores and GPUs."""
 
     name: str
     count: int
     cpus: float
     gpus: float
 
-    def ray_options(self) -> dict[str, Any]:
-        """Arguments for `.options(...)` of one process. A lost one is replaced by its pool, never by Ray."""
+    def ray_options(self) -> dict[str, float]:
+        """Arguments for Ray's `.options(...)` of one process. Ray never restarts it: its pool replaces a lost process."""
         return {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_restarts": 0, "max_task_retries": 0}
 
     def devices(self) -> str:
-        """How one process is described to people: `1 GPU`, `0.45 GPU`, `1 CPU core`."""
+        """The devices of one process, for people: `1 GPU`, `0.45 GPU`, `1 CPU core`."""
         if self.gpus:
             return f"{self.gpus:g} GPU{'s' if self.gpus > 1 else ''}"
         return f"{self.cpus:g} CPU core{'s' if self.cpus != 1 else ''}"
@@ -45,13 +47,13 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The roles of a run, and on which node each process is expected to sit."""
+    """The roles of a run, and the node on which each process is expected to run."""
 
     rollouts: Role
     learners: Role
     rewards: Role
     nodes: Mapping[str, tuple[str, ...]]
-    """Node -> processes; empty where the nodes are not known yet (local mode, dry run)."""
+    """Node name -> its processes; empty while the nodes are unknown (in a dry run, and before Ray has started)."""
 
     @property
     def roles(self) -> tuple[Role, Role, Role]:
@@ -59,18 +61,19 @@ class Placement:
 
     @property
     def cpus(self) -> float:
-        """Cores that all processes reserve together."""
+        """CPU cores reserved by all processes together."""
         return sum(role.count * role.cpus for role in self.roles)
 
     @property
     def gpus(self) -> float:
+        """GPUs reserved by all processes together."""
         return sum(role.count * role.gpus for role in self.roles)
 
 
 def roles(config: RunConfig | SftConfig, learner: bool = True) -> Placement:
-    """What a run needs, before anything is known of the cluster; without `learner`, what serving its model needs.
+    """The processes of a run, before anything is known of the cluster; `learner=False` leaves out the learner, to serve a model.
 
-    A supervised fine-tuning has a learner alone.
+    Supervised fine-tuning has learner processes only.
     """
     training = config.learner
     learners = Role("learner", training.ranks if learner else 0, training.cpus_per_rank, training.gpus_per_rank)
@@ -85,24 +88,16 @@ def roles(config: RunConfig | SftConfig, learner: bool = True) -> Placement:
     )
 
 
-def place(config: RunConfig | SftConfig, nodes: list[Node], learner: bool = True) -> Placement:
-    """Fit every process into a node, largest first; without `learner`, those that serve its model.
+def place(config: RunConfig | SftConfig, nodes: Sequence[Node], learner: bool = True) -> Placement:
+    """Assign every process to a node, the largest first; `learner=False` leaves out the learner, to serve a model.
 
     Raises:
-        PlacementError: naming the role, what it asks for, what there is, and what to lower.
+        PlacementError: names the role, what it asks for, what the cluster has, and what to lower.
     """
     need = roles(config, learner)
-    have_gpus, have_cpus = sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)
     fewer = "actors.num_workers, learner.ranks" if need.rollouts.count else "learner.ranks"
     remedy = f"lower {fewer} or the gpus_per_* of the roles, or add nodes"
-    if need.gpus > have_gpus + 1e-9:
-        asked = ", ".join(f"{role.count} x {role.gpus:g} for {role.name}" for role in need.roles if role.count * role.gpus)
-        raise PlacementError(f"the run asks for {need.gpus:g} GPUs ({asked}) but the cluster has {have_gpus:g}: {remedy}")
-    if need.cpus > have_cpus + 1e-9:
-        asked = ", ".join(f"{role.count} x {role.cpus:g} for {role.name}" for role in need.roles if role.count * role.cpus)
-        raise PlacementError(
-            f"the run asks for {need.cpus:g} CPU cores ({asked}) but the cluster has {have_cpus:g}: lower the cpus_per_* of the roles, or add nodes"
-        )
+    _require_totals(need, nodes, remedy)
     free = {node.name: [node.gpus, node.cpus] for node in nodes}
     placed: dict[str, list[str]] = {node.name: [] for node in nodes}
     for role in sorted(need.roles, key=lambda role: (-role.gpus, -role.cpus)):
@@ -119,5 +114,24 @@ def place(config: RunConfig | SftConfig, nodes: list[Node], learner: bool = True
     return Placement(need.rollouts, need.learners, need.rewards, {name: tuple(names) for name, names in placed.items()})
 
 
-def _node_with_room(free: Mapping[str, list[float]], role: Role) -> str | None:
-    return next((name for name, (gpus, cpus) in free.items() if gpus + 1e-9 >= role.gpus and cpus + 1e-9 >= role.cpus), None)
+def _require_totals(need: Placement, nodes: Sequence[Node], remedy: str) -> None:
+    """Raise PlacementError where all nodes together have fewer GPUs or cores than the run asks for."""
+    have_gpus, have_cpus = sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)
+    if have_cpus == 0:
+        raise PlacementError(
+            f"the cluster has 0 CPU cores on {len(nodes)} live nodes, but the run asks for {need.cpus:g}: Ray may have died, for example because "
+            "its head was killed or ran out of memory. Look at `ray status` and at the logs in logs/ray, start Ray again, and run the same command"
+        )
+    if need.gpus > have_gpus + ROUNDING:
+        asked = ", ".join(f"{role.count} x {role.gpus:g} for {role.name}" for role in need.roles if role.count * role.gpus)
+        raise PlacementError(f"the run asks for {need.gpus:g} GPUs ({asked}) but the cluster has {have_gpus:g}: {remedy}")
+    if need.cpus > have_cpus + ROUNDING:
+        asked = ", ".join(f"{role.count} x {role.cpus:g} for {role.name}" for role in need.roles if role.count * role.cpus)
+        raise PlacementError(
+            f"the run asks for {need.cpus:g} CPU cores ({asked}) but the cluster has {have_cpus:g}: lower the cpus_per_* of the roles, or add nodes"
+        )
+
+
+def _node_with_room(free: Mapping[str, Sequence[float]], role: Role) -> str | None:
+    """The first node whose free (GPUs, CPU cores) hold one process of the role."""
+    return next((name for name, (gpus, cpus) in free.items() if gpus + ROUNDING >= role.gpus and cpus + ROUNDING >= role.cpus), None)

@@ -1,4 +1,4 @@
-"""Connect to Ray, or start a private one for this run, with token authentication; leave nothing behind."""
+"""Join a Ray cluster, or start a private one for this run with token authentication and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 
 FOLDER_PREFIX = "rollcast-"
-OWNER = "owner.lock"
-"""File in a session's folder that its driver holds locked while it lives."""
+"""Start of the names of private Ray's folders under /tmp."""
 
-KNOCK_TIMEOUT_S = 10.0
-"""How long the head of a cluster may take to accept a connection."""
+OWNER = "owner.lock"
+"""File in that folder, which the driver keeps locked while it lives."""
+
+CONNECT_TIMEOUT_S = 10.0
+"""Longest wait for a cluster's head to accept a connection."""
 
 
 @dataclass
 class RaySession:
-    """A connection to Ray for the time of one run; use as a context manager.
+    """A connection to Ray for the duration of one run; use it as a context manager.
 
-    In local mode Ray's files live in a private folder, its token is readable by its owner alone, and its logs are copied to
-    `log_dir/ray` at the end. A cluster that was joined is left as it was found.
+    In local mode, Ray's files are in a private folder, its token is readable by its owner only, and its logs are copied to
+    `log_dir/ray` at the end. A joined cluster is left as it was found.
     """
 
     config: RunConfig | SftConfig
     log_dir: Path
     namespace: str
     learner: bool = True
-    """Whether a learner will be placed; a model is served without one."""
+    """False reserves nothing for a learner: a model is only served."""
     dashboard_url: str = ""
     _folder: Path | None = None
     _owner: IO[str] | None = None
@@ -52,7 +54,7 @@ class RaySession:
         return address == "local" or (address == "auto" and not os.environ.get("RAY_ADDRESS"))
 
     def __enter__(self) -> RaySession:
-        # Errors of calls are handled where they are awaited; those of calls given up at the end of a run are no news.
+        # Errors of remote calls are handled where the calls are awaited. Calls given up at the end of a run may fail unnoticed.
         self._set_environment(RAY_USAGE_STATS_ENABLED="0", RAY_IGNORE_UNHANDLED_ERRORS="1")
         try:
             self._start_local() if self.is_local else self._join()
@@ -68,7 +70,7 @@ class RaySession:
         self._clean_up()
 
     def placement(self) -> Placement:
-        """Where every role of the run sits.
+        """Assign every process of the run to a node of the cluster.
 
         Raises:
             PlacementError: the cluster has less than the run asks for.
@@ -83,7 +85,7 @@ class RaySession:
         return place(self.config, nodes, self.learner)
 
     def _start_local(self) -> None:
-        # Ray's sockets live in this folder and a socket's path may have 107 characters: it must be short.
+        # Ray puts its sockets into this folder, and the path of a socket has at most 107 characters: keep it short.
         remove_abandoned(Path("/tmp"))
         self._folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir="/tmp"))
         self._owner = _own(self._folder)
@@ -95,7 +97,7 @@ class RaySession:
             self._check_shared_memory()
         context = ray.init(
             address="local",
-            # On a laptop the roles share what cores there are; the number only has to let every process be placed.
+            # On a small machine the roles share its cores; this number only has to let Ray place every process.
             num_cpus=max(os.cpu_count() or 1, int(need.cpus + 0.999)),
             namespace=self.namespace,
             include_dashboard=self.config.cluster.dashboard,
@@ -109,21 +111,22 @@ class RaySession:
 
     def _join(self) -> None:
         address = self.config.cluster.address
-        where = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+        if address == "auto":
+            address = os.environ.get("RAY_ADDRESS", address)
         self._authenticate(None)
         import ray
 
         try:
-            _knock(where)
-            ray.init(address=where, namespace=self.namespace, log_to_driver=False, logging_level=logging.ERROR)
+            _require_listener(address)
+            ray.init(address=address, namespace=self.namespace, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, OSError) as error:
             raise PlacementError(
-                f"no Ray cluster answered at {where} ({error}): start one with `ray start --head`, give its token by RAY_AUTH_MODE=token and "
+                f"no Ray cluster answered at {address} ({error}): start one with `ray start --head` and pass its token by RAY_AUTH_MODE=token and "
                 "RAY_AUTH_TOKEN_PATH, or use cluster.address=local"
             ) from error
 
     def _authenticate(self, folder: Path | None) -> None:
-        """Token authentication for everything that this session starts; a cluster that is joined has its own rule."""
+        """Turn on token authentication for what this session starts; a joined cluster keeps its own rule."""
         if self.config.cluster.insecure_no_auth:
             self._set_environment(RAY_AUTH_MODE="disabled")
         elif folder is not None:
@@ -132,7 +135,7 @@ class RaySession:
             token.write_text(secrets.token_hex(32))
             self._set_environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
         elif "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN_PATH") or (Path.home() / ".ray/auth_token").exists()):
-            # A driver that joins by address does not look for the token file by itself.
+            # Without this, a driver that joins by address ignores the token file.
             self._set_environment(RAY_AUTH_MODE="token")
         _reread_authentication()
 
@@ -142,7 +145,7 @@ class RaySession:
         if free < wanted:
             raise RollcastError(
                 f"/dev/shm has {free >> 20} MiB free but cluster.object_store_memory_bytes asks for {wanted >> 20} MiB: lower it, or give "
-                "the container more (--shm-size)"
+                "the container more shared memory (--shm-size)"
             )
 
     def _set_environment(self, **variables: str) -> None:
@@ -169,7 +172,7 @@ class RaySession:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove the folders of drivers that were killed before they could: those whose lock nobody holds."""
+    """Remove the Ray folders that killed drivers left under `parent`: those whose lock nobody holds."""
     for lock in parent.glob(f"{FOLDER_PREFIX}*/{OWNER}"):
         with suppress(OSError), lock.open() as owner:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -177,21 +180,22 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def _own(folder: Path) -> IO[str]:
+    """Lock the folder for the life of this process; the lock ends with it, however it ends."""
     owner = (folder / OWNER).open("w")
     fcntl.flock(owner, fcntl.LOCK_EX)
     return owner
 
 
 def _reread_authentication() -> None:
-    """Ray reads its environment when it is imported, and keeps the token; have it look again."""
+    """Make Ray read its environment again: it reads it once, at import, and keeps the token."""
     from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[reportAttributeAccessIssue]
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _knock(address: str) -> None:
-    """Raise OSError at once where nobody listens: Ray itself would go on trying for many minutes."""
+def _require_listener(address: str) -> None:
+    """Raise OSError at once where nothing listens at host:port; Ray itself would go on trying for many minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "/" not in host:
-        socket.create_connection((host, int(port)), timeout=KNOCK_TIMEOUT_S).close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()

@@ -49,7 +49,7 @@ def test_an_unfinished_environment_is_made_anew_and_a_failure_says_what_to_do(fi
     (finished / ".venv" / "half-made").touch()
     run = install(finished)
     assert run.returncode == 1
-    assert "was not finished" in run.stdout
+    assert "is unfinished" in run.stdout
     assert not (finished / ".venv" / "half-made").exists()
     assert "[1/6] Make .venv" in run.stdout
     assert "No matching distribution found for torch==2.13.0+cpu" in run.stderr
@@ -108,14 +108,14 @@ def test_a_linked_environment_is_used_as_it_is(project: Path, tmp_path: Path, ca
     (tmp_path / "elsewhere").mkdir()
     (project / ".venv").symlink_to(tmp_path / "elsewhere")
     ensure(project, "cpu", dev=True)
-    assert "used as it is" in capsys.readouterr().out
+    assert "using that environment unchanged" in capsys.readouterr().out
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_a_folder_that_is_no_environment_is_left_alone(project: Path) -> None:
     (project / ".venv").mkdir()
     (project / ".venv" / "letter.txt").write_text("dear")
-    with pytest.raises(InstallError, match="is no Python environment"):
+    with pytest.raises(InstallError, match="is not a Python environment"):
         ensure(project, "cpu", dev=True)
     assert (project / ".venv" / "letter.txt").read_text() == "dear"
 
@@ -190,10 +190,10 @@ def test_bubblewrap_is_unpacked_into_the_environment(bare: Installation, only_pa
 
 def test_the_long_silent_stage_of_pip_is_counted() -> None:
     collecting = "Collecting ray\nWARNING: slow index\n"
-    assert environment.doing("", 0) == ""
-    assert environment.doing(collecting, 0) == "Collecting ray"
+    assert environment.progress("", 0) == ""
+    assert environment.progress(collecting, 0) == "Collecting ray"
     silent = f"{collecting}Installing collected packages: ray, torch, vllm\n  Attempting uninstall: setuptools"
-    assert environment.doing(silent, 2) == "2 of 3 packages installed"
+    assert environment.progress(silent, 2) == "2 of 3 packages installed"
 
 
 @pytest.mark.parametrize(

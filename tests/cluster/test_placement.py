@@ -25,6 +25,14 @@ def test_more_cores_than_the_cluster_has() -> None:
         place(run, [Node("a", 2, 0)])
 
 
+@pytest.mark.parametrize("nodes", [[], [Node("head", 0, 0)]])
+def test_a_cluster_that_lost_its_head_is_told_from_one_that_is_too_small(nodes: list[Node]) -> None:
+    with pytest.raises(
+        PlacementError, match=rf"0 CPU cores on {len(nodes)} live nodes.*Ray may have died.*`ray status`.*run the same command"
+    ):
+        place(config(), nodes)
+
+
 def test_a_worker_that_spans_nodes_does_not_fit_though_the_sum_would() -> None:
     run = config(actors={"gpus_per_worker": 4}, learner={"ranks": 4})
     with pytest.raises(PlacementError, match="on one node"):
