@@ -21,8 +21,9 @@ from actors.prompts.rendering import load_tokenizer
 from cluster.comparison.compared_models import Contestant, Request, config_without_file
 from cluster.comparison.differences import ComparedSet, compare_set, comparison_table, summary_of
 from cluster.comparison.page import write_comparison
-from cluster.evaluation.evaluate import EvaluationPlan, answer_rows
+from cluster.evaluation.evaluate import answer_rows
 from cluster.evaluation.measurement import Answers
+from cluster.evaluation.plan import EvaluationPlan
 from cluster.evaluation.run import NOTHING_WRITTEN, ask_set, load_target, open_output, say_doubts, with_model_path
 from cluster.evaluation.serving import serving
 from cluster.evaluation.sets import open_sets

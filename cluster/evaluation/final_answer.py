@@ -1,4 +1,4 @@
-"""The answer that a completion ends with, as text: what completions that vote are grouped by."""
+"""Extract the final answer of a completion as text; a majority vote counts equal answers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 def final_answer(text: str) -> str:
-    """What stands in the last `\\boxed{}`, else in the first `<answer>` tag, else behind the last `####`, else the last number of the text, else
-    all of it; in one spelling: without `\\text`, spaces, dollars, commas between thousands and a full stop at the end, in lower case.
+    """Extract the answer of a completion, in one spelling.
+
+    The answer is the content of the last `\\boxed{}`, or else of the first `<answer>` tag, or else what follows the last `####`, or else the
+    last number of the text, or else the whole text. `\\text`, spaces, dollars, commas between thousands and a final full stop are removed,
+    and letters are made lower case.
 
     Example: `final_answer("so $x = \\\\boxed{1,024}$.") == "1024"`.
     """

@@ -1,7 +1,7 @@
-"""What the completions of a data set say of a model. Pure; docs/evaluation.md has the definitions in words.
+"""Accuracy, pass@k and majority vote of a model, computed from its scored completions. Pure; docs/evaluation.md defines each measure.
 
-Every completion counts. One whose answer cannot be read, or whose reward failed (timeout, crash, invalid value), is not right: its value is
-0, and `outcomes` says how often. A prompt is left out only where the reward does not apply: its gold cannot be read, or the reward skips it.
+Every completion counts. A completion whose answer cannot be read, or whose reward failed (timeout, crash, invalid value), counts as 0, and
+`outcomes` says how many did. A prompt is left out only if the judge does not apply to it: its gold cannot be read, or the reward skips it.
 """
 
 from __future__ import annotations
@@ -13,29 +13,15 @@ from statistics import fmean
 
 from pydantic import BaseModel
 
+from cluster.evaluation.plan import ANSWER_JUDGES, WEIGHTED_SUM, EvaluationPlan
 from cluster.evaluation.statistics import majority_at_k, mean_interval, pass_at_k
 from configs.contracts.records import FAILED_OUTCOMES, GroupSummary, Outcome, Prompt, RolloutGroup, Scores
-from configs.schema.run import RunConfig
 
-ANSWER_JUDGES = ("accuracy", "reasoning_accuracy")
-"""Rewards that judge an answer, which completions can vote for."""
-
-PROGRAM_JUDGES = ("code", "binary_code", "ioi_code", "cf_code")
 RIGHT = 1.0
-"""A completion is right from this value of its judge."""
-
-WEIGHTED_SUM = "reward"
-"""Stands for the judge where none is configured."""
+"""A completion is right if its judge gives it this value or more."""
 
 WRONG_OUTCOMES: frozenset[Outcome] = frozenset((*FAILED_OUTCOMES, "unparsable_answer"))
-"""Outcomes whose completion counts as 0, also where the reward says None of it."""
-
-
-def judge_of(config: RunConfig) -> str:
-    """Label of the reward that says how right a completion is, or `WEIGHTED_SUM`."""
-    labels = [spec.label for spec in config.rewards.functions]
-    known = (name for name in (*ANSWER_JUDGES, *PROGRAM_JUDGES) if name in labels)
-    return config.evaluation.reward or next(known, WEIGHTED_SUM)
+"""A completion with one of these outcomes counts as 0, even if it has no value."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +33,10 @@ class Sampled:
     body: RolloutGroup
     scores: Scores
     answers_G: tuple[str | None, ...]
-    """What each completion votes for; None for one without an answer."""
+    """The answer that each completion votes for; None for a completion without one."""
 
     def values_G(self, judge: str) -> tuple[float, ...] | None:
-        """How right each completion is; None where the judge does not apply to all of them."""
+        """The judge's value of each completion, or None if the judge does not apply to all of them."""
         if judge == WEIGHTED_SUM:
             rewards_G = self.scores.rewards_G
             return None if None in rewards_G else tuple(float(reward or 0.0) for reward in rewards_G)
@@ -63,7 +49,7 @@ class Sampled:
 
 
 class Estimate(BaseModel):
-    """A mean over prompts, and its 95 % interval."""
+    """A mean over prompts with its 95 % interval."""
 
     value: float
     low: float
@@ -71,72 +57,65 @@ class Estimate(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """One model on one data set. Means are over prompts."""
+    """Measures of one model on one data set, averaged over prompts; written to `summary.json`."""
 
     name: str = "held_out"
     judge: str = WEIGHTED_SUM
-    """The reward by which `accuracy`, `pass_at` and `majority` are counted; `reward` is the weighted sum of all."""
+    """The reward that `accuracy`, `pass_at` and `majority` are computed from; `reward` means the weighted sum of all rewards."""
     num_generations: int = 1
     temperature: float = 0.0
     prompts: int
-    """Prompts that count."""
+    """Prompts that the means are taken over."""
     too_long: int = 0
-    """Left out as longer than `data.max_prompt_length`."""
+    """Prompts left out because they are longer than `data.max_prompt_length`."""
     refused: int = 0
-    """Left out as no engine could sample them."""
+    """Prompts left out because the engines refuse them."""
     unjudged: int = 0
-    """Left out as the judge does not apply: a gold answer that cannot be read, or a reward that skips."""
+    """Prompts left out because the judge does not apply: it cannot read their gold answer, or skips them."""
     accuracy: float
-    """Mean value of the judge over the completions of a prompt, and over prompts: avg@k."""
+    """avg@k: the judge's value, averaged over the completions of each prompt, then over prompts."""
     interval: tuple[float, float] | None = None
-    """95 %, of `accuracy`."""
+    """95 % interval of `accuracy`."""
     pass_at: dict[int, Estimate] = {}
+    """By k."""
     majority: Estimate | None = None
+    """maj@n, of n completions of each prompt."""
     rewards: dict[str, float]
-    """Mean of each reward over the completions to which it applies."""
+    """Mean of each reward over the completions that it applies to."""
     outcomes: dict[str, dict[str, int]] = {}
-    """Completions by reward and outcome."""
+    """Number of completions, by reward and outcome."""
     mean_length: float = 0.0
-    """Tokens."""
+    """Mean tokens of a completion."""
     truncated: float = 0.0
-    """Share of completions that ended at the length limit."""
+    """Fraction of completions that ended at the length limit."""
     min_policy_version: int = 0
     max_policy_version: int = 0
-    """Of the policies that sampled any token: equal where no adapter came in the middle."""
+    """Least and largest policy version that sampled any token; equal if no new adapter arrived meanwhile."""
 
     @property
     def version(self) -> str:
+        """The policy versions as text: `3`, or `3 to 5`."""
         low, high = self.min_policy_version, self.max_policy_version
         return str(low) if low == high else f"{low} to {high}"
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The completions of a data set, and what they say."""
+    """A model's completions of a data set, and the measures computed from them."""
 
     evaluation: Evaluation
     sampled: Sequence[Sampled]
 
 
-def measure(
-    name: str,
-    sampled: Sequence[Sampled],
-    judge: str,
-    *,
-    ks: Sequence[int] = (),
-    temperature: float = 0.0,
-    seed: int = 0,
-    too_long: int = 0,
-    refused: int = 0,
-) -> Evaluation:
-    """What the completions of one data set say.
+def measure(name: str, sampled: Sequence[Sampled], plan: EvaluationPlan, *, too_long: int = 0, refused: int = 0) -> Evaluation:
+    """Compute the measures of one data set.
 
     Args:
+        name: of the data set.
         sampled: the prompts, each with the same number of completions; at least one.
-        judge: from `judge_of`.
-        ks: of the pass@k to give.
-        seed: of the bootstrap.
+        too_long, refused: prompts that were left out, see `Evaluation`.
     """
+    judge, seed = plan.judge, plan.seed
     judged = [(one, values_G) for one in sampled if (values_G := one.values_G(judge)) is not None]
     means_P = [fmean(values_G) for _, values_G in judged]
     G = len(sampled[0].scores.rewards_G)
@@ -147,14 +126,14 @@ def measure(
         name=name,
         judge=judge,
         num_generations=G,
-        temperature=temperature,
+        temperature=plan.sampling.temperature,
         prompts=len(judged),
         too_long=too_long,
         refused=refused,
         unjudged=len(sampled) - len(judged),
         accuracy=fmean(means_P) if means_P else 0.0,
         interval=mean_interval(means_P, seed) if means_P else None,
-        pass_at={k: _estimate([_passed(values_G, k) for _, values_G in judged], seed) for k in ks if judged and judge != WEIGHTED_SUM},
+        pass_at={k: _estimate([_passed(values_G, k) for _, values_G in judged], seed) for k in plan.ks if judged and judge != WEIGHTED_SUM},
         majority=_estimate([_voted(one, values_G) for one, values_G in judged], seed) if with_majority and judged else None,
         rewards=_reward_means(sampled),
         outcomes=_outcomes(sampled),
@@ -166,7 +145,7 @@ def measure(
 
 
 def metrics_of(evaluation: Evaluation) -> dict[str, float]:
-    """What is logged of an evaluation, under the names of docs/metrics.md."""
+    """The metrics of an evaluation, with the names of docs/metrics.md."""
     mean = WEIGHTED_SUM if evaluation.judge == WEIGHTED_SUM else "accuracy"
     found: dict[str, float] = {mean: evaluation.accuracy} if evaluation.prompts else {}
     if evaluation.interval is not None:

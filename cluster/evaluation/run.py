@@ -1,4 +1,4 @@
-"""`rollcast evaluate`, and what `rollcast compare` shares with it: which model, which prompts, and a table of what came of it."""
+"""`rollcast evaluate`: find the model and the prompts, evaluate, print a table and write the completions. `rollcast compare` shares parts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from rich.console import Console
 
 from actors.prompts.eval_sets import EvalSet
 from actors.prompts.rendering import load_tokenizer
-from cluster.evaluation.evaluate import EvaluationPlan, evaluate, write_answers
+from cluster.evaluation.evaluate import evaluate, write_answers
 from cluster.evaluation.measurement import Answers, Evaluation
+from cluster.evaluation.plan import EvaluationPlan
 from cluster.evaluation.serving import Serving, serving
 from cluster.evaluation.sets import open_sets
 from cluster.evaluation.table import evaluation_table, remarks
@@ -32,30 +33,37 @@ from configs.schema.run import RunConfig
 from configs.yaml_files import read_yaml
 
 NOTHING_WRITTEN = "nothing was written; run the same command again"
-"""What a signal means to an evaluation or a comparison."""
+"""Ends the error of an evaluation or a comparison that a signal stopped."""
 
 NO_ADAPTER = "none"
 
 
 def load_target(target: str, overrides: Sequence[str], console: Console) -> tuple[RunConfig, Path | None]:
-    """The run that a run directory or a YAML file describes, and the directory if it is one.
+    """Load the settings of a run directory or of a YAML file; returns them and the directory, None for a file.
 
     Raises:
-        ConfigError: neither, or the overrides cannot work.
+        ConfigError: `target` is neither, or the overrides cannot work.
     """
     folder = Path(target)
     if not folder.is_dir():
         return load_run([target, *overrides], None, console), None
     if not (folder / "config.yaml").exists():
-        raise ConfigError(f"{folder} holds no run (no config.yaml): give the out_dir of a run, or a YAML file")
+        raise ConfigError(f"{folder} holds no run, as it has no config.yaml: give the out_dir of a run, or a YAML file")
     return config_of(read_yaml(folder / "config.yaml"), str(folder / "config.yaml"), overrides), folder.absolute()
 
 
 def adapter_to_evaluate(config: RunConfig, run: Path | None, asked: str | None) -> Path | None:
-    """The adapter that is meant: the one asked for, else the run's result or newest checkpoint, else the one a YAML file starts from.
+    """Choose the adapter: the one asked for, or else the run's result, or else its newest checkpoint; without a run, `model.adapter`.
+
+    Args:
+        run: directory of the run; None for settings from a YAML file.
+        asked: path of an adapter, or `none` for the base model.
+
+    Returns:
+        A PEFT folder; None means the base model.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the run has no adapter yet.
     """
     if asked == NO_ADAPTER:
         return None
@@ -67,22 +75,20 @@ def adapter_to_evaluate(config: RunConfig, run: Path | None, asked: str | None) 
     candidates = [run / "adapter", *([commit.learner_folder / "adapter"] if commit else [])]
     found = next((folder for folder in candidates if (folder / "adapter_config.json").exists()), None)
     if found is None:
-        raise ConfigError(
-            f"{run} holds no adapter yet, neither a result nor a checkpoint; give --adapter PATH, or --adapter none for its base model"
-        )
+        raise ConfigError(f"{run} has neither a final adapter nor a checkpoint: give --adapter PATH, or --adapter none for its base model")
     return found
 
 
 def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, output: Path, console: Console) -> list[Evaluation]:
-    """Evaluate one model; writes `<set>.parquet`, `summary.json` and `config.yaml` into `output`.
+    """Evaluate one model, print its measures, and write `<set>.parquet`, `summary.json` and `config.yaml` into `output`.
 
     Args:
-        config: whose `evaluation`, `data` and `rewards` say what is asked and how it is judged.
-        run: its directory, if it has been trained.
+        config: settings of the run; `evaluation`, `data` and `rewards` decide what is asked and how it is judged.
+        run: directory of the run, if it has one.
         adapter: a PEFT folder; None evaluates the base model.
 
     Raises:
-        RollcastError: of the kind that says what failed.
+        RollcastError: the subclass tells what failed.
     """
     plan = EvaluationPlan.of(config)
     logs = open_output(output, config)
@@ -105,12 +111,7 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
     for answers in found:
         write_answers(answers, output / f"{answers.evaluation.name}.parquet")
     evaluations = [answers.evaluation for answers in found]
-    summary = {
-        "model": model_path,
-        "adapter": str(adapter) if adapter else None,
-        "sets": [each.model_dump(mode="json") for each in evaluations],
-    }
-    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    _write_summary(output, model_path, adapter, evaluations)
     console.print(evaluation_table(evaluations))
     for line in remarks(evaluations):
         console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -118,10 +119,16 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
     return evaluations
 
 
+def _write_summary(output: Path, model_path: str, adapter: Path | None, evaluations: Sequence[Evaluation]) -> None:
+    sets = [each.model_dump(mode="json") for each in evaluations]
+    summary = {"model": model_path, "adapter": str(adapter) if adapter else None, "sets": sets}
+    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+
+
 def with_model_path(config: RunConfig, model_path: str) -> RunConfig:
     """`config` with `model.path` set to the model that the engines load; adapters are validated against its shapes.
 
-    A revision belongs to the hub model that it was given for, and is dropped with it.
+    A revision belongs to the hub model that it was given for, and is dropped with the path.
     """
     if model_path == config.model.path:
         return config
@@ -136,7 +143,11 @@ def say_doubts(adapters: Iterable[Path | None], model_path: str, console: Consol
 
 
 def open_output(output: Path, config: RunConfig) -> Path:
-    """Make the folder, write the settings, and return the folder of logs."""
+    """Make the output folder and write the settings into it; returns its folder for logs.
+
+    Raises:
+        RunDirectoryError: the folder cannot be written.
+    """
     try:
         (output / "logs").mkdir(parents=True, exist_ok=True)
         (output / "config.yaml").write_text(dump_config(config))
@@ -146,6 +157,6 @@ def open_output(output: Path, config: RunConfig) -> Path:
 
 
 async def ask_set(served: Serving, asked: EvalSet, plan: EvaluationPlan, console: Console, label: str = "") -> Answers:
-    """Evaluate one data set, and show how many of its prompts are done."""
+    """Evaluate one data set and show its progress."""
     with counting(f"{label} {asked.name}".strip(), len(asked.prompts), console) as advance:
-        return await evaluate(served.rollouts, served.rewards, asked, plan, 0, on_done=lambda: advance(1))
+        return await evaluate(served.rollouts, served.rewards, asked, plan, step=0, on_done=lambda: advance(1))

@@ -1,4 +1,4 @@
-"""Rollout and reward workers without a learner: for whatever samples and scores, and trains nothing.
+"""Rollout and reward workers without a learner, for commands that sample and score but do not train.
 
 with RaySession(config, logs, namespace="evaluate", learner=False) as session:
     asyncio.run(main(session.placement()))
@@ -7,7 +7,7 @@ async with serving(config, model_path, placement, log_dir=logs, run_name="evalua
     await served.install(None)                      # the base model
     summary, body = await served.rollouts.rollout(request)
     scores = await served.rewards.score(body, summary, step=0)
-    await served.install(Path("runs/x/adapter"))    # from now on with this adapter, in the same engines
+    await served.install(Path("runs/x/adapter"))    # the same engines, from now on with this adapter
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rewards.pool import RewardPool
 
 @dataclass
 class Serving:
-    """Started workers. Nothing is sampled before the first `install`."""
+    """Started rollout and reward workers. Call `install` before sampling."""
 
     config: RunConfig
     model_path: str
@@ -37,13 +37,13 @@ class Serving:
     _installed: int = 0
 
     async def install(self, adapter: Path | None) -> SyncReport:
-        """Serve the adapter in a PEFT folder, or with None the base model; each time under the next policy version, from 0.
+        """Load the adapter of a PEFT folder into the engines, or the base model for None, as the next policy version (from 0).
 
-        What is being sampled goes on with the new weights: wait for it first where that matters.
+        Completions that are being sampled go on with the new weights; await them first if they must not.
 
         Raises:
             ConfigError: the adapter is for another base model, or cannot be served.
-            AdapterError: its values are not finite.
+            AdapterError: the adapter's values are not finite.
             RolloutError: no worker is left.
         """
         import ray
@@ -56,14 +56,14 @@ class Serving:
 
 @asynccontextmanager
 async def serving(config: RunConfig, model_path: str, placement: Placement, *, log_dir: Path, run_name: str) -> AsyncIterator[Serving]:
-    """Start the workers of a run but its learner; they are closed at the end, whatever happens.
+    """Start the workers of a run except its learner, and close them at the end, whatever happens.
 
     Args:
-        config: the run, from `able_to_serve` for the adapters that will be installed.
+        config: the run's settings, from `able_to_serve` for the adapters that will be installed.
         model_path: the base model that the engines load.
-        placement: of the run, with or without learners.
-        log_dir: folder of the workers' logs.
-        run_name: distinct among the runs of a node.
+        placement: the processes of the run; learners in it are ignored.
+        log_dir: folder for the workers' logs.
+        run_name: unique among the runs on a node.
 
     Raises:
         RolloutError: no engine could start.
@@ -80,6 +80,7 @@ async def serving(config: RunConfig, model_path: str, placement: Placement, *, l
 
 
 async def _close_when_started(grading: asyncio.Future[RewardPool]) -> None:
-    grading.cancel()  # one that still starts closes itself; one that has started is not touched by this
+    """Close the reward pool: cancelled while it starts, it closes itself; a started pool ignores the cancellation and is closed here."""
+    grading.cancel()
     rewards = await grading
     await rewards.close()

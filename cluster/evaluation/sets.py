@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 def open_sets(
     config: RunConfig, tokenizer: PreTrainedTokenizerBase, folder: Path, prompts: PromptSource | PromptStream | None = None
 ) -> list[EvalSet]:
-    """Open the data sets of `evaluation.data`, or else the prompts that the run holds out; each has the columns that the rewards need.
+    """Open the data sets of `evaluation.data`, or else the run's held-out prompts, and check that they have the columns that rewards need.
 
     Args:
-        folder: where the run's own data are indexed, if they have to be opened here.
-        prompts: the run's own prompts, where they are open already.
+        folder: for the index of the run's own data, if they must be opened here.
+        prompts: the run's own prompts, if they are open already.
 
     Raises:
-        ConfigError: nothing is held out, or the data lack a column that a reward needs.
-        DataError: data cannot be used.
+        ConfigError: no prompts are held out, or a data set lacks a column that a reward needs.
+        DataError: a data set cannot be used.
     """
     asked = config.evaluation
     if asked.data:
@@ -51,5 +51,5 @@ def held_out_set(prompts: PromptSource | PromptStream, max_prompts: int | None =
     """
     held_out = prompts.eval_prompts()
     if not held_out:
-        raise ConfigError("data.eval_samples is 0, so that no prompts are held out: name data sets by --data (evaluation.data)")
+        raise ConfigError("data.eval_samples is 0, so no prompts are held out: name data sets by --data (evaluation.data)")
     return EvalSet("held_out", held_out[:max_prompts])

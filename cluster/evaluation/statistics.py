@@ -1,7 +1,7 @@
-"""What an evaluation says of a model: estimators over the completions of a prompt, and intervals over prompts.
+"""Statistics of evaluations: estimators over the completions of a prompt, and confidence intervals over prompts.
 
-A prompt is the unit of sampling: completions of one prompt resemble one another, so the values of a prompt are first made one number,
-and intervals are taken over those numbers (clustered, as in Miller 2024, arXiv:2411.00640, section 2.2).
+A prompt is the unit of sampling, because completions of one prompt resemble one another. So the values of a prompt are first reduced to one
+number, and intervals are computed over those numbers (clustered, as in Miller 2024, arXiv:2411.00640, section 2.2). `_P`: one value a prompt.
 """
 
 from __future__ import annotations
@@ -17,34 +17,35 @@ Z_95 = 1.959964
 """Quantile of the normal distribution for a two-sided interval of 95 %."""
 
 RESAMPLES = 10_000
-"""Of a bootstrap: its own error on the bounds is then about 1 % of the interval's width."""
+"""Resamples of a bootstrap; its own error on the bounds is then about 1 % of the interval's width."""
 
 RESAMPLED_AT_ONCE = 4_000_000
-"""Draws held in memory."""
+"""Most draws held in memory at a time."""
 
 
 class Interval(NamedTuple):
-    """Both ends included."""
+    """A confidence interval; both ends are included."""
 
     low: float
     high: float
 
 
 class Difference(NamedTuple):
-    """How much better a model is than another on the same prompts."""
+    """The difference between two models on the same prompts."""
 
     mean: float
     interval: Interval
-    """95 %, paired bootstrap over prompts."""
+    """95 %, from a paired bootstrap over prompts."""
     better: int
-    """Prompts on which it is better."""
+    """Prompts with a higher value than the reference's."""
     worse: int
+    """Prompts with a lower value."""
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Probability that at least one of k completions is correct, unbiased, from n completions of which c are.
+    """Unbiased estimate of the probability that at least one of k completions is correct, given that c of n completions are.
 
-    1 - C(n - c, k) / C(n, k), as the product of Chen et al. 2021 (arXiv:2107.03374, equation 1 and figure 3), which never overflows.
+    1 - C(n - c, k) / C(n, k), computed as the product of Chen et al. 2021 (arXiv:2107.03374, equation 1 and figure 3), which cannot overflow.
 
     Raises:
         ValueError: k is not between 1 and n, or c not between 0 and n.
@@ -57,10 +58,10 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def majority_at_k(answers_G: Sequence[str | None], correct_G: Sequence[float]) -> float:
-    """Expected correctness of the answer that most of the completions give (self-consistency, Wang et al. 2022, arXiv:2203.11171).
+    """Expected correctness of the answer that most completions give (self-consistency, Wang et al. 2022, arXiv:2203.11171).
 
-    Each completion has one vote; None gives none. Where several answers have most votes, one of them is drawn evenly, of which this is
-    the expectation. The correctness of an answer is the mean over the completions that give it. Without any vote: 0.
+    Each completion has one vote; None does not vote. The correctness of an answer is the mean over the completions that give it. If several
+    answers have the most votes, the result is their mean: the expectation of drawing one of them at random. Without any vote it is 0.
     """
     classes: dict[str, list[float]] = defaultdict(list)
     for answer, correct in zip(answers_G, correct_G, strict=True):
@@ -72,7 +73,7 @@ def majority_at_k(answers_G: Sequence[str | None], correct_G: Sequence[float]) -
 
 
 def wilson(share: float, count: int) -> Interval:
-    """The 95 % score interval of a share of `count` (Wilson 1927, JASA 22), which also holds near 0 and 1 and for small counts."""
+    """The 95 % score interval of a fraction of `count` prompts (Wilson 1927, JASA 22); valid also near 0 and 1 and for small counts."""
     squared = Z_95 * Z_95
     centre = share + squared / (2 * count)
     half = Z_95 * math.sqrt(share * (1 - share) / count + squared / (4 * count * count))
@@ -83,8 +84,8 @@ def wilson(share: float, count: int) -> Interval:
 def mean_interval(values_P: Sequence[float], seed: int) -> Interval:
     """95 % interval of the mean over prompts.
 
-    Values that are all 0 or 1 are a share, for which Wilson's interval is exact enough at any size and does not shrink to nothing where
-    all are equal, as a bootstrap would. Others: percentiles of a bootstrap over prompts (Efron 1979), the same for the same seed.
+    Values that are all 0 or 1 get Wilson's interval: it is accurate for any number of prompts, and does not shrink to a point if all values
+    are equal, as a bootstrap's does. Other values get the percentiles of a bootstrap over prompts (Efron 1979), reproducible by the seed.
 
     Args:
         values_P: one value a prompt, at least one.
@@ -95,9 +96,9 @@ def mean_interval(values_P: Sequence[float], seed: int) -> Interval:
 
 
 def paired_difference(values_P: Sequence[float], reference_P: Sequence[float], seed: int) -> Difference:
-    """Mean difference to a reference on the same prompts, with its 95 % interval: the bootstrap draws prompts, and each with both values.
+    """Mean difference to a reference on the same prompts, with the 95 % interval of a bootstrap that draws each prompt with both its values.
 
-    Prompts that are hard for both cancel out, which makes it much narrower than the two models' own intervals suggest (Miller 2024,
+    The difficulty of a prompt cancels out, so the interval is much narrower than the two models' own intervals suggest (Miller 2024,
     section 4.2; Koehn 2004, "Statistical significance tests for machine translation evaluation").
 
     Args:

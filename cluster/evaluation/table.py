@@ -1,4 +1,4 @@
-"""Evaluations on the terminal."""
+"""Evaluations as a table on the terminal, and remarks below it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Iterator, Sequence
 from rich import box
 from rich.table import Table
 
-from cluster.evaluation.measurement import WEIGHTED_SUM, Estimate, Evaluation
+from cluster.evaluation.measurement import Estimate, Evaluation
+from cluster.evaluation.plan import WEIGHTED_SUM
 from configs.contracts.records import FAILED_OUTCOMES
 
 TRUNCATED_WARNING = 0.1
+"""A remark is made if a larger fraction of the completions ended at the length limit."""
 
 
 def evaluation_table(evaluations: Sequence[Evaluation]) -> Table:
-    """A row a data set and measure, each with its interval."""
+    """One row for each data set and measure, with its interval."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading, justify in (("data set", "left"), ("measure", "left"), ("value", "right"), ("95 % interval", "right")):
         table.add_column(heading, justify=justify, overflow="fold")  # pyright: ignore[reportArgumentType]
@@ -28,7 +30,7 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> Table:
 
 
 def measures(found: Evaluation) -> Iterator[tuple[str, str, str]]:
-    """Name, value and interval of everything that an evaluation says."""
+    """Name, value and interval of every measure, as text."""
     if found.prompts:
         low, high = found.interval or (found.accuracy, found.accuracy)
         yield mean_name(found), *_shown(Estimate(value=found.accuracy, low=low, high=high))
@@ -44,7 +46,7 @@ def measures(found: Evaluation) -> Iterator[tuple[str, str, str]]:
 
 
 def mean_name(found: Evaluation) -> str:
-    """`accuracy, greedy`, or `accuracy, avg@4`."""
+    """The name of the mean of the judge: `accuracy, greedy`, or `accuracy, avg@4`."""
     name = "weighted sum of rewards" if found.judge == WEIGHTED_SUM else found.judge
     return f"{name}, greedy" if found.temperature == 0 else f"{name}, avg@{found.num_generations}"
 
@@ -54,7 +56,7 @@ def _shown(estimate: Estimate) -> tuple[str, str]:
 
 
 def remarks(evaluations: Sequence[Evaluation], model: str = "") -> Iterator[str]:
-    """What a reader of the table must know: what was left out, what failed, what was cut off."""
+    """One sentence for each kind of prompt left out, for failed rewards, and for completions cut off at the limit."""
     for found in evaluations:
         where = ", ".join(part for part in (model, found.name) if part)
         left_out = {
@@ -69,4 +71,4 @@ def remarks(evaluations: Sequence[Evaluation], model: str = "") -> Iterator[str]
         if failed:
             yield f"{where}: on {failed} completions {found.judge} failed (timeout, crash or invalid value); they count as 0"
         if found.truncated > TRUNCATED_WARNING:
-            yield f"{where}: {found.truncated:.0%} of the completions were cut off; raise actors.max_completion_length"
+            yield f"{where}: {found.truncated:.0%} of the completions were cut off at the length limit: raise actors.max_completion_length"

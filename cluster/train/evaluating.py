@@ -14,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from actors.pool import RolloutPool
 from actors.prompts.eval_sets import EvalSet
-from cluster.evaluation.evaluate import EvaluationPlan, evaluate, write_answers
+from cluster.evaluation.evaluate import evaluate, write_answers
 from cluster.evaluation.measurement import Evaluation, metrics_of
+from cluster.evaluation.plan import EvaluationPlan
 from cluster.output.sinks import MetricSinks
 from configs.contracts.records import AdapterRef, BodyRef, GroupSummary, RolloutRequest, SyncReport
 from configs.schema.run import RunConfig
@@ -51,7 +52,8 @@ class EvaluatingRollouts:
     _version_before: int | None = None
 
     def __post_init__(self) -> None:
-        self._plan = EvaluationPlan.of(self.config)
+        plan = EvaluationPlan.of(self.config)
+        self._plan = replace(plan, prompts_at_once=self._prompts_at_once(plan))
 
     @property
     def version(self) -> int:
@@ -138,19 +140,18 @@ class EvaluatingRollouts:
     async def _evaluate(self, step: int) -> None:
         found = []
         for asked in self.sets:
-            answers = await evaluate(self.pool, self.rewards, asked, self._plan, step, at_once=self._at_once)
+            answers = await evaluate(self.pool, self.rewards, asked, self._plan, step)
             await asyncio.to_thread(write_answers, answers, self._summary(step).parent / f"{asked.name}.parquet")
             self.sinks.emit_evaluation(step, metrics_of(answers.evaluation))
             self.say(_told(step, answers.evaluation))
             found.append(answers.evaluation.model_dump(mode="json"))
         self._summary(step).write_text(json.dumps(found, indent=2) + "\n")
 
-    @property
-    def _at_once(self) -> int | None:
+    def _prompts_at_once(self, plan: EvaluationPlan) -> int | None:
         if self._alone:
             return None
         actors = self.config.actors
-        return max(1, actors.num_workers * actors.max_num_seqs // (SHARE_OF_SEATS * self._plan.sampling.num_generations))
+        return max(1, actors.num_workers * actors.max_num_seqs // (SHARE_OF_SEATS * plan.sampling.num_generations))
 
 
 def _told(step: int, found: Evaluation) -> str:

@@ -19,8 +19,9 @@ from typing import Any
 
 from actors.pool import RolloutPool
 from actors.prompts.eval_sets import EvalSet
-from cluster.evaluation.evaluate import EvaluationPlan, evaluate
+from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.measurement import Evaluation
+from cluster.evaluation.plan import EvaluationPlan
 from cluster.loop.loop import LoopSettings, Snapshot, StepRecord, TrainLoop
 from cluster.loop.step_metrics import Busy, RunTotals, run_summary, summary_lines
 from cluster.loop.window import Window

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.evaluation.measurement import Answers, Sampled, measure
+from cluster.evaluation.measurement import Answers, Evaluation, Sampled, measure
+from cluster.evaluation.plan import EvaluationPlan
 from configs.contracts.records import (
     Completion,
     GroupSummary,
@@ -50,5 +51,10 @@ def sampled(
     return Sampled(asked, summary, body, scores, tuple(answers_G or texts_G))
 
 
+def measured(name: str, every: Sequence[Sampled], judge: str = "accuracy", ks: Sequence[int] = (), **left_out: int) -> Evaluation:
+    """Measures of these completions, as if they were sampled at temperature 1."""
+    return measure(name, every, EvaluationPlan(Sampling(len(every[0].answers_G), 10), judge, tuple(ks)), **left_out)
+
+
 def answers(name: str, every: Sequence[Sampled], ks: Sequence[int] = ()) -> Answers:
-    return Answers(measure(name, every, "accuracy", ks=ks, temperature=1.0), every)
+    return Answers(measured(name, every, ks=ks), every)

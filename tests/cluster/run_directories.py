@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.evaluation.evaluate import Evaluation
+from cluster.evaluation.measurement import Evaluation
 from cluster.output.completions import completion_rows, write_completions
 from cluster.output.run_dir import RunDirectory
 from cluster.output.sinks import MetricSinks

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from cluster.comparison.differences import compare_set
-from cluster.evaluation.measurement import WEIGHTED_SUM, judge_of, measure, metrics_of
+from cluster.evaluation.measurement import metrics_of
+from cluster.evaluation.plan import WEIGHTED_SUM, judge_of
 from cluster.evaluation.statistics import mean_interval
 from cluster.evaluation.table import measures, remarks
 from configs.schema.run import RunConfig
-from tests.cluster.evaluations import answers, sampled
+from tests.cluster.evaluations import answers, measured, sampled
 
 
 def run_config(rewards: list[str], **evaluation: object) -> RunConfig:
@@ -19,7 +20,7 @@ def run_config(rewards: list[str], **evaluation: object) -> RunConfig:
 
 
 def test_means_are_over_prompts_not_completions() -> None:
-    found = measure("set", [sampled(0, [1, 1, 1, 0]), sampled(1, [0, 0, 0, 0]), sampled(2, [1, 0, 0, 0])], "accuracy", ks=(1, 2, 4))
+    found = measured("set", [sampled(0, [1, 1, 1, 0]), sampled(1, [0, 0, 0, 0]), sampled(2, [1, 0, 0, 0])], "accuracy", ks=(1, 2, 4))
     assert found.accuracy == pytest.approx((0.75 + 0 + 0.25) / 3)
     assert {k: estimate.value for k, estimate in found.pass_at.items()} == pytest.approx({1: 1 / 3, 2: (1 + 0 + 1 / 2) / 3, 4: 2 / 3})
     assert (found.prompts, found.num_generations) == (3, 4)
@@ -29,7 +30,7 @@ def test_means_are_over_prompts_not_completions() -> None:
 def test_a_failed_or_unreadable_completion_counts_as_wrong() -> None:
     """None of a timeout, or of an answer that cannot be read, would otherwise make a model better by failing."""
     failing = sampled(0, [1, None, None, 0.0], outcomes_G=["scored", "timeout", "unparsable_answer", "unparsable_answer"])
-    found = measure("set", [failing, sampled(1, [1, 1, 1, 1])], "accuracy")
+    found = measured("set", [failing, sampled(1, [1, 1, 1, 1])], "accuracy")
     assert found.accuracy == pytest.approx((0.25 + 1) / 2)
     assert (found.prompts, found.unjudged) == (2, 0)
     assert found.outcomes == {"accuracy": {"scored": 5, "unparsable_answer": 2, "timeout": 1}}
@@ -38,7 +39,7 @@ def test_a_failed_or_unreadable_completion_counts_as_wrong() -> None:
 
 def test_a_prompt_that_cannot_be_judged_is_left_out_and_said() -> None:
     unknown = sampled(0, [None, None], outcomes_G=["unparsable_gold"] * 2)
-    found = measure("set", [unknown, sampled(1, [1, 0])], "accuracy", ks=(2,), too_long=4, refused=3)
+    found = measured("set", [unknown, sampled(1, [1, 0])], "accuracy", ks=(2,), too_long=4, refused=3)
     assert (found.accuracy, found.prompts, found.unjudged) == (0.5, 1, 1)
     told = " ".join(remarks([found], "grpo"))
     assert (
@@ -47,7 +48,7 @@ def test_a_prompt_that_cannot_be_judged_is_left_out_and_said() -> None:
 
 
 def test_where_nothing_can_be_judged_there_is_no_number() -> None:
-    found = measure("set", [sampled(0, [None, None], outcomes_G=["unparsable_gold"] * 2)], "accuracy", ks=(2,))
+    found = measured("set", [sampled(0, [None, None], outcomes_G=["unparsable_gold"] * 2)], "accuracy", ks=(2,))
     assert (found.prompts, found.interval, found.pass_at, found.majority) == (0, None, {}, None)
     assert [name for name, _, _ in measures(found)] == ["tokens a completion", "cut off at the limit"]
     assert not any(name.endswith(("/accuracy", "@2")) for name in metrics_of(found))
@@ -57,19 +58,19 @@ def test_votes_are_counted_by_answer() -> None:
     right = "\0right"
     split = sampled(0, [1, 1, 0, 0], answers_G=[right, right, "3", "4"])
     tied = sampled(1, [1, 0, 0, 0], answers_G=[right, "3", None, None])
-    assert measure("set", [split, tied], "accuracy").majority.value == pytest.approx((1 + 0.5) / 2)  # type: ignore[union-attr]
-    assert measure("set", [sampled(0, [1]), sampled(1, [0])], "accuracy").majority is None, "one completion is no vote"
+    assert measured("set", [split, tied], "accuracy").majority.value == pytest.approx((1 + 0.5) / 2)  # type: ignore[union-attr]
+    assert measured("set", [sampled(0, [1]), sampled(1, [0])], "accuracy").majority is None, "one completion is no vote"
 
 
 def test_lengths_and_versions() -> None:
-    found = measure("set", [sampled(0, [1, 0], lengths_G=[2, 10], version=3), sampled(1, [1, 0], lengths_G=[4, 4], version=5)], "accuracy")
+    found = measured("set", [sampled(0, [1, 0], lengths_G=[2, 10], version=3), sampled(1, [1, 0], lengths_G=[4, 4], version=5)], "accuracy")
     assert (found.mean_length, found.truncated) == (5.0, 0.25)
     assert (found.min_policy_version, found.max_policy_version, found.version) == (3, 5, "3 to 5")
     assert any("25% of the completions were cut off" in line for line in remarks([found]))
 
 
 def test_metrics_have_the_names_of_the_docs() -> None:
-    found = measure("math_500", [sampled(0, [1, 0]), sampled(1, [1, 1])], "accuracy", ks=(1, 2))
+    found = measured("math_500", [sampled(0, [1, 0]), sampled(1, [1, 1])], "accuracy", ks=(1, 2))
     names = {name.removeprefix("eval/math_500/") for name in metrics_of(found)}
     assert names == {
         "accuracy", "accuracy_low", "accuracy_high", "pass@1", "pass@2", "maj@2", "rewards/accuracy/mean", "mean_length", "clipped_ratio",
@@ -80,7 +81,7 @@ def test_metrics_have_the_names_of_the_docs() -> None:
 def test_without_a_judge_the_weighted_sum_is_given_and_nothing_passes() -> None:
     config = run_config(["format", "tag_count"])
     assert judge_of(config) == WEIGHTED_SUM
-    found = measure("set", [sampled(0, [0.5, 1.5], reward="format")], WEIGHTED_SUM, ks=(2,))
+    found = measured("set", [sampled(0, [0.5, 1.5], reward="format")], WEIGHTED_SUM, ks=(2,))
     assert (found.accuracy, found.pass_at, found.majority) == (1.0, {}, None)
     assert "eval/set/reward" in metrics_of(found) and "eval/set/accuracy" not in metrics_of(found)
 
