@@ -2,19 +2,18 @@
 
     prompts ──► n completions each (engines) ──► rewards ──► mean of one reward ──► all columns of the row, and `pass_rate`
 
-What is measured is appended to a file beside the output at once, so that the same command goes on after an interruption.
+Each rate is appended at once to a file beside the output, so that the same command continues after an interruption.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
@@ -28,87 +27,139 @@ from actors.prompts.rendering import load_tokenizer
 from actors.prompts.streamed import PromptStream, open_prompts
 from cluster.evaluation.run import say_doubts, with_model_path
 from cluster.evaluation.serving import Serving, serving
+from cluster.loop.sampling import sample_and_score
 from cluster.models.base import model_to_serve
 from cluster.models.peft_folders import able_to_serve
 from cluster.output.completions import table_of
 from cluster.output.counting import counting
 from cluster.session import RaySession
 from cluster.stopping import run_until_stopped
-from configs.contracts.errors import ConfigError, DataError, PoisonPromptError, RolloutError, RunDirectoryError
+from configs.contracts.errors import ConfigError, DataError, PoisonPromptError, RunDirectoryError
 from configs.contracts.records import PromptId, RolloutRequest, Sampling
+from configs.contracts.tasks import gather_or_cancel
 from configs.schema.run import RunConfig
 from rewards import validate
 from rewards.functions.registry import resolve
 from rewards.grading.golds import check_golds, require_readable_golds
 
 TRIED_GOLDS = 64
+"""Gold answers that are read before anything starts."""
 
 
 @dataclass(frozen=True)
 class PassRatePlan:
-    """What is measured."""
+    """Settings of a measurement of pass rates."""
 
     output: Path
+    """Parquet file to write."""
     num_generations: int
+    """Completions sampled for each prompt."""
     reward: str
     """Label of the reward whose mean is the pass rate."""
     limit: int | None
-    """Prompts to measure; None measures all."""
+    """Most prompts to measure; None measures all."""
     adapter: Path | None
     """A PEFT folder; None measures the base model."""
 
     @classmethod
     def of(cls, config: RunConfig, output: Path, num_generations: int, reward: str | None, limit: int | None) -> PassRatePlan:
-        """A plan that can be carried out.
+        """Check the options against the run and fill in their defaults.
 
         Raises:
-            ConfigError: there is no such reward, the output is no Parquet file, or a stream has no limit.
+            ConfigError: the run has no such reward, the output is no Parquet file, or a stream has no limit.
         """
         labels = [spec.label for spec in config.rewards.functions]
         if reward is not None and reward not in labels:
-            raise ConfigError(f"--reward {reward} is not among the rewards of the run; choose one of {', '.join(labels)}")
+            raise ConfigError(f"--reward {reward} is not among the rewards of the run: choose one of {', '.join(labels)}")
         if output.suffix != ".parquet":
-            raise ConfigError(f"--output {output} must end in .parquet, which is what is written")
+            raise ConfigError(f"--output {output} must end in .parquet, the format of the file: rename it")
         if config.data.streaming and limit is None:
-            raise ConfigError("data.streaming: the rows are not counted; say by --limit how many prompts are measured")
+            raise ConfigError("data.streaming is true, so the rows cannot be counted: give the number of prompts to measure by --limit")
         adapter = Path(config.model.adapter).absolute() if config.model.adapter else None
         return cls(output.absolute(), num_generations, reward or labels[0], limit, adapter)
 
 
 @dataclass
 class Measured:
-    """Pass rates so far: row number -> mean, None where the reward applied to no completion. Kept in a file of lines."""
+    """Pass rates measured so far, kept in a file of JSON lines: the fingerprint, then one [row, rate] each."""
 
     file: Path
-    facts: str
-    """What the rates depend on; those of other facts are not gone on with."""
+    fingerprint: str
+    """One line that stands for the settings; rates measured with other settings are discarded."""
     rates: dict[int, float | None] = field(default_factory=dict)
+    """Row number -> pass rate; None where the reward applied to no completion."""
 
     def read(self) -> None:
-        """Take what an interrupted command has measured."""
+        """Load the rates that an interrupted command measured with the same settings."""
         lines = self.file.read_text().splitlines() if self.file.exists() else []
-        if lines and lines[0] == self.facts:
-            whole = (json.loads(line) for line in lines[1:] if line.endswith("]"))  # the last one may be cut off
-            self.rates = {int(row): rate for row, rate in whole}
+        if lines and lines[0] == self.fingerprint:
+            complete = (json.loads(line) for line in lines[1:] if line.endswith("]"))  # the last line may be cut off
+            self.rates = {int(row): rate for row, rate in complete}
 
     def open(self) -> TextIO:
-        """The file to append to, holding what was read and nothing else."""
+        """Write the file anew with the loaded rates, and open it for appending."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.write_text("".join(f"{line}\n" for line in (self.facts, *(json.dumps(pair) for pair in self.rates.items()))))
+        self.file.write_text("".join(f"{line}\n" for line in (self.fingerprint, *(json.dumps(pair) for pair in self.rates.items()))))
         return self.file.open("a")
 
     def add(self, row: int, rate: float | None, log: TextIO) -> None:
+        """Record the rate of one row, in memory and in the file from `open`."""
         self.rates[row] = rate
         log.write(f"{json.dumps([row, rate])}\n")
         log.flush()
 
 
+@dataclass(frozen=True)
+class _Measurement:
+    """The prompts still to be measured, and the settings they are measured with."""
+
+    plan: PassRatePlan
+    served: RunConfig
+    """From `able_to_serve`."""
+    prompts: PromptSource | PromptStream
+    ids: Sequence[PromptId]
+    measured: Measured
+
+    async def run(self, session: RaySession, logs: Path, console: Console) -> None:
+        """Start the workers, measure every prompt, and close the workers."""
+        config, placement = self.served, session.placement()
+        async with serving(config, config.model.path, placement, log_dir=logs, run_name=session.namespace) as served:
+            await served.install(self.plan.adapter)
+            with counting("prompts", len(self.ids), console) as advance:
+                await self._measure(served, advance)
+
+    async def _measure(self, served: Serving, advance: Callable[[int], None]) -> None:
+        """Keep the engines full without rendering more prompts than they can take."""
+        actors, n = self.served.actors, self.plan.num_generations
+        sampling = Sampling(n, actors.max_completion_length, actors.temperature, actors.top_p, actors.top_k)
+        waiting = iter(self.ids)
+        with self.measured.open() as log:
+
+            async def measure_some() -> None:
+                for prompt_id in waiting:
+                    request = RolloutRequest(self.prompts.prompt(prompt_id), sampling, seed=self.served.seed)
+                    self.measured.add(prompt_id.index, await self._pass_rate(served, request), log)
+                    advance(1)
+
+            prompts_at_once = max(2, 2 * actors.num_workers * actors.max_num_seqs // n)
+            await gather_or_cancel(measure_some() for _ in range(min(prompts_at_once, len(self.ids))))
+
+    async def _pass_rate(self, served: Serving, request: RolloutRequest) -> float | None:
+        """The mean of the reward over the completions that it applies to; None if it applies to none, or the engines refuse the prompt."""
+        try:
+            scored = await sample_and_score(served.rollouts, served.rewards, request, lambda: 0)
+        except PoisonPromptError:
+            return None
+        values = [value for value in scored.scores.columns[self.plan.reward].values_G if value is not None]
+        return fmean(values) if values else None
+
+
 def measure_pass_rates(config: RunConfig, plan: PassRatePlan, console: Console) -> Path:
-    """Measure, and write the rows with their rates to `plan.output`.
+    """Measure the pass rates and write the rows with their rates to `plan.output`; returns that path.
 
     Raises:
         DataError: the data or their golds cannot be used, or no prompt has a rate.
-        RollcastError: of the kind that says what failed; the same command goes on.
+        RollcastError: the subclass tells what failed; the same command continues.
     """
     config, logs = _all_rows(config), _made(plan.output.with_name(f"{plan.output.name}.logs"))
     model_path = model_to_serve(config, config.out_dir, logs)
@@ -119,23 +170,24 @@ def measure_pass_rates(config: RunConfig, plan: PassRatePlan, console: Console) 
     prompts = open_prompts(config.data, tokenizer, seed=config.seed, folder=logs)
     _require_rewards(config, prompts)
     ids = _ids(prompts, plan.limit)
-    measured = Measured(plan.output.with_name(f"{plan.output.name}.partial.jsonl"), _facts(config, plan, model_path, prompts))
+    measured = Measured(plan.output.with_name(f"{plan.output.name}.partial.jsonl"), _fingerprint(config, plan, model_path, prompts))
     measured.read()
     missing = [prompt_id for prompt_id in ids if prompt_id.index not in measured.rates]
     if measured.rates:
-        console.print(f"going on: {len(ids) - len(missing)} of {len(ids)} prompts are measured already", highlight=False)
+        console.print(f"continuing: {len(ids) - len(missing)} of {len(ids)} prompts are measured already", highlight=False)
     if missing:
+        measurement = _Measurement(plan, served, prompts, missing, measured)
+        kept = f"the rates measured so far are kept beside {plan.output}; run the same command to continue"
         with RaySession(served, logs, namespace=f"pass-rate-{os.getpid()}-{time.time_ns()}", learner=False) as session:
-            work = _serve_and_measure(served, model_path, session, logs, plan, _Work(prompts, missing, measured, config.seed), console)
-            run_until_stopped(work, f"what was measured is kept beside {plan.output}; run the same command to go on")
-    _write(config, plan, prompts, [prompt_id.index for prompt_id in ids], measured, console)
+            run_until_stopped(measurement.run(session, logs, console), kept)
+    _write(config.data.pass_rate_column, plan, prompts, {prompt_id.index: measured.rates[prompt_id.index] for prompt_id in ids}, console)
     measured.file.unlink(missing_ok=True)
     shutil.rmtree(logs, ignore_errors=True)
     return plan.output
 
 
 def _all_rows(config: RunConfig) -> RunConfig:
-    """The run on all its rows: none held out, and none left out or ordered by what is to be measured."""
+    """`config` with all its rows: none held out, and none filtered or ordered by the pass rate."""
     changes = {"eval_samples": 0, "eval_path": None, "test_split_size": None, "min_pass_rate": None, "max_pass_rate": None}
     mixture = config.data.mixture and config.data.mixture.model_copy(update={"test_split_size": None})
     order = {"curriculum_column": None, "curriculum_descending": False, "mixture": mixture}
@@ -143,6 +195,7 @@ def _all_rows(config: RunConfig) -> RunConfig:
 
 
 def _made(folder: Path) -> Path:
+    """Make the folder; returns it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -151,13 +204,14 @@ def _made(folder: Path) -> Path:
 
 
 def _require_rewards(config: RunConfig, prompts: PromptSource | PromptStream) -> None:
+    """Check that the rewards have the columns they need and can read the first gold answers."""
     rewards = resolve(config.rewards, config.actors.max_completion_length)
     validate(rewards, prompts.canary_prompt().columns)
     require_readable_golds(check_golds(rewards, [prompt.columns for prompt in prompts.first_prompts(TRIED_GOLDS)]))
 
 
 def _ids(prompts: PromptSource | PromptStream, limit: int | None) -> list[PromptId]:
-    """Of the prompts to measure: a seeded choice where there is a limit; of a stream the first."""
+    """The prompts to measure: all, or `limit` of them chosen by the seed; of a stream the first `limit`."""
     if isinstance(prompts, PromptSource):
         return prompts.first_ids(limit)
     assert limit is not None
@@ -165,93 +219,34 @@ def _ids(prompts: PromptSource | PromptStream, limit: int | None) -> list[Prompt
     return list(takewhile(lambda prompt_id: prompt_id.epoch == 0, drawn))
 
 
-def _facts(config: RunConfig, plan: PassRatePlan, model_path: str, prompts: PromptSource | PromptStream) -> str:
-    """One line that says what the rates depend on; raising the limit is not part of it, and goes on."""
+def _fingerprint(config: RunConfig, plan: PassRatePlan, model_path: str, prompts: PromptSource | PromptStream) -> str:
+    """One line that stands for the settings that the rates depend on. The limit is not among them: a higher one continues."""
     sampling = [plan.num_generations, plan.reward, str(plan.adapter), model_path, config.seed]
     sections = [config.data.model_dump_json(), config.actors.model_dump_json(), config.rewards.model_dump_json()]
     text = json.dumps([sampling, sections, prompts.cursor()["data"] if isinstance(prompts, PromptSource) else prompts.canary_prompt().text])
     return json.dumps({"pass rates of": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()})
 
 
-@dataclass(frozen=True)
-class _Work:
-    """Prompts that are still to be measured."""
-
-    prompts: PromptSource | PromptStream
-    ids: Sequence[PromptId]
-    measured: Measured
-    seed: int
-
-
-async def _serve_and_measure(
-    config: RunConfig, model_path: str, session: RaySession, logs: Path, plan: PassRatePlan, work: _Work, console: Console
-) -> None:
-    async with serving(config, model_path, session.placement(), log_dir=logs, run_name=session.namespace) as served:
-        await served.install(plan.adapter)
-        with counting("prompts", len(work.ids), console) as advance:
-            await _measure(served, plan, work, advance)
-
-
-async def _measure(served: Serving, plan: PassRatePlan, work: _Work, advance: Callable[[int], None]) -> None:
-    """Keep the engines full without rendering more prompts than they can take."""
-    actors = served.config.actors
-    sampling = Sampling(plan.num_generations, actors.max_completion_length, actors.temperature, actors.top_p, actors.top_k)
-    waiting = iter(work.ids)
-    with work.measured.open() as log:
-
-        async def measure_some() -> None:
-            for prompt_id in waiting:
-                request = RolloutRequest(work.prompts.prompt(prompt_id), sampling, seed=work.seed)
-                work.measured.add(prompt_id.index, await _pass_rate(served, request, plan.reward), log)
-                advance(1)
-
-        at_once = max(2, 2 * actors.num_workers * actors.max_num_seqs // plan.num_generations)
-        tasks = [asyncio.ensure_future(measure_some()) for _ in range(min(at_once, len(work.ids)))]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-
-
-async def _pass_rate(served: Serving, request: RolloutRequest, reward: str) -> float | None:
-    """The mean of a reward over the completions to which it applies; None where it applies to none, or the engines refuse the prompt."""
-    while True:
-        try:
-            summary, body = await served.rollouts.rollout(request)
-        except PoisonPromptError:
-            return None
-        try:
-            scores = await served.rewards.score(body, summary, 0)
-        except RolloutError:  # the body was lost with its node before anyone read it
-            request = replace(request, attempt=summary.attempt + 1)
-            continue
-        values = [value for value in scores.columns[reward].values_G if value is not None]
-        return fmean(values) if values else None
-
-
-def _write(
-    config: RunConfig, plan: PassRatePlan, prompts: PromptSource | PromptStream, rows: Sequence[int], measured: Measured, console: Console
-) -> None:
-    """One Parquet file: every row that has a pass rate, in the order of the data."""
-    rated = {row: rate for row in sorted(rows) if (rate := measured.rates[row]) is not None}
+def _write(column: str, plan: PassRatePlan, prompts: PromptSource | PromptStream, rates: dict[int, float | None], console: Console) -> None:
+    """Write one Parquet file with every row that has a pass rate, in the order of the data."""
+    rated = {row: rate for row, rate in sorted(rates.items()) if rate is not None}
     if not rated:
-        raise DataError(f"reward {plan.reward} applied to no completion of the {len(rows)} prompts; look at the data with `rollcast data`")
-    column = config.data.pass_rate_column
+        raise DataError(f"reward {plan.reward} applied to no completion of the {len(rates)} prompts: look at the data with `rollcast data`")
     table = table_of([prompts.row(row) | {column: rate} for row, rate in rated.items()])
     unfinished = plan.output.with_name(f"{plan.output.name}.tmp")
     pq.write_table(table, unfinished)
     unfinished.rename(plan.output)
-    _say(plan, column, list(rated.values()), len(rows) - len(rated), console)
+    _say(plan, column, list(rated.values()), len(rates) - len(rated), console)
 
 
 def _say(plan: PassRatePlan, column: str, rates: Sequence[float], without: int, console: Console) -> None:
+    """Print the mean and the extremes of the rates, and how to use the file."""
     lowest, highest = min(rates), max(rates)
     at_ends = [sum(rate == end for rate in rates) for end in (lowest, highest)]
     console.print(
         f"{len(rates):,} rows with {column} (mean of {plan.reward} over {plan.num_generations} completions): mean {fmean(rates):.3f}; "
-        f"{at_ends[0]:,} at the lowest, {lowest:g}, {at_ends[1]:,} at the highest, {highest:g}"
-        + (f"; {without:,} prompts are left out, for which it does not apply" if without else ""),
+        f"{at_ends[0]:,} have the lowest, {lowest:g}, and {at_ends[1]:,} the highest, {highest:g}"
+        + (f"; {without:,} prompts are left out because {plan.reward} does not apply to them" if without else ""),
         highlight=False,
     )
     console.print(

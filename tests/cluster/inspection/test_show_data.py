@@ -239,7 +239,7 @@ def test_pass_rates_are_measured_and_filter_a_run(tmp_path: Path, model: Path):
     assert "--reward secnd is not among the rewards" in rollcast("data", "pass-rate", run, "--reward", "secnd", *options, code=2)
     told = rollcast("data", "pass-rate", run, "--reward", "first_n", *options, timeout=400)
     assert "7 rows with pass_rate (mean of first_n over 4 completions)" in told
-    assert "1 prompts are left out, for which it does not apply" in told
+    assert "1 prompts are left out because first_n does not apply to them" in told
     import pyarrow.parquet as pq
 
     assert [(row["question"], row["pass_rate"]) for row in pq.read_table(output).to_pylist()] == [
