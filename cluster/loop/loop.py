@@ -2,13 +2,17 @@
 
     prompts ──► _feed ──► _rollout_and_score (one task a group) ──► window ──► _learn ──► learner.step
                   ▲            waits for: an engine, a grader          ▲          │
-                  │                                                    │          ├─► _sync: adapter ──► engines
-                  └──────── room in the window ◄── version confirmed ──┴──────────┘      (overlaps the next step)
+                  │                                                    │          ├─► save_checkpoint, on_step (beside the next step)
+                  │                                                    │          │
+                  └──────── room in the window ◄── version confirmed ──┴──────────┴─► _sync: adapter ──► engines ──► on_new_adapter
+                                                                                      (overlaps the next step)
 
     _feed                waits for room in the window; unblocked by a batch taken, a group filtered, or a version confirmed.
-    _rollout_and_score   waits for an engine, then for a grader; unblocked by them; ends with a group in the window.
-    _learn               waits for `groups_per_step` groups; unblocked by a group added; then trains, commits, logs.
-    _sync                waits for the broadcast before it; two adapters are never on their way at the same time.
+    _rollout_and_score   waits for an engine, then for a grader; ends with a group in the window.
+    _learn               waits for `groups_per_step` groups; unblocked by a group added; then trains, saves, logs.
+    _sync                waits for the broadcast before it: two adapters are never on their way at the same time.
+    on_new_adapter       the caller's hook, called when every engine has the adapter. The version counts as confirmed, and makes room in
+                         the window, only after the hook returns: in a synchronous run it may use the engines alone.
 
 This file knows neither Ray nor any role. It knows the roles by what they do (`cluster.loop.roles`), so the whole flow runs under
 small fakes in milliseconds; bodies pass through as opaque references.
@@ -20,11 +24,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
 
-from cluster.loop.roles import Learner, Prompts, Rewards, Rollouts
+from cluster.loop.roles import Cursor, Learner, Prompts, Rewards, Rollouts
 from cluster.loop.sampling import sample_and_score
-from cluster.loop.window import Window
+from cluster.loop.window import Window, WindowSnapshot
 from configs.contracts.errors import PoisonPromptError
 from configs.contracts.metrics import BusyClock
 from configs.contracts.records import AdapterRef, RolloutRequest, Sampling, ScoredGroup, StepReport, SyncReport
@@ -32,7 +35,7 @@ from configs.contracts.records import AdapterRef, RolloutRequest, Sampling, Scor
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
-    """What of a run's configuration the loop needs."""
+    """The settings that the loop needs of a run's configuration."""
 
     total_steps: int
     sampling: Sampling
@@ -43,7 +46,7 @@ class LoopSettings:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One finished step as the loop saw it, for the sinks. Seconds are wall time since the step before; a commit counts to the next."""
+    """One finished step as the loop saw it. Seconds are wall time since the step before; writing a checkpoint counts to the next step."""
 
     step: int
     report: StepReport
@@ -52,16 +55,16 @@ class StepRecord:
     wait_s: float
     """Time that the learner waited for groups."""
     sync: SyncReport | None
-    """The last broadcast that was confirmed, if one was since the step before."""
+    """The broadcast confirmed since the step before, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of the loop between two steps: what a commit holds beside the learner's own state."""
+    """The state of the loop between two steps: a checkpoint holds it beside the learner's own state."""
 
     step: int
-    cursor: dict[str, Any]
-    window: dict[str, Any]
+    cursor: Cursor
+    window: WindowSnapshot
     ready: list[ScoredGroup]
 
 
@@ -75,8 +78,10 @@ class TrainLoop:
     learner: Learner
     window: Window
     settings: LoopSettings
-    on_step: Callable[[StepRecord], Coroutine[Any, Any, None]]
-    commit: Callable[[Snapshot], Awaitable[None]]
+    on_step: Callable[[StepRecord], Coroutine[None, None, None]]
+    on_new_adapter: Callable[[int], Awaitable[None]]
+    """Called with each policy version that every engine has confirmed."""
+    save_checkpoint: Callable[[Snapshot], Awaitable[None]]
     syncs: list[SyncReport] = field(default_factory=list)
     learner_clock: BusyClock = field(default_factory=BusyClock)
     waited_s: float = 0.0
@@ -86,13 +91,16 @@ class TrainLoop:
     _tasks: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
     _rollout_tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _broadcast: asyncio.Task[None] | None = None
+    _held_version: int | None = None
+    """The version before the one that is being broadcast, while it is."""
     _reporting: asyncio.Task[None] | None = None
     _exhausted: bool = False
     _stop_reason: str = ""
+    _stopping: asyncio.Future[None] | None = None
     _unreported_sync: SyncReport | None = None
 
     async def run(self) -> str:
-        """Train until the steps are done, the data ends, or `stop` is called; then commit. Errors of any part end the run."""
+        """Train until the steps are done, the data ends, or `stop` is called; then save a checkpoint. Errors of any part end the run."""
         started = time.monotonic()
         try:
             async with self._tasks:
@@ -108,10 +116,10 @@ class TrainLoop:
             self.elapsed_s += time.monotonic() - started
         return reason
 
-    async def stop(self, reason: str) -> None:
-        """End after the step that runs now; what is in flight is recorded in the last commit."""
+    def stop(self, reason: str) -> None:
+        """End after the step that runs now; prompts in flight are recorded in the last checkpoint."""
         self._stop_reason = reason
-        await self._notify()
+        self._stopping = asyncio.ensure_future(self._notify())
 
     async def _feed(self) -> None:
         while True:
@@ -126,12 +134,17 @@ class TrainLoop:
                 await self._changed.wait_for(self._may_admit)
 
     def _may_admit(self) -> bool:
-        return self.window.room(self.rollouts.version) > 0 and (not self._exhausted or self.window.to_reissue() is not None)
+        return self.window.room(self._engine_version) > 0 and (not self._exhausted or self.window.to_reissue() is not None)
+
+    @property
+    def _engine_version(self) -> int:
+        """The version that training may sample with."""
+        return self.rollouts.version if self._held_version is None else self._held_version
 
     def _admit(self) -> list[RolloutRequest]:
-        """As many prompts as the window has room for; prompts to be sampled again come first."""
+        """Draw as many prompts as the window has room for; prompts to be sampled again come first."""
         requests: list[RolloutRequest] = []
-        for _ in range(self.window.room(self.rollouts.version)):
+        for _ in range(self.window.room(self._engine_version)):
             again = self.window.to_reissue()
             prompt = self.prompts.prompt(again[0]) if again else self.prompts.next()
             if prompt is None:
@@ -161,7 +174,7 @@ class TrainLoop:
                 report = await self.learner.step(groups, self.window.steps_taken - 1)
             self.window.finish_step()
             step = self.window.steps_taken
-            snapshot = self._snapshot() if self._commit_due(step) else None
+            snapshot = self._snapshot() if self._checkpoint_due(step) else None
             if step % self.settings.sync_every_steps == 0:
                 await self._sync()
             now = time.monotonic()
@@ -169,10 +182,10 @@ class TrainLoop:
             last, self._unreported_sync = now, None
             if snapshot:
                 await self._confirm_report()
-                await self.commit(snapshot)
+                await self.save_checkpoint(snapshot)
         await self._confirm_report()
-        if not self._committed_last:
-            await self.commit(self._snapshot())
+        if not self._saved_last:
+            await self.save_checkpoint(self._snapshot())
         return self._stop_reason or ("finished" if self.window.steps_taken >= self.settings.total_steps else "data exhausted")
 
     async def _next_batch(self) -> list[ScoredGroup] | None:
@@ -189,15 +202,15 @@ class TrainLoop:
                 await self._changed.wait()
         return None
 
-    def _commit_due(self, step: int) -> bool:
+    def _checkpoint_due(self, step: int) -> bool:
         return step == self.settings.total_steps or (self.settings.save_steps > 0 and step % self.settings.save_steps == 0)
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(self.window.steps_taken, self.prompts.cursor(), self.window.snapshot(), self.window.ready_groups())
 
     @property
-    def _committed_last(self) -> bool:
-        return self.window.steps_taken > 0 and self._commit_due(self.window.steps_taken)
+    def _saved_last(self) -> bool:
+        return self.window.steps_taken > 0 and self._checkpoint_due(self.window.steps_taken)
 
     async def _sync(self) -> None:
         """Start to broadcast the adapter; it overlaps the next step."""
@@ -207,7 +220,7 @@ class TrainLoop:
         self._broadcast = self._tasks.create_task(self._broadcast_adapter(adapter))
 
     async def _report(self, record: StepRecord) -> None:
-        """Log a step beside the next one, in order. What a commit covers is logged before it: a resumed run never misses a line."""
+        """Log a step beside the next one, in order. Steps that a checkpoint covers are logged before it: a resumed run never misses a line."""
         await self._confirm_report()
         self._reporting = self._tasks.create_task(self.on_step(record))
 
@@ -217,7 +230,12 @@ class TrainLoop:
             self._reporting = None
 
     async def _broadcast_adapter(self, adapter: AdapterRef) -> None:
-        report = await self.rollouts.broadcast(adapter)
+        self._held_version = self.rollouts.version
+        try:
+            report = await self.rollouts.broadcast(adapter)
+            await self.on_new_adapter(report.version)
+        finally:
+            self._held_version = None
         self.syncs.append(report)
         self._unreported_sync = report
         await self._notify()
@@ -233,6 +251,6 @@ class TrainLoop:
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error that is not a group: the others are its consequences."""
+    """Find the first error that is not a group: the others are its consequences."""
     inner = group.exceptions[0]
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeAlias
 
 from configs.contracts.records import (
     AdapterRef,
@@ -18,6 +18,9 @@ from configs.contracts.records import (
     SyncReport,
 )
 
+Cursor: TypeAlias = Mapping[str, object]
+"""Where a stream of prompts stands, as JSON that only the stream reads."""
+
 
 class Prompts(Protocol):
     """A resumable stream of prompts."""
@@ -30,7 +33,7 @@ class Prompts(Protocol):
         """A prompt drawn before."""
         ...
 
-    def cursor(self) -> dict[str, Any]:
+    def cursor(self) -> Cursor:
         """Where the stream stands, as JSON."""
         ...
 

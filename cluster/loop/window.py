@@ -22,15 +22,43 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from configs.contracts.errors import AccountingError
 from configs.contracts.records import PromptId, ScoredGroup
 
 
+class AccountingTotals(TypedDict):
+    """`accounting` in `summary.json`."""
+
+    drawn: int
+    trained: int
+    filtered: int
+    dropped: int
+    ready: int
+    in_flight: int
+    filtered_by_reason: dict[str, int]
+    dropped_by_reason: dict[str, int]
+
+
+class WindowSnapshot(TypedDict):
+    """The ledger as a checkpoint stores it. Prompts are named by id, with their attempt."""
+
+    steps_taken: int
+    drawn: int
+    trained: int
+    reissued_stale: int
+    filtered: dict[str, int]
+    dropped: dict[str, int]
+    in_flight: list[tuple[str, int]]
+    """In the order of admission."""
+    again: list[tuple[str, int]]
+    ready: list[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Accounting:
-    """What became of every prompt drawn. `filtered` and `dropped` are by reason."""
+    """The fate of every prompt drawn. `filtered` and `dropped` are by reason."""
 
     drawn: int
     trained: int
@@ -48,7 +76,7 @@ class Accounting:
                 "ready + in flight must hold; this is a bug in rollcast, please report it with this line"
             )
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> AccountingTotals:
         """Totals for `summary.json`, with the reasons beside them."""
         return {
             "drawn": self.drawn,
@@ -199,8 +227,8 @@ class Window:
         accounting.check()
         return accounting
 
-    def snapshot(self) -> dict[str, Any]:
-        """The ledger as JSON. Ready groups are named by id; their bodies are stored beside it by the checkpoint."""
+    def snapshot(self) -> WindowSnapshot:
+        """The ledger as JSON. Ready groups are named by id; the checkpoint stores their bodies beside it."""
         self.accounting()
         in_admission_order = sorted(self._in_flight, key=self._order.__getitem__)
         return {
@@ -210,8 +238,8 @@ class Window:
             "reissued_stale": self.reissued_stale,
             "filtered": dict(self.filtered),
             "dropped": dict(self.dropped),
-            "in_flight": [[str(prompt_id), self._in_flight[prompt_id]] for prompt_id in in_admission_order],
-            "again": [[str(prompt_id), attempt] for prompt_id, attempt in self._again.items()],
+            "in_flight": [(str(prompt_id), self._in_flight[prompt_id]) for prompt_id in in_admission_order],
+            "again": [(str(prompt_id), attempt) for prompt_id, attempt in self._again.items()],
             "ready": [str(group.summary.prompt_id) for group in self.ready_groups()],
         }
 
@@ -219,7 +247,7 @@ class Window:
         """Finished groups not yet trained, oldest admission first."""
         return [self._ready[prompt_id] for prompt_id in sorted(self._ready, key=self._order.__getitem__)]
 
-    def restore(self, snapshot: Mapping[str, Any], ready: list[ScoredGroup]) -> None:
+    def restore(self, snapshot: WindowSnapshot, ready: list[ScoredGroup]) -> None:
         """Go on from a snapshot. What was in flight is sampled again under the same attempt; `ready` holds the stored groups.
 
         A group of the snapshot that is not in `ready` is sampled again as well.

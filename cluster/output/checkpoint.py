@@ -28,7 +28,7 @@ _FACTS = TypeAdapter(tuple[GroupSummary, Scores])
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
+class Checkpoint:
     """A verified commit on disk."""
 
     folder: Path
@@ -88,7 +88,7 @@ def finish(folder: Path, state: Mapping[str, Any], keep: int | None) -> Path:
     return final
 
 
-def newest(checkpoints: Path, warn: Callable[[str], None] = print) -> Commit | None:
+def newest(checkpoints: Path, warn: Callable[[str], None] = print) -> Checkpoint | None:
     """The newest whole commit, or None. A damaged one is named by `warn(message)` and passed over."""
     for folder in sorted(checkpoints.glob("step-*[0-9]"), reverse=True):
         try:
@@ -98,7 +98,7 @@ def newest(checkpoints: Path, warn: Callable[[str], None] = print) -> Commit | N
     return None
 
 
-def read(folder: Path) -> Commit:
+def read(folder: Path) -> Checkpoint:
     """Verify and read one commit.
 
     Raises:
@@ -114,7 +114,7 @@ def read(folder: Path) -> Commit:
         file = folder / name
         if not file.is_file() or _sha256(file) != expected:
             raise CheckpointError(f"{file} is missing or does not match its hash: the commit is damaged; give another with --resume PATH")
-    return Commit(folder, json.loads((folder / "loop.json").read_text()))
+    return Checkpoint(folder, json.loads((folder / "loop.json").read_text()))
 
 
 def write_groups(folder: Path, groups: Sequence[ScoredGroup], bodies: Sequence[pa.Table]) -> None:

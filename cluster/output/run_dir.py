@@ -104,13 +104,13 @@ def read_summary(path: Path) -> dict[str, Any]:
         return {}
 
 
-WHOLE = ("finished", "data exhausted")
+COMPLETED_REASONS = ("finished", "data exhausted")
 """Reasons to end for which what a run leaves is its result."""
 
 
 def ended_well(summary: Mapping[str, Any]) -> bool:
     """Whether a run came to its end: there is nothing to resume."""
-    return summary.get("exit_reason") in WHOLE
+    return summary.get("exit_reason") in COMPLETED_REASONS
 
 
 def _lock(path: Path) -> IO[str]:

@@ -38,6 +38,12 @@ class MetricSinks:
         wandb = WandbSink.open(config, folder, say) if "wandb" in report_to else None
         return cls(folder, folder.name, tensorboard="tensorboard" in report_to, wandb=wandb)
 
+    def __enter__(self) -> MetricSinks:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
+
     def emit(self, step: int, metrics: Mapping[str, float]) -> None:
         """What a step was."""
         self._emit(step, {"time": time.time()}, metrics)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from cluster.output.run_dir import WHOLE
+from cluster.output.run_dir import COMPLETED_REASONS
 from cluster.report.axes import short
 from cluster.report.record import HeldOut, RunRecord
 from cluster.report.samples import count_outcomes
@@ -57,7 +57,7 @@ def state_of(run: RunRecord) -> State:
         return State("still running", "neutral")
     if not reason:
         return State("no end recorded: it was killed, or is still running elsewhere", "neutral")
-    kind = "good" if reason in WHOLE else "bad" if str(reason).startswith("failed") else "neutral"
+    kind = "good" if reason in COMPLETED_REASONS else "bad" if str(reason).startswith("failed") else "neutral"
     return State(str(reason), kind)
 
 

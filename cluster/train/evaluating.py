@@ -1,12 +1,12 @@
-"""Evaluations while a run trains: the loop's rollout workers, which every so many steps are asked other prompts as well.
+"""Evaluations while a run trains: every so many steps the rollout workers of the run are asked other prompts as well.
 
-    broadcast of version v ──► due? ──► asynchronous run: a task beside training; requests go to the same engines, a few at a time, and
-                                        what they measure may mix versions: it begins with v, and tells the last one
-                                  └──► synchronous run: nothing is in flight; the loop sees v only when the evaluation has ended, and it
-                                        measured v alone
+    new adapter v ──► due? ──► asynchronous run: a task beside training. Its requests go to the same engines, a few at a time, and
+                      │        it may span several policy versions; the range is reported
+                      └──► synchronous run: nothing else is in flight. Training goes on when the evaluation has ended, and it
+                           measured v alone
 
-An evaluation changes nothing of training: its prompts are not drawn from the stream, no group of it enters the window, its seeds and cached
-prompts are its own. A worker that is lost with its requests is replaced, and they are sampled again, as rollouts are.
+An evaluation changes nothing of training: its prompts are not drawn from the stream, no group of it enters the window, and it has its own
+seeds and its own part of the prefix cache. Requests of a worker that is lost are sampled again, as rollouts are.
 """
 
 from __future__ import annotations
@@ -17,30 +17,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from actors.pool import RolloutPool
 from actors.prompts.eval_sets import EvalSet
 from cluster.evaluation.evaluate import evaluate, write_answers
 from cluster.evaluation.measurement import Evaluation, metrics_of
 from cluster.evaluation.plan import EvaluationPlan
+from cluster.loop.roles import Rewards, Rollouts
 from cluster.output.sinks import MetricSinks
-from configs.contracts.records import AdapterRef, BodyRef, GroupSummary, RolloutRequest, SyncReport
 from configs.schema.run import RunConfig
-from rewards.pool import RewardPool
 
-SHARE_OF_SEATS = 4
-"""One in so many of the completions that the engines can sample at a time may be an evaluation's; training waits for the others."""
+EVAL_CAPACITY_FRACTION = 0.25
+"""Fraction of the completions that the engines sample at a time which an evaluation beside training may take."""
 
 
 @dataclass
-class EvaluatingRollouts:
-    """`cluster.loop.loop.Rollouts` over a pool, which evaluates the adapters that are due.
+class TrainingEvaluations:
+    """The evaluations of one run, begun by `on_new_adapter`, the loop's hook.
 
     Args:
         folder: for `step-000050/<set>.parquet` and `summary.json`.
     """
 
-    pool: RolloutPool
-    rewards: RewardPool
+    rollouts: Rollouts
+    rewards: Rewards
     config: RunConfig
     sets: Sequence[EvalSet]
     folder: Path
@@ -49,46 +47,30 @@ class EvaluatingRollouts:
     _plan: EvaluationPlan = field(init=False)
     _running: asyncio.Task[None] | None = None
     _running_step: int = 0
-    _version_before: int | None = None
 
     def __post_init__(self) -> None:
         plan = EvaluationPlan.of(self.config)
         self._plan = replace(plan, prompts_at_once=self._prompts_at_once(plan))
 
-    @property
-    def version(self) -> int:
-        """The version that training may sample with: the one before while one is evaluated alone."""
-        return self.pool.version if self._version_before is None else self._version_before
-
-    def assign(self, requests: Sequence[RolloutRequest]) -> list[RolloutRequest]:
-        return self.pool.assign(requests)
-
-    async def rollout(self, request: RolloutRequest) -> tuple[GroupSummary, BodyRef]:
-        return await self.pool.rollout(request)
-
-    async def broadcast(self, adapter: AdapterRef) -> SyncReport:
-        """Give every worker an adapter; in a synchronous run return when it is evaluated, if that is due.
+    async def on_new_adapter(self, version: int) -> None:
+        """Evaluate the adapter that every engine has confirmed, if that is due. In a synchronous run, return when it is evaluated.
 
         Raises:
-            RollcastError: also what ended an evaluation since the broadcast before.
+            RollcastError: also what ended an evaluation that began earlier.
         """
         if self._running is not None and self._running.done():
             await self._running_done()
-        if not self._due(adapter.version):
-            return await self.pool.broadcast(adapter)
-        if self._alone:
-            return await self._broadcast_and_evaluate(adapter)
-        report = await self.pool.broadcast(adapter)
-        self._begin(adapter.version)
-        return report
+        if not self._due(version):
+            return
+        if self._synchronous:
+            await self._evaluate(version)
+        else:
+            self._begin(version)
 
     async def catch_up(self, step: int) -> None:
         """Make up for the evaluation of the step that a run is resumed from, where it was due and did not end."""
-        if self._due(step) and not self._summary(step).exists():
-            if self._alone:
-                await self._evaluate(step)
-            else:
-                self._begin(step)
+        if not self._summary(step).exists():
+            await self.on_new_adapter(step)
 
     async def finish(self, step: int) -> None:
         """Wait for the evaluation that runs, and for that of the last step, where that is due and was left out."""
@@ -97,7 +79,7 @@ class EvaluatingRollouts:
         await self._running_done()
 
     async def cancel(self) -> None:
-        """Give up the evaluation that runs; one that has failed already is not looked at."""
+        """Give up the evaluation that runs; an error that has ended it already is ignored."""
         running, self._running = self._running, None
         if running is not None:
             running.cancel()
@@ -109,7 +91,7 @@ class EvaluatingRollouts:
             await running
 
     @property
-    def _alone(self) -> bool:
+    def _synchronous(self) -> bool:
         return self.config.cluster.max_staleness == 0
 
     def _due(self, step: int) -> bool:
@@ -118,15 +100,6 @@ class EvaluatingRollouts:
 
     def _summary(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}" / "summary.json"
-
-    async def _broadcast_and_evaluate(self, adapter: AdapterRef) -> SyncReport:
-        self._version_before = self.pool.version
-        try:
-            report = await self.pool.broadcast(adapter)
-            await self._evaluate(adapter.version)
-        finally:
-            self._version_before = None
-        return report
 
     def _begin(self, step: int) -> None:
         if self._running is not None and not self._running.done():
@@ -140,7 +113,7 @@ class EvaluatingRollouts:
     async def _evaluate(self, step: int) -> None:
         found = []
         for asked in self.sets:
-            answers = await evaluate(self.pool, self.rewards, asked, self._plan, step)
+            answers = await evaluate(self.rollouts, self.rewards, asked, self._plan, step)
             await asyncio.to_thread(write_answers, answers, self._summary(step).parent / f"{asked.name}.parquet")
             self.sinks.emit_evaluation(step, metrics_of(answers.evaluation))
             self.say(_told(step, answers.evaluation))
@@ -148,10 +121,11 @@ class EvaluatingRollouts:
         self._summary(step).write_text(json.dumps(found, indent=2) + "\n")
 
     def _prompts_at_once(self, plan: EvaluationPlan) -> int | None:
-        if self._alone:
+        """Prompts in hand at a time beside training; None takes all together."""
+        if self._synchronous:
             return None
-        actors = self.config.actors
-        return max(1, actors.num_workers * actors.max_num_seqs // (SHARE_OF_SEATS * plan.sampling.num_generations))
+        completions = self.config.actors.num_workers * self.config.actors.max_num_seqs * EVAL_CAPACITY_FRACTION
+        return max(1, int(completions // plan.sampling.num_generations))
 
 
 def _told(step: int, found: Evaluation) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -110,6 +110,9 @@ class CountingLearner:
         return AdapterRef(AdapterManifest(self.version, "", "float32", (), 1, 1.0, (), "tiny"), NO_BODY)
 
 
+async def nothing(version: int) -> None: ...
+
+
 def make_loop(
     *, steps: int = 4, max_staleness: int = 1, groups: int = 2, save_steps: int = 0, **parts: Any
 ) -> tuple[TrainLoop, list[StepRecord], list[Snapshot]]:
@@ -119,7 +122,7 @@ def make_loop(
     async def on_step(record: StepRecord) -> None:
         records.append(record)
 
-    async def commit(snapshot: Snapshot) -> None:
+    async def save_checkpoint(snapshot: Snapshot) -> None:
         snapshots.append(snapshot)
 
     loop = TrainLoop(
@@ -130,7 +133,8 @@ def make_loop(
         window=parts.get("window", Window(groups, max_staleness, total_steps=steps)),
         settings=LoopSettings(steps, Sampling(2, 8), save_steps=save_steps),
         on_step=on_step,
-        commit=commit,
+        on_new_adapter=parts.get("on_new_adapter", nothing),
+        save_checkpoint=save_checkpoint,
     )
     return loop, records, snapshots
 
@@ -221,7 +225,7 @@ async def test_stop_commits_what_is_in_flight() -> None:
     async def stop_soon() -> None:
         while len(records) < 3:
             await asyncio.sleep(0.001)
-        await loop.stop("stopped by SIGTERM")
+        loop.stop("stopped by SIGTERM")
 
     reason, _ = await asyncio.gather(loop.run(), stop_soon())
     assert reason == "stopped by SIGTERM"
@@ -239,7 +243,7 @@ async def test_a_resumed_loop_trains_what_was_in_flight_and_nothing_twice() -> N
     window.restore(snapshot.window, snapshot.ready)
     learner = CountingLearner(1, version=4)
     rollouts = ScriptedRollouts(version=4)
-    prompts = CountedPrompts(position=snapshot.cursor["position"])
+    prompts = CountedPrompts(position=cast(int, snapshot.cursor["position"]))
     second, _, _ = make_loop(steps=6, window=window, learner=learner, rollouts=rollouts, prompts=prompts)
     assert await second.run() == "finished"
     before = [group.summary.prompt_id for record in records[:4] for group in record.groups]
@@ -258,3 +262,28 @@ async def test_logging_overlaps_the_next_step_stays_in_order_and_precedes_its_co
     assert await loop.run() == "finished"
     assert [step for step, _ in seen] == [1, 2, 3, 4, 5, 6]
     assert [commits for _, commits in seen] == [0, 0, 1, 1, 2, 2]
+
+
+async def test_a_synchronous_run_samples_under_a_new_version_only_after_the_hook() -> None:
+    started_when_hooked: list[tuple[int, int]] = []
+    rollouts = ScriptedRollouts()
+
+    async def on_new_adapter(version: int) -> None:
+        before = len(rollouts.started)
+        await asyncio.sleep(0.01)
+        assert rollouts.version == version, "every engine has the adapter"
+        started_when_hooked.append((version, len(rollouts.started) - before))
+
+    loop, _, _ = make_loop(steps=3, max_staleness=0, rollouts=rollouts, on_new_adapter=on_new_adapter)
+    assert await loop.run() == "finished"
+    assert started_when_hooked == [(1, 0), (2, 0), (3, 0)]
+    assert len(rollouts.started) == 6
+
+
+async def test_an_error_of_the_hook_ends_the_run() -> None:
+    async def on_new_adapter(version: int) -> None:
+        raise RewardError(f"version {version} cannot be evaluated")
+
+    loop, _, _ = make_loop(on_new_adapter=on_new_adapter)
+    with pytest.raises(RewardError, match="version 1 cannot be evaluated"):
+        await asyncio.wait_for(loop.run(), 5)

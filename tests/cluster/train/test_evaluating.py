@@ -12,10 +12,9 @@ import pytest
 
 from actors.prompts.eval_sets import EvalSet
 from cluster.output.sinks import MetricSinks
-from cluster.train.evaluating import EvaluatingRollouts
+from cluster.train.evaluating import TrainingEvaluations
 from configs.contracts.errors import RewardError
 from configs.contracts.records import (
-    AdapterManifest,
     AdapterRef,
     Completion,
     GroupSummary,
@@ -29,7 +28,6 @@ from configs.contracts.records import (
     VersionSpan,
 )
 from configs.schema.run import RunConfig
-from tests.bodies import NO_BODY
 
 
 class Pool:
@@ -61,8 +59,7 @@ class Pool:
         return summary, at_once(table)
 
     async def broadcast(self, adapter: AdapterRef) -> SyncReport:
-        self.version = adapter.version
-        return SyncReport(adapter.version, 0, 0.0, 0.0, 0.0)
+        raise AssertionError("an evaluation broadcasts nothing")
 
 
 def at_once(value: Any) -> asyncio.Future[Any]:
@@ -76,14 +73,14 @@ class Rewards:
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
 
-    async def score(self, _body: Any, summary: GroupSummary, _step: int) -> Scores:
+    async def score(self, body: Any, summary: GroupSummary, step: int) -> Scores:
         if self.error:
             raise self.error
         G = len(summary.completion_tokens_G)
         return Scores(summary.prompt_id, 0, (1.0,) * G, {"accuracy": RewardColumn((1.0,) * G, ("scored",) * G)}, 0.0)
 
 
-def rollouts(
+def evaluations(
     folder: Path, *, max_staleness: int = 1, error: Exception | None = None, prompts: int = 12, said: list[str] | None = None
 ) -> Any:
     config = RunConfig.model_validate(
@@ -98,44 +95,43 @@ def rollouts(
     asked = EvalSet("held_out", [Prompt(PromptId(-1, index), (1,), "?") for index in range(prompts)])
     sinks = MetricSinks(folder, "run", ray_metrics=False)
     say = (said if said is not None else []).append
-    return EvaluatingRollouts(Pool(), Rewards(error), config, [asked], folder / "evaluations", sinks, say)  # type: ignore[arg-type]
+    return TrainingEvaluations(Pool(), Rewards(error), config, [asked], folder / "evaluations", sinks, say)
 
 
-def adapter(version: int) -> AdapterRef:
-    return AdapterRef(AdapterManifest(version, "", "float32", (), 8, 16.0, (), "m"), NO_BODY)
+async def broadcast(evaluating: Any, version: int) -> None:
+    """Do what the loop does with a new adapter."""
+    evaluating.rollouts.version = version
+    await evaluating.on_new_adapter(version)
 
 
 def logged(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-async def test_a_synchronous_run_sees_a_new_version_when_it_is_evaluated(tmp_path: Path) -> None:
-    evaluating = rollouts(tmp_path, max_staleness=0)
-    evaluating.pool.hold.clear()
-    await evaluating.broadcast(adapter(1))
-    assert evaluating.version == 1, "step 1 is not due"
-    broadcast = asyncio.create_task(evaluating.broadcast(adapter(2)))
+async def test_a_synchronous_run_waits_for_its_evaluation(tmp_path: Path) -> None:
+    evaluating = evaluations(tmp_path, max_staleness=0)
+    evaluating.rollouts.hold.clear()
+    await broadcast(evaluating, 1)  # step 1 is not due
+    evaluated = asyncio.create_task(broadcast(evaluating, 2))
     await asyncio.sleep(0.01)
-    assert (evaluating.pool.version, evaluating.version) == (2, 1), "no prompt of training may be admitted under it yet"
-    evaluating.pool.hold.set()
-    await broadcast
-    assert evaluating.version == 2
-    assert evaluating.pool.together == [12], "as one gang, to be reproducible"
+    assert not evaluated.done(), "the loop may not use the engines yet"
+    evaluating.rollouts.hold.set()
+    await evaluated
+    assert evaluating.rollouts.together == [12], "as one gang, to be reproducible"
     assert [(line["step"], line["eval/held_out/accuracy"]) for line in logged(tmp_path)] == [(2, 1.0)]
 
 
 async def test_an_asynchronous_run_goes_on_and_leaves_room_for_training(tmp_path: Path) -> None:
     """16 seats, of which an evaluation takes a quarter: 2 groups of 2."""
     said: list[str] = []
-    evaluating = rollouts(tmp_path, said=said)
-    evaluating.pool.hold.clear()
-    await evaluating.broadcast(adapter(2))
-    assert evaluating.version == 2
+    evaluating = evaluations(tmp_path, said=said)
+    evaluating.rollouts.hold.clear()
+    await broadcast(evaluating, 2)
     await asyncio.sleep(0.01)
-    await evaluating.broadcast(adapter(3))
-    evaluating.pool.hold.set()
+    await broadcast(evaluating, 3)
+    evaluating.rollouts.hold.set()
     await evaluating.finish(3)
-    assert evaluating.pool.most_in_hand == 2
+    assert evaluating.rollouts.most_in_hand == 2
     [line] = logged(tmp_path)
     assert (line["step"], line["eval/held_out/min_policy_version"], line["eval/held_out/max_policy_version"]) == (2, 2, 3)
     assert said == [
@@ -145,23 +141,23 @@ async def test_an_asynchronous_run_goes_on_and_leaves_room_for_training(tmp_path
 
 async def test_an_evaluation_that_is_overtaken_is_left_out_but_the_last_is_not(tmp_path: Path) -> None:
     said: list[str] = []
-    evaluating = rollouts(tmp_path, said=said)
-    evaluating.pool.hold.clear()
-    await evaluating.broadcast(adapter(2))
-    await evaluating.broadcast(adapter(4))
+    evaluating = evaluations(tmp_path, said=said)
+    evaluating.rollouts.hold.clear()
+    await broadcast(evaluating, 2)
+    await broadcast(evaluating, 4)
     assert "the evaluation after step 4 is left out: that after step 2 still runs" in said[0]
-    evaluating.pool.hold.set()
+    evaluating.rollouts.hold.set()
     await evaluating.finish(4)
     assert [line["step"] for line in logged(tmp_path)] == [2, 4]
 
 
 async def test_a_resumed_run_makes_up_for_what_it_missed_once(tmp_path: Path) -> None:
     for _ in range(2):
-        resumed = rollouts(tmp_path)
-        resumed.pool.version = 2
+        resumed = evaluations(tmp_path)
+        resumed.rollouts.version = 2
         await resumed.catch_up(2)
         await resumed.finish(2)
-    evaluating = rollouts(tmp_path)
+    evaluating = evaluations(tmp_path)
     await evaluating.catch_up(0)
     await evaluating.catch_up(3)
     await evaluating.finish(3)
@@ -170,17 +166,17 @@ async def test_a_resumed_run_makes_up_for_what_it_missed_once(tmp_path: Path) ->
 
 
 async def test_what_ends_an_evaluation_ends_the_run(tmp_path: Path) -> None:
-    evaluating = rollouts(tmp_path, error=RewardError("too many failed"))
-    await evaluating.broadcast(adapter(2))
+    evaluating = evaluations(tmp_path, error=RewardError("too many failed"))
+    await broadcast(evaluating, 2)
     await asyncio.sleep(0.01)
     with pytest.raises(RewardError, match="too many failed"):
-        await evaluating.broadcast(adapter(3))
+        await broadcast(evaluating, 3)
 
 
 async def test_an_evaluation_is_given_up_with_its_run(tmp_path: Path) -> None:
-    evaluating = rollouts(tmp_path)
-    evaluating.pool.hold.clear()
-    await evaluating.broadcast(adapter(2))
+    evaluating = evaluations(tmp_path)
+    evaluating.rollouts.hold.clear()
+    await broadcast(evaluating, 2)
     await asyncio.sleep(0.01)
     await evaluating.cancel()
     assert len(asyncio.all_tasks()) == 1

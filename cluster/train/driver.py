@@ -1,0 +1,194 @@
+"""What every training run does around its steps, whether by GRPO or supervised.
+
+open_run          lock the run directory ─► checkpoint to resume from ─► begin ─► the run ─► summary.json, report.html
+                                                                          └─ from here on, a failure is written down as the exit reason
+stop_on_signals   first SIGTERM or SIGINT ─► the running step ends, a checkpoint is written      second ─► the run is cancelled
+through_restarts  attempt ──learner group lost──► restored from the newest checkpoint ─► attempted again, a bounded number of times
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from cluster.output import checkpoint
+from cluster.output.checkpoint import Checkpoint
+from cluster.output.display import RunDisplay
+from cluster.output.run_dir import Resume, RunDirectory
+from cluster.report import leave_report
+from cluster.session import RaySession
+from cluster.stopping import call_on_signals
+from configs.contracts.errors import LearnerError, NonFiniteError, RollcastError, StoppedError
+from configs.loading import dump_config
+from configs.schema.run import RunConfig
+from configs.schema.sft import SftConfig
+
+Config = TypeVar("Config", RunConfig, SftConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedStep:
+    """One finished step, as callbacks see it.
+
+    Example: `FinishedStep(3, 150, {"train/reward": 1.28, ...}, stop)`.
+    """
+
+    step: int
+    """Optimizer steps done, from 1."""
+    total_steps: int
+    metrics: Mapping[str, float]
+    """Under the names of docs/metrics.md."""
+    stop: Callable[[str], None]
+    """End the run after this step, with a checkpoint: `step.stop("reward is high enough")`. The text becomes the exit reason."""
+
+
+StepCallback = Callable[[FinishedStep], None]
+"""Called in the driver after each step. It should return quickly: the driver does nothing else meanwhile. An error that it raises ends the run."""
+
+
+@dataclass
+class OpenRun(Generic[Config]):
+    """One run that holds its directory."""
+
+    config: Config
+    directory: RunDirectory
+    display: RunDisplay
+    resume: Resume
+    summary: dict[str, Any] = field(default_factory=dict)
+    begun: bool = False
+
+    def checkpoint_to_resume(self, identity: Mapping[str, Any]) -> Checkpoint | None:
+        """The checkpoint that the run goes on from; None where it starts from the beginning.
+
+        Args:
+            identity: settings that must be the same in a resumed run, under the names that its user knows.
+
+        Raises:
+            CheckpointError: it cannot be read, or was written under another identity.
+        """
+        if self.resume == "none":
+            return None
+        found = checkpoint.read(self.resume) if isinstance(self.resume, Path) else self.newest_checkpoint()
+        if found is not None:
+            found.require_same(identity)
+            self.display.say(f"resuming from {found.folder} (step {found.step})")
+        return found
+
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """The newest undamaged checkpoint of this run."""
+        return checkpoint.newest(self.directory.checkpoints, self.display.say)
+
+    def begin(self) -> None:
+        """Write config.yaml. Failures before this leave the directory as it was; later ones are recorded in it."""
+        self.begun = True
+        self.directory.write("config.yaml", dump_config(self.config))
+
+    def session(self) -> RaySession:
+        """Ray for this run."""
+        return RaySession(self.config, self.directory.logs, namespace=f"rollcast-{self.directory.path.name}")
+
+    @property
+    def phase_s(self) -> dict[str, float]:
+        """Wall seconds of each phase that has ended."""
+        return {name: round(seconds, 2) for name, seconds in self.display.seconds.items()}
+
+    async def write_report(self) -> Path | None:
+        """Write report.html; returns its path, or None where it could not be drawn."""
+        return await asyncio.to_thread(leave_report, self.directory.path, self.display.say)
+
+    def log_stray_error(self, _loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+        """Write errors that nobody awaits any more to a log instead of the terminal, such as those of calls to a worker that is being closed."""
+        with (self.directory.logs / "driver.log").open("a") as log:
+            log.write(f"{context['message']}: {context.get('exception')!r}\n")
+
+    def record_failure(self, error: BaseException) -> None:
+        """Write the error as the exit reason of the run, with the report of what was done before it."""
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        self.directory.write_summary({**self.summary, "exit_reason": f"failed: {reason}", "phase_s": self.display.seconds})
+        leave_report(self.directory.path, self.display.say)
+        if isinstance(error, RollcastError):
+            self.display.say(f"logs of every process: {self.directory.logs}")
+
+
+@contextmanager
+def open_run(config: Config, resume: Resume, display: RunDisplay) -> Iterator[OpenRun[Config]]:
+    """Hold the run directory while the run lives, and record a failure in it.
+
+    Raises:
+        RunDirectoryError: the directory cannot be written, or another live run holds it.
+    """
+    with RunDirectory.open(config.out_dir, resume) as directory:
+        run = OpenRun(config, directory, display, resume)
+        display.say(f"run directory: {directory.path}")
+        try:
+            yield run
+        except BaseException as error:
+            if run.begun:
+                run.record_failure(error)
+            raise
+
+
+@dataclass
+class StopSignals:
+    """SIGTERM and SIGINT of a run. `end_after_step` is asked at the first; it returns False where no step is running yet."""
+
+    end_after_step: Callable[[str], bool] = lambda _reason: False
+    reason: str = ""
+
+
+@contextmanager
+def stop_on_signals(say: Callable[[str], None]) -> Iterator[StopSignals]:
+    """End the run after the running step at the first signal, and at once at the second.
+
+    Raises:
+        StoppedError: the run was cancelled.
+    """
+    signals, task = StopSignals(), asyncio.current_task()
+    assert task is not None, "a run is a task of an event loop"
+
+    def stop(name: str) -> None:
+        first, signals.reason = not signals.reason, f"stopped by {name}"
+        if first and signals.end_after_step(signals.reason):
+            say(f"{name}: writing a checkpoint after the running step; a second {name} stops at once")
+        else:
+            task.cancel()
+
+    call_on_signals(stop)
+    try:
+        yield signals
+    except asyncio.CancelledError:
+        reason = signals.reason or "cancelled"
+        raise StoppedError(f"{reason}: run the same command again to go on from the last checkpoint") from None
+
+
+async def through_restarts(
+    attempt: Callable[[], Awaitable[str]], restore: Callable[[], Awaitable[None]], max_restarts: int, say: Callable[[str], None]
+) -> str:
+    """Return what `attempt` returns. When it loses the learner group, restore the group and attempt again, at most `max_restarts` times.
+
+    Raises:
+        NonFiniteError: at once, since the same data would give it again.
+        LearnerError: the group was lost once too often.
+    """
+    for restarts in itertools.count(1):
+        try:
+            return await attempt()
+        except NonFiniteError:
+            raise
+        except LearnerError as error:
+            if restarts > max_restarts:
+                raise
+            say(f"{error.role}: {error.message}; making the learner group again ({restarts} of {max_restarts})")
+            await restore()
+    raise AssertionError  # count() does not end
+
+
+def call_back(callbacks: Sequence[StepCallback], step: FinishedStep) -> None:
+    """Show a finished step to every callback, in order."""
+    for callback in callbacks:
+        callback(step)
