@@ -274,7 +274,11 @@ async def test_a_synchronous_run_samples_under_a_new_version_only_after_the_hook
         assert rollouts.version == version, "every engine has the adapter"
         started_when_hooked.append((version, len(rollouts.started) - before))
 
-    loop, _, _ = make_loop(steps=3, max_staleness=0, rollouts=rollouts, on_new_adapter=on_new_adapter)
+    async def save_slowly(_snapshot: Snapshot) -> None:
+        await asyncio.sleep(0.005)  # the engines have the adapter before the learner asks for its next batch, which wakes the feed
+
+    loop, _, _ = make_loop(steps=3, max_staleness=0, save_steps=1, rollouts=rollouts, on_new_adapter=on_new_adapter)
+    loop.save_checkpoint = save_slowly
     assert await loop.run() == "finished"
     assert started_when_hooked == [(1, 0), (2, 0), (3, 0)]
     assert len(rollouts.started) == 6
