@@ -1,11 +1,11 @@
-"""What was wrong with a configuration, one line a fault."""
+"""Describe each fault of a configuration in one line."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic_core import ErrorDetails
 
@@ -14,17 +14,18 @@ from configs.schema.section import Section
 from configs.yaml_files import shown
 
 Location = tuple[int | str, ...]
-"""Where a fault lies, as pydantic says it: `("rewards", "functions", 0, "weight")`."""
+"""Location of a fault, as pydantic gives it: `("rewards", "functions", 0, "weight")`."""
 
 
-def _nested_section(annotation: Any) -> type[Section] | None:
-    """The section that an annotation such as `X`, `X | None` or `tuple[X, ...]` holds."""
+def _nested_section(annotation: object) -> type[Section] | None:
+    """Find the section in an annotation such as `X`, `X | None` or `tuple[X, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     return next(filter(None, map(_nested_section, get_args(annotation))), None)
 
 
 def section_at(location: Sequence[int | str], root: type[Section]) -> type[Section] | None:
+    """Find the section that a location leads to."""
     section: type[Section] | None = root
     for name in location:
         if isinstance(name, str):
@@ -34,6 +35,7 @@ def section_at(location: Sequence[int | str], root: type[Section]) -> type[Secti
 
 
 def all_keys(section: type[Section] = RunConfig, prefix: str = "") -> Iterator[str]:
+    """Yield every key of a configuration, in the order of the schema."""
     for name, field in section.model_fields.items():
         yield prefix + name
         nested = _nested_section(field.annotation)
@@ -42,7 +44,7 @@ def all_keys(section: type[Section] = RunConfig, prefix: str = "") -> Iterator[s
 
 
 def _key(location: Location, root: type[Section]) -> str:
-    """`rewards.functions[0].weight`. What pydantic adds to name the arm of a union is left out: it is no key."""
+    """Write a location as `rewards.functions[0].weight`, without the names that pydantic adds for the members of a union."""
     key, section = "", root
     for name in location:
         if isinstance(name, int):
@@ -57,7 +59,7 @@ def _key(location: Location, root: type[Section]) -> str:
 
 
 def _nearest_key(location: Location, root: type[Section]) -> str | None:
-    """The existing key most like an unknown one: a sibling with a similar name, or the same name in another section."""
+    """Find the key most like an unknown one: a sibling with a similar name, or the same name in another section."""
     parent = re.sub(r"\[\d+\]", "", _key(location[:-1], root))
     wanted = str(location[-1]).lower()
 
@@ -70,9 +72,13 @@ def _nearest_key(location: Location, root: type[Section]) -> str | None:
 
 
 def describe_fault(error: ErrorDetails, origins: Mapping[str, str], root: type[Section]) -> str:
-    """One line of the form `key: value, rule; remedy`."""
+    """Describe a fault in one line, `key: value, rule; remedy`.
+
+    Args:
+        origins: key -> the settings of a recipe that it was made from, which are named first.
+    """
     key = _key(error["loc"], root)
-    origin = next((made_of for target, made_of in origins.items() if key == target or key.startswith((f"{target}[", f"{target}."))), None)
+    origin = next((settings for target, settings in origins.items() if key == target or key.startswith((f"{target}[", f"{target}."))), None)
     return f"{origin} -> {_fault(error, root)}" if origin else _fault(error, root)
 
 
@@ -116,7 +122,7 @@ _RULES: Mapping[str, tuple[str, str]] = {
     "string": ("is not text", "put it in quotes if it is meant as text"),
     "tuple": ("is not a list", "write a list, such as [a, b]"),
 }
-"""Rule and remedy of a wrong type, by the first word of pydantic's name for it (`int_parsing`, `int_from_float`, ...)."""
+"""First word of pydantic's name for a wrong type (`int_parsing`, `int_from_float`, ...) -> (rule, remedy)."""
 
 
 def _rule(error: ErrorDetails) -> tuple[str, str]:

@@ -1,29 +1,33 @@
-"""YAML text to values and back."""
+"""Read YAML text into values, and write values as YAML."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, TypeAlias
 
 import yaml
 
 from configs.contracts.errors import ConfigError
 
+YamlValue: TypeAlias = "bool | int | float | str | Sequence[YamlValue] | Mapping[str, YamlValue] | None"
+"""A value of a YAML file: a scalar, a list or a mapping."""
+
 _SCIENTIFIC = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+")
-"""YAML 1.1 reads `1e-4` as a string because it has neither a dot nor a sign in the exponent; people mean a number."""
+"""A number such as `1e-4`. YAML 1.1 reads it as text, because it has neither a dot nor a sign in the exponent."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loading that refuses a key given twice with different values, which plain YAML resolves to the last one in silence."""
+    """Load safely, and refuse a key that is given twice with different values: plain YAML silently takes the last one."""
 
     yaml_implicit_resolvers: ClassVar = {
         letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         for key, value in ((key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)):
             first, before = seen.setdefault(key.value, (key, value))
@@ -34,7 +38,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads back: strings that look like `1e-4` are quoted, texts of several lines are blocks."""
+    """Write what `_Loader` reads back: text that looks like `1e-4` is quoted, and text of several lines becomes a block."""
 
 
 for _kind in (_Loader, _Dumper):
@@ -46,25 +50,25 @@ _Dumper.add_representer(
 )
 
 
-def dump_yaml(value: Any, width: float = 120) -> str:
-    """YAML that is read back to an equal value."""
+def dump_yaml(value: object, width: float = 120) -> str:
+    """Write a value as YAML that is read back to an equal value."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
 
 
-def parse_yaml(text: str) -> Any:
-    """One YAML value, such as the value of an option on the command line.
+def parse_yaml(text: str) -> YamlValue:
+    """Read one YAML value, such as the value of an option on the command line.
 
     Raises:
-        yaml.YAMLError: it is none.
+        yaml.YAMLError: the text is not YAML.
     """
     return yaml.load(text, Loader=_Loader)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
+def read_yaml(path: Path) -> dict[str, YamlValue]:
+    """Read a YAML file that holds a mapping.
 
     Raises:
-        ConfigError: it cannot be read, is not YAML (names file and line), or holds something else.
+        ConfigError: the file cannot be read, is not YAML (the error names the line), or holds no mapping.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -79,9 +83,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(_describe_yaml_error(path, text, error)) from None
     if tree is None:
-        raise ConfigError(f"{path} is empty; it must hold at least the sections `model` and `data`")
+        raise ConfigError(f"{path} is empty; write at least the sections `model` and `data`")
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds {shown(tree)}, not sections such as `model:` and `data:`")
+        raise ConfigError(f"{path} holds {shown(tree)}, not sections such as `model:` and `data:`; write `key: value` lines")
     return tree
 
 
@@ -104,6 +108,7 @@ def _describe_yaml_error(path: Path, text: str, error: yaml.YAMLError) -> str:
     return f"{path}: not readable as YAML: {error}"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
+    """Quote a value in an error, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

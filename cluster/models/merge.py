@@ -19,7 +19,7 @@ from cluster.models.starting_adapter import plain_lora, trained_on_another
 from configs.contracts.errors import ConfigError, RollcastError
 from configs.contracts.logs import redirect_output, tail
 from configs.schema.model import DEQUANTISED_MODEL
-from configs.schema.stages import stage_folder
+from configs.schema.stages import last_stage_folder
 from learner.model.merging import TOLERANCE, MergeJob, MergeOutcome, Progress, merge
 
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -102,8 +102,8 @@ def _of_adapter(adapter: Path, base: str | None) -> MergeSource:
 
 def _of_run(run: Path, base: str | None) -> MergeSource:
     settings = _mapping(run / "config.yaml")
-    if stages := settings.get("stages"):
-        return replace(_of_run(run / stage_folder(len(stages), stages[-1]["name"]), base), output=run / "merged")
+    if stage := last_stage_folder(settings):
+        return replace(_of_run(run / stage, base), output=run / "merged")
     model = settings.get("model") or {}
     found, note = base or _named_base(run / "adapter", run), ""
     if base is None and model.get("serve_quantized") == "dequantized":

@@ -14,7 +14,7 @@ from cluster.publish.hub import open_repository, upload
 from cluster.publish.model_card import REPOSITORY
 from configs.contracts.errors import ConfigError
 from configs.schema.model import WARM_MODEL
-from configs.schema.stages import stage_folder
+from configs.schema.stages import last_stage_folder
 from configs.yaml_files import read_yaml
 
 
@@ -39,8 +39,8 @@ def collect(source: Path, *, merged: bool, adapter: Path | None, console: Consol
     settings = read_yaml(source / "config.yaml")
     if "actors" not in settings:
         return _of_fine_tuning(source, merged=merged, adapter=adapter)
-    if stages := settings.get("stages"):
-        source = source / stage_folder(len(stages), stages[-1]["name"])
+    if stage := last_stage_folder(settings):
+        source = source / stage
     if merged and adapter:
         raise ConfigError(
             f"--merged merges the run's last adapter, and --adapter names {adapter}: give one of them; rollcast merge takes any adapter"

@@ -6,8 +6,6 @@ None of them carries an object of vLLM, torch or DeepSpeed: unpickling one would
 
 from __future__ import annotations
 
-from typing import Any
-
 
 class RollcastError(Exception):
     """Root of everything that rollcast raises on purpose.
@@ -28,7 +26,7 @@ class RollcastError(Exception):
         self.node = node
         self.log_tail = log_tail
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.message, self.role, self.node, self.log_tail))
 
     def __str__(self) -> str:

@@ -1,73 +1,161 @@
-"""A recipe of TRL, Open-R1 or MedicalGPT on the command line: shown, written, or trained as it is."""
+"""Take a recipe of TRL, Open-R1 or MedicalGPT from the command line: train it, or show and write what it becomes.
+
+A recipe is a flat YAML file, options as those systems take them (`--learning_rate 1e-6 --reward_funcs accuracy format`), or both. An accelerate
+file beside it says how many processes train.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
+import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from configs.contracts.errors import ConfigError
 from configs.loading import Config
-from configs.recipes.conversion import Arguments, Conversion, is_recipe, read_recipe_of, sort_arguments
-from configs.recipes.kinds import GRPO, SFT, RecipeKind
+from configs.recipes.conversion import Conversion, convert
+from configs.recipes.draft import Row
+from configs.recipes.kinds import GRPO, KINDS, SFT, AnyKind, RecipeKind
+from configs.recipes.tables import KeyTables
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
-from configs.yaml_files import read_yaml
+from configs.yaml_files import YamlValue, parse_yaml, read_yaml
+
+SECTIONS = ("model", "data", "actors", "rewards", "learner", "cluster", "evaluation", "out_dir")
+"""Keys that only a file of rollcast has, and no recipe; `seed` is in both."""
+
+_OVERRIDE = re.compile(r"(?:(?:model|data|actors|rewards|learner|cluster|evaluation)\.[\w.]+|stages|seed|out_dir)=.*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of a command, sorted."""
+
+    recipe: Path | None
+    """`--config FILE`, as TRL's scripts take it."""
+    accelerate: Path | None
+    """`--config_file FILE`, as `accelerate launch` takes it."""
+    settings: Mapping[str, YamlValue]
+    """`--key value`."""
+    overrides: tuple[str, ...]
+    """`learner.beta=0.04`."""
 
 
 def load_run(arguments: Sequence[str], accelerate: Path | None, console: Console) -> RunConfig:
-    """A run from what stands on the command line. What a recipe became is shown.
+    """Load a GRPO run from the command line; the conversion of a recipe is shown on `console`.
 
     Args:
-        arguments: a file of rollcast and `section.key=value`; or a recipe, `--key value` of it, or both, and `section.key=value`.
+        arguments: a file of rollcast and `section.key=value`; or a recipe, its options `--key value`, or both, and `section.key=value`.
         accelerate: accelerate file of a recipe.
 
     Raises:
-        ConfigError: it is neither, or cannot work.
+        ConfigError: the arguments are neither, or the run cannot work.
     """
     return _load(GRPO, arguments, accelerate, console)
 
 
 def load_sft(arguments: Sequence[str], accelerate: Path | None, console: Console) -> SftConfig:
-    """A supervised fine-tuning from what stands on the command line, as `load_run` a run of GRPO.
+    """Load a supervised fine-tuning from the command line, as `load_run` loads a GRPO run.
 
     Raises:
-        ConfigError: as of `load_run`.
+        ConfigError: see `load_run`.
     """
     return _load(SFT, arguments, accelerate, console)
-
-
-def _load(kind: RecipeKind[Config], arguments: Sequence[str], accelerate: Path | None, console: Console) -> Config:
-    path, given = _split(arguments, kind)
-    tree = read_yaml(path) if path else {}
-    if path and not is_recipe(tree):
-        _refuse_recipe_options(path, given, accelerate, kind)
-        return kind.config_of(tree, str(path), given.overrides)
-    conversion = read_recipe_of(kind, path, given, accelerate)
-    show(conversion, console)
-    return conversion.config
 
 
 def convert_recipe(arguments: Sequence[str], accelerate: Path | None, output: Path | None, console: Console, *, sft: bool = False) -> None:
     """Show what a recipe becomes, and write the file, or print it to the standard output.
 
     Args:
-        sft: it is a recipe of supervised fine-tuning, and of GRPO otherwise.
+        sft: the recipe is one of supervised fine-tuning, not of GRPO.
 
     Raises:
-        ConfigError: it is no such recipe, it cannot work, or the file cannot be written.
+        ConfigError: the arguments are no such recipe, the run cannot work, or the file cannot be written.
     """
     _convert(SFT if sft else GRPO, arguments, accelerate, output, console)
 
 
-def _convert(kind: RecipeKind[Any], arguments: Sequence[str], accelerate: Path | None, output: Path | None, console: Console) -> None:
-    path, given = _split(arguments, kind)
-    conversion = read_recipe_of(kind, path, given, accelerate)
+def read_recipe(
+    kind: RecipeKind[Config], settings: Mapping[str, YamlValue], arguments: Arguments, path: Path | None = None
+) -> Conversion[Config]:
+    """Convert a recipe with options; options win over the recipe.
+
+    Args:
+        settings: the recipe; empty if there are only options.
+        path: file of the recipe, for messages.
+
+    Raises:
+        ConfigError: the settings are no recipe of this kind, a setting cannot be converted, or the accelerate file cannot be read.
+    """
+    if path and not is_recipe(settings):
+        raise ConfigError(f"{path} {_no_recipe(settings)}")
+    file = arguments.accelerate
+    launch = _flat(read_yaml(file)) if file else {}
+    names = [*(str(name) for name in (path, file) if name), *(f"--{setting}" for setting in arguments.settings)]
+    return convert(kind, {**settings, **arguments.settings}, launch, arguments.overrides, source=", ".join(names))
+
+
+def is_recipe(tree: Mapping[str, YamlValue]) -> bool:
+    """Tell a flat recipe from a file of rollcast."""
+    known = frozenset().union(*(kind.tables.known for kind in KINDS))
+    return not any(section in tree for section in SECTIONS) and any(key in known and key != "seed" for key in tree)
+
+
+def sort_arguments(arguments: Sequence[str], kind: AnyKind = GRPO) -> Arguments:
+    """Sort `--key value ...`, `--key=value`, `--flag` and `section.key=value`, which may come in any order.
+
+    Raises:
+        ConfigError: a value has no key, or a key is given twice.
+    """
+    values: dict[str, list[str]] = {}
+    overrides: list[str] = []
+    key = ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            key, equals, value = argument[2:].partition("=")
+            key = key.replace("-", "_")
+            if key in values:
+                raise ConfigError(f"--{key} is given twice; keep one of them")
+            values[key] = [value] if equals else []
+        elif _OVERRIDE.fullmatch(argument):
+            overrides.append(argument)
+        elif key:
+            values[key].append(argument)
+        else:
+            raise ConfigError(f"{argument!r} is neither --key value nor section.key=value; write a setting as {kind.example}")
+    settings = {key: _value_of(key, texts, kind.tables) for key, texts in values.items()}
+    recipe, accelerate = (_path_of(settings.pop(name, None)) for name in ("config", "config_file"))
+    return Arguments(recipe, accelerate, settings, tuple(overrides))
+
+
+def show(conversion: Conversion[RunConfig | SftConfig], console: Console) -> None:
+    """Print the converted settings, the keys that the recipe does not set, and the settings without effect (with reasons)."""
+    console.print(f"converted from {conversion.source}", markup=False, highlight=False, soft_wrap=True)
+    for table in (_converted(conversion.rows), _defaults(conversion.rows), _without_effect(conversion.rows)):
+        if table.row_count:
+            console.print(table)
+
+
+def _load(kind: RecipeKind[Config], arguments: Sequence[str], accelerate: Path | None, console: Console) -> Config:
+    path, given = _split(arguments, accelerate, kind)
+    tree = read_yaml(path) if path else {}
+    if path and not is_recipe(tree):
+        _refuse_recipe_options(path, given, kind)
+        return kind.config_of(tree, str(path), given.overrides, {})
+    conversion = read_recipe(kind, tree, given, path)
+    show(conversion, console)
+    return conversion.config
+
+
+def _convert(kind: AnyKind, arguments: Sequence[str], accelerate: Path | None, output: Path | None, console: Console) -> None:
+    path, given = _split(arguments, accelerate, kind)
+    conversion = read_recipe(kind, read_yaml(path) if path else {}, given, path)
     show(conversion, console)
     if output is None:
         print(conversion.to_yaml(), end="")
@@ -79,50 +167,90 @@ def _convert(kind: RecipeKind[Any], arguments: Sequence[str], accelerate: Path |
     console.print(f"written: {output}; train it with: {kind.command} {output}", markup=False, highlight=False, soft_wrap=True)
 
 
-def show(conversion: Conversion[Any], console: Console) -> None:
-    """What became what, what is set although the recipe does not say it, and what has no effect here and why."""
-    rows = conversion.rows
-    console.print(f"converted from {conversion.source}", markup=False, highlight=False, soft_wrap=True)
-    said = _table("of the recipe", "here", "")
-    for row in rows:
-        if row.setting and row.target:
-            said.add_row(row.origin, row.outcome, row.why)
-    unsaid = _table("not in the recipe, set here", "because")
-    for row in rows:
-        if not row.setting:
-            unsaid.add_row(row.outcome, row.why)
-    without = _table("no effect here", "because")
-    for why, settings in groupby(sorted((row for row in rows if not row.target), key=lambda row: row.why), key=lambda row: row.why):
-        without.add_row("\n".join(row.origin for row in settings), why)
-    for table in (said, unsaid, without):
-        if table.row_count:
-            console.print(table)
-
-
-def _table(*headings: str) -> Table:
-    """Long names are broken over lines, never cut."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table
-
-
-def _split(arguments: Sequence[str], kind: RecipeKind[Any]) -> tuple[Path | None, Arguments]:
-    """The file, if the first argument is one or `--config` names one, and the rest."""
+def _split(arguments: Sequence[str], accelerate: Path | None, kind: AnyKind) -> tuple[Path | None, Arguments]:
+    """Find the file, which is the first argument or that of `--config`, and sort the rest."""
     first, *rest = arguments
     named = not first.startswith("--")
     given = sort_arguments(rest if named else arguments, kind)
     if named and given.recipe:
         raise ConfigError(f"{first} and --config {given.recipe} are two recipes; give one of them")
-    return Path(first) if named else given.recipe, given
+    return Path(first) if named else given.recipe, replace(given, accelerate=accelerate or given.accelerate)
 
 
-def _refuse_recipe_options(path: Path, given: Arguments, accelerate: Path | None, kind: RecipeKind[Any]) -> None:
+def _refuse_recipe_options(path: Path, given: Arguments, kind: AnyKind) -> None:
     options = [f"--{setting}" for setting in given.settings]
-    if accelerate or given.accelerate:
+    if given.accelerate:
         options.append("--accelerate")
     if options:
         raise ConfigError(
-            f"{', '.join(options)}: {path} is a file of rollcast, and such options belong to recipes of TRL, Open-R1 or MedicalGPT; "
-            f"write settings as {kind.example}, and see {kind.command} --help for options"
+            f"{', '.join(options)}: {path} is a file of rollcast, and only recipes of TRL, Open-R1 or MedicalGPT take such options; "
+            f"write settings as {kind.example}, or see {kind.command} --help"
         )
+
+
+def _no_recipe(settings: Mapping[str, YamlValue]) -> str:
+    found = [section for section in SECTIONS if section in settings]
+    if found:
+        return f"is a run of rollcast already (it has {', '.join(found)}); train it as it is"
+    return "has no setting of a known recipe; give a recipe of TRL, Open-R1 or MedicalGPT"
+
+
+def _path_of(value: YamlValue) -> Path | None:
+    return Path(str(value)) if value else None
+
+
+def _value_of(key: str, texts: Sequence[str], tables: KeyTables) -> YamlValue:
+    if not texts:
+        return True
+    values = [text if tables.old_names.get(key, key) in tables.text else _parsed(text) for text in texts]
+    return values[0] if len(values) == 1 else values
+
+
+def _parsed(text: str) -> YamlValue:
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _flat(launch: Mapping[str, YamlValue]) -> dict[str, YamlValue]:
+    """The keys of an accelerate file; those inside `deepspeed_config` with a dot."""
+    flat: dict[str, YamlValue] = {}
+    for key, value in launch.items():
+        if isinstance(value, dict) and key == "deepspeed_config":
+            flat |= {f"{key}.{name}": inside for name, inside in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _converted(rows: Sequence[Row]) -> Table:
+    table = _table("in the recipe", "here", "")
+    for row in rows:
+        if row.setting and row.target:
+            table.add_row(row.origin, row.outcome, row.why)
+    return table
+
+
+def _defaults(rows: Sequence[Row]) -> Table:
+    table = _table("not in the recipe, set here", "because")
+    for row in rows:
+        if not row.setting:
+            table.add_row(row.outcome, row.why)
+    return table
+
+
+def _without_effect(rows: Sequence[Row]) -> Table:
+    table = _table("no effect here", "because")
+    ignored = sorted((row for row in rows if not row.target), key=lambda row: row.why)
+    for why, settings in groupby(ignored, key=lambda row: row.why):
+        table.add_row("\n".join(row.origin for row in settings), why)
+    return table
+
+
+def _table(*headings: str) -> Table:
+    """Make a table that breaks long names over lines and never cuts them."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table

@@ -1,17 +1,23 @@
-"""A run while it is being made of a recipe: the tree of its keys, and what is to be said of each setting."""
+"""A run that is being made from a recipe: the recipe's settings, the keys that are set, and one row or more for each setting."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from configs.contracts.errors import ConfigError
 from configs.recipes.tables import KeyTables
+from configs.yaml_files import YamlValue
+
+DONE_ANYWAY = "this is what happens here anyway"
+"""Why a setting that asks for nothing else has no effect."""
 
 HIDDEN = "…"
-"""Shown in the place of a secret, which no row holds."""
+"""Shown instead of a secret; no row holds the secret itself."""
+
+Choice = TypeVar("Choice")
 
 
 @dataclass(frozen=True)
@@ -24,49 +30,43 @@ class Row:
     """
 
     setting: str
-    """As the recipe writes it; empty for what the recipe does not say."""
-    given: Any
+    """Name as written in the recipe; empty for a key that the recipe does not set."""
+    given: YamlValue
+    """Value in the recipe."""
     target: str = ""
-    """Key of the run; empty where the setting has no effect."""
-    value: Any = None
+    """Key of the run; empty if the setting has no effect."""
+    value: YamlValue = None
+    """Value of that key."""
     why: str = ""
 
     @property
     def origin(self) -> str:
-        """What the recipe says, for people."""
+        """The setting and its value in the recipe."""
         return f"{self.setting}: {_shown(self.given)}"
 
     @property
     def outcome(self) -> str:
-        """What the run has, for people."""
+        """The key of the run and its value."""
         return f"{self.target}: {_shown(self.value)}"
 
 
-class Draft:
-    """Takes settings, and gives the tree of a run and one row or more for each setting."""
+class RecipeSettings:
+    """The settings of a recipe, each read as the type that a rule needs. A value of another type is a `ConfigError`."""
 
-    def __init__(self, given: Mapping[str, Any], written: Mapping[str, str], tables: KeyTables) -> None:
+    def __init__(self, given: Mapping[str, YamlValue], written: Mapping[str, str]) -> None:
         self.given = given
-        """Settings under the names of `tables`; null ones are not given."""
+        """Name in the tables -> value; null settings are left out."""
         self._written = written
-        self._tables = tables
-        self.tree: dict[str, Any] = {}
-        self._rows: list[Row] = []
-
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        """In the order of the recipe, then what it does not say."""
-        order = {written: place for place, written in enumerate(self._written.values())}
-        return tuple(sorted(self._rows, key=lambda row: order.get(row.setting, len(order))))
 
     def has(self, setting: str) -> bool:
         return setting in self.given
 
     def written(self, setting: str) -> str:
+        """The name under which the recipe gives a setting."""
         return self._written.get(setting, setting)
 
     def flag(self, setting: str) -> bool:
-        """A setting that is true or false; false where it is not given."""
+        """Read true or false; false if the setting is not given."""
         value = self.given.get(setting, False)
         if isinstance(value, str) and value.lower() in ("true", "false"):
             return value.lower() == "true"
@@ -75,110 +75,152 @@ class Draft:
         return value
 
     def count(self, setting: str, default: int) -> int:
-        """A positive whole number."""
+        """Read a positive whole number."""
         value = self.number(setting, default)
         if value < 1 or value % 1:
             raise ConfigError(f"{self.written(setting)}: {value:g} is not a positive whole number; write one, such as {default}")
         return int(value)
 
     def number(self, setting: str, default: float) -> float:
-        value = self.given.get(setting, default)
-        return finite(value, self.written(setting))
+        """Read a finite number."""
+        return finite(self.given.get(setting, default), self.written(setting))
 
     def names(self, setting: str, default: Sequence[str] = ()) -> list[str]:
-        """A list of names; one may stand alone."""
+        """Read a list of names; a single name counts as a list."""
         value = self.given.get(setting, default)
-        value = [value] if isinstance(value, str) else value
-        if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        if isinstance(value, str):
+            return [value]
+        names = [name for name in value if isinstance(name, str)] if isinstance(value, list | tuple) else []
+        if not isinstance(value, list | tuple) or len(names) != len(value):
             raise ConfigError(f"{self.written(setting)}: {value!r} is not a list of names; write [a, b]")
-        return list(value)
+        return names
 
-    def mapping(self, setting: str) -> dict[str, Any]:
+    def mapping(self, setting: str) -> dict[str, YamlValue]:
+        """Read a mapping; empty if the setting is not given."""
         value = self.given.get(setting, {})
         if not isinstance(value, dict):
             raise ConfigError(f"{self.written(setting)}: {value!r} is not a mapping; write {{key: value}}")
         return value
 
-    def choice(self, setting: str, choices: Mapping[Any, Any], default: Any) -> Any:
-        """What `choices` has for the value of a setting."""
+    def choice(self, setting: str, choices: Mapping[str | float | None, Choice], default: str | float | None) -> Choice:
+        """Read one of the keys of `choices`, and return its value there."""
         value = self.given.get(setting, default)
-        if isinstance(value, list | dict) or value not in choices:
+        if not isinstance(value, str | int | float | None) or value not in choices:
             known = ", ".join(str(choice).lower() for choice in choices if choice is not None)
             raise ConfigError(f"{self.written(setting)}: {value!r} is not one of the choices; choose {known}")
         return choices[value]
 
-    def put(self, target: str, value: Any, *settings: str, why: str = "") -> None:
-        """Set a key of the run. `settings` are what it was made of; where none of them is given, the recipe does not say it."""
-        *sections, name = target.split(".")
-        place = self.tree
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[name] = value
-        present = [setting for setting in settings if self.has(setting)]
-        if not present:
-            self._rows.append(Row("", None, target, value, why))
-        for setting in present:
-            self._rows.append(self._row(setting, target, value, why))
 
-    def ignore(self, setting: str, why: str) -> None:
-        """Say why a setting has no effect here."""
-        if self.has(setting):
-            self._rows.append(self._row(setting, why=why))
+class Draft(RecipeSettings):
+    """The settings of a recipe, the keys of the run made from them, and the rows that say so."""
 
-    def say(self, setting: str, taker: str) -> None:
-        """Say which part of the run took a setting."""
-        if self.has(setting):
-            self._rows.append(self._row(setting, taker, self.given[setting]))
+    def __init__(self, given: Mapping[str, YamlValue], written: Mapping[str, str], tables: KeyTables) -> None:
+        super().__init__(given, written)
+        self._tables = tables
+        self.keys: dict[str, YamlValue] = {}
+        """Key of the run, such as `learner.beta` -> value."""
+        self._rows: list[Row] = []
 
-    def tell(self, target: str, value: Any, why: str) -> None:
-        """Say what holds here although the recipe does not say it, without setting it."""
-        self._rows.append(Row("", None, target, value, why))
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """All rows: the settings in the recipe's order, then the keys that it does not set."""
+        order = {written: position for position, written in enumerate(self._written.values())}
+        return tuple(sorted(self._rows, key=lambda row: order.get(row.setting, len(order))))
 
-    def refuse_where_asked(self, setting: str) -> None:
-        """End with an error unless the value asks for nothing."""
-        neutral, remedy = self._tables.refused[setting]
-        value = self.given[setting]
-        if value not in neutral:
-            raise ConfigError(f"{self.written(setting)}: {_shown(value)} is not supported: {remedy}")
-        self.ignore(setting, "it asks for what is done anyway")
-
-    def put_as_it_stands(self, setting: str) -> None:
-        self.put(self._tables.targets[setting], self.given[setting], setting)
-
-    def _row(self, setting: str, target: str = "", value: Any = None, why: str = "") -> Row:
-        written = self.written(setting)
-        return Row(written, HIDDEN if written in self._tables.secrets else self.given[setting], target, value, why)
+    def tree(self) -> dict[str, YamlValue]:
+        """Nest the keys into sections."""
+        return _nested(self.keys)
 
     def origins(self) -> dict[str, str]:
-        """Key of the run -> the settings that it was made of."""
+        """Key of the run -> the settings that it was made from."""
         found: dict[str, list[str]] = {}
         for row in self.rows:
             if row.target and row.setting:
                 found.setdefault(row.target, []).append(row.setting)
         return {target: ", ".join(settings) for target, settings in found.items()}
 
+    def set(self, target: str, value: YamlValue, *settings: str, why: str = "") -> None:
+        """Set a key of the run.
 
-def finite(value: Any, setting: str) -> float:
-    """The number that a value is.
+        Args:
+            target: the key, such as `learner.beta`.
+            settings: the settings that it is made from. If the recipe gives none of them, the row says that the recipe does not set the key.
+            why: shown beside the key.
+        """
+        self.keys[target] = value
+        present = [setting for setting in settings if self.has(setting)]
+        if not present:
+            self.note_default(target, value, why)
+        for setting in present:
+            self._rows.append(self._row(setting, target, value, why))
+
+    def copy_setting(self, setting: str) -> None:
+        """Set the key that takes the setting's value unchanged."""
+        self.set(self._tables.targets[setting], self.given[setting], setting)
+
+    def note_ignored(self, setting: str, why: str) -> None:
+        """Note why a setting has no effect here, if the recipe gives it."""
+        if self.has(setting):
+            self._rows.append(self._row(setting, why=why))
+
+    def note_use(self, setting: str, taker: str) -> None:
+        """Note which part of the run uses a setting, if the recipe gives it."""
+        if self.has(setting):
+            self._rows.append(self._row(setting, taker, self.given[setting]))
+
+    def note_default(self, target: str, value: YamlValue, why: str) -> None:
+        """Note a value that holds although the recipe does not give it; sets nothing."""
+        self._rows.append(Row("", None, target, value, why))
+
+    def refuse_unless_harmless(self, setting: str) -> None:
+        """Raise a `ConfigError` if the value asks for something that is not supported."""
+        harmless, remedy = self._tables.refused[setting]
+        value = self.given[setting]
+        if value not in harmless:
+            raise ConfigError(f"{self.written(setting)}: {_shown(value)} is not supported: {remedy}")
+        self.note_ignored(setting, DONE_ANYWAY)
+
+    def _row(self, setting: str, target: str = "", value: YamlValue = None, why: str = "") -> Row:
+        written = self.written(setting)
+        return Row(written, HIDDEN if written in self._tables.secrets else self.given[setting], target, value, why)
+
+
+def finite(value: YamlValue, setting: str) -> float:
+    """Read a finite number.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the value is not one; names `setting`.
     """
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise ConfigError(f"{setting}: {value!r} is not a number; write one, such as 1 or 0.1")
     return number
 
 
-def _shown(value: Any) -> str:
+def _nested(keys: Mapping[str, YamlValue]) -> dict[str, YamlValue]:
+    tree: dict[str, YamlValue] = {}
+    sections: dict[str, dict[str, YamlValue]] = {}
+    for key, value in keys.items():
+        name, dot, rest = key.partition(".")
+        if dot:
+            sections.setdefault(name, {})[rest] = value
+        else:
+            tree[name] = value
+    return tree | {name: _nested(inside) for name, inside in sections.items()}
+
+
+def _shown(value: YamlValue) -> str:
+    """A value in at most 60 characters and one line."""
     if isinstance(value, list):
-        value = ", ".join(
-            str(entry.get("path") or entry.get("id") or entry.get("name") or entry) if isinstance(entry, dict) else str(entry)
-            for entry in value
-        )
+        value = ", ".join(map(_shown_entry, value))
     text = str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
     text = text.replace("\n", "\\n")
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _shown_entry(entry: YamlValue) -> str:
+    """An entry of a list; of a data set or a reward its path, id or name."""
+    return str(entry.get("path") or entry.get("id") or entry.get("name") or entry) if isinstance(entry, dict) else str(entry)

@@ -1,4 +1,4 @@
-"""What each setting of TRL, Open-R1 and MedicalGPT is in a run of GRPO. Every key is in exactly one table; `configs.recipes.conversion` does what they say.
+"""Tables of the GRPO settings of TRL, Open-R1 and MedicalGPT. Every setting is in exactly one table; `configs.recipes.conversion` applies them.
 
 The names are those of TRL 1.16 (GRPOConfig with transformers' TrainingArguments, ModelConfig, ScriptArguments), of Open-R1's and MedicalGPT's
 GRPO scripts, of their launchers, and names that older versions had.
@@ -7,10 +7,10 @@ GRPO scripts, of their launchers, and names that older versions had.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from configs.recipes.shared_keys import ADAMW, BEST, COLUMNS, EVALUATING, LOADING, SHARED
 from configs.recipes.tables import KeyTables
+from configs.yaml_files import YamlValue
 
 GRPO_KEYS = SHARED | KeyTables(
     old_names={
@@ -62,57 +62,54 @@ GRPO_KEYS = SHARED | KeyTables(
         "cosine_max_value_wrong": "`max_value_wrong` of the reward `cosine`",
         "cosine_min_value_correct": "`min_value_correct` of the reward `cosine`",
         "cosine_min_value_wrong": "`min_value_wrong` of the reward `cosine`",
-        "dataset_mixture": "`data.mixture`: `id` is `path`, `config` is `name`",
+        "dataset_mixture": "`data.mixture`: `id` becomes `path`, `config` becomes `name`",
         "dataset_streaming": "`data.streaming`",
         "datasets": "`data.mixture.datasets`",
         "disable_dropout": "`model.lora.dropout: 0`",
-        "eval_steps": "`evaluation.steps`, with `eval_strategy: steps`; a share of `max_steps` below 1; without it `logging_steps`",
+        "eval_steps": "`evaluation.steps`, with `eval_strategy: steps`; below 1 a share of `max_steps`; if not given, `logging_steps`",
         "eval_strategy": "`data.eval_samples`: 0 for `no`; `evaluation.steps` for `steps`",
-        "generation_batch_size": "`cluster.sync_every_steps`: optimizer steps for each batch of completions",
-        "hub_model_id": "`cluster.push_to_hub.hub_model_id`, where `push_to_hub` is true",
-        "hub_model_revision": "`cluster.push_to_hub.hub_model_revision`, where `push_to_hub` is true",
-        "hub_private_repo": "`cluster.push_to_hub.hub_private_repo`, where `push_to_hub` is true",
-        "hub_strategy": "`cluster.push_to_hub.hub_strategy`: `checkpoint` and `all_checkpoints` are `every_save`, whose commits keep each adapter",
+        "generation_batch_size": "`cluster.sync_every_steps`: optimizer steps per batch of completions",
+        "hub_model_id": "`cluster.push_to_hub.hub_model_id`, if `push_to_hub` is true",
+        "hub_model_revision": "`cluster.push_to_hub.hub_model_revision`, if `push_to_hub` is true",
+        "hub_private_repo": "`cluster.push_to_hub.hub_private_repo`, if `push_to_hub` is true",
+        "hub_strategy": "`cluster.push_to_hub.hub_strategy`: `checkpoint` and `all_checkpoints` become `every_save`, whose commits keep each adapter",
         "ioi_provider": "`provider` of the reward `ioi_code`",
         "max_completion_len": "`max_completion_len` of the reward `soft_overlong_punishment`",
-        "multi_objective_aggregation": "`rewards.aggregation`: `sum_then_normalize` is `sum`",
-        "num_generations_eval": "`evaluation.num_generations`, where `evaluation.steps` is set",
-        "num_processes": "`learner.ranks`; GPUs in all where the engine of the recipe has none of its own",
+        "multi_objective_aggregation": "`rewards.aggregation`: `sum_then_normalize` becomes `sum`",
+        "num_generations_eval": "`evaluation.num_generations`, if `evaluation.steps` is set",
+        "num_processes": "`learner.ranks`; all GPUs together if the engine has none of its own",
         "push_to_hub": "the section `cluster.push_to_hub`, if true",
         "repetition_max_penalty": "`max_penalty` of the reward `repetition_penalty`",
         "repetition_n_grams": "`ngram_size` of the reward `repetition_penalty`",
-        "reward_funcs": "`rewards.functions`; `package.module.function` is `package.module:function`",
+        "reward_funcs": "`rewards.functions`; `package.module.function` becomes `package.module:function`",
         "reward_weights": "`weight` of each of `rewards.functions`",
-        "scale_rewards": "`learner.scale_rewards`: true is `group`, false `none`",
+        "scale_rewards": "`learner.scale_rewards`: true becomes `group`, false `none`",
         "soft_punish_cache": "`soft_punish_cache` of the reward `soft_overlong_punishment`",
         "steps_per_generation": "`cluster.sync_every_steps` = steps_per_generation / gradient_accumulation_steps",
         "streaming": "`data.streaming`, as `dataset_streaming`",
         "test_split_size": "`data.mixture.test_split_size`, with `datasets`",
         "tokenizer_name_or_path": "refused unless it is the model: prompts, rollouts and learner share the model's own tokenizer",
-        "top_k": "`actors.top_k`: 0 is -1",
+        "top_k": "`actors.top_k`: 0 becomes -1",
         "train_samples": "`data.train_samples`",
         "use_cpu": "`actors.gpus_per_worker: 0` and `learner.gpus_per_rank: 0`",
-        "use_peft": "an adapter is trained either way: `model.lora`",
-        "use_vllm": "placement: vLLM samples either way; true (without `vllm_mode: colocate`) puts it on GPUs beside those of `num_processes`",
+        "use_peft": "an adapter is always trained: `model.lora`",
+        "use_vllm": "placement: vLLM always samples; true (without `vllm_mode: colocate`) gives it GPUs besides those of `num_processes`",
         "vllm_gpu_memory_utilization": "`actors.gpu_memory_utilization`",
         "vllm_importance_sampling_correction": "`learner.importance_sampling_mode: none` if false",
         "vllm_importance_sampling_mode": "`learner.importance_sampling_mode`",
-        "vllm_mode": "placement: `server` puts vLLM on GPUs of its own, `colocate` on those of `num_processes`",
+        "vllm_mode": "placement: `server` gives vLLM GPUs of its own, `colocate` those of `num_processes`",
         "vllm_tensor_parallel_size": "`actors.gpus_per_worker`",
     },
     refused={
         "chat_template_kwargs": (({},), "write the values into a template and give it as chat_template"),
-        "delta": ((), "two-sided clipping is not supported; remove it, or bound the ratio with epsilon_high"),
-        "generation_kwargs": (({},), "give temperature, top_p and top_k by themselves; other sampling parameters are not supported"),
+        "delta": ((), "there is no two-sided clipping; remove it, or bound the ratio with epsilon_high"),
+        "generation_kwargs": (({},), "sampling has temperature, top_p and top_k; give these as settings of their own"),
         "label_smoothing_factor": ((0,), "the policy gradient has no labels to smooth; remove it"),
         "max_tool_calling_iterations": ((), "rollouts have one turn and call no tools; remove it"),
         "min_p": ((0,), "sampling has temperature, top_p and top_k; remove it"),
-        "neftune_noise_alpha": ((0,), "noise on embeddings would make the learner's policy differ from the sampled one; remove it"),
-        "off_policy_mask_threshold": ((), "off-policy sequences are bounded by cluster.max_staleness and importance sampling; remove it"),
-        "optim": (
-            ADAMW,
-            "the optimizer is AdamW in float32, over the adapter alone; remove it",
-        ),
+        "neftune_noise_alpha": ((0,), "noise on embeddings would make the learner's policy differ from the sampling policy; remove it"),
+        "off_policy_mask_threshold": ((), "cluster.max_staleness and importance sampling bound off-policy sequences; remove it"),
+        "optim": (ADAMW, "the optimizer is AdamW in float32, on the adapter only; remove it"),
         "repetition_penalty": ((1,), "sampling has temperature, top_p and top_k; use the reward repetition_penalty instead"),
         "reward_model_name_or_path": ((), "write a function that calls the model, and list it in reward_funcs as path/to/file.py:function"),
         "router_aux_loss_coef": ((0,), "the router of a mixture of experts is frozen; remove it"),
@@ -128,29 +125,29 @@ GRPO_KEYS = SHARED | KeyTables(
         "transformers_continuous_batching_config",
         "micro-batches are packed up to learner.token_budget": "train_sampling_strategy",
         "prompts are read by the driver": LOADING,
-        "with cluster.max_staleness=0 a run on the CPU is reproducible bit by bit": "full_determinism",
-        "logits are computed in float32 in any case": "cast_lm_head_to_fp32",
-        "the placement is decided here": "vllm_device vllm_server_base_url vllm_server_host vllm_server_port vllm_server_timeout "
+        "a run on the CPU with cluster.max_staleness=0 is reproducible bit by bit": "full_determinism",
+        "logits are always computed in float32": "cast_lm_head_to_fp32",
+        "rollcast places the engines": "vllm_device vllm_server_base_url vllm_server_host vllm_server_port vllm_server_timeout "
         "vllm_group_port",
-        "the engine's own default holds": "vllm_dtype vllm_enable_prefix_caching vllm_enable_sleep_mode vllm_model_impl",
+        "the engine's own default is used": "vllm_dtype vllm_enable_prefix_caching vllm_enable_sleep_mode vllm_model_impl",
         "it is data.max_prompt_length + actors.max_completion_length": "vllm_max_model_length",
-        "held-out prompts are answered before and after training, and beside it where the engines have room": EVALUATING,
+        "held-out prompts are answered before and after training, and during it when the engines have room": EVALUATING,
         "the last adapter is the result": BEST,
-        "completions are written to completions/*.parquet, cluster.logged_groups_per_step groups a step": "log_completions_hub_repo "
+        "cluster.logged_groups_per_step groups of each step are written to completions/*.parquet": "log_completions_hub_repo "
         "log_multimodal",
-        "one push at a time, and of those that wait the newest": "hub_always_push",
-        "a push is a commit of one branch, hub_model_revision": "overwrite_hub_revision push_to_hub_revision",
+        "pushes run one at a time, and only the newest waits": "hub_always_push",
+        "every push is a commit on the branch hub_model_revision": "overwrite_hub_revision push_to_hub_revision",
         "hub_model_id names the organisation": "push_to_hub_organization",
         "the reference is the frozen base model": "ref_model_mixup_alpha ref_model_sync_steps",
         "it belongs to a loss_type or an entropy control that is not offered": "entropy_coef_delta entropy_coef_max entropy_coef_min "
         "entropy_target sapo_temperature_neg sapo_temperature_pos vespo_k_neg vespo_k_pos vespo_lambda_neg vespo_lambda_pos",
-        "rewards.graders_per_worker says how many completions are graded at once": "parallel_code_exec_per_proc",
+        "rewards.graders_per_worker sets how many completions are graded at once": "parallel_code_exec_per_proc",
         "e2b and morph are called without a router": "e2b_router_url morph_router_url",
     },
     accelerate={
         "deepspeed_config.offload_param_device": "refused unless `none`: the frozen base stays on the GPU",
-        "deepspeed_config.zero_stage": "the learner is ZeRO-2: with an adapter, stages 1 to 3 differ in how the frozen base is held, here whole on each "
-        "GPU",
+        "deepspeed_config.zero_stage": "the learner is ZeRO-2: with an adapter, stages 1 to 3 differ only in how the frozen base is held, here whole on "
+        "each GPU",
     },
     on_the_gpu="the frozen base",
 )
@@ -158,7 +155,7 @@ GRPO_KEYS = SHARED | KeyTables(
 OLD_NAMES, TARGETS, WORKED_OUT, REFUSED = GRPO_KEYS.old_names, GRPO_KEYS.targets, GRPO_KEYS.worked_out, GRPO_KEYS.refused
 NO_EFFECT, KNOWN, SECRETS = GRPO_KEYS.no_effect, GRPO_KEYS.known, GRPO_KEYS.secrets
 
-DEFAULTS: Mapping[str, Any] = {
+DEFAULTS: Mapping[str, YamlValue] = {
     "learner.beta": 0.04,
     "learner.loss_type": "bnpo",
     "learner.scale_rewards": "group",
@@ -173,7 +170,7 @@ DEFAULTS: Mapping[str, Any] = {
     "actors.temperature": 1.0,
     "seed": 42,
 }
-"""What a recipe that does not say otherwise ran with: defaults of TRL 0.14 to 0.19, which Open-R1's recipes were written for."""
+"""Values of the settings that a recipe does not give: defaults of TRL 0.14 to 0.19, for which Open-R1's recipes were written."""
 
 REWARDS = (
     *("accuracy", "reasoning_accuracy", "format", "think_format", "tag_count", "reasoning_steps", "length", "cosine", "repetition_penalty"),
@@ -216,16 +213,11 @@ REWARD_PARAMS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "repetition_n_grams": (("repetition_penalty", "ngram_size"),),
     "soft_punish_cache": (("soft_overlong_punishment", "soft_punish_cache"),),
 }
-"""Setting -> (reward, parameter) that take its value, where the reward is chosen."""
+"""Setting -> the (reward, parameter) pairs that take its value, if the reward is chosen."""
 
 MEDICAL = frozenset({"train_file_dir", "train_samples", "subset_name", "dataset_splits", "preprocessing_num_workers", "qlora"})
-"""Settings, as written, that MedicalGPT's script has and the others have not."""
-
-
-def markdown() -> str:
-    """The tables for docs/recipes.md."""
-    return GRPO_KEYS.markdown()
+"""Settings, as written, that only MedicalGPT's script has."""
 
 
 if __name__ == "__main__":
-    print(markdown(), end="")
+    print(GRPO_KEYS.markdown(), end="")

@@ -1,6 +1,6 @@
-"""What the settings are that recipes of every trainer have: transformers' TrainingArguments, TRL's ModelConfig, data and launchers.
+"""Tables of the settings that recipes of every trainer have: transformers' TrainingArguments, TRL's ModelConfig, data and launchers.
 
-`configs.recipes.grpo_keys` (GRPO) and `configs.recipes.sft_keys` (supervised fine-tuning) add what is their own.
+`configs.recipes.grpo_keys` (GRPO) and `configs.recipes.sft_keys` (supervised fine-tuning) add their own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EVALUATING = (
     "include_for_metrics per_device_eval_batch_size prediction_loss_only do_predict include_inputs_for_metrics"
 )
 BEST = "load_best_model_at_end metric_for_best_model greater_is_better"
-"""Settings that every trainer has and that have no effect for a reason of each kind's own."""
+"""Settings of every trainer without effect, for another reason in each kind of recipe."""
 
 ADAMW = (
     "adamw_torch",
@@ -32,7 +32,7 @@ ADAMW = (
     "paged_adamw_32bit",
     "paged_adamw_8bit",
 )
-"""Optimizers that compute what is computed in any case."""
+"""Optimizers that compute what the learner's AdamW computes."""
 
 SHARED = KeyTables(
     old_names={
@@ -62,43 +62,43 @@ SHARED = KeyTables(
         "weight_decay": "learner.weight_decay",
     },
     worked_out={
-        "attn_implementation": "`model.attn_implementation`: `eager`, and `sdpa` for all others; it calls the flash kernel where there is one",
+        "attn_implementation": "`model.attn_implementation`: `eager`, or `sdpa` for every other value, which uses the flash kernel where there is one",
         "bf16": "`model.dtype: bfloat16`",
         "dataset_config": "`data.name`",
         "dataset_name": "`data.path`",
-        "dataset_test_split": "`data.eval_split` with `data.eval_path`, where the recipe evaluates",
+        "dataset_test_split": "`data.eval_split` with `data.eval_path`, if the recipe evaluates",
         "dataset_train_split": "`data.split`",
         "do_eval": "`data.eval_samples`: 0 without evaluation",
-        "dtype": "`model.dtype`; `auto` is `bfloat16`",
+        "dtype": "`model.dtype`; `auto` becomes `bfloat16`",
         "fp16": "refused if true: the learner has no loss scaling; use `bf16`",
         "gradient_accumulation_steps": "`learner.train_batch_size` = per_device_train_batch_size x gradient_accumulation_steps x num_processes",
         "load_in_4bit": "`model.quantization: nf4`",
         "load_in_8bit": "`model.quantization: int8`",
-        "logging_steps": "`cluster.logging_steps`; of a share of all steps, the number where `max_steps` is known",
-        "lora_target_modules": "`model.lora.target_modules`; `all` is `all-linear`",
+        "logging_steps": "`cluster.logging_steps`; below 1 a share of `max_steps`",
+        "lora_target_modules": "`model.lora.target_modules`; `all` becomes `all-linear`",
         "lr_scheduler_kwargs": "`learner.min_lr_rate`, from `min_lr_rate` or from `min_lr` / `learning_rate`",
         "lr_scheduler_type": "`learner.lr_scheduler_type`",
-        "model_init_kwargs": "what it holds, as if given beside it",
+        "model_init_kwargs": "its settings count as if given beside it",
         "model_revision": "`model.revision`",
         "per_device_train_batch_size": "`learner.train_batch_size`, see `gradient_accumulation_steps`",
         "qlora": "`model.quantization: nf4`",
-        "report_to": "`cluster.report_to`: `tensorboard` and `wandb` of what it names",
-        "save_steps": "`cluster.save_steps`; of a share of all steps, the number where `max_steps` is known",
+        "report_to": "`cluster.report_to`, which supports `tensorboard` and `wandb`",
+        "save_steps": "`cluster.save_steps`; below 1 a share of `max_steps`",
         "save_strategy": "`cluster.save_steps`: 0 (only at the end) for `no`",
         "train_file_dir": "`data.path`",
-        "wandb_entity": "`cluster.wandb_entity`, where `report_to` has wandb",
-        "wandb_project": "`cluster.wandb_project`, where `report_to` has wandb",
-        "wandb_run_group": "`cluster.wandb_run_group`, where `report_to` has wandb",
+        "wandb_entity": "`cluster.wandb_entity`, if `report_to` has wandb",
+        "wandb_project": "`cluster.wandb_project`, if `report_to` has wandb",
+        "wandb_run_group": "`cluster.wandb_run_group`, if `report_to` has wandb",
         "warmup_ratio": "`learner.warmup_ratio`",
-        "warmup_steps": "`learner.warmup_steps`; below 1 it is a share of all steps: `learner.warmup_ratio`",
+        "warmup_steps": "`learner.warmup_steps`; below 1 a share of all steps: `learner.warmup_ratio`",
     },
     refused={
         "lora_modules_to_save": (([],), "vLLM serves the base model's own embeddings and head; remove it"),
         "lora_target_parameters": (([],), "adapters go on linear modules; name them in lora_target_modules"),
         "lora_task_type": (("CAUSAL_LM",), "only causal language models are trained; remove it"),
         "bnb_4bit_quant_type": (("nf4",), "4-bit bases are NormalFloat; use nf4"),
-        "optim_args": (("",), "set adam_beta1, adam_beta2, adam_epsilon and weight_decay by themselves"),
-        "optim_target_modules": ((), "it belongs to GaLore and APOLLO, which are not supported; remove it"),
+        "optim_args": (("",), "the optimizer is AdamW; set adam_beta1, adam_beta2, adam_epsilon and weight_decay instead"),
+        "optim_target_modules": ((), "only GaLore and APOLLO use it, and the optimizer is AdamW; remove it"),
         "use_dora": ((False,), "vLLM cannot serve DoRA; set it to false"),
     },
     no_effect_because={
@@ -106,31 +106,31 @@ SHARED = KeyTables(
         "ddp_static_graph ddp_timeout local_rank accelerator_config parallelism_config tpu_num_cores use_ipex use_mps_device ray_scope",
         "the learner is DeepSpeed ZeRO-2, whatever this says": "deepspeed fsdp fsdp_config fsdp_min_num_params "
         "fsdp_transformer_layer_cls_to_wrap",
-        "log-probabilities are computed in chunks over the vocabulary in any case": "use_liger_kernel liger_kernel_config",
+        "log-probabilities are always computed in chunks over the vocabulary": "use_liger_kernel liger_kernel_config",
         "nothing is compiled": "torch_compile torch_compile_backend torch_compile_mode torchdynamo jit_mode_eval",
         "checkpointing is never re-entrant": "gradient_checkpointing_kwargs gradient_checkpointing_use_reentrant",
         "micro-batches are packed up to learner.token_budget": "auto_find_batch_size average_tokens_across_devices group_by_length "
         "pad_to_multiple_of torch_empty_cache_steps",
-        "one seed holds for everything": "data_seed",
-        "precision is model.dtype": "bf16_full_eval fp16_full_eval fp16_backend fp16_opt_level half_precision_backend tf32",
-        "checkpoints are whole, and are resumed with --resume": "do_train enable_jit_checkpoint ignore_data_skip overwrite_output_dir "
+        "one seed is used for everything": "data_seed",
+        "model.dtype sets the precision": "bf16_full_eval fp16_full_eval fp16_backend fp16_opt_level half_precision_backend tf32",
+        "checkpoints are always complete, and --resume continues from one": "do_train enable_jit_checkpoint ignore_data_skip overwrite_output_dir "
         "restore_callback_states_from_checkpoint resume_from_checkpoint save_on_each_node save_only_model save_safetensors",
-        "metrics of every step go to out_dir, and where report_to says": "include_num_input_tokens_seen include_tokens_per_second "
+        "metrics of every step go to out_dir and to the services in report_to": "include_num_input_tokens_seen include_tokens_per_second "
         "logging_dir logging_first_step logging_nan_inf_filter logging_strategy",
-        "Trackio is not offered; metrics.jsonl has everything": "project trackio_bucket_id trackio_space_id trackio_static_space_id",
+        "Trackio is not supported; metrics.jsonl has everything": "project trackio_bucket_id trackio_space_id trackio_static_space_id",
         "each process has a log file in out_dir/logs": "debug disable_tqdm log_level log_level_replica log_on_each_node "
         "skip_memory_metrics",
-        "the token is HF_TOKEN's, or that of `hf auth login`; no file holds it": "hub_token push_to_hub_token",
+        "the token comes from HF_TOKEN or `hf auth login`, never from a file": "hub_token push_to_hub_token",
         "benchmarks and callbacks of the script are not run": "benchmarks callbacks",
-        "4-bit scales are quantised again, and stored as bytes, in any case": "bnb_4bit_quant_storage use_bnb_nested_quant",
-        "it concerns models with mask buffers alone": "ignore_bias_buffers",
-        "it concerns encoder models or other trainers": "past_index mp_parameters",
+        "4-bit scales are always quantised again, and stored as bytes": "bnb_4bit_quant_storage use_bnb_nested_quant",
+        "it concerns only models with mask buffers": "ignore_bias_buffers",
+        "it concerns only encoder models or other trainers": "past_index mp_parameters",
     },
     accelerate={
-        "deepspeed_config.offload_optimizer_device": "`learner.offload_optimizer: true` for `cpu`",
-        "mixed_precision": "`model.dtype`, where the recipe has neither `bf16` nor `dtype`",
+        "deepspeed_config.offload_optimizer_device": "`learner.offload_optimizer`: true for `cpu`",
+        "mixed_precision": "`model.dtype`, if the recipe gives neither `bf16` nor `dtype`",
         "num_processes": "`learner.ranks`",
-        "use_cpu": "as `use_cpu` of a recipe",
+        "use_cpu": "as `use_cpu` in a recipe",
     },
     accelerate_no_effect={
         **dict.fromkeys(
@@ -174,10 +174,10 @@ SHARED = KeyTables(
             "the learner is DeepSpeed ZeRO-2, whatever this says",
         ),
         "debug": "each process has a log file in out_dir/logs",
-        "deepspeed_config.gradient_accumulation_steps": "the recipe's gradient_accumulation_steps holds",
-        "deepspeed_config.gradient_clipping": "the recipe's max_grad_norm holds",
-        "downcast_bf16": "it concerns TPUs",
-        "fp8_config": "precision is model.dtype",
+        "deepspeed_config.gradient_accumulation_steps": "the recipe's gradient_accumulation_steps is used",
+        "deepspeed_config.gradient_clipping": "the recipe's max_grad_norm is used",
+        "downcast_bf16": "it concerns only TPUs",
+        "fp8_config": "model.dtype sets the precision",
     },
     text=frozenset(
         {

@@ -1,16 +1,17 @@
-"""The tables of a trainer's settings: what each is here. Every setting is in exactly one of them."""
+"""Tables that say what becomes of each setting of a trainer. Every setting is in exactly one table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+
+from configs.yaml_files import YamlValue
 
 
 @dataclass(frozen=True)
 class KeyTables:
-    """What is made of the settings of one kind of recipe.
+    """What becomes of the settings of one kind of recipe.
 
     Example:
         >>> shared = KeyTables(targets={"seed": "seed"}, no_effect_because={"nothing is compiled": "torch_compile"})
@@ -19,35 +20,46 @@ class KeyTables:
     """
 
     old_names: Mapping[str, str] = field(default_factory=dict)
-    """Another version's, script's or launcher's name -> the name in the tables below."""
+    """Name in another version, script or launcher -> name in the tables below."""
     targets: Mapping[str, str] = field(default_factory=dict)
-    """Setting -> the key of a run that takes its value as it stands."""
+    """Setting -> key of the run that takes its value unchanged."""
     worked_out: Mapping[str, str] = field(default_factory=dict)
-    """Setting -> in words, what is made of it, often together with others."""
-    refused: Mapping[str, tuple[tuple[Any, ...], str]] = field(default_factory=dict)
-    """Setting -> the values that ask for nothing (null is always one), and what to do about any other, which ends with an error."""
+    """Setting that a rule converts, often together with others -> the result in words."""
+    refused: Mapping[str, tuple[tuple[YamlValue, ...], str]] = field(default_factory=dict)
+    """Setting -> (harmless values, remedy). Any other value is an error that names the remedy; null is always harmless."""
     no_effect_because: Mapping[str, str] = field(default_factory=dict)
-    """Why settings have no effect here -> these settings, with blanks between them."""
+    """Reason -> settings that have no effect here for this reason, separated by blanks."""
     never_null: Mapping[str, str] = field(default_factory=dict)
-    """Setting for which null asks for something -> what to do about it."""
+    """Setting whose null is an error, because null asks for something -> rule and remedy."""
     accelerate: Mapping[str, str] = field(default_factory=dict)
-    """Key of an accelerate file (nested ones with a dot) that counts -> in words, what is made of it."""
+    """Key of an accelerate file that counts (nested keys with a dot) -> the result in words."""
     accelerate_no_effect: Mapping[str, str] = field(default_factory=dict)
     """Key of an accelerate file -> why it has no effect here."""
     on_the_gpu: str = ""
-    """What an accelerate file might ask to have elsewhere, and is not."""
+    """The part of the model that an accelerate file may ask to offload, and that stays on the GPU here."""
     text: frozenset[str] = frozenset()
-    """Settings whose value on the command line is text as it stands."""
+    """Settings whose value on the command line is text, not YAML."""
     secrets: frozenset[str] = frozenset()
-    """Settings, as written, whose value is never shown."""
+    """Settings, as written in the recipe, whose value is never shown."""
 
     def __or__(self, other: KeyTables) -> KeyTables:
-        """Both; settings without an effect for one reason are listed together."""
-        both = {each.name: _both(getattr(self, each.name), getattr(other, each.name)) for each in fields(self)}
-        reasons = both["no_effect_because"]
+        """Join two tables; settings that have no effect for the same reason are listed together."""
+        reasons = {**self.no_effect_because, **other.no_effect_because}
         for why in self.no_effect_because.keys() & other.no_effect_because.keys():
             reasons[why] = f"{self.no_effect_because[why]} {other.no_effect_because[why]}"
-        return KeyTables(**both)
+        return KeyTables(
+            old_names={**self.old_names, **other.old_names},
+            targets={**self.targets, **other.targets},
+            worked_out={**self.worked_out, **other.worked_out},
+            refused={**self.refused, **other.refused},
+            no_effect_because=reasons,
+            never_null={**self.never_null, **other.never_null},
+            accelerate={**self.accelerate, **other.accelerate},
+            accelerate_no_effect={**self.accelerate_no_effect, **other.accelerate_no_effect},
+            on_the_gpu=self.on_the_gpu or other.on_the_gpu,
+            text=self.text | other.text,
+            secrets=self.secrets | other.secrets,
+        )
 
     @cached_property
     def no_effect(self) -> Mapping[str, str]:
@@ -60,9 +72,9 @@ class KeyTables:
         return frozenset().union(self.old_names, self.targets, self.worked_out, self.refused, self.no_effect)
 
     def markdown(self) -> str:
-        """The tables for a page of docs/."""
+        """Write the tables for a page of docs/."""
         cells = {setting: f"`{target}`" for setting, target in self.targets.items()} | dict(self.worked_out)
-        cells |= {setting: f"refused{_unless(neutral)}: {remedy}" for setting, (neutral, remedy) in self.refused.items()}
+        cells |= {setting: f"refused{_unless(harmless)}: {remedy}" for setting, (harmless, remedy) in self.refused.items()}
         cells |= {old: f"an old name of `{new}`" for old, new in self.old_names.items()}
         lines = ["| setting | here |", "|---|---|", *(f"| `{setting}` | {cells[setting]} |" for setting in sorted(cells))]
         lines += ["", "No effect:", "", "| because | settings |", "|---|---|"]
@@ -70,10 +82,6 @@ class KeyTables:
         return "\n".join(lines) + "\n"
 
 
-def _both(one: Any, other: Any) -> Any:
-    return one or other if isinstance(one, str) else one | other
-
-
-def _unless(neutral: tuple[Any, ...]) -> str:
-    shown = ", ".join(f"`{str(value).lower() if isinstance(value, bool) else value}`" for value in neutral if value not in ("", [], {}))
+def _unless(harmless: tuple[YamlValue, ...]) -> str:
+    shown = ", ".join(f"`{str(value).lower() if isinstance(value, bool) else value}`" for value in harmless if value not in ("", [], {}))
     return f" unless {shown}" if shown else ""

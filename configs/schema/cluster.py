@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import field_validator, model_validator
 
@@ -50,7 +50,7 @@ class TrackingSection(Section):
 
     @field_validator("report_to", mode="before")
     @classmethod
-    def _one_may_stand_alone(cls, report_to: Any) -> Any:
+    def _one_may_stand_alone(cls, report_to: object) -> object:
         return (report_to,) if isinstance(report_to, str) else report_to
 
     @model_validator(mode="after")

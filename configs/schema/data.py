@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
@@ -147,11 +147,11 @@ class DataSection(Section):
                 raise ValueError(told)
         return self
 
-    def _mixture_rules(self) -> list[tuple[Any, str]]:
+    def _mixture_rules(self) -> list[tuple[object, str]]:
         beside = [key for key in ("name", "columns") if getattr(self, key)] + (["split"] if self.split != "train" else [])
         return [(self.mixture and beside, f"{' and '.join(beside)} beside mixture: each data set of a mixture has its own; move it there")]
 
-    def _held_out_rules(self) -> list[tuple[Any, str]]:
+    def _held_out_rules(self) -> list[tuple[object, str]]:
         twice = self.mixture and self.mixture.test_split_size is not None and self.test_split_size is not None
         return [
             (twice, "test_split_size is given here and in mixture; keep one"),
@@ -161,7 +161,7 @@ class DataSection(Section):
             ),
         ]
 
-    def _order_rules(self) -> list[tuple[Any, str]]:
+    def _order_rules(self) -> list[tuple[object, str]]:
         low, high = self.min_pass_rate, self.max_pass_rate
         return [
             (
@@ -174,7 +174,7 @@ class DataSection(Section):
             ),
         ]
 
-    def _streaming_rules(self) -> list[tuple[Any, str]]:
+    def _streaming_rules(self) -> list[tuple[object, str]]:
         needs_all = {
             "mixture": self.mixture is not None,
             "train_samples": self.train_samples != -1,

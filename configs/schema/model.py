@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -50,12 +50,12 @@ class LoraSection(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _is_servable(cls, given: Any) -> Any:
-        asked = UNSERVED_LORA_KEYS.keys() & given.keys() if isinstance(given, dict) else ()
+    def _is_servable(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        asked = sorted(UNSERVED_LORA_KEYS.keys() & given.keys())
         if asked:
-            raise ValueError(
-                "; ".join(f"{key} {given[key]!r} is no choice here: {UNSERVED_LORA_KEYS[key]}; remove it" for key in sorted(asked))
-            )
+            raise ValueError("; ".join(f"{key} {given[key]!r} is no choice here: {UNSERVED_LORA_KEYS[key]}; remove it" for key in asked))
         return given
 
     @field_validator("r")
@@ -109,10 +109,10 @@ class ModelSection(Section):
     lora: LoraSection = LoraSection()
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Key -> value of what is another model when it changes: a run goes on only with the same."""
         lora = self.lora.model_dump(mode="json", exclude={"dropout"})
-        return {"model.path": self.path, "model.quantization": self.quantization} | {f"model.lora.{name}": lora[name] for name in lora}
+        return {"model.path": self.path, "model.quantization": self.quantization, **{f"model.lora.{name}": lora[name] for name in lora}}
 
     @model_validator(mode="after")
     def _there_is_an_adapter_to_merge(self) -> ModelSection:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.contracts.errors import ConfigError
-from configs.recipes.conversion import sort_arguments
+from configs.recipes.command_line import sort_arguments
 
 
 def test_arguments_of_a_shell_line() -> None:

@@ -120,7 +120,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     )
     assert "--accelerate: " in refused("train", "configs/quickstart.yaml", *GUIDE[1:], "--dry-run")
     assert "is a run of rollcast already (it has model, data" in refused("convert", "configs/quickstart.yaml")
-    assert "no such setting of TRL, Open-R1 or MedicalGPT is known; did you mean beta?" in refused("convert", *GUIDE, "--betta", "1")
+    assert "there is no such setting of TRL, Open-R1 or MedicalGPT; did you mean beta?" in refused("convert", *GUIDE, "--betta", "1")
     assert "are two recipes" in refused("convert", *GUIDE, "--config", "other.yaml")
     assert "cannot be written" in refused("convert", *GUIDE, "-o", str(tmp_path / "missing" / "run.yaml"))
     (tmp_path / "notes.yaml").write_text("title: a b\n")

@@ -64,7 +64,7 @@ def test_an_open_r1_recipe_dry_runs() -> None:
     output = shown("sft", *shlex.split(OF_OPEN_R1), "--dry-run")
     assert re.search(r"GPU 0 +│ learner 0 +│", output) and re.search(r"GPU 6 +│ learner 6 +│", output) and "GPU 7" not in output
     assert "batch: 112 sequences a step; about 16 a rank on 7 ranks; 10 epochs" in output  # 2 x 8 x 7
-    assert re.search(r"use_liger_kernel: true +log-probabilities are computed in chunks", output)
+    assert re.search(r"use_liger_kernel: true +log-probabilities are always computed in chunks", output)
     assert re.search(r"learner.use_peft: false +the default of TRL", output)
     assert "learner rank: optimizer state (ZeRO-2 share)" in output
 

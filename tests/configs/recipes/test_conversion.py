@@ -9,6 +9,7 @@ Protected here:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from hypothesis import strategies as st
 
 from configs.contracts.errors import ConfigError
 from configs.loading import load_config
-from configs.recipes.conversion import Conversion, convert, is_recipe, read_recipe, sort_arguments
+from configs.recipes import command_line, conversion
+from configs.recipes.command_line import is_recipe, sort_arguments
+from configs.recipes.conversion import Conversion
 from configs.recipes.grpo_keys import DEFAULTS, KNOWN, OLD_NAMES, REFUSED
+from configs.recipes.kinds import GRPO
 from configs.schema.run import RunConfig
 from configs.yaml_files import read_yaml
 from tests import REPOSITORY
@@ -39,9 +43,17 @@ RIGHT: dict[str, list[Any]] = {}
 SMALL = {"model_name_or_path": "Qwen/Qwen2.5-0.5B-Instruct", "dataset_name": "openai/gsm8k"}
 
 
-def of_guide(name: str) -> Conversion:
-    medical = name.startswith("medical")
-    return read_recipe(RECIPES / f"{name}.yaml", sort_arguments(["--nproc_per_node", "2"] if medical else []), None if medical else ZERO2)
+def convert(settings: Mapping[str, Any], launch: Mapping[str, Any] | None = None) -> Conversion[RunConfig]:
+    return conversion.convert(GRPO, settings, launch)
+
+
+def read_recipe(path: Path, *arguments: str) -> Conversion[RunConfig]:
+    return command_line.read_recipe(GRPO, read_yaml(path), sort_arguments(arguments), path)
+
+
+def of_guide(name: str) -> Conversion[RunConfig]:
+    options = ["--nproc_per_node", "2"] if name.startswith("medical") else ["--config_file", str(ZERO2)]
+    return read_recipe(RECIPES / f"{name}.yaml", *options)
 
 
 def without_accounts(config: RunConfig) -> RunConfig:
@@ -50,12 +62,12 @@ def without_accounts(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"cluster": config.cluster.model_copy(update=kept)})
 
 
-def become(setting: str, conversion: Conversion) -> set[str]:
+def become(setting: str, conversion: Conversion[RunConfig]) -> set[str]:
     """What is said of a setting: keys of the run, or the reason for none."""
     return {row.target or row.why for row in conversion.rows if row.setting == setting}
 
 
-def outcome(settings: dict[str, Any]) -> tuple[Conversion | None, str]:
+def outcome(settings: dict[str, Any]) -> tuple[Conversion[RunConfig] | None, str]:
     """The conversion, or what the error says. Any error but ConfigError is one of the code."""
     try:
         return convert(settings), ""
@@ -97,7 +109,7 @@ def test_a_written_run_loads_to_the_same_and_is_no_recipe(path: Path, tmp_path: 
     assert load_config(written) == conversion.config
     assert is_recipe(read_yaml(path)) and not is_recipe(read_yaml(written))
     with pytest.raises(ConfigError, match="is a run of rollcast already .*train it as it is"):
-        read_recipe(written, sort_arguments([]))
+        read_recipe(written)
 
 
 def test_a_written_run_survives_texts_that_look_like_something_else(tmp_path: Path) -> None:
@@ -212,7 +224,7 @@ def test_several_steps_on_one_batch_of_samples_are_seldom_broadcasts() -> None:
         assert (cluster.sync_every_steps, cluster.max_staleness) == (4, 4)
     assert convert(SMALL | plan | {"steps_per_generation": 2}).config.cluster.sync_every_steps == 1
     assert "are not a multiple of the 64 of one optimizer step" in refusal(**plan, steps_per_generation=3)
-    assert "say the same" in refusal(**plan, steps_per_generation=4, generation_batch_size=64)
+    assert "set the same thing" in refusal(**plan, steps_per_generation=4, generation_batch_size=64)
 
 
 def test_a_sequence_longer_than_the_usual_micro_batch_fits() -> None:
@@ -264,7 +276,7 @@ def test_rewards_with_weights_and_parameters() -> None:
 
 
 def test_rewards_that_are_wrong() -> None:
-    assert "2 weights for 1 rewards (format); give one for each" in refusal(reward_funcs=["format"], reward_weights=[1, 2])
+    assert "2 weights for 1 rewards (format); give one weight for each reward" in refusal(reward_funcs=["format"], reward_weights=[1, 2])
     assert "there is no reward acuracy; did you mean accuracy" in refusal(reward_funcs=["acuracy"])
 
 
@@ -334,7 +346,7 @@ def test_streaming_needs_a_number_of_steps() -> None:
     data = convert(SMALL | {"dataset_streaming": True, "max_steps": 10}).config.data
     assert data.streaming
     assert "learner.max_steps is not given and data.streaming is on" in refusal(dataset_streaming=True)
-    assert "dataset_streaming and streaming say the opposite" in refusal(dataset_streaming=True, streaming=False)
+    assert "dataset_streaming and streaming contradict each other" in refusal(dataset_streaming=True, streaming=False)
 
 
 def test_evaluation() -> None:
@@ -367,7 +379,7 @@ def test_checkpoints() -> None:
     assert convert(SMALL | {"save_steps": 0.05, "max_steps": 500}).config.cluster.save_steps == 25
     shared = convert(SMALL | {"save_steps": 0.05})
     assert shared.config.cluster.save_steps == 50
-    assert "whose number is not known here" in become("save_steps", shared).pop()
+    assert "their number is not known here" in become("save_steps", shared).pop()
 
 
 def test_precision() -> None:
@@ -405,7 +417,7 @@ def test_settings_of_the_objective_and_the_base(settings: dict[str, Any], key: s
 
 
 def test_unknown_and_doubled_settings() -> None:
-    assert "learning_rat: no such setting" in refusal(learning_rat=1) and "did you mean learning_rate?" in refusal(learning_rat=1)
+    assert "learning_rat: there is no such setting" in refusal(learning_rat=1) and "did you mean learning_rate?" in refusal(learning_rat=1)
     assert "torch_dtype and dtype are the same setting" in refusal(torch_dtype="auto", dtype="auto")
     assert "model_name_or_path is not given" in outcome({"dataset_name": "a"})[1]
     assert "dataset_name is not given" in outcome({"model_name_or_path": "a"})[1]
@@ -431,15 +443,15 @@ def test_a_setting_given_twice_with_one_value_is_that_value(tmp_path: Path) -> N
     recipe = tmp_path / "recipe.yaml"
     head = "model_name_or_path: a/b\ndataset_name: c/d\n"
     recipe.write_text(f"{head}do_eval: false\nbeta: 0.1\ndo_eval: false\n")  # as in a recipe that Open-R1 published
-    assert read_recipe(recipe, sort_arguments([])).config.data.eval_samples == 0
+    assert read_recipe(recipe).config.data.eval_samples == 0
     recipe.write_text(f"{head}do_eval: false\nbeta: 0.1\ndo_eval: true\n")
     with pytest.raises(ConfigError, match="'do_eval' was given in line 3 already"):
-        read_recipe(recipe, sort_arguments([]))
+        read_recipe(recipe)
 
 
 def test_options_win_over_the_file_and_overrides_over_both() -> None:
-    arguments = sort_arguments(["--temperature", "0.5", "--epsilon", "0.1", "learner.epsilon=0.3"])
-    conversion = read_recipe(RECIPES / "openr1_distill_1.5b.yaml", arguments, ZERO2)
+    options = ["--temperature", "0.5", "--epsilon", "0.1", "learner.epsilon=0.3", "--config_file", str(ZERO2)]
+    conversion = read_recipe(RECIPES / "openr1_distill_1.5b.yaml", *options)
     assert (conversion.config.actors.temperature, conversion.config.learner.epsilon) == (0.5, 0.3)
     assert [row.why for row in conversion.rows if row.setting == "epsilon"] == ["learner.epsilon=0.3 wins"]
 

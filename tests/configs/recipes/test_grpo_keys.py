@@ -16,6 +16,7 @@ import pytest
 from configs.faults import all_keys
 from configs.recipes.grpo_keys import (
     DEFAULTS,
+    GRPO_KEYS,
     KNOWN,
     MEDICAL,
     NO_EFFECT,
@@ -27,7 +28,6 @@ from configs.recipes.grpo_keys import (
     SECRETS,
     TARGETS,
     WORKED_OUT,
-    markdown,
 )
 from rewards.functions.registry import BUILTINS
 from tests import REPOSITORY
@@ -93,6 +93,6 @@ def test_rewards_are_built_in() -> None:
 
 
 def test_the_page_shows_the_tables() -> None:
-    assert markdown() in DOCS.read_text(encoding="utf-8"), (
+    assert GRPO_KEYS.markdown() in DOCS.read_text(encoding="utf-8"), (
         "docs/recipes.md is out of date: put in what `python -m configs.recipes.grpo_keys` prints"
     )

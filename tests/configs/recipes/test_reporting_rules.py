@@ -8,13 +8,15 @@ import pytest
 
 from configs.contracts.errors import ConfigError
 from configs.loading import config_of, dump_config
-from configs.recipes.conversion import Conversion, convert
+from configs.recipes.conversion import Conversion
+from configs.schema.run import RunConfig
 from configs.yaml_files import parse_yaml
+from tests.configs.recipes.test_conversion import convert
 
 SMALL = {"model_name_or_path": "Qwen/Qwen2.5-0.5B-Instruct", "dataset_name": "openai/gsm8k"}
 
 
-def become(conversion: Conversion, setting: str) -> set[str]:
+def become(conversion: Conversion[RunConfig], setting: str) -> set[str]:
     return {row.target or row.why for row in conversion.rows if row.setting == setting}
 
 
@@ -32,9 +34,9 @@ def test_report_to(given: Any, report_to: tuple[str, ...]) -> None:
     assert convert(SMALL | {"report_to": given}).config.cluster.report_to == report_to
 
 
-def test_a_service_that_is_not_offered_is_named() -> None:
+def test_a_service_that_is_not_supported_is_named() -> None:
     (row,) = [row for row in convert(SMALL | {"report_to": ["mlflow", "wandb"]}).rows if row.setting == "report_to"]
-    assert row.why.startswith("mlflow is not offered")
+    assert row.why.startswith("mlflow is not supported")
 
 
 def test_settings_of_wandb_count_where_it_is_on() -> None:
@@ -93,4 +95,5 @@ def test_what_cannot_work_is_refused() -> None:
 
 def test_the_sections_are_read_back() -> None:
     config = run_of(report_to="wandb", wandb_project="p", push_to_hub={"hub_model_id": "me/model"})
-    assert config_of(parse_yaml(dump_config(config)), "its own file") == config
+    tree = parse_yaml(dump_config(config))
+    assert isinstance(tree, dict) and config_of(tree, "its own file") == config

@@ -11,6 +11,7 @@ Protected here:
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ from hypothesis import strategies as st
 
 from configs.contracts.errors import ConfigError
 from configs.loading import load_sft_config
-from configs.recipes.conversion import Conversion, convert, convert_sft, is_recipe, read_recipe, read_recipe_of, sort_arguments
+from configs.recipes import command_line
+from configs.recipes import conversion as recipe_conversion
+from configs.recipes.command_line import is_recipe, sort_arguments
+from configs.recipes.conversion import Conversion
 from configs.recipes.kinds import SFT
 from configs.recipes.sft_keys import MEDICAL, SFT_KEYS
 from configs.schema.sft import SftConfig
 from configs.yaml_files import read_yaml
 from tests import REPOSITORY
-from tests.configs.recipes.test_conversion import ANYTHING
+from tests.configs.recipes.test_conversion import ANYTHING, convert, read_recipe
 
 RECIPES = REPOSITORY / "examples" / "recipes"
 OPEN_R1 = RECIPES / "sft" / "openr1_codeforces_7b.yaml"
@@ -49,8 +53,15 @@ RIGHT: dict[str, list[Any]] = {}
 """Setting -> `alone` of it, once found."""
 
 
+def convert_sft(
+    settings: Mapping[str, Any], launch: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
+) -> Conversion[SftConfig]:
+    return recipe_conversion.convert(SFT, settings, launch, overrides)
+
+
 def of_line(line: str) -> Conversion[SftConfig]:
-    return read_recipe_of(SFT, None, sort_arguments(shlex.split(line), SFT))
+    arguments = sort_arguments(shlex.split(line), SFT)
+    return command_line.read_recipe(SFT, read_yaml(arguments.recipe) if arguments.recipe else {}, arguments, arguments.recipe)
 
 
 def become(setting: str, conversion: Conversion[SftConfig]) -> set[str]:
@@ -73,7 +84,7 @@ def refusal(**settings: Any) -> str:
 
 
 def test_an_open_r1_recipe() -> None:
-    config = read_recipe_of(SFT, OPEN_R1, sort_arguments([], SFT), RECIPES / "zero2.yaml").config
+    config = of_line(f"--config {OPEN_R1} --config_file {RECIPES / 'zero2.yaml'}").config
     learner, data = config.learner, config.data
     assert (config.model.path, config.model.dtype, learner.use_peft, learner.gradient_checkpointing) == (
         "Qwen/Qwen2.5-Coder-7B-Instruct",
@@ -90,6 +101,7 @@ def test_an_open_r1_recipe() -> None:
         0,
     )
     processes = read_yaml(RECIPES / "zero2.yaml")["num_processes"]
+    assert isinstance(processes, int)
     assert (learner.ranks, learner.train_batch_size, learner.token_budget) == (processes, 2 * 8 * processes, 32768)
     assert (learner.learning_rate, learner.lr_scheduler_type, learner.min_lr_rate, learner.warmup_ratio) == (
         1e-5,
@@ -148,8 +160,7 @@ def test_the_shell_line_of_medicalgpt() -> None:
 
 @pytest.mark.parametrize("line", [f"--config {OPEN_R1}", MEDICAL_LINE], ids=["open_r1", "medical_gpt"])
 def test_a_written_fine_tuning_loads_to_the_same_and_is_no_recipe(line: str, tmp_path: Path) -> None:
-    arguments = sort_arguments(shlex.split(line), SFT)
-    conversion = read_recipe_of(SFT, arguments.recipe, arguments)
+    conversion = of_line(line)
     written = tmp_path / "sft.yaml"
     written.write_text(conversion.to_yaml(), encoding="utf-8")
     assert load_sft_config(written) == conversion.config
@@ -267,7 +278,7 @@ def test_lengths() -> None:
     assert convert_sft(OF_MEDICAL | {"max_source_length": 1024}).config.data.max_length == 1024 + 256
     assert convert_sft(SMALL | {"max_length": 40960}).config.learner.token_budget == 40960
     assert convert_sft(SMALL).config.learner.token_budget == 16384
-    assert "max_length: null is not supported: sequences have a greatest length" in refusal(max_length=None)
+    assert "max_length: null is not supported: memory is planned for a greatest length" in refusal(max_length=None)
     assert "max_seq_length: null" in refusal(max_seq_length=None)
 
 
@@ -280,13 +291,13 @@ def test_an_adapter_is_trained_where_it_is_asked_for() -> None:
     assert convert_sft(OF_MEDICAL | {"target_modules": "q_proj,v_proj"}).config.model.lora.target_modules == ("q_proj", "v_proj")
     assert convert_sft(OF_MEDICAL | {"peft_path": "runs/a"}).config.model.adapter == "runs/a"
     told = [row.why for row in convert_sft(SMALL | {"use_peft": True}).rows if row.target == "model.lora.target_modules"]
-    assert "PEFT chooses by the architecture" in told[0]
+    assert "PEFT would choose by the architecture" in told[0]
 
 
 def test_without_use_peft_every_weight_is_trained() -> None:
     given = {"lora_r": 32, "lora_target_modules": ["q_proj"]}
     conversion = convert_sft(SMALL | given)
-    assert not conversion.config.learner.use_peft and "lora" not in conversion.tree["model"]
+    assert not conversion.config.learner.use_peft and "lora" not in str(conversion.tree["model"])
     assert become("lora_r", conversion) == {"every weight is trained: use_peft is not set"}
     assert not convert_sft(OF_MEDICAL | {"use_peft": False}).config.learner.use_peft
     assert "load_in_4bit: true without use_peft is not supported: quantised weights have no gradient" in refusal(load_in_4bit=True)
@@ -323,26 +334,26 @@ def test_evaluation() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"neftune_noise_alpha": 5}, "neftune_noise_alpha: 5 is not supported: no noise is put on embeddings; remove it"),
+        ({"neftune_noise_alpha": 5}, "neftune_noise_alpha: 5 is not supported: embeddings get no noise; remove it"),
         ({"neft_alpha": 8}, "neft_alpha: 8 is not supported"),
         ({"dataset_text_field": "text"}, "split other rows into data.prompt_column and data.completion_column"),
-        ({"dataset_mixture": {"datasets": [{"id": "a"}]}}, "one data set is read: give it as dataset_name"),
+        ({"dataset_mixture": {"datasets": [{"id": "a"}]}}, "only one data set is read; give it as dataset_name"),
         ({"datasets": [{"path": "a"}]}, "one data set is read"),
         ({"dataset_streaming": True}, "rows are tokenised to disk before the first step; set it to false"),
-        ({"completion_only_loss": False}, "what stands before an answer has no loss here; remove it"),
-        ({"train_on_inputs": True}, "what stands before an answer has no loss here"),
-        ({"packing": True, "packing_strategy": "wrapped"}, "packing_strategy: wrapped is not supported: no sequence is continued"),
+        ({"completion_only_loss": False}, "only the assistant's tokens have a loss; remove it"),
+        ({"train_on_inputs": True}, "only the assistant's tokens have a loss"),
+        ({"packing": True, "packing_strategy": "wrapped"}, "packing_strategy: wrapped is not supported: no sequence is split over rows"),
         ({"loss_type": "dft"}, "loss_type: dft is not supported"),
         (
             {"template_name": "vicuna"},
-            "template_name: vicuna is not supported: conversations are rendered by the model's own chat template",
+            "template_name: vicuna is not supported: the model's own chat template renders conversations",
         ),
-        ({"chat_template_path": "Qwen/Qwen3-0.6B"}, "is no Jinja file; give the chat_template.jinja of that tokenizer"),
+        ({"chat_template_path": "Qwen/Qwen3-0.6B"}, "is not a Jinja file; give the chat_template.jinja of that tokenizer"),
         ({"nnodes": 2}, "count the processes of all nodes in num_processes"),
         ({"fp16": True}, "the learner has no loss scaling; use bf16"),
         ({"optim": "adafactor"}, "the optimizer is AdamW with float32 weights and moments"),
-        ({"tokenizer_name_or_path": "other"}, "what is left has the model's own tokenizer"),
-        ({"packin": True}, "packin: no such setting of TRL, Open-R1 or MedicalGPT is known; did you mean packing?"),
+        ({"tokenizer_name_or_path": "other"}, "the result is saved with the model's own tokenizer"),
+        ({"packin": True}, "packin: there is no such setting of TRL, Open-R1 or MedicalGPT; did you mean packing?"),
         ({"max_seq_length": 8, "max_length": 8}, "max_seq_length and max_length are the same setting"),
         ({"max_length": "long"}, "max_length -> data.max_length: 'long' is not a whole number"),
     ],
@@ -363,7 +374,7 @@ def test_what_is_trained_on_is_said() -> None:
 
 
 def test_packed_batches_are_larger_there() -> None:
-    assert "a step counts sequences, and there packed rows" in become("packing", convert_sft(SMALL | {"packing": True})).pop()
+    assert "a step counts sequences here and packed rows there" in become("packing", convert_sft(SMALL | {"packing": True})).pop()
     assert become("packing", convert_sft(SMALL | {"packing": False})) == {"rows are always packed, with the same loss"}
 
 
@@ -374,17 +385,19 @@ def test_secrets_are_not_shown() -> None:
 
 
 def test_a_recipe_of_the_other_kind_is_known() -> None:
-    grpo = r"num_generations: a recipe of GRPO has such settings, .*; use rollcast train, or rollcast convert$"
+    grpo = r"num_generations: only recipes of GRPO have such settings, .*; use rollcast train, or rollcast convert$"
     with pytest.raises(ConfigError, match=grpo):
         convert_sft(SMALL | {"num_generations": 8})
-    sft = r"packing, max_length: a recipe of supervised fine-tuning has such settings, .*; use rollcast sft, or rollcast convert --sft$"
+    sft = (
+        r"packing, max_length: only recipes of supervised fine-tuning have such settings, .*; use rollcast sft, or rollcast convert --sft$"
+    )
     with pytest.raises(ConfigError, match=sft):
         convert(SMALL | {"packing": True, "max_length": 8})
     with pytest.raises(ConfigError, match="use rollcast sft"):
-        read_recipe(OPEN_R1, sort_arguments([]))
-    with pytest.raises(ConfigError, match="max_length: no such setting .* is known; did you mean"):
+        read_recipe(OPEN_R1)
+    with pytest.raises(ConfigError, match="max_length: there is no such setting .*; did you mean"):
         convert(SMALL | {"num_generations": 8, "max_length": 8})  # of both: a recipe of GRPO with a name that it has not
-    with pytest.raises(ConfigError, match="nnodes: no such setting"):
+    with pytest.raises(ConfigError, match="nnodes: there is no such setting"):
         convert(SMALL | {"nnodes": 1})  # of a launcher, which tells of no trainer
 
 

@@ -90,7 +90,7 @@ def test_settings_and_defaults_are_those_of_trl() -> None:
     assert len(names) > 150
     assert not names - SFT_KEYS.known
     theirs = dict(re.findall(r"default:(\w+) (\S+)", listed))
-    ours = {target.rpartition(".")[2]: value for target, value in {**TRL_DEFAULTS, **DEFAULTS}.items()} | TRL_LORA
+    ours = {target.rpartition(".")[2]: value for target, value in {**TRL_DEFAULTS, **DEFAULTS}.items()} | dict(TRL_LORA)
     assert {name: str(value) for name, value in ours.items()} == {name: theirs[name] for name in ours}
     assert (theirs["use_peft"], theirs["packing"], theirs["per_device_train_batch_size"]) == ("False", "False", "8")
     assert theirs["logging_steps"] == "10"
