@@ -32,18 +32,9 @@ def score(
 
     Ends with exit code 1 where a reward timed out, crashed or gave something that is no reward.
     """
-    from cluster.inspection.rescoring import score_file, section_from
+    from cluster.inspection.rescoring import CompletionFile, score_file, section_from
     from configs.loading import load_config
 
-    run = load_config(config, []) if config else None
-    found = score_file(
-        section_from(rewards or [], param or [], run.rewards if run else None, timeout_s),
-        completions,
-        completion_column=completion_column,
-        max_completion_length=run.actors.max_completion_length if run else None,
-        graders=graders,
-        output=output,
-        console=Console(),
-    )
-    if found.failed:
+    section = section_from(rewards or [], param or [], load_config(config, []) if config else None, timeout_s)
+    if score_file(section, CompletionFile.open(completions, completion_column), graders, output, Console()).failed:
         raise typer.Exit(1)

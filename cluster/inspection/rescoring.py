@@ -1,4 +1,4 @@
-"""`rollcast score`: judge the completions of a file again, on this machine, without Ray. For whoever writes or debugs a reward."""
+"""`rollcast score`: score the completions of a file again, on this machine and without Ray, to write or debug a reward."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any
 
 import yaml
 from rich.console import Console
@@ -23,6 +22,7 @@ from cluster.output.counting import counting
 from configs.contracts.errors import ConfigError, DataError, RewardError
 from configs.contracts.records import FAILED_OUTCOMES, RewardColumn
 from configs.schema.rewards import RewardsSection
+from configs.schema.run import RunConfig
 from rewards import validate
 from rewards.functions.group_input import GroupInput
 from rewards.functions.registry import resolve
@@ -31,39 +31,114 @@ from rewards.grading.graders import Graders
 from rewards.grading.scoring import column_of, weighted_sums
 
 
+@dataclass(frozen=True)
+class CompletionFile:
+    """Completions that were sampled before, one in each row."""
+
+    rows: Rows
+    completion_column: str
+
+    @classmethod
+    def open(cls, path: Path, completion_column: str) -> CompletionFile:
+        """Open a Parquet, JSONL, JSON or CSV file, or a folder of them.
+
+        Raises:
+            DataError: the file cannot be read, or has no such column.
+        """
+        rows = load_rows(str(path))
+        if completion_column not in rows.columns:
+            raise DataError(
+                f"{path} has no column {completion_column!r}; it has {', '.join(rows.columns)}: name the one with the completions by "
+                "--completion-column"
+            )
+        return cls(rows, completion_column)
+
+    @property
+    def data_columns(self) -> dict[str, str]:
+        """Column of the data set -> column of the file, without the columns that a run adds."""
+        of_the_run = {*COMPLETION_COLUMNS, self.completion_column}
+        return {
+            name.removeprefix(DATA_PREFIX): name
+            for name in self.rows.columns
+            if name not in of_the_run and not name.startswith((REWARD_PREFIX, OUTCOME_PREFIX))
+        }
+
+    def groups(self) -> list[list[int]]:
+        """Row numbers of each group: rows with the same `step` and `prompt_id`, or else with the same `prompt`; in the file's order."""
+        columns = set(self.rows.columns)
+        key = ("step", "prompt_id") if {"step", "prompt_id"} <= columns else ("prompt",) if "prompt" in columns else ()
+        if not key:
+            return [[index] for index in range(len(self.rows))]
+        everything = range(len(self.rows))
+        groups: dict[str, list[int]] = {}
+        for index, *values in zip(everything, *(self.rows.values(column, everything) for column in key), strict=True):
+            groups.setdefault(json.dumps(values), []).append(index)
+        return list(groups.values())
+
+    def group_input(self, indices: Sequence[int]) -> GroupInput:
+        """The group in these rows, as rewards get it."""
+        members = [self.rows.row(index) for index in indices]
+        first = members[0]
+        texts_G = [_text(member[self.completion_column], self.rows.place(index)) for member, index in zip(members, indices, strict=True)]
+        return GroupInput(
+            prompt=first.get("messages") or first.get("prompt") or "",
+            texts_G=texts_G,
+            token_ids_G=[member.get("completion_ids") or [] for member in members],
+            columns={name: first[column] for name, column in self.data_columns.items()},
+            step=int(first.get("step") or 0),
+        )
+
+
+def _text(completion: object, location: str) -> str:
+    """The text of a completion, which is given as text or as chat messages."""
+    if isinstance(completion, list) and completion and isinstance(completion[-1], dict):
+        completion = completion[-1].get("content")
+    if not isinstance(completion, str):
+        raise DataError(f"{location}: the completion is a {type(completion).__name__}, but must be text or chat messages")
+    return completion
+
+
 @dataclass
 class Rescored:
-    """What the rewards said of every row of a file."""
+    """Values and outcomes of every reward for every row of a file."""
 
     values: dict[str, list[float | None]]
+    """By label of the reward."""
     outcomes: dict[str, list[str]]
     rewards: list[float | None]
+    """Weighted sums."""
     errors: dict[str, str] = field(default_factory=dict)
-    """First error of each reward that failed or was invalid somewhere."""
+    """First error of each reward that failed or gave an invalid value."""
     seconds: float = 0.0
+
+    @classmethod
+    def empty(cls, labels: Sequence[str], size: int) -> Rescored:
+        """Before anything is scored: no value and no outcome in any of `size` rows."""
+        return cls({label: [None] * size for label in labels}, {label: [""] * size for label in labels}, [None] * size)
 
     @property
     def failed(self) -> bool:
+        """True if a reward timed out, crashed or gave an invalid value anywhere."""
         return any(not FAILED_OUTCOMES.isdisjoint(outcomes) for outcomes in self.outcomes.values())
 
 
-def section_from(names: Sequence[str], params: Sequence[str], configured: RewardsSection | None, timeout_s: float | None) -> RewardsSection:
+def section_from(names: Sequence[str], params: Sequence[str], run: RunConfig | None, timeout_s: float | None) -> RewardsSection:
     """The rewards that a command line asks for.
 
     Args:
-        names: rewards in order; none stands for those of `configured`.
+        names: rewards in order; without any, the run's.
         params: `reward.parameter=value`, the value in YAML.
-        configured: rewards of a run, whose weights, parameters and limits hold for what is named.
-        timeout_s: hard limit on one completion under one reward; None keeps what is configured.
+        run: gives weights, parameters and limits to the rewards named.
+        timeout_s: hard limit on one completion under one reward; None keeps the run's limit, or the default.
 
     Raises:
-        ConfigError: a parameter is not of that form, or for a reward that is not asked for.
+        ConfigError: a reward or a parameter is unknown, or a parameter is for a reward that is not named.
     """
-    base = configured or RewardsSection()
-    known = {spec.name: spec.model_dump() for spec in configured.functions} if configured else {}
+    configured = run.rewards if run else RewardsSection()
+    known = {spec.name: spec.model_dump() for spec in configured.functions} if run else {}
     functions = {name: known.get(name, {"name": name, "params": {}}) for name in names or known}
     if not functions:
-        raise ConfigError("no reward is named; give some, such as `rollcast score accuracy format`, or the --config of a run")
+        raise ConfigError("no reward is named: give some, as in `rollcast score accuracy format`, or the --config of a run")
     for setting in params:
         target, equals, value = setting.partition("=")
         name, _, parameter = target.rpartition(".")
@@ -71,83 +146,40 @@ def section_from(names: Sequence[str], params: Sequence[str], configured: Reward
             raise ConfigError(f"--param {setting!r} is not reward.parameter=value for one of the rewards {', '.join(functions)}")
         functions[name] = {**functions[name], "params": {**functions[name]["params"], parameter: yaml.safe_load(value)}}
     changed = {"functions": tuple(functions.values())} | ({"timeout_s": timeout_s} if timeout_s else {})
-    return RewardsSection.model_validate(base.model_dump() | changed)
+    section = RewardsSection.model_validate(configured.model_dump() | changed)
+    if run:
+        section = resolve(section, run.actors.max_completion_length)
+    validate(section)
+    return section
 
 
-def score_file(
-    section: RewardsSection,
-    completions: Path,
-    *,
-    completion_column: str,
-    max_completion_length: int | None,
-    graders: int | None,
-    output: Path | None,
-    console: Console,
-) -> Rescored:
-    """Score every completion of a file and show a table of values and outcomes.
+def score_file(section: RewardsSection, file: CompletionFile, graders: int | None, output: Path | None, console: Console) -> Rescored:
+    """Score every completion of a file, and print a table of values and outcomes.
 
     Args:
-        section: the rewards.
-        completions: Parquet, JSONL, JSON or CSV file, or a folder of them; rows with the same `step` and `prompt_id`, or else the
-            same `prompt`, are one group.
-        completion_column: column of the completions' text.
-        max_completion_length: tokens that a completion may have, for rewards that depend on it.
-        graders: grader processes; None is one for each core.
+        section: the rewards, from `section_from`.
+        graders: number of grader processes; None starts one for each core.
         output: Parquet file for the rows with their new values and outcomes.
 
     Raises:
-        ConfigError: a reward cannot work.
-        DataError: the file cannot be read or lacks a column.
+        ConfigError: the file lacks a column that a reward needs.
+        DataError: a completion is neither text nor chat messages.
+        RewardError: a reward cannot be loaded.
     """
-    if max_completion_length:
-        section = resolve(section, max_completion_length)
-    validate(section)
-    rows = load_rows(str(completions))
-    if completion_column not in rows.columns:
-        raise DataError(
-            f"{completions} has no column {completion_column!r}; it has {', '.join(rows.columns)}; name the one with the completions "
-            f"by --completion-column"
-        )
-    validate(section, _data_columns(rows.columns, completion_column))
-    groups = _groups(rows)
-    found = asyncio.run(_score(section, rows, groups, completion_column, graders or os.cpu_count() or 1, console))
-    console.print(_table(section, found, rows))
+    validate(section, file.data_columns)
+    found = asyncio.run(_score(section, file, graders or os.cpu_count() or 1, console))
+    console.print(_table(section, found, file.rows))
     for error in found.errors.values():
         console.print(error, style="red", markup=False, highlight=False)
     if output:
-        _write(rows, found, output)
+        _write(file.rows, found, output)
         console.print(f"written: {output}", markup=False, highlight=False)
     return found
 
 
-def _data_columns(columns: Iterable[str], completion_column: str) -> dict[str, str]:
-    """Column of the data set -> column of the file."""
-    of_the_run = {*COMPLETION_COLUMNS, completion_column}
-    return {
-        name.removeprefix(DATA_PREFIX): name
-        for name in columns
-        if name not in of_the_run and not name.startswith((REWARD_PREFIX, OUTCOME_PREFIX))
-    }
-
-
-def _groups(rows: Rows) -> list[list[int]]:
-    """Row numbers of each group, in the order of the file."""
-    key = ("step", "prompt_id") if {"step", "prompt_id"} <= set(rows.columns) else ("prompt",) if "prompt" in rows.columns else ()
-    if not key:
-        return [[index] for index in range(len(rows))]
-    everything = range(len(rows))
-    groups: dict[str, list[int]] = {}
-    for index, *values in zip(everything, *(rows.values(column, everything) for column in key), strict=True):
-        groups.setdefault(json.dumps(values), []).append(index)
-    return list(groups.values())
-
-
-async def _score(
-    section: RewardsSection, rows: Rows, groups: Sequence[Sequence[int]], completion_column: str, count: int, console: Console
-) -> Rescored:
-    names = [spec.label for spec in section.functions]
-    size = len(rows)
-    found = Rescored({name: [None] * size for name in names}, {name: [""] * size for name in names}, [None] * size)
+async def _score(section: RewardsSection, file: CompletionFile, count: int, console: Console) -> Rescored:
+    """Score all groups with `count` grader processes."""
+    found = Rescored.empty([spec.label for spec in section.functions], len(file.rows))
     lost = asyncio.get_running_loop().create_future()
     graders = await Graders.start(
         [(spec.name, spec.params) for spec in section.functions],
@@ -155,16 +187,18 @@ async def _score(
         timeout_s=section.timeout_s,
         memory_limit_bytes=section.memory_limit_bytes,
         cwd=Path.cwd(),
-        on_lost=lambda: lost.set_exception(RewardError("the process that starts the graders was ended from outside; run again")),
+        on_lost=lambda: lost.set_exception(
+            RewardError("the process that starts the graders was killed from outside: run the command again")
+        ),
     )
-    waiting = iter(groups)
+    waiting = iter(file.groups())
     started_s = time.monotonic()
     try:
-        with counting("completions", size, console) as advance:
+        with counting("completions", len(file.rows), console) as advance:
 
             async def work() -> None:
                 for indices in waiting:
-                    verdicts = await graders.grade(_input(rows, indices, completion_column))
+                    verdicts = await graders.grade(file.group_input(indices))
                     _record(section, found, indices, verdicts)
                     advance(len(indices))
 
@@ -177,28 +211,8 @@ async def _score(
     return found
 
 
-def _input(rows: Rows, indices: Sequence[int], completion_column: str) -> GroupInput:
-    members = [rows.row(index) for index in indices]
-    first = members[0]
-    return GroupInput(
-        prompt=first.get("messages") or first.get("prompt") or "",
-        texts_G=[_text(member[completion_column], rows.place(index)) for member, index in zip(members, indices, strict=True)],
-        token_ids_G=[member.get("completion_ids") or [] for member in members],
-        columns={name: first[column] for name, column in _data_columns(rows.columns, completion_column).items()},
-        step=int(first.get("step") or 0),
-    )
-
-
-def _text(completion: Any, place: str) -> str:
-    """The text of a completion, given as text or as chat messages."""
-    if isinstance(completion, list) and completion and isinstance(completion[-1], dict):
-        completion = completion[-1].get("content")
-    if not isinstance(completion, str):
-        raise DataError(f"{place}: the completion is a {type(completion).__name__}; it must be text or chat messages")
-    return completion
-
-
 def _record(section: RewardsSection, found: Rescored, indices: Sequence[int], verdicts: Sequence[Verdict]) -> None:
+    """Write the verdicts on one group into `found`, at its row numbers."""
     columns: dict[str, RewardColumn] = {}
     for spec, verdict in zip(section.functions, verdicts, strict=True):
         column = columns[spec.label] = column_of(section, verdict)
@@ -211,6 +225,7 @@ def _record(section: RewardsSection, found: Rescored, indices: Sequence[int], ve
 
 
 def _table(section: RewardsSection, found: Rescored, rows: Rows) -> Table:
+    """One row for each reward, and one for the weighted sum."""
     seen = sorted(
         {outcome for outcomes in found.outcomes.values() for outcome in outcomes}, key=lambda outcome: (outcome != "scored", outcome)
     )
@@ -231,18 +246,20 @@ def _table(section: RewardsSection, found: Rescored, rows: Rows) -> Table:
 
 
 def _moments(values: Sequence[float | None]) -> tuple[str, str]:
+    """Mean and standard deviation of the values that are not None, as text."""
     applying = [value for value in values if value is not None]
     return (f"{fmean(applying):.4f}", f"{pstdev(applying):.4f}") if applying else ("-", "-")
 
 
 def _changed(rows: Rows, column: str, values: Sequence[float | None]) -> str:
-    """How many values differ from those that the file records."""
+    """The number of values that differ from those in the file; - if the file has none."""
     if column not in rows.columns:
         return "-"
     return str(sum(before != after for before, after in zip(rows.values(column, range(len(rows))), values, strict=True)))
 
 
 def _write(rows: Rows, found: Rescored, output: Path) -> None:
+    """Write all columns of the file to Parquet, with the new values and outcomes."""
     import pyarrow.parquet as pq
 
     records = [rows.row(index) for index in range(len(rows))]
