@@ -1,4 +1,4 @@
-"""The command line: `rollcast ...`, the same as `python -m cluster ...`."""
+"""The command line: `rollcast ...`, or equally `python -m cluster ...`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="GRPO post-training as a disaggregated actor/learner system on Ray.",
 )
 
 
 @app.callback()
 def rollcast() -> None:
-    """GRPO post-training as a disaggregated actor/learner system on Ray."""
+    """Train language models by GRPO on Ray: separate processes sample completions, score them and train an adapter."""
 
 
 app.command(context_settings=TAKES_SETTINGS)(train)
@@ -46,7 +45,7 @@ app.add_typer(data, name="data")
 
 
 def main() -> None:
-    """Entry point: errors that rollcast raises on purpose are shown without a traceback."""
+    """Run the command line; print an error that rollcast raises on purpose without a traceback."""
     try:
         app()
     except RollcastError as error:

@@ -1,1 +1,1 @@
-"""The command line, one file a command: options only."""
+"""The command line, one file for each command: its options and help texts, nothing else."""

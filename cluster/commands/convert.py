@@ -13,14 +13,16 @@ from cluster.commands.options import Accelerate
 
 def convert(
     recipe: Annotated[
-        str, typer.Argument(help="Recipe of TRL, Open-R1 or MedicalGPT: a flat YAML file; or the first --key of a shell line.")
+        str, typer.Argument(help="Recipe of TRL, Open-R1 or MedicalGPT: its YAML file, or its shell line from the first --key on.")
     ],
-    settings: Annotated[list[str] | None, typer.Argument(help="Settings over the file: --beta 0.01, or learner.beta=0.01.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Settings that override the recipe's, such as --beta 0.01 or learner.beta=0.01.")
+    ] = None,
     accelerate: Accelerate = None,
-    sft: Annotated[bool, typer.Option("--sft", help="It is a recipe of supervised fine-tuning: a file for `rollcast sft`.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="YAML file to write; without it, it is printed.")] = None,
+    sft: Annotated[bool, typer.Option("--sft", help="Take it as a recipe of supervised fine-tuning, for `rollcast sft`.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="YAML file to write; default: print it.")] = None,
 ) -> None:
-    """Show what a recipe of TRL, Open-R1 or MedicalGPT becomes: a YAML file to run, and a table of what became what."""
+    """Convert a recipe of TRL, Open-R1 or MedicalGPT into a YAML file of rollcast, with a table of what each setting became."""
     from configs.recipes.command_line import convert_recipe
 
     convert_recipe([recipe, *(settings or [])], accelerate, output, Console(stderr=True), sft=sft)

@@ -9,11 +9,11 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from cluster.commands.options import TAKES_SETTINGS, Accelerate
+from cluster.commands.options import TAKES_SETTINGS, Accelerate, Address, Config, with_address
 
 
 class _ShowByDefault(TyperGroup):
-    """`rollcast data CONFIG` is `rollcast data show CONFIG`."""
+    """A group of commands in which `rollcast data CONFIG` means `rollcast data show CONFIG`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] != "--help":
@@ -21,12 +21,13 @@ class _ShowByDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-data = typer.Typer(cls=_ShowByDefault, no_args_is_help=True, help="Look at the data of a run before it starts: `rollcast data CONFIG`.")
+data = typer.Typer(
+    cls=_ShowByDefault,
+    no_args_is_help=True,
+    help="Look at the data of a run before it starts; `rollcast data CONFIG` is short for `rollcast data show CONFIG`.",
+)
 
-Config = Annotated[
-    str, typer.Argument(help="YAML file of the run, such as configs/quickstart.yaml, or a recipe of TRL, Open-R1, MedicalGPT.")
-]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Settings over the file: data.max_prompt_length=1024.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings that override the file's, such as data.max_prompt_length=1024.")]
 
 
 @data.command(context_settings=TAKES_SETTINGS)
@@ -34,12 +35,12 @@ def show(
     config: Config,
     overrides: Overrides = None,
     accelerate: Accelerate = None,
-    examples: Annotated[int, typer.Option(min=0, help="Show so many prompts as the model reads them.")] = 3,
-    golds: Annotated[int, typer.Option(min=1, help="Read the gold answers of so many prompts.")] = 1000,
+    examples: Annotated[int, typer.Option(min=0, help="Number of prompts to print as the model reads them.")] = 3,
+    golds: Annotated[int, typer.Option(min=1, help="Number of prompts whose gold answers are read.")] = 1000,
 ) -> None:
-    """Show counts, lengths, rendered prompts, gold answers that cannot be read, and warnings. Starts neither Ray nor a GPU.
+    """Show row counts, prompt lengths, rendered prompts, unreadable gold answers and warnings. Needs neither Ray nor a GPU.
 
-    Ends with exit code 1 where a run would be refused for its gold answers.
+    Ends with exit code 1 if a run would be refused because of its gold answers or missing columns.
     """
     import logging
 
@@ -55,19 +56,20 @@ def show(
 @data.command("pass-rate", context_settings=TAKES_SETTINGS)
 def pass_rate(
     config: Config,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write: all columns, and the pass rate.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write: all columns and the pass rate.")],
     overrides: Overrides = None,
     accelerate: Accelerate = None,
-    num_generations: Annotated[int, typer.Option(min=1, help="Completions for each prompt.")] = 8,
-    limit: Annotated[int | None, typer.Option(min=1, help="Measure so many prompts, a seeded subset; of a stream the first.")] = None,
-    reward: Annotated[str | None, typer.Option(help="Reward whose mean is the pass rate; default: the first of the run.")] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to join (host:port, auto, or local); overrides cluster.address.")] = None,
+    num_generations: Annotated[int, typer.Option(min=1, help="Completions to sample for each prompt.")] = 8,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Number of prompts to measure, chosen by the seed; the first of a stream.")
+    ] = None,
+    reward: Annotated[str | None, typer.Option(help="Reward whose mean is the pass rate; default: the run's first.")] = None,
+    address: Address = None,
 ) -> None:
-    """Measure how often the model passes each prompt, for a filter or a curriculum. The same command goes on where it was stopped."""
+    """Measure how often the model passes each prompt, for a filter or a curriculum. After an interruption, the same command continues."""
     from cluster.inspection.pass_rate import PassRatePlan, measure_pass_rates
     from configs.recipes.command_line import load_run
 
     console = Console(soft_wrap=True)
-    settings = [config, *(overrides or []), *([f"cluster.address={address}"] if address else [])]
-    run = load_run(settings, accelerate, console)
+    run = load_run(with_address([config, *(overrides or [])], address), accelerate, console)
     measure_pass_rates(run, PassRatePlan.of(run, output, num_generations, reward, limit), console)

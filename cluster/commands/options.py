@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Arguments and options shared by several commands."""
 
 from __future__ import annotations
 
@@ -8,6 +8,27 @@ from typing import Annotated
 import typer
 
 TAKES_SETTINGS = {"ignore_unknown_options": True}
-"""`--key value` of a recipe is no option of ours, and is passed on."""
+"""Pass `--key value` of a recipe on as arguments: they are not options of the command."""
 
-Accelerate = Annotated[Path | None, typer.Option(help="Accelerate file of a recipe, such as zero2.yaml: how many processes train.")]
+Config = Annotated[
+    str,
+    typer.Argument(
+        help="YAML file of the run, such as configs/quickstart.yaml; or a recipe of TRL, Open-R1 or MedicalGPT: its YAML file, or its shell "
+        "line from the first --key on."
+    ),
+]
+Accelerate = Annotated[
+    Path | None, typer.Option(help="Accelerate file of a recipe, such as zero2.yaml: gives the number of learner ranks.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join: HOST:PORT, auto, or local for a private one. Overrides cluster.address.")
+]
+Resume = Annotated[str, typer.Option(help="auto: continue an unfinished run in out_dir; none: start anew; or the path of a checkpoint.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved settings, placement, batch arithmetic and memory estimate, and start nothing.")
+]
+
+
+def with_address(settings: list[str], address: str | None) -> list[str]:
+    """`settings`, with the option --address as one more of them."""
+    return [*settings, *([f"cluster.address={address}"] if address else [])]

@@ -10,18 +10,22 @@ from rich.console import Console
 
 
 def push(
-    source: Annotated[Path, typer.Argument(help="Run directory, or the folder of an adapter or a merged model.")],
-    repo_id: Annotated[str, typer.Option("--repo-id", help="Repository: user/name, or a name alone for the token's own user.")],
-    merged: Annotated[bool, typer.Option("--merged", help="Push the run's merged model instead of its adapter; merges first.")] = False,
-    adapter: Annotated[Path | None, typer.Option(help="Push this adapter of the run, such as a checkpoint's, instead of its last.")] = None,
-    private: Annotated[
-        bool | None, typer.Option("--private/--public", help="Of a repository that is made for it; default: the account's setting.")
+    source: Annotated[Path, typer.Argument(help="Run directory, or folder of an adapter or a merged model.")],
+    repo_id: Annotated[str, typer.Option("--repo-id", help="Repository: USER/NAME, or NAME alone for the token's own user.")],
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Push the run's merged model instead of its adapter; merge it first if needed.")
+    ] = False,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Push this adapter of the run, such as a checkpoint's, instead of its final one.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch to push to; made where there is none.")] = None,
-    message: Annotated[str, typer.Option(help="Message of the commit.")] = "Push by rollcast",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files that would be pushed, and push nothing.")] = False,
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Visibility of a repository that is created; default: the account's setting.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to; created if missing. Default: main.")] = None,
+    message: Annotated[str, typer.Option(help="Commit message.")] = "Push by rollcast",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files to push, and push nothing.")] = False,
 ) -> None:
-    """Push an adapter or a merged model to a hub, with card, settings, curves and report. The token is HF_TOKEN's."""
+    """Push an adapter or a merged model to the hub, with model card, settings, curves and report. Reads the token from HF_TOKEN."""
     from cluster.publish.push import collect, show
     from cluster.publish.push import push as push_files
 

@@ -10,13 +10,13 @@ from rich.console import Console
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories, such as runs/quickstart; several are drawn over one another.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, such as runs/quickstart; the curves of several are overlaid.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="HTML file to write; default: report.html in the run's directory, or here for several."),
+        typer.Option("--output", "-o", help="HTML file to write; default: report.html in the run's directory, or here for several runs."),
     ] = None,
 ) -> None:
-    """Write a run's curves, rewards and sampled completions as one HTML page, or those of several runs over one another."""
+    """Write one HTML page with a run's curves, rewards and sampled completions, or with the curves of several runs overlaid."""
     from cluster.report import write_report
 
     Console(soft_wrap=True, highlight=False).print(f"report: {write_report(runs, output)}", markup=False)

@@ -11,26 +11,29 @@ from rich.console import Console
 
 def score(
     completions: Annotated[
-        Path, typer.Option(help="Completions: Parquet (as in a run's completions/), JSONL, JSON or CSV file, or a folder of them.")
+        Path, typer.Option(help="Completions: a Parquet file (as in a run's completions/), a JSONL, JSON or CSV file, or a folder of them.")
     ],
     rewards: Annotated[
-        list[str] | None, typer.Argument(help="Rewards: built-in names, path/to/file.py:function or package.module:function.")
+        list[str] | None,
+        typer.Argument(help="Rewards: built-in names, path/to/file.py:function, or package.module:function. Default: those of --config."),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="YAML of a run, such as runs/x/config.yaml: its weights, parameters and limits hold for the rewards."),
+        typer.Option(help="YAML file of a run, such as runs/x/config.yaml, whose weights, parameters and limits the rewards get."),
     ] = None,
     param: Annotated[
-        list[str] | None, typer.Option(help="reward.parameter=value, as accuracy.answer_style=answer_tag; repeatable.")
+        list[str] | None, typer.Option(help="Parameter of a reward, such as accuracy.answer_style=answer_tag; repeatable.")
     ] = None,
-    completion_column: Annotated[str, typer.Option(help="Column with the completions: text, or chat messages.")] = "completion",
-    graders: Annotated[int | None, typer.Option(min=1, help="Grader processes; default: one for each core.")] = None,
-    timeout_s: Annotated[float | None, typer.Option(min=0.001, help="Hard limit on one completion under one reward; default 10.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Parquet file to write, with a column for each value and outcome.")] = None,
+    completion_column: Annotated[str, typer.Option(help="Column with the completions, as text or chat messages.")] = "completion",
+    graders: Annotated[int | None, typer.Option(min=1, help="Number of grader processes; default: one for each core.")] = None,
+    timeout_s: Annotated[
+        float | None, typer.Option(min=0.001, help="Most seconds for one completion under one reward; default: 10.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Parquet file to write: all columns, and each reward's value and outcome.")] = None,
 ) -> None:
-    """Score existing completions with any rewards, and show what became of each: for writing and debugging a reward.
+    """Score existing completions with any rewards, to write or debug a reward.
 
-    Ends with exit code 1 where a reward timed out, crashed or gave something that is no reward.
+    Ends with exit code 1 if a reward timed out, crashed or gave an invalid value.
     """
     from cluster.inspection.rescoring import CompletionFile, score_file, section_from
     from configs.loading import load_config

@@ -8,35 +8,29 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster.commands.options import Accelerate
+from cluster.commands.options import Accelerate, Address, Config, DryRun, Resume, with_address
 
 
 def train(
-    config: Annotated[
-        str, typer.Argument(help="YAML file of the run, such as configs/quickstart.yaml, or a recipe of TRL, Open-R1, MedicalGPT.")
-    ],
+    config: Config,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Settings over the file: learner.learning_rate=1e-4 out_dir=runs/mine; for a recipe also its own: --beta 0.01."
+            help="Settings that override the file's, such as learner.learning_rate=1e-4 out_dir=runs/mine; for a recipe also its own, such as "
+            "--beta 0.01."
         ),
     ] = None,
     accelerate: Accelerate = None,
-    resume: Annotated[
-        str, typer.Option(help="auto: go on with an unfinished run in out_dir; none: begin anew; or the path of a checkpoint.")
-    ] = "auto",
-    address: Annotated[str | None, typer.Option(help="Ray cluster to join (host:port, auto, or local); overrides cluster.address.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved run, placement, batch arithmetic and memory, and start nothing.")
-    ] = False,
+    resume: Resume = "auto",
+    address: Address = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a model by GRPO."""
     from cluster.train.grpo import run_training
     from cluster.train.stages import run_stages
     from configs.recipes.command_line import load_run
 
-    settings = [config, *(overrides or []), *([f"cluster.address={address}"] if address else [])]
-    run = load_run(settings, accelerate, Console())
+    run = load_run(with_address([config, *(overrides or [])], address), accelerate, Console())
     if dry_run:
         from cluster.inspection.dry_run import show_run
 
