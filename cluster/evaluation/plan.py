@@ -1,4 +1,4 @@
-"""How a model is evaluated: sampling, the judge, and the pass@k to report."""
+"""The settings of an evaluation: sampling, the judge, and the pass@k to report."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Look at a run, its data or its completions; train nothing."""
+"""Inspect a run, its data or its completions, without training."""

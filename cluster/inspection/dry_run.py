@@ -1,4 +1,4 @@
-"""What a run would do, without starting anything: the resolved configuration, placement, batch arithmetic and memory."""
+"""Dry run: print the resolved configuration, placement, batch arithmetic and memory estimate of a run, and start nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from configs.schema.sft import SftConfig
 
 
 def show_run(config: RunConfig, console: Console) -> None:
-    """Print everything that can be said before a run starts, or before each of its stages does.
+    """Print the dry run of a run, or of each of its stages.
 
     Raises:
         ConfigError: `model.adapter` cannot be used.
@@ -24,12 +24,12 @@ def show_run(config: RunConfig, console: Console) -> None:
         show_dry_run(with_starting_adapter(config), console)
     for number, stage in enumerate(stage_configs(config), start=1):
         console.print(f"\n# stage {number} of {len(config.stages)}: {stage.out_dir.name}", style="bold")
-        # The adapter of a later stage is that of the one before, and not there yet.
+        # A later stage starts from the adapter of the stage before it, which does not exist yet.
         show_dry_run(with_starting_adapter(stage) if number == 1 else stage, console)
 
 
 def show_dry_run(config: RunConfig, console: Console) -> None:
-    """Print everything that can be said before a run starts."""
+    """Print the dry run of one GRPO run."""
     console.print("# resolved configuration", style="bold")
     console.print(dump_config(config), markup=False, highlight=False)
     console.print(_placement_table(config))
@@ -39,7 +39,7 @@ def show_dry_run(config: RunConfig, console: Console) -> None:
 
 
 def show_sft_dry_run(config: SftConfig, console: Console) -> None:
-    """The same of a supervised fine-tuning."""
+    """Print the dry run of a supervised fine-tuning."""
     console.print("# resolved configuration", style="bold")
     console.print(dump_config(config), markup=False, highlight=False)
     console.print(_placement_table(config))
@@ -54,7 +54,7 @@ def show_sft_dry_run(config: SftConfig, console: Console) -> None:
 
 
 def batch_arithmetic(config: RunConfig) -> list[str]:
-    """How a step is made up, in sentences."""
+    """Sentences on the batch, the tokens and the staleness of a run, computed from its settings."""
     learner, actors = config.learner, config.actors
     per_rank = learner.train_batch_size / learner.ranks
     steps = f"{learner.max_steps} steps" if learner.max_steps > 0 else f"{learner.num_train_epochs:g} epochs"
@@ -69,7 +69,7 @@ def batch_arithmetic(config: RunConfig) -> list[str]:
 
 
 def device_map(config: RunConfig | SftConfig) -> dict[str, list[str]]:
-    """Device -> processes, as if all GPUs were on one node: fractions of a role share a GPU with those of others."""
+    """Device -> its processes, as if all GPUs were on one node; processes that reserve a fraction of a GPU share one."""
     need = roles(config)
     devices: dict[str, list[str]] = {}
     free: list[float] = []
@@ -80,6 +80,7 @@ def device_map(config: RunConfig | SftConfig) -> dict[str, list[str]]:
 
 
 def _device(role: Role, free: list[float]) -> str:
+    """Assign one process of the role to a device, and return its name; `free` is the free fraction of each GPU so far, and is updated."""
     if not role.gpus:
         return "CPU"
     if role.gpus < 1:
@@ -103,7 +104,7 @@ def _placement_table(config: RunConfig | SftConfig) -> Table:
 def _memory(config: RunConfig | SftConfig) -> Table | str:
     shape = model_shape(config.model.path)
     if shape is None:
-        return f"memory: the shape of {config.model.path} is not known without loading it; no estimate"
+        return f"memory: no estimate, because the shape of {config.model.path} is not known without loading it"
     found = estimate(config, shape)
     table = Table(
         "part",
@@ -121,7 +122,7 @@ def _memory(config: RunConfig | SftConfig) -> Table | str:
 
 
 def human_bytes(size: float) -> str:
-    """`1536` -> `1.5 KiB`."""
+    """A size for people: `1536` -> `1.5 KiB`."""
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Arithmetic of a run before it starts: batch, memory, and bytes of a sync. For `--dry-run` and the model card."""
+"""Estimate the memory of a run and the bytes of an adapter sync, before it starts; for `--dry-run` and the model card."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from configs.schema.sft import SftConfig
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Bytes, by part. `learner` is for one rank."""
+    """Memory of one learner rank and of one engine."""
 
     parameters: int
     adapter_parameters: int
+    """Trained parameters."""
     sync_bytes: int
+    """Bytes of one adapter sent to the engines."""
     learner: dict[str, int]
+    """Part -> bytes, of one learner rank."""
     rollout: dict[str, int]
+    """Part -> bytes, of one engine; empty for supervised fine-tuning."""
 
     @property
     def learner_bytes(self) -> int:
+        """Bytes of one learner rank, all parts together."""
         return sum(self.learner.values())
 
 
@@ -36,12 +41,12 @@ BUCKET_ELEMENTS = {"cpu": int(5e6), "cuda": int(5e7)}
 
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""A weight: 4 bits, a block of 64 shares a scale of 8 bits, 256 of those a float32 (QLoRA, arXiv:2305.14314, section 3)."""
+"""Bytes of one weight: 4 bits, an 8-bit scale for every 64 weights, and a float32 for every 256 scales (QLoRA, arXiv:2305.14314, section 3)."""
 INT8_BYTES = 1.0
 
 
 def frozen_base_bytes(config: RunConfig | SftConfig, shape: ModelShape) -> int:
-    """The base as a learner rank holds it: quantised are the linear layers but the head."""
+    """Bytes of the frozen base model on a learner rank; quantisation applies to the linear layers except the head."""
     element_bytes = 2 if config.model.dtype == "bfloat16" else 4
     linear = shape.layers * sum(inputs * outputs for inputs, outputs in shape.linear_shapes)
     linear_bytes = {"none": element_bytes, "nf4": NF4_BYTES, "int8": INT8_BYTES}[config.model.quantization]
@@ -49,12 +54,12 @@ def frozen_base_bytes(config: RunConfig | SftConfig, shape: ModelShape) -> int:
 
 
 def estimate(config: RunConfig | SftConfig, shape: ModelShape) -> Estimate:
-    """Memory of one learner rank and one engine, and the bytes of one sync; of a supervised fine-tuning, of a rank alone.
+    """Estimate the memory of one learner rank and one engine, and the bytes of one sync; for supervised fine-tuning, of a rank alone.
 
-    The learner's is for full micro-batches of the longest prompts and completions, at the end of a forward pass: all activations and a chunk
-    of logits. Shown within 15 % of what a step takes in float32 on a CPU (tests/learner/test_memory.py). In bfloat16 on GPUs it is the same
-    arithmetic, not yet measured. Not in it: libraries, the CUDA context, LoRA dropout's copies, the scores that eager attention keeps, and
-    the float32 copies of a bfloat16 head on a CPU.
+    The learner's estimate is for full micro-batches of the longest prompts and completions, at the end of a forward pass: all activations and
+    a chunk of logits. It is within 15 % of the memory of a step in float32 on a CPU (tests/learner/test_memory.py); for bfloat16 on GPUs the
+    arithmetic is the same, but not yet measured. It leaves out libraries, the CUDA context, the copies of LoRA dropout, the scores that eager
+    attention keeps, and the float32 copies of a bfloat16 head on a CPU.
     """
     element_bytes = 2 if config.model.dtype == "bfloat16" else 4
     full = isinstance(config, SftConfig) and not config.learner.use_peft
@@ -77,10 +82,10 @@ def estimate(config: RunConfig | SftConfig, shape: ModelShape) -> Estimate:
 
 
 def _training_state(config: RunConfig | SftConfig, adapter: int, element_bytes: int) -> dict[str, int]:
-    """What DeepSpeed's ZeRO-2 keeps of the adapter on one rank.
+    """Bytes that DeepSpeed's ZeRO-2 keeps of the trained weights on one rank.
 
-    Every rank has all weights, their gradients and the buckets of the reduction; and a share of the float32 master weights, their gradients
-    and Adam's two moments.
+    Every rank holds all weights, their gradients and the buckets of the reduction, and its share of the float32 master weights, their
+    gradients and Adam's two moments.
     """
     device = "cuda" if config.learner.gpus_per_rank else "cpu"
     buckets = (2 if device == "cuda" else 1) * min(BUCKET_ELEMENTS[device], adapter)
@@ -92,11 +97,12 @@ def _training_state(config: RunConfig | SftConfig, adapter: int, element_bytes: 
 
 
 def _activations(config: RunConfig | SftConfig, shape: ModelShape, element_bytes: int) -> dict[str, int]:
-    """What one micro-batch keeps for its backward, its attention mask, and the log-probabilities' two buffers of a chunk.
+    """Bytes that one micro-batch keeps for its backward pass: activations, attention mask, and the larger of two temporary buffers.
 
-    A layer keeps, per token: the inputs of its two norms in float32 (2 H); the norms' outputs (2 H), query, key and value (repeated to all
-    heads) and the attention's output (4 A), gate, its activation, up and their product (4 I), and 7 r of the adapter, in the model's type. With
-    gradient checkpointing the layers keep their inputs, and one of them at a time all of that, with its gradients, about as much as half of it.
+    A layer keeps for each token, in float32: the inputs of its two norms (2 H); and in the model's type: the norms' outputs (2 H), query, key
+    and value, repeated to all heads, and the attention's output (4 A), gate, its activation, up and their product (4 I), and 7 r of the adapter.
+    With gradient checkpointing every layer keeps only its input, and one layer at a time keeps all of the above and its gradients, about half
+    as much again.
     """
     rows, width, predictions = micro_batch(config, shape)
     tokens = rows * width
@@ -119,10 +125,10 @@ def _activations(config: RunConfig | SftConfig, shape: ModelShape, element_bytes
 
 
 def micro_batch(config: RunConfig | SftConfig, shape: ModelShape) -> tuple[int, int, int]:
-    """(rows, width, predicted tokens) of a full micro-batch of longest prompts and completions, as `learner.packing.pack` makes it.
+    """(rows, width, predicted tokens) of a full micro-batch of the longest prompts and completions, as `learner.packing.pack` makes it.
 
-    A row of width P + k C holds k completions with their prompt; the k is chosen that costs least, attention included. Of demonstrations, a row
-    is one of the longest.
+    A row of width P + k C holds a prompt and k of its completions; k is chosen to cost least, attention included. For supervised fine-tuning,
+    a row holds one demonstration of the longest length.
     """
     if isinstance(config, SftConfig):
         width_T = -(-config.data.max_length // 8) * 8

@@ -1,11 +1,11 @@
-"""`rollcast data`: what a run would train on, looked at before anything starts. Neither Ray nor a GPU is used."""
+"""`rollcast data`: show the data that a run would train on. Needs neither Ray nor a GPU."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich import box
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ANSWER_COLUMNS = ("demonstration", "completion", "solution", "answer")
-"""Columns whose lengths are shown beside those of prompts, where they hold text."""
+"""Columns whose lengths are shown beside the prompts' if they hold text."""
 
 QUANTILES = {"shortest": 0.0, "10 %": 0.1, "median": 0.5, "90 %": 0.9, "99 %": 0.99, "longest": 1.0}
 _SHOWN_CHARACTERS = 100
@@ -38,17 +38,17 @@ _CURRICULUM_HEAD = 5
 
 
 def show_data(config: RunConfig, examples: int, golds: int, console: Console) -> bool:
-    """Show counts, lengths, prompts as the model reads them, golds that cannot be read, and warnings.
+    """Print row counts, lengths, prompts as the model reads them, gold answers that cannot be read, and warnings.
 
     Args:
-        examples: so many prompts are shown whole.
-        golds: the golds of so many prompts are read, and the lengths of their answers measured.
+        examples: number of prompts to print in full.
+        golds: number of prompts whose gold answers are read and whose answers are measured.
 
     Returns:
-        Whether the run would start with these data.
+        True if a run would start with these data.
 
     Raises:
-        DataError: the data cannot be read, or nothing is left of them.
+        DataError: the data cannot be read, or no row is left.
     """
     with tempfile.TemporaryDirectory(prefix="rollcast-data-") as folder:
         tokenizer = tokenizer_of(config, Path(folder))
@@ -70,12 +70,12 @@ def show_data(config: RunConfig, examples: int, golds: int, console: Console) ->
 
 
 def tokenizer_of(config: RunConfig, folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of the run's model. That of a `builtin:` model is made in `folder`, without the model."""
+    """Load the tokenizer of the run's model; for a `builtin:` model, make it in `folder` without the model."""
     model = config.model
     path = model.path
     if path.startswith(BUILTIN):
         if path != TINY_MODEL:
-            raise ConfigError(f"model.path {path} is not known: the only model that is made on the spot is {TINY_MODEL}")
+            raise ConfigError(f"model.path {path} is unknown: the only built-in model is {TINY_MODEL}")
         from learner.model.tiny_model import build_tokenizer
 
         build_tokenizer().save_pretrained(folder / "tokenizer")
@@ -84,7 +84,7 @@ def tokenizer_of(config: RunConfig, folder: Path) -> PreTrainedTokenizerBase:
 
 
 def counts_table(config: RunConfig, prompts: PromptSource | PromptStream) -> Table:
-    """What becomes of the rows."""
+    """Rows read, rows left out for each reason, and rows trained on."""
     counts, data = prompts.counts, config.data
     left_out = {
         "held out": counts.held_out if data.eval_path is None else 0,
@@ -108,10 +108,12 @@ def counts_table(config: RunConfig, prompts: PromptSource | PromptStream) -> Tab
 
 
 def _bound(value: float | None) -> str:
+    """A bound of the pass rate, for people."""
     return "any" if value is None else f"{value:g}"
 
 
 def _mixture_table(prompts: PromptSource | PromptStream) -> Table:
+    """Rows of each data set of a mixture: all, kept, and their share of the mixture."""
     table = Table("data set", "rows", "kept", "share", title="mixture", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     total = sum(part.kept for part in prompts.parts)
     for part in prompts.parts:
@@ -122,7 +124,7 @@ def _mixture_table(prompts: PromptSource | PromptStream) -> Table:
 
 
 def lengths_table(prompts: PromptSource | PromptStream, tokenizer: PreTrainedTokenizerBase, looked_at: Sequence[Prompt]) -> Table:
-    """Quantiles of lengths in tokens: of all prompts that are trained on, and of the answers of those that are looked at."""
+    """Quantiles of lengths in tokens: of all prompts that are trained on, and of the answers in `looked_at`."""
     table = Table("tokens", *QUANTILES, "of", title="lengths", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -138,9 +140,10 @@ def lengths_table(prompts: PromptSource | PromptStream, tokenizer: PreTrainedTok
 
 
 def _facts(config: RunConfig, prompts: PromptSource | PromptStream, looked_at: Sequence[Prompt]) -> Iterator[str]:
+    """Sentences on steps, rows that an evaluation set contains too, and the curriculum."""
     data, groups = config.data, config.groups_per_step
     if data.streaming:
-        yield f"a step takes {groups} prompts; {config.learner.max_steps:,} steps draw {config.learner.max_steps * groups:,} and more where groups are left out"
+        yield f"a step takes {groups} prompts; {config.learner.max_steps:,} steps draw {config.learner.max_steps * groups:,}, or more if groups are left out"
     else:
         epoch = prompts.counts.trained // groups
         steps = (
@@ -158,7 +161,7 @@ def _facts(config: RunConfig, prompts: PromptSource | PromptStream, looked_at: S
 
 
 def _show_golds(config: RunConfig, looked_at: Sequence[Prompt], console: Console) -> Iterator[str]:
-    """Say what the rewards can read; yields why a run would be refused."""
+    """Print which gold answers the rewards can read; yields the reasons for which a run would be refused."""
     section = resolve(config.rewards, config.actors.max_completion_length)
     try:
         validate(section, looked_at[0].columns)
@@ -176,6 +179,7 @@ def _show_golds(config: RunConfig, looked_at: Sequence[Prompt], console: Console
 
 
 def _gold_line(check: GoldCheck) -> str:
+    """One sentence on the gold answers that a reward reads, with some of the unreadable ones below it."""
     where = f"{check.reward} reads the gold answer in {', '.join(check.columns)}"
     if not check.unreadable:
         return f"{where}: all of the first {check.checked:,} can be read"
@@ -184,7 +188,7 @@ def _gold_line(check: GoldCheck) -> str:
 
 
 def _show_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:
-    """A prompt as the model reads it, special tokens set off, and the other columns of its row."""
+    """Print a prompt as the model reads it, special tokens in reverse, and the other columns of its row."""
     console.rule(f"prompt {prompt.id}, {len(prompt.token_ids)} tokens", align="left", style="dim")
     console.print(visible(prompt.token_ids, tokenizer))
     for name, value in prompt.columns.items():
@@ -192,7 +196,7 @@ def _show_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, console: Co
 
 
 def visible(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Text:
-    """The text of these tokens, special ones included and in reverse."""
+    """Decode tokens to styled text; special tokens are included, in reverse."""
     special, shown = set(tokenizer.all_special_ids), Text()
     pending: list[int] = []
     for token_id in (*token_ids, None):
@@ -206,6 +210,7 @@ def visible(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Tex
     return shown
 
 
-def _shortened(value: Any) -> str:
+def _shortened(value: object) -> str:
+    """The value as one line of at most `_SHOWN_CHARACTERS` characters."""
     text = str(value).replace("\n", "\\n")
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
