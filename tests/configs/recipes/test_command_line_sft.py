@@ -111,5 +111,5 @@ def test_a_recipe_of_the_other_kind_names_its_command() -> None:
 
 def test_help_tells_of_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     told = " ".join(shown("sft", "--help").split())
-    assert "recipe of TRL, Open-R1, MedicalGPT" in told and "--accelerate" in told
+    assert "recipe of TRL, Open-R1 or MedicalGPT" in told and "--accelerate" in told
     assert "--sft" in shown("convert", "--help")
