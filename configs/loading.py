@@ -6,6 +6,7 @@ current directory.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -23,6 +24,12 @@ from configs.yaml_files import YamlValue, dump_yaml, parse_yaml, read_yaml, show
 
 Config = TypeVar("Config", bound=RunConfig | SftConfig, covariant=True)
 
+REMOVED_KEYS = (("actors", "on_new_adapter"),)
+"""Section and name of the keys that earlier versions wrote into the config.yaml of a run, and that nothing read."""
+
+RUN_FILES = ("run.lock", "metrics.jsonl", "summary.json")
+"""A config.yaml beside one of these was written by a run."""
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run from a YAML file, then apply overrides from left to right.
@@ -36,13 +43,28 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
             (the error lists every fault, and suggests the nearest key for an unknown one).
     """
     path = Path(path)
-    return config_of(read_yaml(path), str(path), overrides)
+    return config_of(read_settings(path), str(path), overrides)
 
 
 def load_sft_config(path: str | Path, overrides: Sequence[str] = ()) -> SftConfig:
     """Read a supervised fine-tuning, as `load_config` reads a GRPO run."""
     path = Path(path)
-    return sft_config_of(read_yaml(path), str(path), overrides)
+    return sft_config_of(read_settings(path), str(path), overrides)
+
+
+def read_settings(path: Path) -> dict[str, YamlValue]:
+    """Read a YAML file. In the config.yaml of an older run, keys that no longer exist are ignored, and named on stderr.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no mapping.
+    """
+    tree = read_yaml(path)
+    if path.name == "config.yaml" and any((path.parent / name).exists() for name in RUN_FILES):
+        for section, name in REMOVED_KEYS:
+            inside = tree.get(section)
+            if isinstance(inside, dict) and inside.pop(name, None) is not None:
+                print(f"{path}: {section}.{name} is ignored: the key no longer exists, and it had no effect", file=sys.stderr)
+    return tree
 
 
 def config_of(

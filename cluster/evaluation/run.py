@@ -27,10 +27,9 @@ from cluster.output.counting import counting
 from cluster.session import RaySession
 from cluster.stopping import run_until_stopped
 from configs.contracts.errors import ConfigError, RunDirectoryError
-from configs.loading import config_of, dump_config
+from configs.loading import config_of, dump_config, read_settings
 from configs.recipes.command_line import load_run
 from configs.schema.run import RunConfig
-from configs.yaml_files import read_yaml
 
 NOTHING_WRITTEN = "nothing was written; run the same command again"
 """Ends the error of an evaluation or a comparison that a signal stopped."""
@@ -49,7 +48,7 @@ def load_target(target: str, overrides: Sequence[str], console: Console) -> tupl
         return load_run([target, *overrides], None, console), None
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"{folder} holds no run, as it has no config.yaml: give the out_dir of a run, or a YAML file")
-    return config_of(read_yaml(folder / "config.yaml"), str(folder / "config.yaml"), overrides), folder.absolute()
+    return config_of(read_settings(folder / "config.yaml"), str(folder / "config.yaml"), overrides), folder.absolute()
 
 
 def adapter_to_evaluate(config: RunConfig, run: Path | None, asked: str | None) -> Path | None:

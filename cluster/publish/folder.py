@@ -16,9 +16,9 @@ from cluster.publish.model_card import SHOWN_METRICS, CardFacts, model_card
 from cluster.report.page import render
 from cluster.report.record import RunRecord, read_run
 from configs.contracts.errors import ConfigError
-from configs.loading import config_of
+from configs.loading import config_of, read_settings
 from configs.schema.run import RunConfig
-from configs.yaml_files import dump_yaml, read_yaml
+from configs.yaml_files import dump_yaml
 
 WEIGHTS = (".safetensors",)
 OF_A_MODEL = (*WEIGHTS, ".json", ".jinja", ".model", ".txt", ".tiktoken")
@@ -69,7 +69,7 @@ def of_run(run: Path, weights: Path, *, merged: bool) -> Publication:
         ConfigError: there are no weights, or the run's settings are those of another version.
     """
     found = of_model(weights)
-    record, tree = read_run(run), read_yaml(run / "config.yaml")
+    record, tree = read_run(run), read_settings(run / "config.yaml")
     config = config_of(tree, str(run / "config.yaml"))
     settings = dump_yaml(scrubbed(config.model_dump(mode="json")))
     found.files["config.yaml"] = settings.encode()

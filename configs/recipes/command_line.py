@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.contracts.errors import ConfigError
-from configs.loading import Config
+from configs.loading import Config, read_settings
 from configs.recipes.conversion import Conversion, convert
 from configs.recipes.draft import Row
 from configs.recipes.kinds import GRPO, KINDS, SFT, AnyKind, RecipeKind
@@ -144,7 +144,7 @@ def show(conversion: Conversion[RunConfig | SftConfig], console: Console) -> Non
 
 def _load(kind: RecipeKind[Config], arguments: Sequence[str], accelerate: Path | None, console: Console) -> Config:
     path, given = _split(arguments, accelerate, kind)
-    tree = read_yaml(path) if path else {}
+    tree = read_settings(path) if path else {}
     if path and not is_recipe(tree):
         _refuse_recipe_options(path, given, kind)
         return kind.config_of(tree, str(path), given.overrides, {})

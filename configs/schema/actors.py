@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -26,8 +26,6 @@ class ActorsSection(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: int = -1
     """Sample from the k likeliest tokens; -1 from all."""
-    on_new_adapter: Literal["swap"] = "swap"
-    """What running requests do when a new adapter comes: go on with the new weights, each token tagged by version."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of the GPU's memory that one engine may take."""
     kv_cache_memory_bytes: PositiveInt | None = None

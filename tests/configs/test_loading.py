@@ -272,3 +272,18 @@ def test_int8_has_no_dequantised_twin(small: Path):
 )
 def test_the_canary_is_held_to_what_both_sides_compute(small: Path, overrides: list[str], tolerance: float):
     assert load_config(small, overrides).canary_tolerance == tolerance
+
+
+def test_a_key_that_is_gone_is_ignored_in_what_an_older_run_wrote(small: Path, capsys: pytest.CaptureFixture[str]):
+    config = load_config(small)
+    older = dump_config(config).replace("actors:\n", "actors:\n  on_new_adapter: swap\n")
+    path = small.parent / "config.yaml"
+    path.write_text(older)
+    assert "actors.on_new_adapter: there is no such key" in refusal(path), "of a user's own file"
+    (small.parent / "metrics.jsonl").touch()
+    assert load_config(path) == config
+    assert f"{path}: actors.on_new_adapter is ignored" in capsys.readouterr().err
+    path.write_text(dump_config(config))
+    assert load_config(path) == config and not capsys.readouterr().err
+    path.write_text(older.replace("on_new_adapter", "on_old_adapter"))
+    assert "actors.on_old_adapter: there is no such key" in refusal(path)

@@ -114,6 +114,16 @@ def test_no_path_and_no_secret_leaves_the_machine(run: Path, monkeypatch: pytest
             assert kept.encode() not in raw, f"{kept} is in {name}"
 
 
+def test_a_run_that_has_a_key_of_an_earlier_version_is_pushed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    older = shutil.copytree(run, tmp_path / "older")
+    settings = older / "config.yaml"
+    settings.write_text(settings.read_text().replace("\nactors:\n", "\nactors:\n  on_new_adapter: swap\n", 1))
+    assert "on_new_adapter: swap" in settings.read_text()
+    pushed = of_run(older, older / "adapter", merged=False).files["config.yaml"]
+    assert isinstance(pushed, bytes) and b"actors:" in pushed and b"on_new_adapter" not in pushed
+    assert "actors.on_new_adapter is ignored" in capsys.readouterr().err
+
+
 def test_a_merged_model_is_pushed(hub: Hub, run: Path, tmp_path: Path) -> None:
     """It is merged first; the next time it is there."""
     done = push(hub, tmp_path, str(run), "--repo-id", "me/merged", "--merged", "--revision", "v1")
