@@ -1,1 +1,1 @@
-"""What a run is, and what its processes say to one another: the ground that everything else stands on."""
+"""The vocabulary that everything else is built on: the configuration of a run, and the records that its processes exchange."""

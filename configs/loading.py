@@ -1,7 +1,7 @@
 """Load a `RunConfig` or `SftConfig` from YAML and command-line overrides, and write it as YAML.
 
-All faults of a configuration are listed in one `ConfigError`, each as `key: value, rule; remedy`. Paths in a configuration are relative to the
-current directory.
+All faults of a configuration are listed in one `ConfigError`, each as `key: value, rule; remedy`. Paths in a configuration are relative
+to the current directory.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""Typed errors that cross process boundaries.
+"""Errors that cross process boundaries, all of one root.
 
-One root. Every error is picklable (Ray serialises it), and names the role, the node and the remedy where they are known.
-None of them carries an object of vLLM, torch or DeepSpeed: unpickling one would import that library in the caller.
+Every error can be pickled (Ray serialises it), and names the role, the node and the remedy if they are known. None carries an object of
+vLLM, torch or DeepSpeed: unpickling it would import that library in the caller.
 """
 
 from __future__ import annotations
 
 
 class RollcastError(Exception):
-    """Root of everything that rollcast raises on purpose.
+    """The root of all errors that rollcast raises on purpose.
 
     Args:
-        message: the value, the rule and the remedy, in that order, as one or more sentences.
-        role: which part of the system failed ("rollout 1", "learner rank 0"), if known.
+        message: the value, the rule and the remedy, in that order, in at most two sentences.
+        role: the part of the system that failed ("rollout 1", "learner rank 0"), if known.
         node: the node on which it ran, if known.
         log_tail: the last lines of the failed process's log, if it is dead.
     """
@@ -55,13 +55,13 @@ class ConfigError(RollcastError, ValueError):
 
 
 class DataError(RollcastError, ValueError):
-    """A data set is missing, empty, or not what the configuration says it is; nothing was started."""
+    """A data set is missing, empty, or does not fit the configuration; nothing was started."""
 
     exit_code = 2
 
 
 class PlacementError(RollcastError):
-    """The cluster does not have what the configuration asks for."""
+    """The cluster does not have the resources that the configuration asks for."""
 
     exit_code = 2
 
@@ -73,11 +73,11 @@ class RunDirectoryError(RollcastError):
 
 
 class RolloutError(RollcastError):
-    """A rollout worker or its engine failed; the pool re-dispatches what it was doing."""
+    """A rollout worker or its engine failed; the pool gives its requests to another worker."""
 
 
 class PoisonPromptError(RolloutError):
-    """A prompt that an engine refuses, or that was in two engines when they died; it is quarantined."""
+    """An engine refuses a prompt, or two engines died while they had it; the prompt is quarantined."""
 
 
 class AdapterError(RollcastError):
@@ -85,15 +85,15 @@ class AdapterError(RollcastError):
 
 
 class RewardError(RollcastError):
-    """A reward function broke its contract and the configuration says to stop for that."""
+    """A reward function broke its contract, and the configuration says to stop then."""
 
 
 class SandboxError(RewardError):
-    """This host cannot jail a model's code, so that no code is run."""
+    """This host cannot jail the model's code, so no code is run."""
 
 
 class LearnerError(RollcastError):
-    """A learner rank failed; the group must be made again from the last commit."""
+    """A learner rank failed; the learner must be started again from the last checkpoint."""
 
 
 class NonFiniteError(LearnerError):
@@ -105,14 +105,14 @@ class CheckpointError(RollcastError):
 
 
 class HubError(RollcastError):
-    """The hub cannot be reached, or does not let this token do what was asked."""
+    """The hub cannot be reached, or does not allow this token to do what was asked."""
 
 
 class StoppedError(RollcastError):
-    """A signal ended the run before it could commit anything, or a second one did not let it."""
+    """A signal ended the run before it could write a checkpoint, or a second signal prevented it."""
 
     exit_code = 130
 
 
 class AccountingError(RollcastError):
-    """The ledger of prompts does not balance: a bug, and the run must not go on."""
+    """The ledger of prompts does not balance. This is a bug, and the run must not go on."""

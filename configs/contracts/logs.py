@@ -1,4 +1,4 @@
-"""Worker output goes to files of the run directory, and is quoted when a worker dies."""
+"""Redirect the output of workers to files of the run directory, and quote it when a worker dies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 def redirect_output(path: Path) -> None:
     """Send this process's stdout and stderr, and those of the children it starts from now on, to the end of `path`.
 
-    Works on file descriptors, so that output of C++ libraries and of the vLLM engine process is caught as well.
+    Works on file descriptors, and so catches the output of C++ libraries and of the vLLM engine process too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -22,7 +22,7 @@ def redirect_output(path: Path) -> None:
 
 
 def tail(path: Path, lines: int = 20, most_bytes: int = 16_384) -> str:
-    """The last lines of a log, or "" where there is none."""
+    """The last lines of a log, or "" if there is none."""
     try:
         with path.open("rb") as log:
             log.seek(max(0, path.stat().st_size - most_bytes))

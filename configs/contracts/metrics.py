@@ -1,4 +1,4 @@
-"""Metric values that reduce correctly, and spans of time.
+"""Metric values that can be reduced correctly, and busy time.
 
 A mean of means is wrong when the parts differ in size: a rank with 10 tokens would count as much as one with 1,000. So a
 `Mean` carries its weight until the last reduction, and only then becomes a float.
@@ -61,7 +61,7 @@ Metric = Mean | Sum | Max | Min
 
 
 def merge(parts: Iterable[Mapping[str, Metric]]) -> dict[str, Metric]:
-    """Add up metrics of the same name from ranks or micro-batches; a name may be missing in some parts."""
+    """Combine metrics of the same name from ranks or micro-batches; a name may be missing in some parts."""
     merged: dict[str, Metric] = {}
     for part in parts:
         for name, metric in part.items():
@@ -76,7 +76,7 @@ def values(metrics: Mapping[str, Metric]) -> dict[str, float]:
 
 @dataclass
 class BusyClock:
-    """How long something was busy, when several tasks may overlap: overlapping time counts once.
+    """The time for which something was busy. Several tasks may overlap; overlapping time counts once.
 
     Example: two overlapping `with clock.busy():` blocks of 1 s, started 0.5 s apart, add 1.5 s.
     """
@@ -98,5 +98,5 @@ class BusyClock:
                 self.busy_s += time.monotonic() - self._since
 
     def total_s(self) -> float:
-        """Busy seconds so far, a running block included."""
+        """Busy seconds so far, including running blocks."""
         return self.busy_s + (time.monotonic() - self._since if self._running else 0.0)

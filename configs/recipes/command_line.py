@@ -1,7 +1,7 @@
 """Take a recipe of TRL, Open-R1 or MedicalGPT from the command line: train it, or show and write what it becomes.
 
-A recipe is a flat YAML file, options as those systems take them (`--learning_rate 1e-6 --reward_funcs accuracy format`), or both. An accelerate
-file beside it says how many processes train.
+A recipe is a flat YAML file, options as those systems take them (`--learning_rate 1e-6 --reward_funcs accuracy format`), or both. An
+accelerate file beside it says how many processes train.
 """
 
 from __future__ import annotations

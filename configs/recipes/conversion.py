@@ -1,7 +1,7 @@
 """Convert a recipe written for TRL, Open-R1 or MedicalGPT into a `RunConfig` or `SftConfig`, and say what became of every setting.
 
-Nothing is dropped in silence: each setting becomes a key of the run, or is shown with the reason why it has no effect here, or is an error with a
-remedy.
+Nothing is dropped in silence: each setting becomes a key of the run, or is shown with the reason why it has no effect here, or is an
+error with a remedy.
 """
 
 from __future__ import annotations

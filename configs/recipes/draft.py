@@ -144,7 +144,8 @@ class Draft(RecipeSettings):
 
         Args:
             target: the key, such as `learner.beta`.
-            settings: the settings that it is made from. If the recipe gives none of them, the row says that the recipe does not set the key.
+            settings: the settings that it is made from. If the recipe gives none of them, the row says that the recipe does not set the
+            key.
             why: shown beside the key.
         """
         self.keys[target] = value

@@ -1,7 +1,8 @@
-"""Tables of the GRPO settings of TRL, Open-R1 and MedicalGPT. Every setting is in exactly one table; `configs.recipes.conversion` applies them.
+"""Tables of the GRPO settings of TRL, Open-R1 and MedicalGPT. Every setting is in exactly one table; `configs.recipes.conversion`
+applies them.
 
-The names are those of TRL 1.16 (GRPOConfig with transformers' TrainingArguments, ModelConfig, ScriptArguments), of Open-R1's and MedicalGPT's
-GRPO scripts, of their launchers, and names that older versions had.
+The names are those of TRL 1.16 (GRPOConfig with transformers' TrainingArguments, ModelConfig, ScriptArguments), of Open-R1's and
+MedicalGPT's GRPO scripts, of their launchers, and names that older versions had.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ GRPO_KEYS = SHARED | KeyTables(
         "hub_model_id": "`cluster.push_to_hub.hub_model_id`, if `push_to_hub` is true",
         "hub_model_revision": "`cluster.push_to_hub.hub_model_revision`, if `push_to_hub` is true",
         "hub_private_repo": "`cluster.push_to_hub.hub_private_repo`, if `push_to_hub` is true",
-        "hub_strategy": "`cluster.push_to_hub.hub_strategy`: `checkpoint` and `all_checkpoints` become `every_save`, whose commits keep each adapter",
+        "hub_strategy": "`cluster.push_to_hub.hub_strategy`: `checkpoint` and `all_checkpoints` become `every_save`, whose commits "
+        "keep each adapter",
         "ioi_provider": "`provider` of the reward `ioi_code`",
         "max_completion_len": "`max_completion_len` of the reward `soft_overlong_punishment`",
         "multi_objective_aggregation": "`rewards.aggregation`: `sum_then_normalize` becomes `sum`",
@@ -146,7 +148,8 @@ GRPO_KEYS = SHARED | KeyTables(
     },
     accelerate={
         "deepspeed_config.offload_param_device": "refused unless `none`: the frozen base stays on the GPU",
-        "deepspeed_config.zero_stage": "the learner is ZeRO-2: with an adapter, stages 1 to 3 differ only in how the frozen base is held, here whole on "
+        "deepspeed_config.zero_stage": "the learner is ZeRO-2: with an adapter, stages 1 to 3 differ only in how the frozen base "
+        "is held, here whole on "
         "each GPU",
     },
     on_the_gpu="the frozen base",

@@ -41,7 +41,8 @@ TRL_LOGGING_STEPS = 10
 """Default of `logging_steps`, and so of `eval_steps`, in TRL's GRPOConfig."""
 
 MEDICAL_SYSTEM_PROMPT = (
-    "You are a careful medical assistant. Think before you answer: write your reasoning between <think> and </think>, and straight after it "
+    "You are a careful medical assistant. Think before you answer: write your reasoning between <think> and </think>, and straight "
+    "after it "
     "the final answer between <answer> and </answer>, all in one line, as in <think>reasoning</think><answer>answer</answer>"
 )
 """It asks for the layout that MedicalGPT's format reward looks for, as the script's own prompt does."""
@@ -174,7 +175,8 @@ def _weights(draft: Draft, names: Sequence[str]) -> list[YamlValue]:
     weights = given if isinstance(given, list) else [given]
     if len(weights) != len(names):
         raise ConfigError(
-            f"{draft.written('reward_weights')}: {len(weights)} weights for {len(names)} rewards ({', '.join(names)}); give one weight for each reward"
+            f"{draft.written('reward_weights')}: {len(weights)} weights for {len(names)} rewards ({', '.join(names)}); give one "
+            "weight for each reward"
         )
     return weights
 

@@ -121,7 +121,8 @@ SFT_KEYS = SHARED | KeyTables(
     never_null={"max_length": "memory is planned for a greatest length; give it as a number of tokens"},
     accelerate={
         "deepspeed_config.offload_param_device": "refused unless `none`: the model stays on the GPU",
-        "deepspeed_config.zero_stage": "the learner is ZeRO-2: stages 1 to 3 compute the same step, and differ only in memory; here each GPU holds "
+        "deepspeed_config.zero_stage": "the learner is ZeRO-2: stages 1 to 3 compute the same step, and differ only in memory; "
+        "here each GPU holds "
         "the whole model and a share of gradients and optimizer; --dry-run estimates it",
     },
     on_the_gpu="the model",

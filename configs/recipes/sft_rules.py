@@ -114,7 +114,8 @@ def _require_adapter_on_quantised(draft: Draft, peft: bool) -> None:
     quantised = next((name for name in ("load_in_4bit", "load_in_8bit", "qlora") if draft.flag(name)), None)
     if quantised and not peft:
         raise ConfigError(
-            f"{draft.written(quantised)}: true without use_peft is not supported: quantised weights have no gradient; set use_peft to true, or "
+            f"{draft.written(quantised)}: true without use_peft is not supported: quantised weights have no gradient; set use_peft "
+            "to true, or "
             f"{draft.written(quantised)} to false"
         )
 

@@ -62,7 +62,8 @@ SHARED = KeyTables(
         "weight_decay": "learner.weight_decay",
     },
     worked_out={
-        "attn_implementation": "`model.attn_implementation`: `eager`, or `sdpa` for every other value, which uses the flash kernel where there is one",
+        "attn_implementation": "`model.attn_implementation`: `eager`, or `sdpa` for every other value, which uses the flash kernel "
+        "where there is one",
         "bf16": "`model.dtype: bfloat16`",
         "dataset_config": "`data.name`",
         "dataset_name": "`data.path`",
@@ -71,7 +72,8 @@ SHARED = KeyTables(
         "do_eval": "`data.eval_samples`: 0 without evaluation",
         "dtype": "`model.dtype`; `auto` becomes `bfloat16`",
         "fp16": "refused if true: the learner has no loss scaling; use `bf16`",
-        "gradient_accumulation_steps": "`learner.train_batch_size` = per_device_train_batch_size x gradient_accumulation_steps x num_processes",
+        "gradient_accumulation_steps": "`learner.train_batch_size` = per_device_train_batch_size x gradient_accumulation_steps x "
+        "num_processes",
         "load_in_4bit": "`model.quantization: nf4`",
         "load_in_8bit": "`model.quantization: int8`",
         "logging_steps": "`cluster.logging_steps`; below 1 a share of `max_steps`",
@@ -113,7 +115,8 @@ SHARED = KeyTables(
         "pad_to_multiple_of torch_empty_cache_steps",
         "one seed is used for everything": "data_seed",
         "model.dtype sets the precision": "bf16_full_eval fp16_full_eval fp16_backend fp16_opt_level half_precision_backend tf32",
-        "checkpoints are always complete, and --resume continues from one": "do_train enable_jit_checkpoint ignore_data_skip overwrite_output_dir "
+        "checkpoints are always complete, and --resume continues from one": "do_train enable_jit_checkpoint ignore_data_skip "
+        "overwrite_output_dir "
         "restore_callback_states_from_checkpoint resume_from_checkpoint save_on_each_node save_only_model save_safetensors",
         "metrics of every step go to out_dir and to the services in report_to": "include_num_input_tokens_seen include_tokens_per_second "
         "logging_dir logging_first_step logging_nan_inf_filter logging_strategy",

@@ -1,4 +1,4 @@
-"""Section `cluster`: Ray, the loop, and where results go beside the run directory (metric services, the terminal, the hub)."""
+"""Section `cluster`: Ray, the training loop, and the outputs besides the run directory (metric services, the terminal, the hub)."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ REPO_ID = re.compile(r"(?:[\w.-]+/)?[\w.-]{1,96}", re.ASCII)
 
 
 class PushToHubSection(Section):
-    """The adapter is pushed to a hub with its card, curves and settings. The token is HF_TOKEN's, or that of `hf auth login`."""
+    """Push the adapter to a hub with its card, curves and settings. The token comes from HF_TOKEN or `hf auth login`."""
 
     hub_model_id: str | None = None
-    """Repository: `user/name`, or a name alone for the token's own user. Default: the name of `out_dir`."""
+    """Repository: `user/name`, or only a name for the token's own user. Default: the name of `out_dir`."""
     hub_strategy: Literal["every_save", "end"] = "every_save"
-    """`every_save`: after every checkpoint, in the background, and at the end; `end`: at the end only."""
+    """`every_save`: push in the background after every checkpoint, and at the end; `end`: only at the end."""
     hub_private_repo: bool | None = None
-    """Whether a repository that is made for it is private; by default what the account's settings say."""
+    """Make a new repository private. Default: the account's settings decide."""
     hub_model_revision: str | None = None
-    """Branch to push to, which is made where there is none; default: main."""
+    """Branch to push to; it is created if it does not exist. Default: main."""
     push_timeout_s: PositiveFloat = 600.0
-    """How long the end of the run waits for the last push."""
+    """Time that the end of the run waits for the last push."""
 
     @field_validator("hub_model_id")
     @classmethod
     def _is_a_repository(cls, hub_model_id: str | None) -> str | None:
         if hub_model_id is not None and not REPO_ID.fullmatch(hub_model_id):
-            raise ValueError(f"{hub_model_id!r} is no repository of a hub: write user/name, of letters, digits, '-', '_' and '.'")
+            raise ValueError(f"{hub_model_id!r} is not the name of a repository; write user/name, with letters, digits, '-', '_' and '.'")
         return hub_model_id
 
 
 class TrackingSection(Section):
-    """Part of the section `cluster`: where metrics go."""
+    """The part of the section `cluster` about metric services."""
 
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
-    """Where metrics go beside metrics.jsonl and Ray's own, which always get them. `wandb` needs `pip install 'rollcast[wandb]'`."""
+    """Services that get the metrics; metrics.jsonl and Ray's dashboard always get them. `wandb` needs `pip install 'rollcast[wandb]'`."""
     run_name: str | None = None
-    """Name of the run at W&B; default: the name of `out_dir`."""
+    """Name of the run at W&B. Default: the name of `out_dir`."""
     wandb_project: str | None = None
-    """Project at W&B; default: WANDB_PROJECT, else `rollcast`."""
+    """Project at W&B. Default: WANDB_PROJECT, or else `rollcast`."""
     wandb_entity: str | None = None
-    """User or team at W&B; default: WANDB_ENTITY, else that of the key."""
+    """User or team at W&B. Default: WANDB_ENTITY, or else the owner of the API key."""
     wandb_run_group: str | None = None
-    """Group of runs at W&B; default: WANDB_RUN_GROUP."""
+    """Group of runs at W&B. Default: WANDB_RUN_GROUP."""
 
     @field_validator("report_to", mode="before")
     @classmethod
@@ -57,59 +57,63 @@ class TrackingSection(Section):
     def _wandb_settings_have_wandb(self) -> TrackingSection:
         given = [name for name in ("wandb_project", "wandb_entity", "wandb_run_group") if getattr(self, name) is not None]
         if given and "wandb" not in self.report_to:
-            raise ValueError(f"{', '.join(given)} is set, and report_to {list(self.report_to)} has no wandb: add it, or remove them")
+            raise ValueError(
+                f"{', '.join(given)} is set, and report_to {list(self.report_to)} has no wandb; add wandb, or remove the setting"
+            )
         return self
 
 
 class ReportingSection(Section):
-    """Part of the section `cluster`: what is made of completions and adapters."""
+    """The part of the section `cluster` about printing completions and pushing adapters."""
 
     log_completions: bool = False
-    """Print a few completions with their rewards every `logging_steps`, and send them to W&B as a table where that is on."""
+    """Print a few completions with rewards every `logging_steps` steps; W&B gets them as a table if `report_to` has wandb."""
     num_completions_to_print: PositiveInt = 4
-    """How many, at most."""
+    """Largest number of completions to print."""
     log_unique_prompts: bool = False
-    """One completion of a prompt alone, among those that are printed."""
+    """Print only one completion of each prompt."""
     push_to_hub: PushToHubSection | None = None
+    """Push the adapter to a hub; none given: no push."""
 
 
 class RaySection(TrackingSection):
-    """Ray, and what is written."""
+    """The part of the section `cluster` about Ray, checkpoints and logs."""
 
     address: str = "auto"
-    """`local` starts a private Ray; `auto` joins the cluster that RAY_ADDRESS names and is `local` without one; or host:port."""
+    """`local` starts a private Ray; host:port joins that cluster; `auto` joins the cluster in RAY_ADDRESS, and is `local` without it."""
     save_steps: NonNegativeInt = 50
-    """Commit a checkpoint after so many steps, and at the end; 0 only at the end."""
+    """Number of steps between checkpoints; one is also written at the end, and 0 means only at the end."""
     save_total_limit: PositiveInt | None = 2
-    """Keep so many checkpoints; none given keeps all."""
+    """Number of checkpoints to keep; null keeps all."""
     logging_steps: PositiveInt = 1
-    """Print a line after so many steps where there is no live display."""
+    """Number of steps between printed lines, if there is no live display."""
     dashboard: bool = False
-    """Serve the Ray dashboard on the loopback interface in local mode."""
+    """Serve the Ray dashboard on the loopback interface, with a private Ray."""
     object_store_memory_bytes: PositiveInt = 256 << 20
-    """Size of the object store in local mode."""
+    """Size of the object store of a private Ray."""
     insecure_no_auth: bool = False
-    """Start Ray without token authentication: anyone who reaches its ports can run code as you."""
+    """Start Ray without token authentication: anyone who can reach its ports can run code as you."""
     max_learner_restarts: NonNegativeInt = 2
-    """How often the learner group may be made again from the last commit."""
+    """Number of times that the learner may be started again from the last checkpoint before the run ends with an error."""
 
 
 class ClusterSection(ReportingSection, RaySection):
-    """Ray, the loop and what is written."""
+    """Ray, the training loop, and the outputs."""
 
     max_staleness: NonNegativeInt = 1
-    """Most optimizer steps between the policy that sampled a token and the step that trains on it; 0 is synchronous."""
+    """Largest number of optimizer steps between the policy that sampled a token and the step that trains on it; 0 is synchronous."""
     on_stale: Literal["drop", "keep"] = "drop"
-    """Groups over the bound: sampled again, or trained with the truncated ratio."""
+    """Treatment of groups that are too stale: sample them again (drop), or train on them with the truncated ratio (keep)."""
     sync_every_steps: PositiveInt = 1
-    """Broadcast the adapter after so many optimizer steps."""
+    """Number of optimizer steps between broadcasts of the adapter."""
     logged_groups_per_step: NonNegativeInt = 2
-    """Groups of a step whose completions are written to completions/*.parquet."""
+    """Number of groups per step whose completions are written to completions/*.parquet."""
 
     @model_validator(mode="after")
     def _completions_can_be_shown(self) -> ClusterSection:
         if self.log_completions and not self.logged_groups_per_step:
             raise ValueError(
-                "log_completions with logged_groups_per_step 0: those that are written are shown; raise it, or leave log_completions out"
+                "log_completions with logged_groups_per_step 0: only written completions can be printed; raise it, or remove "
+                "log_completions"
             )
         return self

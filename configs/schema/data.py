@@ -1,4 +1,4 @@
-"""The data of a run: where prompts come from, which of them are trained on and in which order, and which are held out."""
+"""Section `data`: the source of the prompts, their selection and order, and the held-out ones."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ class MixturePart(Section):
     path: str
     """A file, a folder or a hub id, as `data.path`."""
     name: str | None = None
-    """Configuration name of a hub data set."""
+    """Configuration of a hub data set."""
     split: str = "train"
     columns: tuple[str, ...] | dict[str, str] | None = None
-    """Columns to keep: a list, or {theirs: ours} to give them other names. All parts must come to the same names. Without it: all."""
+    """Columns to keep: a list, or {theirs: ours} to rename them. All parts must end with the same names. Default: all columns."""
     weight: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the rows that is kept, a seeded subset: floor(rows x weight). Without it: all, in order."""
+    """Share of the rows to keep: a seeded subset of floor(rows x weight). Default: all rows, in order."""
 
     @property
     def kept_columns(self) -> dict[str, str] | None:
-        """Their name -> ours of the columns that are kept; None for all of them."""
+        """Their name -> our name of the columns to keep; None for all columns."""
         if self.columns is None or isinstance(self.columns, dict):
             return self.columns
         return {column: column for column in self.columns}
 
 
 class MixtureSection(Section):
-    """Several data sets as one: the parts one behind the other, then shuffled. The arithmetic is Open-R1's."""
+    """Several data sets joined and then shuffled, with Open-R1's arithmetic."""
 
     datasets: tuple[MixturePart, ...]
     seed: int = 0
-    """Draws the subset of each part, shuffles the whole and, with `test_split_size` here, splits it."""
+    """Seed of the subset of each part, of the shuffle and, with `test_split_size` here, of the split."""
     test_split_size: float | int | None = None
-    """As `data.test_split_size`."""
+    """See `data.test_split_size`."""
 
     @field_validator("datasets")
     @classmethod
@@ -50,7 +50,7 @@ class MixtureSection(Section):
             if columns != names[0]:
                 raise ValueError(
                     f"the columns of the data sets must be the same, but {_only(chosen[0].path, names[0] - columns)}"
-                    f"{_only(part.path, columns - names[0])}make them equal, with {{theirs: ours}} where only the name differs"
+                    f"{_only(part.path, columns - names[0])}make them equal, or write {{theirs: ours}} if only the names differ"
                 )
         return parts
 
@@ -71,61 +71,65 @@ def _checked_size(size: float | int | None) -> float | int | None:
 
 
 class DataSection(Section):
-    """Which prompts are trained on, in which order, and which are held out."""
+    """The prompts to train on, their order, and the held-out ones."""
 
     path: str | None = None
     """A JSON, JSONL, CSV, Parquet or Arrow file, a folder of them or of `save_to_disk`, a hub id, or `builtin:addition`."""
     mixture: MixtureSection | None = None
-    """Several data sets in place of `path`."""
+    """Several data sets, instead of `path`."""
     name: str | None = None
-    """Configuration name of a hub data set."""
+    """Configuration of a hub data set."""
     split: str = "train"
     """Split to train on."""
     columns: dict[str, str] = {}
-    """Other names for columns: {theirs: ours}. A column that has the new name already is hidden. Of `eval_path`, where it has them."""
+    """New names of columns: {theirs: ours}. A column that already has the new name is hidden. Applies to `eval_path` if it has the
+    columns."""
     prompt_column: str = "prompt"
     """Column that holds the prompt: a string, or a list of chat messages."""
     system_prompt: str | None = None
-    """Put before every prompt as a system message."""
+    """System message before every prompt."""
     max_prompt_length: PositiveInt = 512
-    """Prompts longer than this many tokens are left out and counted."""
+    """Prompts with more tokens are left out and counted."""
     train_samples: int = -1
-    """Use this many rows, a seeded subset; -1 uses all. With `test_split_size`, that is of these; otherwise held-out rows come on top."""
+    """Number of rows to use, a seeded subset; -1 means all. With `test_split_size` it includes the held-out rows, otherwise they come on
+    top."""
     pass_rate_column: str = "pass_rate"
     """Column of measured pass rates, as `rollcast data pass-rate` writes it, for `min_pass_rate` and `max_pass_rate`."""
     min_pass_rate: float | None = None
-    """Rows are trained on only if their pass rate is above this."""
+    """Train only on rows whose pass rate is above this."""
     max_pass_rate: float | None = None
-    """Rows are trained on only if their pass rate is below this."""
+    """Train only on rows whose pass rate is below this."""
     decontaminate: tuple[str, ...] = ()
-    """Evaluation sets (a name such as math_500, a path, or path@split): rows that share 8 words in a row with a prompt of one are left out."""
+    """Evaluation sets (a name such as math_500, a path, or path@split). Rows that share 8 consecutive words with one of their prompts
+    are left out."""
     shuffle: bool = True
-    """Shuffle with the run's seed, anew every epoch."""
+    """Shuffle with the run's seed, in a new order every epoch."""
     curriculum_column: str | None = None
-    """Column of numbers by which the first epoch is ordered, ascending; later ones are shuffled, or ordered as well without `shuffle`."""
+    """Column of numbers that orders the first epoch, ascending. Later epochs are shuffled; without `shuffle` they have the same order."""
     curriculum_descending: bool = False
-    """Order by `curriculum_column` from high to low: of pass rates, from easy to hard."""
+    """Order `curriculum_column` from high to low; for pass rates this is from easy to hard."""
     streaming: bool = False
-    """Read rows as they are needed instead of all at the start: for data sets too large to download or to index."""
+    """Read rows when they are needed, not all at the start, for data sets that are too large to download or to index."""
     shuffle_buffer_size: PositiveInt = 1000
-    """Under `streaming`, rows are shuffled within buffers of so many."""
+    """Number of rows in a buffer: with `streaming`, rows are shuffled within buffers."""
     eval_path: str | None = None
-    """Data set for held-out accuracy: a path, or a name such as math_500. Without it, rows are held out from the training data."""
+    """Data set for the held-out accuracy: a path, or a name such as math_500. Default: rows are held out from the training data."""
     eval_split: str = "test"
-    """Split of `eval_path` on a hub; a local file has only `train`."""
+    """Split of `eval_path` on a hub; a local file has only the split `train`."""
     eval_samples: NonNegativeInt = 100
-    """At most so many held-out prompts are evaluated before and after training; 0 switches evaluation off."""
+    """Largest number of held-out prompts that are evaluated before and after training; 0 switches evaluation off."""
     test_split_size: float | int | None = None
-    """Rows held out from the training data, a seeded share (0.1) or number (500). Without it, and without `eval_path`, `eval_samples` rows."""
+    """Rows held out from the training data: a seeded share (0.1) or number (500). Default: `eval_samples` rows, if there is no
+    `eval_path`."""
 
     @property
     def source(self) -> str:
-        """Where the rows come from, for people."""
+        """The name of the source, for display: `path`, or the paths of the mixture."""
         return self.path if self.path is not None else " + ".join(part.path for part in self.mixture.datasets) if self.mixture else ""
 
     @property
     def held_out_size(self) -> float | int | None:
-        """`test_split_size`, wherever it is given."""
+        """`test_split_size`, given here or in the mixture."""
         return self.mixture.test_split_size if self.mixture and self.mixture.test_split_size is not None else self.test_split_size
 
     @property
@@ -142,14 +146,14 @@ class DataSection(Section):
         if (self.path is None) == (self.mixture is None):
             both = "path and mixture are both given; keep one" if self.path else "neither path nor mixture is given; give one of them"
             raise ValueError(f"{both}: {_PATH_OR_MIXTURE}")
-        for broken, told in (*self._mixture_rules(), *self._held_out_rules(), *self._order_rules(), *self._streaming_rules()):
+        for broken, fault in (*self._mixture_rules(), *self._held_out_rules(), *self._order_rules(), *self._streaming_rules()):
             if broken:
-                raise ValueError(told)
+                raise ValueError(fault)
         return self
 
     def _mixture_rules(self) -> list[tuple[object, str]]:
         beside = [key for key in ("name", "columns") if getattr(self, key)] + (["split"] if self.split != "train" else [])
-        return [(self.mixture and beside, f"{' and '.join(beside)} beside mixture: each data set of a mixture has its own; move it there")]
+        return [(self.mixture and beside, f"{' and '.join(beside)} with mixture: each data set of a mixture has its own; move it there")]
 
     def _held_out_rules(self) -> list[tuple[object, str]]:
         twice = self.mixture and self.mixture.test_split_size is not None and self.test_split_size is not None
@@ -157,7 +161,8 @@ class DataSection(Section):
             (twice, "test_split_size is given here and in mixture; keep one"),
             (
                 self.held_out_size is not None and self.eval_path is not None,
-                f"test_split_size {self.held_out_size} with eval_path {self.eval_path}: held-out rows come from one of them; remove the other",
+                f"test_split_size {self.held_out_size} with eval_path {self.eval_path}: held-out rows come from one of them; remove "
+                "the other",
             ),
         ]
 
@@ -166,11 +171,11 @@ class DataSection(Section):
         return [
             (
                 low is not None and high is not None and low >= high,
-                f"min_pass_rate {low} is not below max_pass_rate {high}, so that no row lies between; lower one or raise the other",
+                f"min_pass_rate {low} is not below max_pass_rate {high}, and no row lies between them; lower one or raise the other",
             ),
             (
                 self.curriculum_descending and self.curriculum_column is None,
-                "curriculum_descending without curriculum_column: name the column of the order, such as pass_rate",
+                "curriculum_descending without curriculum_column: nothing is ordered; name a column, such as pass_rate",
             ),
         ]
 

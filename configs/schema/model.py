@@ -1,4 +1,4 @@
-"""The model of a run: how the base is held and served, and the adapter that is trained. Only what the serving engine can load is offered."""
+"""Section `model`: the base model, how it is held and served, and the trained adapter. It offers only what the engines can serve."""
 
 from __future__ import annotations
 
@@ -9,44 +9,45 @@ from pydantic import Field, field_validator, model_validator
 from configs.schema.section import PositiveFloat, PositiveInt, Section
 
 VLLM_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks for which the serving engine has buffers; a rank between two of them is served in the next larger one."""
+"""Ranks for which the engine has buffers; a rank between two of them is served in the next larger buffer."""
 
 QUANTISED_CANARY_TOLERANCE = {"nf4": 0.5, "int8": 0.1}
-"""Twice and three times the largest mean difference, in nats, between quantised and original weights over 60 canaries of the quickstart's model
-(0.26 and 0.03; their means are 0.18 and 0.02), which is narrow and so suffers more than models of a useful size."""
+"""Tolerance of the canary in nats. Over 60 canaries of the quickstart's model, the mean difference between quantised and original
+weights was at most 0.26 with nf4 and 0.03 with int8 (on average 0.18 and 0.02); the tolerance is two and three times that. That model
+is narrow, and so suffers more from quantisation than models of a useful size."""
 
 UNSERVED_LORA_KEYS = {
     "use_dora": "vLLM cannot serve DoRA",
     "use_qalora": "vLLM cannot serve QALoRA",
-    "init_lora_weights": "an adapter starts at zero, and inits such as PiSSA, OLoRA or LoftQ change the base model, which the engines do not see",
+    "init_lora_weights": "an adapter starts at zero; PiSSA, OLoRA or LoftQ would change the base model, which the engines do not see",
     "modules_to_save": "vLLM serves the base model's own embeddings and head",
     "bias": "vLLM cannot serve trained biases",
     "lora_bias": "vLLM cannot serve trained biases",
-    "rank_pattern": "one rank holds for all modules",
-    "alpha_pattern": "one scale holds for all modules",
+    "rank_pattern": "all modules have one rank",
+    "alpha_pattern": "all modules have one scale",
     "layer_replication": "vLLM serves the base model's own layers",
     "target_parameters": "adapters go on linear modules",
     "trainable_token_indices": "vLLM serves the base model's own embeddings",
 }
-"""PEFT's options that people bring along and that the serving engines cannot follow, each with the reason."""
+"""Option of PEFT that the engines cannot serve -> the reason."""
 
 EMBEDDINGS = ("embed_tokens", "lm_head")
-"""Modules that no adapter may be on."""
+"""Modules that cannot have an adapter."""
 
 
 class LoraSection(Section):
-    """The adapter that is trained. Only what the serving engine can load is offered."""
+    """The trained adapter. It offers only what the engines can serve."""
 
     r: PositiveInt = 16
     """Rank of the adapter."""
     alpha: PositiveFloat = 32.0
-    """Scale: the update is B A x alpha / r, or alpha / sqrt(r) with `use_rslora`."""
+    """Scale of the update B A: alpha / r, or alpha / sqrt(r) with `use_rslora`."""
     use_rslora: bool = False
-    """Scale by alpha / sqrt(r), under which the learning rate that suits one rank suits others (rsLoRA, arXiv:2312.03732, theorem 3.2)."""
+    """Scale by alpha / sqrt(r): a learning rate that suits one rank then suits other ranks (rsLoRA, arXiv:2312.03732, theorem 3.2)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the adapter's input while training."""
+    """Dropout on the adapter's input during training."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Modules that get an adapter: every linear layer but the head, or these names."""
+    """Modules that get an adapter: every linear layer except the head, or the named modules."""
 
     @model_validator(mode="before")
     @classmethod
@@ -55,7 +56,7 @@ class LoraSection(Section):
             return given
         asked = sorted(UNSERVED_LORA_KEYS.keys() & given.keys())
         if asked:
-            raise ValueError("; ".join(f"{key} {given[key]!r} is no choice here: {UNSERVED_LORA_KEYS[key]}; remove it" for key in asked))
+            raise ValueError("; ".join(f"{key} {given[key]!r} is not supported: {UNSERVED_LORA_KEYS[key]}; remove it" for key in asked))
         return given
 
     @field_validator("r")
@@ -71,8 +72,8 @@ class LoraSection(Section):
         outside = [name for name in target_modules if name.rpartition(".")[2] in EMBEDDINGS] if isinstance(target_modules, tuple) else []
         if outside:
             raise ValueError(
-                f"{', '.join(outside)} cannot have an adapter: the learner computes log-probabilities from the head itself, and never all "
-                "logits; name linear layers inside the decoder, or all-linear"
+                f"{', '.join(outside)} cannot have an adapter: the learner computes log-probabilities straight from the head's weights; "
+                "name linear layers inside the decoder, or write all-linear"
             )
         return target_modules
 
@@ -81,36 +82,36 @@ class ModelSection(Section):
     """The base model and its adapter."""
 
     path: str
-    """A hub id, a local folder, or `builtin:tiny_qwen2` (made on the spot, for the quickstart and tests)."""
+    """A hub id, a local folder, or `builtin:tiny_qwen2` (generated by the run, for the quickstart and tests)."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Precision of the frozen base and of the engine. The CPU runs float32 faster."""
+    """Precision of the frozen base and of the engine. A CPU computes faster in float32."""
     attn_implementation: Literal["sdpa", "eager", "flex_attention"] = "sdpa"
-    """Attention of the learner. `flex_attention` (GPU only) skips what no token of a packed row may see, where the others compute all
-    width x width scores and hold a mask of that size: for long rows. It is compiled when first used."""
+    """Attention of the learner. `sdpa` and `eager` compute all width x width scores of a packed row and hold a mask of that size.
+    `flex_attention` (GPU only) skips the blocks that no token may see, which pays for long rows; it is compiled at its first use."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Off by default: it runs with your rights."""
+    """Run code that comes with the model. Such code runs with your rights."""
     chat_template: str | None = None
-    """A Jinja template, or the path of a file that holds one, used instead of the tokenizer's own everywhere."""
+    """A Jinja template, or the path of a file that holds one; it replaces the tokenizer's own everywhere."""
     eos_token: str | None = None
-    """Token that ends an answer, such as `<|im_end|>`, instead of the tokenizer's own: demonstrations end with it, and engines stop at it."""
+    """Token that ends an answer, such as `<|im_end|>`: demonstrations end with it, engines stop at it. Default: the tokenizer's own."""
     quantization: Literal["none", "nf4", "int8"] = "none"
-    """How the learner holds the frozen base. `nf4`: QLoRA (arXiv:2305.14314), 4-bit NormalFloat with doubly quantised scales, 4.1 bits a
-    weight of the linear layers, multiplied in `dtype`. `int8`: LLM.int8() (arXiv:2208.07339), 8 bits. Needs bitsandbytes."""
+    """Form of the frozen base in the learner. `nf4`: QLoRA (arXiv:2305.14314), 4-bit NormalFloat with doubly quantised scales, 4.1 bits per
+    weight of the linear layers, multiplied in `dtype`. `int8`: LLM.int8() (arXiv:2208.07339), 8 bits. Both need bitsandbytes."""
     serve_quantized: Literal["original", "dequantized"] = "original"
-    """What the engines serve under `nf4`: the original weights, whose difference from the learner's truncated importance sampling corrects,
-    or the learner's own, dequantised to `dtype`, so that both compute the same model."""
+    """Weights that the engines serve with `nf4`: the original ones, whose difference from the learner's is corrected by truncated
+    importance sampling, or the learner's own, dequantised to `dtype`, so that both compute the same model."""
     adapter: str | None = None
-    """A PEFT adapter folder to start from, instead of a fresh one. Its rank, alpha and targets hold."""
+    """Folder of a PEFT adapter to start from; its rank, alpha and target modules replace those of `lora`. Default: a fresh adapter."""
     merge_adapter: bool = False
-    """Merge `adapter` into the base before the run, which then trains a fresh one on the merged model, the reference of `beta` as well. False:
-    `adapter` itself is trained further, and the reference is the base without it."""
+    """Merge `adapter` into the base before the run, and train a fresh adapter on the merged model, which is also the reference of
+    `beta`. If false, `adapter` itself is trained further, and the reference is the base without it."""
     lora: LoraSection = LoraSection()
 
     @property
     def identity(self) -> dict[str, object]:
-        """Key -> value of what is another model when it changes: a run goes on only with the same."""
+        """The keys and values that identify the trained model: a run is resumed only if they are unchanged."""
         lora = self.lora.model_dump(mode="json", exclude={"dropout"})
         return {"model.path": self.path, "model.quantization": self.quantization, **{f"model.lora.{name}": lora[name] for name in lora}}
 
@@ -123,23 +124,23 @@ class ModelSection(Section):
         return self
 
     @model_validator(mode="after")
-    def _dequantising_gives_the_learners_model(self) -> ModelSection:
+    def _only_nf4_is_dequantised(self) -> ModelSection:
         if self.serve_quantized == "dequantized" and self.quantization != "nf4":
             reason = (
                 "there is nothing to dequantise"
                 if self.quantization == "none"
-                else "int8 quantises activations too, so no weights compute the same"
+                else "int8 also quantises activations, so no weights give the same results"
             )
             raise ValueError(
-                f"serve_quantized dequantized does not go with quantization {self.quantization}: {reason}; use nf4, or serve_quantized original"
+                f"serve_quantized dequantized contradicts quantization {self.quantization}: {reason}; use nf4, or serve_quantized original"
             )
         return self
 
 
 BUILTIN = "builtin:"
-"""Prefix of `model.path` and `data.path` values that rollcast makes on the spot instead of loading."""
+"""Prefix of `model.path` and `data.path` for models and data that a run generates instead of loading."""
 
 
 BASE_MODEL, MERGED_MODEL, WARM_MODEL, DEQUANTISED_MODEL = "base_model", "merged_model", "model", "model_dequantised"
-"""Folders in `out_dir` for a `builtin:` model, one with an adapter merged into it, what the warm start makes of it, and what engines serve of a
-quantised base."""
+"""Folders in `out_dir`: a `builtin:` model, a model with a merged adapter, the model after the warm start, and the dequantised model that
+engines serve."""

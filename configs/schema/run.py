@@ -1,7 +1,7 @@
-"""The whole of a run as frozen records: one section per folder of the project.
+"""A GRPO run as immutable records, in sections.
 
-Parameter names are TRL's wherever TRL has one. Sections know nothing of each other; every check that needs two of them
-lives in `RunConfig`. Reading YAML and command-line overrides is `configs.loading`.
+Keys have TRL's names wherever TRL has one. Sections do not know each other: `RunConfig` holds every rule about two of them.
+`configs.loading` reads YAML and command-line overrides.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from configs.schema.stages import StageSection
 
 
 class RunConfig(Section):
-    """One run. Cross-section rules are checked here, before anything starts."""
+    """One run. Rules about several sections are checked here, before anything starts."""
 
     model: ModelSection
     data: DataSection
@@ -32,23 +32,23 @@ class RunConfig(Section):
     cluster: ClusterSection = ClusterSection()
     evaluation: EvaluationSection = EvaluationSection()
     stages: tuple[StageSection, ...] = ()
-    """Settings over these of runs one after another, each from the adapter of the one before: see `configs.schema.stages`."""
+    """Parts of the run that follow one another, each from the adapter of the one before: see `configs.schema.stages`."""
     seed: int = 0
     out_dir: Path = Path("runs/rollcast")
 
     @property
     def groups_per_step(self) -> int:
-        """Prompts that one optimizer step consumes."""
+        """Number of groups, one for each prompt, that one optimizer step trains on."""
         return self.learner.train_batch_size // self.actors.num_generations
 
     @property
     def max_model_len(self) -> int:
-        """Longest sequence, prompt and completion, in tokens."""
+        """Largest number of tokens in a sequence, prompt and completion together."""
         return self.data.max_prompt_length + self.actors.max_completion_length
 
     @property
     def trained_model_path(self) -> str:
-        """The model under the adapter: `model.path`, or the folder in which the run makes it."""
+        """The model under the adapter: `model.path`, or the folder in `out_dir` where the run makes it."""
         if self.learner.warm_start is not None:
             return str(self.out_dir.absolute() / WARM_MODEL)
         if self.model.merge_adapter:
@@ -57,12 +57,12 @@ class RunConfig(Section):
 
     @property
     def on_gpu(self) -> bool:
-        """Whether any role computes on a GPU."""
+        """Tell whether a rollout worker or a learner rank uses a GPU."""
         return self.actors.gpus_per_worker > 0 or self.learner.gpus_per_rank > 0
 
     @property
     def canary_tolerance(self) -> float:
-        """Largest accepted mean difference of canary log-probabilities, in nats."""
+        """`actors.canary_tolerance`, or its default for this model, in nats."""
         if self.actors.canary_tolerance is not None:
             return self.actors.canary_tolerance
         if self.model.quantization != "none" and self.model.serve_quantized == "original":
@@ -85,31 +85,33 @@ class RunConfig(Section):
         if self.cluster.max_staleness < self.cluster.sync_every_steps - 1:
             raise ValueError(
                 f"cluster.max_staleness {self.cluster.max_staleness} is less than sync_every_steps - 1 = "
-                f"{self.cluster.sync_every_steps - 1}: the last step before a sync trains on samples that old; "
+                f"{self.cluster.sync_every_steps - 1}: the last step before a broadcast trains on samples that old; "
                 f"raise max_staleness or lower sync_every_steps"
             )
         self._rewards_suit_the_objective()
         self._evaluation_can_be_done()
         if self.data.train_samples == 0 or self.data.train_samples < -1:
-            raise ValueError(f"data.train_samples {self.data.train_samples} must be -1 (all rows) or positive")
+            raise ValueError(f"data.train_samples {self.data.train_samples} is neither -1 nor positive; write -1 for all rows")
         if self.data.streaming and self.learner.max_steps <= 0:
             raise ValueError(
-                "learner.max_steps is not given and data.streaming is on: the rows of a stream are not counted, so that epochs have no length; "
+                "learner.max_steps is not given and data.streaming is on: the rows of a stream are not counted, so epochs have no length; "
                 "set learner.max_steps"
             )
         if self.data.streaming and self.learner.warm_start is not None:
             raise ValueError(
-                "learner.warm_start with data.streaming: it goes over all demonstrations; run it apart, or set data.streaming: false"
+                "learner.warm_start with data.streaming: it needs all demonstrations; run `rollcast sft` first, or set "
+                "data.streaming: false"
             )
         if self.learner.max_steps == 0 or self.learner.max_steps < -1:
-            raise ValueError(f"learner.max_steps {self.learner.max_steps} must be -1 (from num_train_epochs) or positive")
+            raise ValueError(f"learner.max_steps {self.learner.max_steps} is neither -1 nor positive; write -1 to follow num_train_epochs")
         if self.model.attn_implementation == "flex_attention" and not self.learner.gpus_per_rank:
             raise ValueError(
                 "model.attn_implementation flex_attention with learner.gpus_per_rank 0: FlexAttention has no backward on the CPU; use sdpa"
             )
         if self.actors.gpus_per_worker > 1 and self.actors.gpus_per_worker % 1:
             raise ValueError(
-                f"actors.gpus_per_worker {self.actors.gpus_per_worker} must be a whole number above 1: it is the tensor-parallel size"
+                f"actors.gpus_per_worker {self.actors.gpus_per_worker} is not a whole number: above 1 it is the tensor-parallel size; "
+                f"use {int(self.actors.gpus_per_worker)}"
             )
         return self
 
@@ -117,16 +119,18 @@ class RunConfig(Section):
         evaluation, labels = self.evaluation, [spec.label for spec in self.rewards.functions]
         if evaluation.reward is not None and evaluation.reward not in labels:
             raise ValueError(
-                f"evaluation.reward {evaluation.reward} is not among the rewards {', '.join(labels)}; name one of them, or list it in rewards.functions"
+                f"evaluation.reward {evaluation.reward} is not among the rewards {', '.join(labels)}; name one of them, or list it "
+                "in rewards.functions"
             )
         if evaluation.steps % self.cluster.sync_every_steps:
             raise ValueError(
-                f"evaluation.steps {evaluation.steps} is not divisible by cluster.sync_every_steps {self.cluster.sync_every_steps}: only an adapter "
-                "that the engines have can be evaluated; use a multiple"
+                f"evaluation.steps {evaluation.steps} is not divisible by cluster.sync_every_steps {self.cluster.sync_every_steps}: "
+                "only an adapter that the engines have can be evaluated; use a multiple"
             )
         if evaluation.steps and not evaluation.data and not self.data.eval_samples:
             raise ValueError(
-                f"evaluation.steps {evaluation.steps} with data.eval_samples 0: there is nothing to evaluate on; set evaluation.data, or hold prompts out"
+                f"evaluation.steps {evaluation.steps} with data.eval_samples 0: there is nothing to evaluate on; set "
+                "evaluation.data, or raise eval_samples"
             )
 
     def _rewards_suit_the_objective(self) -> None:
@@ -134,11 +138,11 @@ class RunConfig(Section):
             return
         if self.learner.advantage_estimator != "grpo":
             raise ValueError(
-                f"learner.advantage_estimator {self.learner.advantage_estimator} with rewards.aggregation normalize_then_sum: normalised "
-                f"rewards have their groups' means taken off already; set rewards.aggregation: sum, or learner.advantage_estimator: grpo"
+                f"learner.advantage_estimator {self.learner.advantage_estimator} with rewards.aggregation normalize_then_sum: the group's "
+                f"mean is already subtracted from normalised rewards; set rewards.aggregation: sum, or learner.advantage_estimator: grpo"
             )
         if self.learner.kl_in_reward:
             raise ValueError(
-                "learner.kl_in_reward with rewards.aggregation normalize_then_sum: a divergence in nats cannot be subtracted from rewards in "
-                "standard deviations; set rewards.aggregation: sum, or learner.kl_in_reward: false"
+                "learner.kl_in_reward with rewards.aggregation normalize_then_sum: a divergence in nats cannot be subtracted from "
+                "rewards in standard deviations; set rewards.aggregation: sum, or learner.kl_in_reward: false"
             )

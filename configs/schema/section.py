@@ -1,4 +1,4 @@
-"""What every section of the configuration is made of."""
+"""The base class of every section, and the number types of their keys."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A closed, immutable part of the configuration: an unknown key is an error."""
+    """An immutable part of the configuration. An unknown key is an error; the text below a key is its description."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)

@@ -1,6 +1,6 @@
-"""A supervised fine-tuning as frozen records: the model of a run of GRPO, demonstrations, and the same group of ranks.
+"""A supervised fine-tuning as immutable records: the model section of a GRPO run, demonstrations, and the same learner.
 
-Parameter names are TRL's wherever TRL has one. Reading YAML and command-line overrides is `configs.loading`.
+Keys have TRL's names wherever TRL has one. `configs.loading` reads YAML and command-line overrides.
 """
 
 from __future__ import annotations
@@ -17,51 +17,51 @@ from configs.schema.section import NonNegativeInt, PositiveFloat, PositiveInt, S
 
 
 class SftDataSection(Section):
-    """Which demonstrations are imitated, and which are held out."""
+    """Section `data`: the demonstrations to imitate, and the held-out ones."""
 
     path: str
     """A JSON, JSONL, CSV or Parquet file, a folder of them, a hub id, or `builtin:addition`."""
     name: str | None = None
-    """Configuration name of a hub data set."""
+    """Configuration of a hub data set."""
     split: str = "train"
     """Split to train on."""
     prompt_column: str = "prompt"
     """Column that holds the prompt: a string, or a list of chat messages."""
     completion_column: str = "completion"
-    """Column that holds what is to be imitated: a string, or a list of chat messages."""
+    """Column that holds the completion to imitate: a string, or a list of chat messages."""
     messages_column: str | None = None
-    """Column of whole conversations, instead of the two above: a list of chat messages, with `role` and `content` or, as in ShareGPT, `from`
-    and `value`. All turns of the assistant are imitated."""
+    """Column that holds whole conversations, instead of the two columns above: a list of chat messages with `role` and `content` or, as in
+    ShareGPT, `from` and `value`. Every turn of the assistant is imitated."""
     system_prompt: str | None = None
-    """Put before every conversation that has no system message."""
+    """System message of every conversation that has none."""
     max_length: PositiveInt = 1024
-    """Most tokens of a sequence, prompt and completion."""
+    """Largest number of tokens in a sequence, prompt and completion together."""
     too_long: Literal["leave_out", "truncate"] = "leave_out"
-    """What becomes of longer ones: they are left out and counted, or cut off at the end."""
+    """Treatment of longer sequences: leave them out and count them, or cut them at the end."""
     train_samples: int = -1
-    """Use this many rows, a seeded subset; -1 uses all."""
+    """Number of rows to train on, a seeded subset; -1 means all."""
     shuffle: bool = True
-    """Shuffle with the run's seed, anew every epoch."""
+    """Shuffle with the run's seed, in a new order every epoch."""
     eval_path: str | None = None
-    """Data set for the held-out loss. Without it, `eval_samples` rows are held out from the training data."""
+    """Data set for the held-out loss. Default: `eval_samples` rows are held out from the training data."""
     eval_split: str = "test"
-    """Split of `eval_path` on a hub; a local file has only `train`."""
+    """Split of `eval_path` on a hub; a local file has only the split `train`."""
     eval_samples: NonNegativeInt = 100
-    """How many held-out rows the loss is measured on; 0 switches it off."""
+    """Number of held-out rows for the loss; 0 switches it off."""
 
 
 class SftSection(TrainingSection):
-    """The group of ranks, and what it trains."""
+    """Section `learner`: the learner group, and the weights that it trains."""
 
     use_peft: bool = True
-    """Train a LoRA adapter (`model.lora`); false trains every weight."""
+    """Train a LoRA adapter (`model.lora`); false trains all weights."""
     learning_rate: PositiveFloat = 2e-5
     eval_steps: NonNegativeInt = 100
-    """Measure the held-out loss after so many steps, beside before the first and after the last; 0 only then."""
+    """Number of steps between measurements of the held-out loss; it is also measured before and after training, and 0 means only then."""
 
 
 class SftConfig(Section):
-    """One supervised fine-tuning. Cross-section rules are checked here, before anything starts."""
+    """One supervised fine-tuning. Rules about several sections are checked here, before anything starts."""
 
     model: ModelSection
     data: SftDataSection
@@ -74,13 +74,13 @@ class SftConfig(Section):
     def _combinations_work(self) -> SftConfig:
         if self.learner.token_budget < self.data.max_length:
             raise ValueError(
-                f"learner.token_budget {self.learner.token_budget} is less than data.max_length {self.data.max_length}: the longest sequence must "
-                "fit into one micro-batch; raise the budget"
+                f"learner.token_budget {self.learner.token_budget} is less than data.max_length {self.data.max_length}: the longest "
+                "sequence must fit into one micro-batch; raise the budget"
             )
         if self.data.train_samples == 0 or self.data.train_samples < -1:
-            raise ValueError(f"data.train_samples {self.data.train_samples} must be -1 (all rows) or positive")
+            raise ValueError(f"data.train_samples {self.data.train_samples} is neither -1 nor positive; write -1 for all rows")
         if self.learner.max_steps == 0 or self.learner.max_steps < -1:
-            raise ValueError(f"learner.max_steps {self.learner.max_steps} must be -1 (from num_train_epochs) or positive")
+            raise ValueError(f"learner.max_steps {self.learner.max_steps} is neither -1 nor positive; write -1 to follow num_train_epochs")
         if self.model.attn_implementation == "flex_attention" and not self.learner.gpus_per_rank:
             raise ValueError(
                 "model.attn_implementation flex_attention with learner.gpus_per_rank 0: FlexAttention has no backward on the CPU; use sdpa"
@@ -90,17 +90,17 @@ class SftConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _what_is_trained_can_be(self) -> SftConfig:
+    def _weights_are_trainable(self) -> SftConfig:
         if self.learner.use_peft:
             return self
         if self.model.quantization != "none":
             raise ValueError(
-                f"learner.use_peft false with model.quantization {self.model.quantization}: quantised weights have no gradient; set one of them "
-                "to its default"
+                f"learner.use_peft false with model.quantization {self.model.quantization}: quantised weights have no gradient; set "
+                "one of them to its default"
             )
         if self.model.adapter is not None and not self.model.merge_adapter:
             raise ValueError(
-                f"learner.use_peft false with model.adapter {self.model.adapter}: every weight is trained, and an adapter beside them would not be; "
+                f"learner.use_peft false with model.adapter {self.model.adapter}: all weights are trained, and the adapter would not be; "
                 "set model.merge_adapter: true, or remove the adapter"
             )
         return self

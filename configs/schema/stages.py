@@ -4,8 +4,8 @@
       - {name: gentle, learner: {beta: 0.001}, data: {train_samples: 1000}}
       - {name: strict, learner: {beta: 0.01, learning_rate: 5.0e-7}}
 
-A stage starts from the adapter of the stage before, with a fresh optimizer and schedule. A key that it does not set keeps its value from above
-`stages`. All stages train one adapter on one model, so a stage cannot set `model`.
+A stage starts from the adapter of the stage before, with a fresh optimizer and schedule. A key that it does not set keeps its value from
+above `stages`. All stages train one adapter on one model, so a stage cannot set `model`.
 """
 
 from __future__ import annotations

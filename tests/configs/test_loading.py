@@ -136,18 +136,18 @@ def test_overrides_reach_into_sections_that_are_not_there_and_the_last_one_wins(
         ("model.path=", "model.path: is empty; give a value"),
         ("model.lora.target_modules=7", "model.lora.target_modules: 7 is not"),
         ("model.lora.r=600", "model.lora.r: r 600 is larger than 512, the largest rank that vLLM serves; lower it"),
-        ("model.lora.use_dora=true", "model.lora: use_dora True is no choice here: vLLM cannot serve DoRA; remove it"),
+        ("model.lora.use_dora=true", "model.lora: use_dora True is not supported: vLLM cannot serve DoRA; remove it"),
         (
             "model.lora.init_lora_weights=pissa",
-            "model.lora: init_lora_weights 'pissa' is no choice here: an adapter starts at zero, and inits",
+            "model.lora: init_lora_weights 'pissa' is not supported: an adapter starts at zero; PiSSA",
         ),
         (
             "model.lora.modules_to_save=[lm_head]",
-            "model.lora: modules_to_save ['lm_head'] is no choice here: vLLM serves the base model's own",
+            "model.lora: modules_to_save ['lm_head'] is not supported: vLLM serves the base model's own",
         ),
         ("model.lora.target_modules=[q_proj, lm_head]", "model.lora.target_modules: lm_head cannot have an adapter"),
         ("model.quantization=fp4", "model.quantization: 'fp4' is not one of the choices; choose 'none', 'nf4' or 'int8'"),
-        ("model.serve_quantized=dequantized", "model: serve_quantized dequantized does not go with quantization none: there is nothing to"),
+        ("model.serve_quantized=dequantized", "model: serve_quantized dequantized contradicts quantization none: there is nothing to"),
         ("learner.warm_start=3", "learner.warm_start: 3 is not a section"),
         ("rewards.functions=[]", "rewards.functions: no reward is listed; list at least one"),
         ("learner.train_batch_size=100", "learner.train_batch_size 100 is not divisible by actors.num_generations 8"),
@@ -253,10 +253,7 @@ def test_scientific_numbers_in_files_are_numbers_and_quoted_ones_stay_text(tmp_p
 
 def test_int8_has_no_dequantised_twin(small: Path):
     message = refusal(small, "model.quantization=int8", "model.serve_quantized=dequantized")
-    assert (
-        "does not go with quantization int8: int8 quantises activations too" in message
-        and "use nf4, or serve_quantized original" in message
-    )
+    assert "contradicts quantization int8: int8 also quantises activations" in message and "use nf4, or serve_quantized original" in message
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_what_cannot_work_is_refused() -> None:
     for settings, told in (
         ({"wandb_project": "p"}, "wandb_project is set, and report_to"),
         ({"log_completions": True, "logged_groups_per_step": 0}, "log_completions with logged_groups_per_step 0"),
-        ({"push_to_hub": {"hub_model_id": "a/b/c"}}, "'a/b/c' is no repository of a hub"),
+        ({"push_to_hub": {"hub_model_id": "a/b/c"}}, "'a/b/c' is not the name of a repository"),
         ({"report_to": ["mlflow"]}, "is not one of the choices"),
         ({"push_to_hub": {"hub_strategy": "checkpoint"}}, "is not one of the choices"),
     ):

@@ -48,8 +48,8 @@ def test_the_medical_files_are_one_profile() -> None:
         (["model.merge_adapter=true"], "there is nothing to merge"),
         (["model.quantization=nf4", "model.serve_quantized=dequantized"], "no engine serves a supervised fine-tuning"),
         (["data.too_long=drop"], "data.too_long: 'drop' is not one of the choices; choose 'leave_out' or 'truncate'"),
-        (["data.train_samples=0"], "data.train_samples 0 must be -1 (all rows) or positive"),
-        (["learner.max_steps=0"], "learner.max_steps 0 must be -1"),
+        (["data.train_samples=0"], "data.train_samples 0 is neither -1 nor positive; write -1 for all rows"),
+        (["learner.max_steps=0"], "learner.max_steps 0 is neither -1 nor positive"),
         (["model.attn_implementation=flex_attention", "learner.gpus_per_rank=0"], "FlexAttention has no backward on the CPU"),
     ],
 )
