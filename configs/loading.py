@@ -170,7 +170,7 @@ def _parse_value(names: Sequence[str], text: str, override: str, root: type[Sect
     except yaml.YAMLError as error:
         if _holds_text(names, root):
             return text
-        problem = getattr(error, "problem", None) or "not YAML"
+        problem = (error.problem if isinstance(error, yaml.MarkedYAMLError) else None) or "not YAML"
         raise ConfigError(f"override {override!r}: the value {text!r} cannot be read: {problem}; quote it as in YAML") from None
     return text if value is not None and not isinstance(value, str) and _holds_text(names, root) else value
 

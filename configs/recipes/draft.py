@@ -22,7 +22,7 @@ Choice = TypeVar("Choice")
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one setting.
+    """The result of converting one setting.
 
     Example:
         >>> Row("torch_dtype", "bfloat16", "model.dtype", "bfloat16").outcome

@@ -42,10 +42,9 @@ TRL_LOGGING_STEPS = 10
 
 MEDICAL_SYSTEM_PROMPT = (
     "You are a careful medical assistant. Think before you answer: write your reasoning between <think> and </think>, and straight "
-    "after it "
-    "the final answer between <answer> and </answer>, all in one line, as in <think>reasoning</think><answer>answer</answer>"
+    "after it the final answer between <answer> and </answer>, all in one line, as in <think>reasoning</think><answer>answer</answer>"
 )
-"""It asks for the layout that MedicalGPT's format reward looks for, as the script's own prompt does."""
+"""Asks for the layout that MedicalGPT's format reward looks for, as the script's own prompt does."""
 
 
 def is_medical(draft: Draft) -> bool:
@@ -116,16 +115,11 @@ def _evaluation(draft: Draft) -> None:
     if asked and not medical and not str(path).startswith(BUILTIN) and (split or draft.has("eval_strategy")):
         draft.set("data.eval_path", path, "eval_strategy", "do_eval", why="before and after training")
         draft.set("data.eval_split", draft.given.get("dataset_test_split", "test"), "dataset_test_split")
-        draft.set(
-            "data.eval_samples",
-            HELD_OUT,
-            "eval_strategy",
-            "do_eval",
-            why="at most so many rows of that split are evaluated, before and after training",
-        )
+        why = "rows of that split, evaluated before and after training"
+        draft.set("data.eval_samples", HELD_OUT, "eval_strategy", "do_eval", why=why)
         return
     if asked or medical:
-        why = "so many held-out rows are evaluated, before and after training"
+        why = "held-out rows, evaluated before and after training"
         draft.set("data.eval_samples", HELD_OUT, "eval_strategy", "do_eval", why=why)
     else:
         draft.set("data.eval_samples", 0, "eval_strategy", "do_eval", why="the recipe trains on every row of the split")
@@ -248,7 +242,13 @@ def _batch(draft: Draft) -> None:
 
 
 def _generation(draft: Draft, forward: int, accumulated: int, batch: int) -> None:
-    """Set how many optimizer steps train on samples of one policy: the adapter is broadcast only after so many."""
+    """Set how many optimizer steps train on samples of one policy. The adapter is broadcast only after these steps.
+
+    Args:
+        forward: completions of one forward pass over all processes.
+        accumulated: forward passes of an optimizer step.
+        batch: completions of an optimizer step.
+    """
     if draft.has("generation_batch_size") and draft.has("steps_per_generation"):
         raise ConfigError("generation_batch_size and steps_per_generation set the same thing; keep one of them")
     if draft.has("generation_batch_size"):
@@ -269,7 +269,7 @@ def _generation(draft: Draft, forward: int, accumulated: int, batch: int) -> Non
 
 
 def _evaluation_steps(draft: Draft) -> None:
-    """Set the interval of evaluation beside training, if the recipe gives one in steps."""
+    """Set the interval of evaluations during training, if the recipe gives one in steps."""
     strategy, every = eval_strategy(draft), eval_interval(draft, TRL_LOGGING_STEPS)
     if strategy != "steps" or not every:
         why = "it is a share of all steps, and their number is not known here" if strategy == "steps" else "eval_strategy is not steps"

@@ -96,7 +96,7 @@ def _trained_weights(draft: Draft) -> None:
     _require_adapter_on_quantised(draft, peft)
     if not peft:
         for setting in ADAPTER_SETTINGS:
-            draft.note_ignored(setting, "every weight is trained: use_peft is not set")
+            draft.note_ignored(setting, "all weights are trained, as use_peft is not set")
         return
     for setting, value in (MEDICAL_LORA if medical else TRL_LORA).items():
         target = f"model.lora.{LORA[setting]}"
@@ -114,9 +114,8 @@ def _require_adapter_on_quantised(draft: Draft, peft: bool) -> None:
     quantised = next((name for name in ("load_in_4bit", "load_in_8bit", "qlora") if draft.flag(name)), None)
     if quantised and not peft:
         raise ConfigError(
-            f"{draft.written(quantised)}: true without use_peft is not supported: quantised weights have no gradient; set use_peft "
-            "to true, or "
-            f"{draft.written(quantised)} to false"
+            f"{draft.written(quantised)}: true without use_peft is not supported: quantised weights have no gradient; "
+            f"set use_peft to true, or {draft.written(quantised)} to false"
         )
 
 
@@ -202,7 +201,7 @@ def _evaluation(draft: Draft) -> None:
         return
     _set_held_out(draft)
     wanted = int(draft.number("max_eval_samples", -1))
-    why = "held-out rows" if draft.has("max_eval_samples") and wanted > 0 else "at most so many held-out rows"
+    why = "held-out rows" if draft.has("max_eval_samples") and wanted > 0 else "held-out rows at most"
     draft.set("data.eval_samples", wanted if wanted > 0 else HELD_OUT, "max_eval_samples", "do_eval", why=why)
     _set_eval_steps(draft)
 
@@ -233,9 +232,7 @@ def _set_eval_steps(draft: Draft) -> None:
         draft.note_ignored("eval_steps", "eval_strategy is not steps")
     else:
         draft.set("learner.eval_steps", EVAL_STEPS, "eval_strategy", why="the number of steps is not known here")
-        draft.note_ignored(
-            "eval_steps", "eval_strategy is not steps, or eval_steps is a share of all steps, and their number is not known here"
-        )
+        draft.note_ignored("eval_steps", "eval_strategy is not steps, or the number of steps is not known here")
 
 
 def _schedule(draft: Draft) -> None:
@@ -254,10 +251,8 @@ def _batch(draft: Draft) -> None:
     longest = draft.keys.get("data.max_length", _trainer_defaults(draft)["data.max_length"])
     set_batch(draft, longest if isinstance(longest, int) else 0)
     if draft.has("packing"):
-        counted = (
-            "; a step counts sequences here and packed rows there: a larger train_batch_size comes closer" if draft.flag("packing") else ""
-        )
-        draft.note_ignored("packing", f"rows are always packed, with the same loss{counted}")
+        counts = "; a step counts sequences here and packed rows there: a larger train_batch_size comes closer"
+        draft.note_ignored("packing", f"rows are always packed, with the same loss{counts if draft.flag('packing') else ''}")
 
 
 def _defaults(draft: Draft) -> None:

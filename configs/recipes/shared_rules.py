@@ -127,9 +127,8 @@ def set_batch(draft: Draft, longest: int) -> tuple[int, int, int]:
     processes = draft.count("num_processes", 1)
     each, accumulated = draft.count("per_device_train_batch_size", 8), draft.count("gradient_accumulation_steps", 1)
     why = f"{each} x {accumulated} x {processes} processes"
-    draft.set(
-        "learner.train_batch_size", each * accumulated * processes, "per_device_train_batch_size", "gradient_accumulation_steps", why=why
-    )
+    settings = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    draft.set("learner.train_batch_size", each * accumulated * processes, *settings, why=why)
     if longest > TOKEN_BUDGET:
         draft.set("learner.token_budget", longest, why="the longest sequence must fit into one micro-batch")
     return each, accumulated, processes
@@ -142,10 +141,9 @@ def set_checkpoints(draft: Draft) -> None:
         draft.set("cluster.save_steps", 0, "save_strategy", why="only at the end")
         draft.note_ignored("save_steps", "save_strategy is no")
     else:
-        every = "checkpoints are written every 50 steps" if not draft.has("save_steps") else "save_steps holds"
-        draft.note_ignored(
-            "save_strategy", DONE_ANYWAY if strategy == "steps" else f"the number of steps of an epoch is not known here: {every}"
-        )
+        every = "save_steps is used" if draft.has("save_steps") else "checkpoints are written every 50 steps"
+        why = DONE_ANYWAY if strategy == "steps" else f"the number of steps of an epoch is not known here: {every}"
+        draft.note_ignored("save_strategy", why)
         _set_interval(draft, "save_steps", "cluster.save_steps")
     _set_interval(draft, "logging_steps", "cluster.logging_steps")
 

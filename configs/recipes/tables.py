@@ -11,7 +11,7 @@ from configs.yaml_files import YamlValue
 
 @dataclass(frozen=True)
 class KeyTables:
-    """What becomes of the settings of one kind of recipe.
+    """The settings of one kind of recipe, and their meaning here.
 
     Example:
         >>> shared = KeyTables(targets={"seed": "seed"}, no_effect_because={"nothing is compiled": "torch_compile"})

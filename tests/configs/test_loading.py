@@ -1,4 +1,4 @@
-"""What a user's YAML and overrides become, and what bad ones are told.
+"""A user's YAML and overrides become a run, and bad ones a helpful error.
 
 Protected here: every shipped YAML loads and survives a round trip; every fault ends in one ConfigError with the key, the
 rule and the remedy, and in none of pydantic's own words.

@@ -1,4 +1,4 @@
-"""What stands behind `rollcast convert` and `rollcast train`, sorted into settings of a recipe and keys of a run."""
+"""The arguments of `rollcast convert` and `rollcast train` are sorted into settings of a recipe and keys of a run."""
 
 from __future__ import annotations
 

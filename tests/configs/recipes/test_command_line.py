@@ -60,7 +60,7 @@ def test_the_guides_recipe_dry_runs_to_one_and_seven_gpus() -> None:
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_command_in_the_head_of_a_config_dry_runs(path: Path) -> None:
-    """Those of GPUs on one device and on several."""
+    """The commands for one GPU and for several."""
     lines = re.findall(r"^# +rollcast (train|sft) (.+)$", path.read_text(), re.MULTILINE)
     assert f"configs/{path.name}" in [shlex.split(line)[0] for _, line in lines]
     for command, line in lines:

@@ -27,7 +27,7 @@ LINES = pytest.mark.parametrize("line", [OF_OPEN_R1, OF_MEDICALGPT], ids=["open_
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a model and conversations of both layouts lie."""
+    """A folder with a model and conversations of both layouts."""
     folder = tmp_path_factory.mktemp("sft")
     create_tiny_model(folder / "qwen_tiny", seed=0)
     turns = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]

@@ -1,4 +1,4 @@
-"""What a recipe of TRL, Open-R1 or MedicalGPT becomes.
+"""Recipes of TRL, Open-R1 and MedicalGPT become the runs that they describe.
 
 Protected here:
 1. The recipes of the two guides give the runs of `configs/`, value by value.
@@ -63,7 +63,7 @@ def without_accounts(config: RunConfig) -> RunConfig:
 
 
 def become(setting: str, conversion: Conversion[RunConfig]) -> set[str]:
-    """What is said of a setting: keys of the run, or the reason for none."""
+    """The keys of the run that a setting became, or the reason why it has no effect."""
     return {row.target or row.why for row in conversion.rows if row.setting == setting}
 
 

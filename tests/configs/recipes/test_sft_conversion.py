@@ -1,4 +1,4 @@
-"""What an SFT recipe of TRL, Open-R1 or MedicalGPT becomes.
+"""SFT recipes of TRL, Open-R1 and MedicalGPT become the fine-tunings that they describe.
 
 Protected here:
 1. An Open-R1 recipe and MedicalGPT's shell line give the fine-tuning that they describe, value by value.
@@ -65,7 +65,7 @@ def of_line(line: str) -> Conversion[SftConfig]:
 
 
 def become(setting: str, conversion: Conversion[SftConfig]) -> set[str]:
-    """What is said of a setting: keys of the run, or the reason for none."""
+    """The keys of the run that a setting became, or the reason why it has no effect."""
     return {row.target or row.why for row in conversion.rows if row.setting == setting}
 
 
@@ -298,7 +298,7 @@ def test_without_use_peft_every_weight_is_trained() -> None:
     given = {"lora_r": 32, "lora_target_modules": ["q_proj"]}
     conversion = convert_sft(SMALL | given)
     assert not conversion.config.learner.use_peft and "lora" not in str(conversion.tree["model"])
-    assert become("lora_r", conversion) == {"every weight is trained: use_peft is not set"}
+    assert become("lora_r", conversion) == {"all weights are trained, as use_peft is not set"}
     assert not convert_sft(OF_MEDICAL | {"use_peft": False}).config.learner.use_peft
     assert "load_in_4bit: true without use_peft is not supported: quantised weights have no gradient" in refusal(load_in_4bit=True)
     assert convert_sft(SMALL | {"load_in_8bit": True, "use_peft": True}).config.model.quantization == "int8"
