@@ -53,7 +53,7 @@ GRPO_KEYS = SHARED | KeyTables(
         "vllm_importance_sampling_clip_max": "learner.importance_sampling_cap",
         "vllm_importance_sampling_clip_min": "learner.importance_sampling_floor",
     },
-    worked_out={
+    by_rule={
         "code_eval_scoring_mode": "`scoring_mode` of the reward `cf_code`",
         "code_eval_test_batch_size": "`test_batch_size` of the rewards `ioi_code` and `cf_code`",
         "code_language": "`language` of the reward `code_format`",
@@ -149,14 +149,10 @@ GRPO_KEYS = SHARED | KeyTables(
     accelerate={
         "deepspeed_config.offload_param_device": "refused unless `none`: the frozen base stays on the GPU",
         "deepspeed_config.zero_stage": "the learner is ZeRO-2: with an adapter, stages 1 to 3 differ only in how the frozen base "
-        "is held, here whole on "
-        "each GPU",
+        "is held, here whole on each GPU",
     },
     on_the_gpu="the frozen base",
 )
-
-OLD_NAMES, TARGETS, WORKED_OUT, REFUSED = GRPO_KEYS.old_names, GRPO_KEYS.targets, GRPO_KEYS.worked_out, GRPO_KEYS.refused
-NO_EFFECT, KNOWN, SECRETS = GRPO_KEYS.no_effect, GRPO_KEYS.known, GRPO_KEYS.secrets
 
 DEFAULTS: Mapping[str, YamlValue] = {
     "learner.beta": 0.04,

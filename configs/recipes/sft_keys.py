@@ -43,7 +43,7 @@ SFT_KEYS = SHARED | KeyTables(
         "use_liger": "use_liger_kernel",
     },
     targets={"eos_token": "model.eos_token"},
-    worked_out={
+    by_rule={
         "chat_template_path": "`model.chat_template`, if it is a Jinja file",
         "eval_steps": "`learner.eval_steps`, with `eval_strategy: steps`; below 1 a share of `max_steps`; if not given, `logging_steps`",
         "eval_strategy": "`data.eval_samples`: 0 for `no`; `learner.eval_steps` for `steps`",
@@ -122,8 +122,8 @@ SFT_KEYS = SHARED | KeyTables(
     accelerate={
         "deepspeed_config.offload_param_device": "refused unless `none`: the model stays on the GPU",
         "deepspeed_config.zero_stage": "the learner is ZeRO-2: stages 1 to 3 compute the same step, and differ only in memory; "
-        "here each GPU holds "
-        "the whole model and a share of gradients and optimizer; --dry-run estimates it",
+        "here each GPU holds the "
+        "whole model and a share of gradients and optimizer; --dry-run estimates it",
     },
     on_the_gpu="the model",
     text=frozenset({"chat_template_path", "eos_token", "peft_path", "template_name", "train_file_dir", "validation_file_dir"}),

@@ -61,7 +61,7 @@ SHARED = KeyTables(
         "trust_remote_code": "model.trust_remote_code",
         "weight_decay": "learner.weight_decay",
     },
-    worked_out={
+    by_rule={
         "attn_implementation": "`model.attn_implementation`: `eager`, or `sdpa` for every other value, which uses the flash kernel "
         "where there is one",
         "bf16": "`model.dtype: bfloat16`",
@@ -116,8 +116,7 @@ SHARED = KeyTables(
         "one seed is used for everything": "data_seed",
         "model.dtype sets the precision": "bf16_full_eval fp16_full_eval fp16_backend fp16_opt_level half_precision_backend tf32",
         "checkpoints are always complete, and --resume continues from one": "do_train enable_jit_checkpoint ignore_data_skip "
-        "overwrite_output_dir "
-        "restore_callback_states_from_checkpoint resume_from_checkpoint save_on_each_node save_only_model save_safetensors",
+        "overwrite_output_dir restore_callback_states_from_checkpoint resume_from_checkpoint save_on_each_node save_only_model save_safetensors",
         "metrics of every step go to out_dir and to the services in report_to": "include_num_input_tokens_seen include_tokens_per_second "
         "logging_dir logging_first_step logging_nan_inf_filter logging_strategy",
         "Trackio is not supported; metrics.jsonl has everything": "project trackio_bucket_id trackio_space_id trackio_static_space_id",

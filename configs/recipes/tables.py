@@ -23,7 +23,7 @@ class KeyTables:
     """Name in another version, script or launcher -> name in the tables below."""
     targets: Mapping[str, str] = field(default_factory=dict)
     """Setting -> key of the run that takes its value unchanged."""
-    worked_out: Mapping[str, str] = field(default_factory=dict)
+    by_rule: Mapping[str, str] = field(default_factory=dict)
     """Setting that a rule converts, often together with others -> the result in words."""
     refused: Mapping[str, tuple[tuple[YamlValue, ...], str]] = field(default_factory=dict)
     """Setting -> (harmless values, remedy). Any other value is an error that names the remedy; null is always harmless."""
@@ -50,7 +50,7 @@ class KeyTables:
         return KeyTables(
             old_names={**self.old_names, **other.old_names},
             targets={**self.targets, **other.targets},
-            worked_out={**self.worked_out, **other.worked_out},
+            by_rule={**self.by_rule, **other.by_rule},
             refused={**self.refused, **other.refused},
             no_effect_because=reasons,
             never_null={**self.never_null, **other.never_null},
@@ -69,11 +69,11 @@ class KeyTables:
     @cached_property
     def known(self) -> frozenset[str]:
         """Every name that a recipe may use."""
-        return frozenset().union(self.old_names, self.targets, self.worked_out, self.refused, self.no_effect)
+        return frozenset().union(self.old_names, self.targets, self.by_rule, self.refused, self.no_effect)
 
     def markdown(self) -> str:
         """Write the tables for a page of docs/."""
-        cells = {setting: f"`{target}`" for setting, target in self.targets.items()} | dict(self.worked_out)
+        cells = {setting: f"`{target}`" for setting, target in self.targets.items()} | dict(self.by_rule)
         cells |= {setting: f"refused{_unless(harmless)}: {remedy}" for setting, (harmless, remedy) in self.refused.items()}
         cells |= {old: f"an old name of `{new}`" for old, new in self.old_names.items()}
         lines = ["| setting | here |", "|---|---|", *(f"| `{setting}` | {cells[setting]} |" for setting in sorted(cells))]

@@ -42,9 +42,8 @@ class EvaluationSection(Section):
             )
         if max(self.pass_at, default=1) > self.num_generations:
             raise ValueError(
-                f"pass_at {max(self.pass_at)} is more than num_generations {self.num_generations}: pass@k is estimated from at "
-                "least k completions; "
-                f"set num_generations to {max(self.pass_at)} or more"
+                f"pass_at {max(self.pass_at)} is more than num_generations {self.num_generations}: pass@k is estimated from "
+                f"at least k completions; set num_generations to {max(self.pass_at)} or more"
             )
         repeated = sorted({name for name in self.data if self.data.count(name) > 1})
         if repeated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -16,6 +17,7 @@ from cluster.__main__ import app
 from cluster.inspection.dry_run import show_dry_run, show_sft_dry_run
 from configs.contracts.errors import ConfigError
 from configs.loading import load_config, load_sft_config
+from configs.recipes.command_line import load_run
 from tests import REPOSITORY
 from tests.configs.recipes.test_conversion import without_accounts
 
@@ -98,6 +100,18 @@ def test_a_shell_line_needs_no_file() -> None:
 def test_a_launchers_line_works_as_it_is() -> None:
     recipe, _, accelerate = GUIDE
     assert shown("convert", "--config_file", accelerate, "--config", recipe) == shown("convert", *GUIDE)
+
+
+def test_a_recipe_is_read_once() -> None:
+    """From a pipe, as `rollcast train <(make_recipe)` has it, there is nothing to read a second time."""
+    read_end, write_end = os.pipe()
+    with open(write_end, "wb") as pipe:
+        pipe.write(Path(GUIDE[0]).read_bytes())
+    try:
+        config = load_run([f"/dev/fd/{read_end}", "--config_file", GUIDE[2]], None, Console(quiet=True))
+    finally:
+        os.close(read_end)
+    assert without_accounts(config) == load_config("configs/openr1_distill_1.5b.yaml")
 
 
 def test_what_is_printed_is_the_file_alone(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from configs.loading import load_config
 from configs.recipes import command_line, conversion
 from configs.recipes.command_line import is_recipe, sort_arguments
 from configs.recipes.conversion import Conversion
-from configs.recipes.grpo_keys import DEFAULTS, KNOWN, OLD_NAMES, REFUSED
+from configs.recipes.grpo_keys import DEFAULTS, GRPO_KEYS
 from configs.recipes.kinds import GRPO
 from configs.schema.run import RunConfig
 from configs.yaml_files import read_yaml
@@ -127,9 +127,9 @@ def test_a_written_run_survives_texts_that_look_like_something_else(tmp_path: Pa
     assert (config.data.system_prompt, config.model.chat_template, config.data.name) == tuple(odd.values())[:3]
 
 
-@pytest.mark.parametrize("key", sorted(KNOWN))
+@pytest.mark.parametrize("key", sorted(GRPO_KEYS.known))
 def test_no_setting_is_dropped_in_silence_whatever_its_value(key: str) -> None:
-    name, explained = OLD_NAMES.get(key, key), 0
+    name, explained = GRPO_KEYS.old_names.get(key, key), 0
     for value in ANYTHING:
         conversion, refused = outcome({**SMALL, key: value})
         if conversion:
@@ -138,7 +138,7 @@ def test_no_setting_is_dropped_in_silence_whatever_its_value(key: str) -> None:
         else:
             inside = value if key == "model_init_kwargs" and isinstance(value, dict) else ()
             assert any(said in refused for said in (key, name, *inside, "learner", "actors.")), (value, refused)
-    assert explained or REFUSED.get(name, [None])[0] == (), f"no value of {key} can be converted"
+    assert explained or GRPO_KEYS.refused.get(name, [None])[0] == (), f"no value of {key} can be converted"
 
 
 def alone(key: str) -> list[Any]:
@@ -149,7 +149,7 @@ def alone(key: str) -> list[Any]:
 @given(st.data())
 @settings(max_examples=100, deadline=None)
 def test_no_setting_is_dropped_in_silence_beside_others(data: st.DataObject) -> None:
-    keys = data.draw(st.lists(st.sampled_from(sorted(KNOWN - set(SMALL))), min_size=2, max_size=20, unique=True))
+    keys = data.draw(st.lists(st.sampled_from(sorted(GRPO_KEYS.known - set(SMALL))), min_size=2, max_size=20, unique=True))
     recipe = {key: data.draw(st.sampled_from(values)) for key in keys if (values := RIGHT.setdefault(key, alone(key)))}
     conversion, _ = outcome(SMALL | recipe)
     if conversion:

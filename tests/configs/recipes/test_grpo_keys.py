@@ -14,21 +14,7 @@ from itertools import combinations
 import pytest
 
 from configs.faults import all_keys
-from configs.recipes.grpo_keys import (
-    DEFAULTS,
-    GRPO_KEYS,
-    KNOWN,
-    MEDICAL,
-    NO_EFFECT,
-    OLD_NAMES,
-    REFUSED,
-    REWARD_NAMES,
-    REWARD_PARAMS,
-    REWARDS,
-    SECRETS,
-    TARGETS,
-    WORKED_OUT,
-)
+from configs.recipes.grpo_keys import DEFAULTS, GRPO_KEYS, MEDICAL, REWARD_NAMES, REWARD_PARAMS, REWARDS
 from rewards.functions.registry import BUILTINS
 from tests import REPOSITORY
 
@@ -57,14 +43,15 @@ OF_OLD = (
 
 
 def test_every_setting_is_in_one_table() -> None:
-    for one, other in combinations((OLD_NAMES, TARGETS, WORKED_OUT, REFUSED, NO_EFFECT), 2):
+    parts = (GRPO_KEYS.old_names, GRPO_KEYS.targets, GRPO_KEYS.by_rule, GRPO_KEYS.refused, GRPO_KEYS.no_effect)
+    for one, other in combinations(parts, 2):
         assert not set(one) & set(other)
-    assert set(OLD_NAMES.values()) | SECRETS | set(REWARD_PARAMS) | MEDICAL <= KNOWN
+    assert set(GRPO_KEYS.old_names.values()) | GRPO_KEYS.secrets | set(REWARD_PARAMS) | MEDICAL <= GRPO_KEYS.known
 
 
 @pytest.mark.parametrize("names", [OPEN_R1, MEDICAL_GPT, OF_OLD], ids=["open_r1", "medical_gpt", "old"])
 def test_settings_of_the_scripts_are_known(names: str) -> None:
-    assert set(names.split()) <= KNOWN
+    assert set(names.split()) <= GRPO_KEYS.known
 
 
 @pytest.mark.slow
@@ -73,15 +60,15 @@ def test_settings_of_trl_are_known() -> None:
     listed = subprocess.run([sys.executable, "-c", NAMES_OF_TRL], capture_output=True, text=True, timeout=300, check=True).stdout
     names = set(re.findall(r"field:(\w+)", listed))
     assert len(names) > 200
-    assert not names - KNOWN
+    assert not names - GRPO_KEYS.known
 
 
 def test_targets_are_keys_of_a_run() -> None:
-    assert set(TARGETS.values()) | set(DEFAULTS) <= set(all_keys())
+    assert set(GRPO_KEYS.targets.values()) | set(DEFAULTS) <= set(all_keys())
 
 
 def test_words_name_keys_of_a_run() -> None:
-    named = re.findall(r"`((?:model|data|actors|rewards|learner|cluster)\.[a-z_.]*[a-z])", " ".join(WORKED_OUT.values()))
+    named = re.findall(r"`((?:model|data|actors|rewards|learner|cluster)\.[a-z_.]*[a-z])", " ".join(GRPO_KEYS.by_rule.values()))
     assert len(named) > 30
     assert set(named) <= set(all_keys())
 

@@ -59,7 +59,7 @@ OF_OLD = (
 
 def test_every_setting_is_in_one_table() -> None:
     for tables in (SHARED, SFT_KEYS):
-        parts = (tables.old_names, tables.targets, tables.worked_out, tables.refused, tables.no_effect)
+        parts = (tables.old_names, tables.targets, tables.by_rule, tables.refused, tables.no_effect)
         for one, other in combinations(parts, 2):
             assert not set(one) & set(other)
         listed = " ".join(tables.no_effect_because.values()).split()
@@ -70,9 +70,9 @@ def test_every_setting_is_in_one_table() -> None:
 
 def test_what_every_trainer_has_stands_in_the_shared_tables_alone() -> None:
     for tables in (SFT_KEYS, GRPO_KEYS):
-        for name in ("old_names", "targets", "worked_out", "refused"):
+        for name in ("old_names", "targets", "by_rule", "refused"):
             assert getattr(SHARED, name).items() <= getattr(tables, name).items()
-    for name in ("targets", "worked_out", "refused", "no_effect"):
+    for name in ("targets", "by_rule", "refused", "no_effect"):
         sft, grpo, shared = (getattr(tables, name) for tables in (SFT_KEYS, GRPO_KEYS, SHARED))
         assert not [key for key in sft.keys() & grpo.keys() - shared.keys() if sft[key] == grpo[key]]
 
@@ -100,7 +100,7 @@ def test_targets_are_keys_of_a_fine_tuning() -> None:
     found = set(all_keys(SftConfig))
     assert set(SFT_KEYS.targets.values()) | set(DEFAULTS) | set(TRL_DEFAULTS) | set(MEDICAL_DEFAULTS) <= found
     assert {f"model.lora.{key}" for key in LORA.values()} <= found
-    named = re.findall(r"`((?:model|data|learner|cluster)\.[a-z_.]*[a-z])", " ".join(SFT_KEYS.worked_out.values()))
+    named = re.findall(r"`((?:model|data|learner|cluster)\.[a-z_.]*[a-z])", " ".join(SFT_KEYS.by_rule.values()))
     assert len(named) > 30
     assert set(named) <= found
 
