@@ -6,8 +6,17 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model that `builtin:tiny_qwen2` stands for with seed 0, made once: a run given it as `model.path` need not make its own."""
+    from learner.model.tiny_model import create_tiny_model
+
+    return create_tiny_model(tmp_path_factory.mktemp("tiny_model") / "model", seed=0)
 
 
 @pytest.fixture(scope="session")

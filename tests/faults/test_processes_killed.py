@@ -3,50 +3,70 @@
 from __future__ import annotations
 
 import signal
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.runs.training import SMALL, training
+from tests.runs.training import SMALL, Training, training
 
 STEPS = 30
 FAULTY = (*SMALL, f"learner.max_steps={STEPS}", "cluster.save_steps=5", "data.eval_samples=0")
 
 
-@pytest.mark.slow
-def test_rollout_actor_engine_and_reward_worker_are_replaced(tmp_path: Path) -> None:
-    with training(tmp_path / "run", *FAULTY) as run:
-        for step, name in ((2, "ray::RewardWorker"), (4, "EngineCore"), (8, "ray::RolloutWorker")):
+@dataclass
+class Struck:
+    """A run of which one process of each kind was killed, one after another."""
+
+    run: Training
+    alive: list[psutil.Process]
+    """Processes that outlived the run."""
+
+
+@pytest.fixture(scope="module")
+def struck(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Struck:
+    with training(tmp_path_factory.mktemp("faults") / "run", *FAULTY, f"model.path={tiny_model}") as run:
+        for step, name in ((2, "ray::RewardWorker"), (4, "EngineCore"), (8, "ray::RolloutWorker"), (12, "ray::LearnerWorker")):
             run.wait_for_step(step)
             run.wait_for(name).kill()
+        replaced = "making the learner group again"
+        deadline = time.monotonic() + 60
+        while replaced not in run.output() and time.monotonic() < deadline:
+            time.sleep(0.05)
         everything = psutil.Process(run.process.pid).children(recursive=True)
         assert run.finish() == 0, run.output()
-    summary = run.summary()
+    return Struck(run, psutil.wait_procs(everything, timeout=10)[1])
+
+
+@pytest.mark.slow
+def test_every_step_is_trained_once_and_nothing_is_left_behind(struck: Struck) -> None:
+    summary = struck.run.summary()
     accounting = summary["accounting"]
     assert (summary["exit_reason"], summary["steps"]) == ("finished", STEPS)
     assert (accounting["drawn"], accounting["trained"], accounting["dropped"]) == (4 * STEPS, 4 * STEPS, 0)
+    assert not struck.alive, struck.alive
+
+
+@pytest.mark.slow
+def test_rollout_actor_engine_and_reward_worker_are_replaced(struck: Struck) -> None:
+    summary = struck.run.summary()
     assert summary["rollout_workers_replaced"] == 2
     assert summary["rewards"]["workers_restarted"] == 1
-    _, alive = psutil.wait_procs(everything, timeout=10)
-    assert not alive, alive
 
 
 @pytest.mark.slow
-def test_a_lost_learner_is_made_again_from_the_last_commit(tmp_path: Path) -> None:
-    with training(tmp_path / "run", *FAULTY) as run:
-        run.wait_for_step(8)
-        run.wait_for("ray::LearnerWorker").kill()
-        assert run.finish() == 0, run.output()
-    assert "learner rank 0" in run.output()
-    assert "making the learner group again (1 of 2)" in run.output()
-    assert [step["step"] for step in run.metrics()] == list(range(1, STEPS + 1))
-    assert run.summary()["accounting"]["trained"] == 4 * STEPS
+def test_a_lost_learner_is_made_again_from_the_last_checkpoint(struck: Struck) -> None:
+    output = struck.run.output()
+    assert "learner rank 0" in output
+    assert "making the learner group again (1 of 2)" in output
+    assert [step["step"] for step in struck.run.metrics()] == list(range(1, STEPS + 1))
 
 
 @pytest.mark.slow
-def test_sigterm_commits_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    with training(tmp_path / "run", *FAULTY, "cluster.save_steps=0") as run:
+def test_sigterm_commits_and_leaves_nothing_behind(tmp_path: Path, tiny_model: Path) -> None:
+    with training(tmp_path / "run", *FAULTY, "cluster.save_steps=0", f"model.path={tiny_model}") as run:
         run.wait_for_step(3)
         everything = psutil.Process(run.process.pid).children(recursive=True)
         run.process.send_signal(signal.SIGTERM)

@@ -20,9 +20,9 @@ NF4 = (
 
 
 @pytest.mark.slow
-def test_engines_that_serve_the_dequantised_weights_agree_with_the_learner(tmp_path: Path) -> None:
+def test_engines_that_serve_the_dequantised_weights_agree_with_the_learner(tmp_path: Path, tiny_model: Path) -> None:
     """float32 on both sides, on-policy: only the order of summation differs, as without quantisation (test_synchronous)."""
-    run = run_to_end(tmp_path / "run", *NF4, "model.serve_quantized=dequantized")
+    run = run_to_end(tmp_path / "run", *NF4, f"model.path={tiny_model}", "model.serve_quantized=dequantized")
     metrics = run.metrics()
     assert len(metrics) == 3 and all(step["train/grad_norm"] > 0 for step in metrics)
     assert max(step["sampling/logp_difference/max"] for step in metrics) < 1e-5
@@ -32,8 +32,8 @@ def test_engines_that_serve_the_dequantised_weights_agree_with_the_learner(tmp_p
 
 
 @pytest.mark.slow
-def test_engines_that_serve_the_original_weights_differ_and_are_corrected(tmp_path: Path) -> None:
-    run = run_to_end(tmp_path / "run", *NF4)
+def test_engines_that_serve_the_original_weights_differ_and_are_corrected(tmp_path: Path, tiny_model: Path) -> None:
+    run = run_to_end(tmp_path / "run", *NF4, f"model.path={tiny_model}")
     metrics = run.metrics()
     canaries = [step["sync/canary_difference"] for step in metrics if "sync/canary_difference" in step]
     assert canaries and all(0.01 < difference < 0.5 for difference in canaries), "0.1 is seen on this untrained model; 0.5 is the tolerance"

@@ -1,8 +1,9 @@
-"""A synchronous run is reproducible bit by bit, also across a kill -9 and a resume."""
+"""A synchronous run is reproducible bit by bit, also across a kill -9 and a resume, and with evaluations beside it."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -16,18 +17,28 @@ SYNCHRONOUS = (*SMALL, "cluster.max_staleness=0", "cluster.save_steps=3")
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Training:
-    return run_to_end(tmp_path_factory.mktemp("runs") / "whole", *SYNCHRONOUS)
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Training:
+    return run_to_end(tmp_path_factory.mktemp("runs") / "whole", *SYNCHRONOUS, f"model.path={tiny_model}")
 
 
-def final_adapter(run: Training) -> str:
-    return hashlib.sha256((run.out_dir / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+@dataclass
+class Interrupted:
+    """A run with evaluations beside it that was killed, and then resumed to its end."""
+
+    resumed: Training
+    steps_before: list[dict[str, float]]
+    """Steps logged before the kill."""
+    alive: list[psutil.Process]
+    """Processes of ours that outlived the killed driver."""
+    ray_folder: Path
+    """Folder of the killed driver's Ray."""
 
 
-@pytest.mark.slow
-def test_a_killed_run_resumes_to_the_curve_of_the_uninterrupted_one(uninterrupted: Training, tmp_path: Path) -> None:
-    """Also two runs of one seed: the steps before the kill equal the uninterrupted ones."""
-    with training(tmp_path / "run", *SYNCHRONOUS) as killed:
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Interrupted:
+    out_dir = tmp_path_factory.mktemp("runs") / "interrupted"
+    settings = (*SYNCHRONOUS, f"model.path={tiny_model}", "evaluation.steps=2", "evaluation.num_generations=3")
+    with training(out_dir, *settings) as killed:
         killed.wait_for_step(4)
         # Ray's two agents notice the end of their raylet only after a minute or so; nothing of ours may live as long.
         ours = [process for name in ("Worker", "EngineCore", "grader_process") for process in killed.descendants(name)]
@@ -36,27 +47,45 @@ def test_a_killed_run_resumes_to_the_curve_of_the_uninterrupted_one(uninterrupte
         killed.finish()
     assert len(ours) >= 5
     _, alive = psutil.wait_procs(ours, timeout=15)
-    assert not alive, f"a killed driver leaves {alive}"
-    before = learnt(killed.metrics())[:3]
-    resumed = run_to_end(tmp_path / "run", *SYNCHRONOUS)
+    before = steps_of(killed)
+    return Interrupted(run_to_end(out_dir, *settings), before, alive, folder)
+
+
+def steps_of(run: Training) -> list[dict[str, float]]:
+    """The lines of steps, without those of evaluations."""
+    return [line for line in run.metrics() if "time" in line]
+
+
+def final_adapter(run: Training) -> str:
+    return hashlib.sha256((run.out_dir / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_process_and_no_folder_of_ray(interrupted: Interrupted) -> None:
+    assert not interrupted.alive, f"a killed driver leaves {interrupted.alive}"
+    assert not interrupted.ray_folder.exists(), "the folder of the killed driver's Ray"
+
+
+@pytest.mark.slow
+def test_two_runs_of_one_seed_are_equal_with_and_without_evaluations(uninterrupted: Training, interrupted: Interrupted) -> None:
+    """The steps before the kill. Evaluations share engines and graders with the run."""
+    assert learnt(interrupted.steps_before)[:3] == learnt(uninterrupted.metrics())[:3]
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_curve_of_the_uninterrupted_one(uninterrupted: Training, interrupted: Interrupted) -> None:
+    """Also with evaluations beside it, of which the uninterrupted one has none."""
+    resumed = interrupted.resumed
     assert "resuming from" in resumed.output()
-    assert not folder.exists(), "the folder of the killed driver's Ray"
-    expected = learnt(uninterrupted.metrics())
-    assert before == expected[:3]
-    assert learnt(resumed.metrics()) == expected
+    assert learnt(steps_of(resumed)) == learnt(uninterrupted.metrics())
     assert final_adapter(resumed) == final_adapter(uninterrupted)
     assert resumed.summary()["accounting"] == uninterrupted.summary()["accounting"]
 
 
 @pytest.mark.slow
-def test_evaluations_beside_it_change_no_bit_of_a_run(uninterrupted: Training, tmp_path: Path) -> None:
-    """They share engines and graders with it, and each measures one policy version alone."""
-    evaluated = run_to_end(tmp_path / "evaluated", *SYNCHRONOUS, "evaluation.steps=2", "evaluation.num_generations=3")
-    lines = evaluated.metrics()
-    steps, evaluations = [line for line in lines if "time" in line], [line for line in lines if "time" not in line]
-    assert learnt(steps) == learnt(uninterrupted.metrics())
-    assert final_adapter(evaluated) == final_adapter(uninterrupted)
-    assert evaluated.summary()["accounting"] == uninterrupted.summary()["accounting"]
+def test_each_evaluation_measures_one_policy_version_alone(interrupted: Interrupted) -> None:
+    evaluated = interrupted.resumed
+    evaluations = [line for line in evaluated.metrics() if "time" not in line]
     versions = [(line["step"], line["eval/held_out/min_policy_version"], line["eval/held_out/max_policy_version"]) for line in evaluations]
     assert versions == [(2, 2, 2), (4, 4, 4), (6, 6, 6)]
     table = pq.read_table(evaluated.out_dir / "evaluations" / "step-000004" / "held_out.parquet").to_pylist()
