@@ -2,7 +2,7 @@
 
 What an engine computes for a completion depends, in its last bits, on what else is in the batch; and that depends on which
 request came a millisecond earlier. In synchronous mode nothing overlaps, so all prompts of a step can be held back until the
-last has come. The pool assigns (`assign_gangs`), the worker collects (`Muster`).
+last has come. The pool assigns (`assign_gangs`), the worker collects (`GangBarrier`).
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ def assign_gangs(requests: Sequence[RolloutRequest], workers: int, name: str) ->
 
 
 @dataclass
-class Muster(Generic[Member]):
+class GangBarrier(Generic[Member]):
     """The members of one gang that have arrived.
 
     Example::
 
-        muster = Muster(size=3)
-        muster.arrive("b")    # None: one of three
-        muster.excuse()       # None: another will not come
-        muster.arrive("a")    # ["b", "a"]: complete
+        barrier = GangBarrier(size=3)
+        barrier.join("b")    # None: one of three
+        barrier.leave()       # None: another will not come
+        barrier.join("a")    # ["b", "a"]: complete
     """
 
     size: int
     members: list[Member] = field(default_factory=list)
 
-    def arrive(self, member: Member) -> list[Member] | None:
+    def join(self, member: Member) -> list[Member] | None:
         """Count a member in; gives all members when it was the last."""
         self.members.append(member)
         return self._complete()
 
-    def excuse(self) -> list[Member] | None:
+    def leave(self) -> list[Member] | None:
         """A member will not come (its prompt was refused): do not wait for it."""
         self.size -= 1
         return self._complete()

@@ -103,7 +103,7 @@ class WorkerHandle:
         if self.lost.done() or (self.version, self.sha256) == (manifest.version, manifest.sha256):
             return
         try:
-            times = await self._answer(self._actor.set_adapter.remote(manifest, adapter.buffer))
+            times = await self._answer(self._actor.install_adapter.remote(manifest, adapter.buffer))
         except (RayActorError, RayTaskError) as error:
             self.lose(unwrapped(error))
             return

@@ -1,8 +1,8 @@
 """RolloutPool: the rollout workers as others see them.
 
-    one task per place:  spawn ─► start ─► install the current adapter ─► ready ─► watch ──lost──► kill, and again (bounded)
+    one task per slot:  spawn ─► start ─► install the current adapter ─► ready ─► watch ──lost──► kill, and again (bounded)
     rollout:             pick the ready worker with the least in hand ─► ask ──lost──► the same prompt elsewhere, attempt + 1
-    broadcast:           every started worker at once; one that fails is lost, and its place starts anew
+    broadcast:           every started worker at once; one that fails is lost, and its slot starts anew
 
 Whoever notices first that a worker is lost (a call that fails, the watchdog, a broadcast) says so by `WorkerHandle.lose`.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 CLOSE_S = 15.0
 KILLED_GONE_S = 3.0
 WATCH_S = 2.0
-ENGINE_DEATHS_OF_POISON = 2
+MAX_ENGINE_DEATHS = 2
 
 
 class RolloutPool:
@@ -56,7 +56,7 @@ class RolloutPool:
         self._log_dir = log_dir
         self._run_name = run_name
         self._workers = {index: spawn(index) for index in range(config.actors.num_workers)}
-        self._places: list[asyncio.Task[None]] = []
+        self._slots: list[asyncio.Task[None]] = []
         self._model_path = ""
         self._adapter: AdapterRef | None = None
         self._broadcasting = asyncio.Lock()
@@ -92,7 +92,7 @@ class RolloutPool:
             RolloutError: no worker could start.
         """
         self._model_path = model_path
-        self._places = [asyncio.create_task(self._keep_place(index)) for index in range(self._config.actors.num_workers)]
+        self._slots = [asyncio.create_task(self._keep_slot(index)) for index in range(self._config.actors.num_workers)]
         await self._until(lambda: all(worker.facts for worker in self._workers.values()))
 
     def assign(self, requests: Sequence[RolloutRequest]) -> list[RolloutRequest]:
@@ -170,9 +170,9 @@ class RolloutPool:
 
     async def close(self) -> None:
         """End all workers and engines, and remove the adapters from shared memory. Takes at most about `CLOSE_S`."""
-        for place in self._places:
-            place.cancel()
-        await asyncio.gather(*self._places, return_exceptions=True)
+        for slot in self._slots:
+            slot.cancel()
+        await asyncio.gather(*self._slots, return_exceptions=True)
         workers = self._ordered()
         self._workers.clear()
         self._failure = self._failure or RolloutError("the pool was closed while work was in hand")
@@ -183,7 +183,7 @@ class RolloutPool:
     def _ordered(self) -> list[WorkerHandle]:
         return [self._workers[index] for index in sorted(self._workers)]
 
-    async def _keep_place(self, index: int) -> None:
+    async def _keep_slot(self, index: int) -> None:
         try:
             while True:
                 worker = self._workers[index]
@@ -251,8 +251,8 @@ class RolloutPool:
         if not worker.engine_died:
             return
         self._engine_deaths[prompt_id] += 1
-        if self._engine_deaths[prompt_id] >= ENGINE_DEATHS_OF_POISON:
-            raise PoisonPromptError(f"prompt {prompt_id} was in {ENGINE_DEATHS_OF_POISON} engines when they died; it is not sampled again")
+        if self._engine_deaths[prompt_id] >= MAX_ENGINE_DEATHS:
+            raise PoisonPromptError(f"prompt {prompt_id} was in {MAX_ENGINE_DEATHS} engines when they died; it is not sampled again")
 
     def _refuse_old(self, adapter: AdapterRef, rewind: bool) -> None:
         if self._adapter and adapter.version <= self._adapter.version and not rewind:

@@ -1,6 +1,6 @@
 """RolloutWorker: one Ray process that holds one engine and samples groups.
 
-    STALE ──start──► started ──set_adapter, canary agrees──► sampling ──canary disagrees──► STALE
+    STALE ──start──► started ──install_adapter, canary agrees──► sampling ──canary disagrees──► STALE
                                                               └─ engine process gone ──► exits at once
 
 A worker samples only while it is sure of its policy: with an adapter whose canary the engine reproduces.
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actors.engine.adapter_store import AdapterStore, shared_memory
-from actors.gang import Muster
+from actors.gang import GangBarrier
 from configs.contracts.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
 from configs.contracts.logs import redirect_output
 from configs.contracts.metrics import BusyClock
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 GangMember = tuple[RolloutRequest, "asyncio.Future[list[Completion]]"]
 
 WATCH_S = 0.2
-LAST_WORDS_S = 0.3
+EXIT_GRACE_S = 0.3
 """Time for the errors of pending calls to leave the process before it exits."""
 
 
@@ -109,13 +109,13 @@ class RolloutWorker:
         self._store: AdapterStore | None = None
         self._updating = asyncio.Lock()
         self._stale = "it has no adapter yet"
-        self._musters: dict[str, Muster[GangMember]] = {}
+        self._barriers: dict[str, GangBarrier[GangMember]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._clock = BusyClock()
         self._progress = (0, time.monotonic())
 
     async def start(self, model_path: str) -> WorkerFacts:
-        """Load the model. The worker is STALE until `set_adapter`.
+        """Load the model. The worker is STALE until `install_adapter`.
 
         Raises:
             RolloutError: vllm could not be imported or the engine could not start.
@@ -151,7 +151,7 @@ class RolloutWorker:
         try:
             engine.check_prompt(request.prompt.token_ids, request.sampling)
         except PoisonPromptError as error:
-            self._excuse(request)
+            self._leave_gang(request)
             raise PoisonPromptError(f"prompt {request.prompt.id}: {error.message}", role=self.name) from None
         began = time.monotonic()
         with self._clock.busy():
@@ -160,7 +160,7 @@ class RolloutWorker:
                 self._refuse_when_stale()
         return summarize(request, completions_G, self.name, time.monotonic() - began), RolloutGroup.build(request, completions_G).table
 
-    async def set_adapter(self, manifest: AdapterManifest, buffer: np.ndarray) -> AdapterTimes:
+    async def install_adapter(self, manifest: AdapterManifest, buffer: np.ndarray) -> AdapterTimes:
         """Sample with this adapter from now on, after checking that the engine gives the learner's log-probabilities.
 
         Args:
@@ -175,17 +175,17 @@ class RolloutWorker:
         async with self._updating:
             try:
                 began = time.monotonic()
-                folder = await asyncio.to_thread(store.put, manifest, buffer)
+                folder = await asyncio.to_thread(store.write, manifest, buffer)
                 stored = time.monotonic()
-                swap = await engine.set_adapter(manifest.version, folder)
-                swapped = time.monotonic()
+                loaded = await engine.load_adapter(manifest.version, folder)
+                loaded_at = time.monotonic()
                 difference = await self._check_canary(manifest)
             except RollcastError as error:
                 self._stale = error.message
                 raise
             self._stale = ""
-            canary_s = time.monotonic() - swapped
-            return AdapterTimes(manifest.version, stored - began, swap.drain_s, swap.paused_s, swap.load_s, canary_s, difference)
+            canary_s = time.monotonic() - loaded_at
+            return AdapterTimes(manifest.version, stored - began, loaded.drain_s, loaded.paused_s, loaded.load_s, canary_s, difference)
 
     def status(self) -> WorkerStatus:
         """How the worker is doing; `stalled_s` is as exact as the interval between calls."""
@@ -197,9 +197,9 @@ class RolloutWorker:
         version = -1 if self._stale or engine is None else engine.version
         return WorkerStatus(version, tokens, self._clock.total_s(), now - self._began, in_flight, now - self._progress[1])
 
-    async def score(self, token_ids: Sequence[int]) -> np.ndarray:
+    async def logprobs(self, token_ids: Sequence[int]) -> np.ndarray:
         """Log-probabilities of `token_ids[1:]` under the current adapter, at temperature 1: float64 [T - 1], in nats."""
-        return await self._started.score(token_ids)
+        return await self._started.logprobs(token_ids)
 
     async def close(self) -> None:
         """End the engine and leave the adapter store."""
@@ -223,8 +223,8 @@ class RolloutWorker:
         canary = manifest.canary
         if canary is None:
             return 0.0
-        scored = await self._started.score(canary.token_ids)
-        difference = float(np.abs(scored - np.asarray(canary.logprobs)).mean())
+        logprobs = await self._started.logprobs(canary.token_ids)
+        difference = float(np.abs(logprobs - np.asarray(canary.logprobs)).mean())
         if not difference <= self.config.canary_tolerance:  # so that nan is refused as well
             raise AdapterError(
                 f"adapter {manifest.version} gives log-probabilities that differ from the learner's by {difference:.3g} nats on average, more "
@@ -241,20 +241,20 @@ class RolloutWorker:
     async def _sample_in_gang(self, request: RolloutRequest) -> list[Completion]:
         assert request.gang is not None
         completions: asyncio.Future[list[Completion]] = asyncio.get_running_loop().create_future()
-        muster = self._musters.setdefault(request.gang.name, Muster(request.gang.size))
-        self._start_when_complete(request.gang.name, muster.arrive((request, completions)))
+        barrier = self._barriers.setdefault(request.gang.name, GangBarrier(request.gang.size))
+        self._start_when_complete(request.gang.name, barrier.join((request, completions)))
         return await completions
 
-    def _excuse(self, request: RolloutRequest) -> None:
+    def _leave_gang(self, request: RolloutRequest) -> None:
         if request.gang is None:
             return
-        muster = self._musters.setdefault(request.gang.name, Muster(request.gang.size))
-        self._start_when_complete(request.gang.name, muster.excuse())
+        barrier = self._barriers.setdefault(request.gang.name, GangBarrier(request.gang.size))
+        self._start_when_complete(request.gang.name, barrier.leave())
 
     def _start_when_complete(self, name: str, members: list[GangMember] | None) -> None:
         if members is None:
             return
-        del self._musters[name]
+        del self._barriers[name]
         self._spawn(self._sample_gang(sorted(members, key=lambda member: member[0].prompt.id)))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -285,7 +285,7 @@ class RolloutWorker:
         while not self._started.dead:
             await asyncio.sleep(WATCH_S)
         # a dead engine cannot be revived in its process; pending calls have failed by now, and their errors leave first
-        threading.Timer(LAST_WORDS_S, os._exit, (1,)).start()
+        threading.Timer(EXIT_GRACE_S, os._exit, (1,)).start()
 
 
 async def settle(future: asyncio.Future[list[Completion]], coroutine: Coroutine[Any, Any, list[Completion]]) -> None:

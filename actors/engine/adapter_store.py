@@ -139,7 +139,7 @@ class AdapterStore:
     Example::
 
         store = AdapterStore(shared_memory(), "my-run")
-        folder = store.put(manifest, buffer)      # /dev/shm/rollcast-my-run/v3-1f0c…
+        folder = store.write(manifest, buffer)      # /dev/shm/rollcast-my-run/v3-1f0c…
         store.close()                             # the last of the node removes the folder
     """
 
@@ -166,7 +166,7 @@ class AdapterStore:
                 return lock
             os.close(lock)
 
-    def put(self, manifest: AdapterManifest, buffer: np.ndarray) -> Path:
+    def write(self, manifest: AdapterManifest, buffer: np.ndarray) -> Path:
         """The folder of this adapter, written by whichever store of the node comes first. `buffer`: uint8 [nbytes].
 
         Raises:

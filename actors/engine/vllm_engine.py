@@ -1,12 +1,12 @@
 """The serving engine: vLLM's AsyncLLM with one LoRA slot. The only module that imports vllm.
 
     sample ──► seat (max_num_seqs) ──► gate ──► AsyncLLM ──► Completion
-                                        ▲ shut while an adapter is swapped
-    set_adapter: shut the gate ─► wait for first tokens ─► pause(keep) ─► load in place ─► tag version ─► resume ─► open
+                                        ▲ shut while an adapter is loaded
+    load_adapter: shut the gate ─► wait for first tokens ─► pause(keep) ─► load in place ─► tag version ─► resume ─► open
 
 Running completions go on with the new weights and keep their keys and values; vLLM tags every token with the version that
 sampled it. The gate and the seats are there because vLLM fixes a request's prefix-cache key when it is *submitted*: one that
-waited inside the engine over a swap could find keys of the old policy. Nothing of vLLM leaves this module.
+waited inside the engine while one is loaded could find keys of the old policy. Nothing of vLLM leaves this module.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CPU_BLOCK_SIZE = 32
 """vLLM's CPU default of 128 would never share the prefix of a prompt shorter than that."""
 CPU_PREFILL_TOKENS = 4096
 FIRST_TOKENS_WAIT_S = 1.0
-"""A swap waits so long for submitted prompts to be read; one that takes longer keeps what it has read, as running ones do."""
+"""Loading an adapter waits so long for submitted prompts to be read; one that takes longer keeps what it has read, as running ones do."""
 ADAPTER_SLOT = 1
 SHUTDOWN_S = 5.0
 SOCKET_NAME_BYTES = 36
@@ -58,8 +58,8 @@ class SamplingJob(NamedTuple):
     seed: int
 
 
-class SwapTimes(NamedTuple):
-    """What one adapter swap cost, in wall seconds."""
+class LoadTimes(NamedTuple):
+    """Wall seconds that loading one adapter took."""
 
     drain_s: float
     """Waiting until every submitted prompt was read; the engine works meanwhile."""
@@ -124,12 +124,12 @@ def keep_sockets_in(folder: Path) -> None:
 
 
 class Engine:
-    """One vLLM engine. It samples only after `set_adapter` has installed a first adapter.
+    """One vLLM engine. It samples only after a first `load_adapter`.
 
     Example::
 
         engine = await Engine.start(config, "/models/tiny", seed=1, sockets=Path("/dev/shm/run"))
-        await engine.set_adapter(0, Path("/dev/shm/run/v0"))
+        await engine.load_adapter(0, Path("/dev/shm/run/v0"))
         completion = await engine.sample((5, 6, 7), Sampling(8, 64), seed=3)
     """
 
@@ -139,7 +139,7 @@ class Engine:
         self._stop_token_ids = [] if eos_token is None else [self._tokenizer.get_vocab()[eos_token]]
         """Beside the end tokens that the model's generation_config.json names."""
         self._adapter: LoRARequest | None = None
-        self._swapping = asyncio.Lock()
+        self._loading = asyncio.Lock()
         self._gate = asyncio.Event()
         self._seats = asyncio.Semaphore(max_num_seqs)
         self._names = itertools.count()
@@ -233,7 +233,7 @@ class Engine:
         Returns:
             Coroutines that give the completions, each to be awaited once.
         """
-        async with self._swapping:
+        async with self._loading:
             try:
                 await self._llm.pause_generation(mode="keep", clear_cache=False)
                 submitted = [await self._submit(job) for job in jobs]
@@ -242,7 +242,7 @@ class Engine:
                 raise self._death() from None
         return [self._finish(*one) for one in submitted]
 
-    async def score(self, token_ids: Sequence[int]) -> np.ndarray:
+    async def logprobs(self, token_ids: Sequence[int]) -> np.ndarray:
         """Log-probabilities of `token_ids[1:]`, each given the tokens before it, at temperature 1: float64 [T - 1], in nats.
 
         Raises:
@@ -255,7 +255,7 @@ class Engine:
         positions = (output.prompt_logprobs or [])[1:]
         return np.array([(at or {})[token].logprob for at, token in zip(positions, token_ids[1:], strict=True)])
 
-    async def set_adapter(self, version: int, folder: Path) -> SwapTimes:
+    async def load_adapter(self, version: int, folder: Path) -> LoadTimes:
         """Sample with the PEFT adapter in `folder` from now on, running completions included.
 
         Args:
@@ -265,14 +265,14 @@ class Engine:
             AdapterError: vLLM refuses the adapter; the one before stays in force.
             RolloutError: the engine died.
         """
-        async with self._swapping:
+        async with self._loading:
             self._gate.clear()
             began = time.monotonic()
             try:
                 await self._wait_for_first_tokens()
                 drained = time.monotonic()
-                load_s = await self._swap(version, folder)
-                return SwapTimes(drained - began, time.monotonic() - drained, load_s)
+                load_s = await self._load_in_place(version, folder)
+                return LoadTimes(drained - began, time.monotonic() - drained, load_s)
             except EngineDeadError:
                 raise self._death() from None
             finally:
@@ -283,11 +283,11 @@ class Engine:
         """End the engine's processes; safe to call when they are gone already."""
         await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_S)
 
-    async def _swap(self, version: int, folder: Path) -> float:
+    async def _load_in_place(self, version: int, folder: Path) -> float:
         await self._llm.pause_generation(mode="keep", clear_cache=False)
         try:
             began = time.monotonic()
-            await self._load(LoRARequest("policy", ADAPTER_SLOT, str(folder), load_inplace=True))
+            await self._add_lora(LoRARequest("policy", ADAPTER_SLOT, str(folder), load_inplace=True))
             load_s = time.monotonic() - began
             await self._llm.update_weight_version(str(version))
             # `load_inplace` on a sampling request would load the adapter again at every step
@@ -297,7 +297,7 @@ class Engine:
             await self._llm.resume_generation()
         return load_s
 
-    async def _load(self, request: LoRARequest) -> None:
+    async def _add_lora(self, request: LoRARequest) -> None:
         try:
             await self._llm.add_lora(request)
         except EngineDeadError:
@@ -332,7 +332,7 @@ class Engine:
 
     async def _add(self, token_ids: Sequence[int], params: SamplingParams, cache_salt: str = "") -> tuple[str, RequestOutputCollector]:
         if self._adapter is None:
-            raise RolloutError("the engine has no adapter yet, and never samples without one; call set_adapter first")
+            raise RolloutError("the engine has no adapter yet, and never samples without one; call load_adapter first")
         name = str(next(self._names))
         self._running.add(name)
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from actors.prompts.decontamination import SHOWN, Contaminated
 from actors.prompts.filters import RowFilters
 from actors.prompts.rendering import PromptMaker
 from actors.prompts.selection import PromptCounts, fit
+from actors.rows.files import Row
 from actors.rows.rows import Rows
 from actors.rows.stream import RowStream
 from configs.schema.data import DataSection
@@ -29,7 +29,7 @@ class Buffer:
     """Number of its first row."""
     rows: Rows
     kept: np.ndarray
-    """int64, places in `rows`, ascending."""
+    """int64, positions in `rows`, ascending."""
     tokens: np.ndarray
     """int32, lengths of the prompts of `kept`."""
     counts: PromptCounts
@@ -69,7 +69,7 @@ class Buffers:
             self._kept.popitem(last=False)
         return self._kept[start]
 
-    def restore(self, counts: dict[str, Any], counted_to: int) -> None:
+    def restore(self, counts: Row, counted_to: int) -> None:
         """Go on counting where a run before has stopped."""
         self.counts, self.counted_to = PromptCounts(**counts), counted_to
 
@@ -80,8 +80,8 @@ class Buffers:
         filters = self.filters.fresh()
         fitting = fit(rows, np.arange(len(rows)), self.maker, self.data, "training", filters)
         new = [
-            (place, tokens)
-            for (place, digest), tokens in zip(fitting.digests.items(), fitting.tokens, strict=True)
+            (position, tokens)
+            for (position, digest), tokens in zip(fitting.digests.items(), fitting.tokens, strict=True)
             if digest not in self.known
         ]
         counts = PromptCounts(
@@ -94,7 +94,7 @@ class Buffers:
             outside_pass_rate=filters.outside_pass_rate,
             contaminated=dict(filters.contaminated),
         )
-        kept, tokens = np.array([place for place, _ in new], dtype=np.int64), np.array([tokens for _, tokens in new], dtype=np.int32)
+        kept, tokens = np.array([position for position, _ in new], dtype=np.int64), np.array([tokens for _, tokens in new], dtype=np.int32)
         return Buffer(start, rows, kept, tokens, counts, filters.examples)
 
     def _counted(self, buffer: Buffer) -> Buffer:

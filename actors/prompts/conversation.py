@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actors.prompts.rendering import PromptRenderer
+from actors.rows.files import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -168,7 +169,7 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[E
     ]
 
 
-def _message(part: Any) -> dict[str, Any]:
+def _message(part: Any) -> Row:
     kept = {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else {}
     if "from" in kept and "value" in kept:
         role, content = SHAREGPT_ROLES.get(str(kept.pop("from"))), kept.pop("value")

@@ -26,7 +26,7 @@ _READ_AT_ONCE = 512
 class Contaminated:
     """A row that was left out, and why."""
 
-    place: str
+    location: str
     evaluation_set: str
     ngram: str
 
@@ -66,7 +66,7 @@ class Decontamination:
         """The same evaluation sets, with nothing counted yet."""
         return Decontamination(self.sets_of, Counter(dict.fromkeys(self.counts, 0)))
 
-    def refuses(self, prompt: Any, place: str) -> bool:
+    def refuses(self, prompt: Any, location: str) -> bool:
         """Whether a prompt (text, or chat messages) is to be left out; counts it if so."""
         found = next((ngram for ngram in ngrams(prompt_text(prompt)) if ngram in self.sets_of), None)
         if found is None:
@@ -74,7 +74,7 @@ class Decontamination:
         evaluation_set = self.sets_of[found]
         self.counts[evaluation_set] += 1
         if len(self.examples) < SHOWN:
-            self.examples.append(Contaminated(place, evaluation_set, found))
+            self.examples.append(Contaminated(location, evaluation_set, found))
         return True
 
 

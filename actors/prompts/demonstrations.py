@@ -162,22 +162,24 @@ class DemonstrationSource:
             messages = continued(self._renderer, *value)
             return imitations(self.tokenizer, messages, first=len(self._renderer.messages(value[0])))
         except ValueError as error:
-            raise DataError(f"{rows.place(index)}: column {getattr(self.data, self._column_keys()[0])!r} {error}") from None
+            raise DataError(f"{rows.location(index)}: column {getattr(self.data, self._column_keys()[0])!r} {error}") from None
 
     def _plain(self, rows: Rows, index: int, *value: Any) -> Sample:
         """Text behind text, without a chat template."""
-        place = f"{rows.place(index)}: column {getattr(self.data, self._column_keys()[0])!r}"
+        location = f"{rows.location(index)}: column {getattr(self.data, self._column_keys()[0])!r}"
         if len(value) == 1:
-            raise DataError(f"{place}: conversations need a chat template and the tokenizer has none; set model.chat_template")
+            raise DataError(f"{location}: conversations need a chat template and the tokenizer has none; set model.chat_template")
         if self.tokenizer.eos_token_id is None:
             raise DataError("the tokenizer has no end token, so that a completion cannot end; set eos_token in its tokenizer_config.json")
         prompt, completion = value
         if not isinstance(completion, str):
-            raise DataError(f"{rows.place(index)}: column {self.data.completion_column!r} holds {completion!r:.80}; a completion is text")
+            raise DataError(
+                f"{rows.location(index)}: column {self.data.completion_column!r} holds {completion!r:.80}; a completion is text"
+            )
         try:
             prompt_ids = self._renderer.tokenise([self._renderer.text(prompt, self._renderer.messages(prompt))])[0]
         except ValueError as error:
-            raise DataError(f"{place} {error}") from None
+            raise DataError(f"{location} {error}") from None
         completion_ids: Any = self.tokenizer(completion, add_special_tokens=False, verbose=False)["input_ids"]
         token_ids_T = np.asarray([*prompt_ids, *completion_ids, self.tokenizer.eos_token_id], np.int32)
         return Sample(token_ids_T, np.arange(len(token_ids_T)) >= len(prompt_ids))

@@ -90,5 +90,5 @@ def _prompt(rows: Rows, index: int, column: str, renderer: PromptRenderer, epoch
         messages = renderer.messages(value)
         text = renderer.text(value, messages)
     except ValueError as error:
-        raise DataError(f"{rows.place(index)}: column {column!r} {error}") from None
+        raise DataError(f"{rows.location(index)}: column {column!r} {error}") from None
     return Prompt(PromptId(epoch, index), tuple(renderer.tokenise([text])[0]), text, row, renderer.conversational, messages)

@@ -59,7 +59,7 @@ class RowFilters:
         """
         inside = self._inside(rows, indices)
         return [
-            fits and not (self.data.decontaminate and self.decontamination.refuses(prompt, rows.place(index)))
+            fits and not (self.data.decontaminate and self.decontamination.refuses(prompt, rows.location(index)))
             for index, prompt, fits in zip(indices, prompts, inside, strict=True)
         ]
 
@@ -86,7 +86,7 @@ def numbers(rows: Rows, column: str, indices: Sequence[int], remedy: str) -> np.
     if len(missing):
         first = int(missing[0])
         more = f" ({len(missing)} rows of {len(found)} looked at have none)" if len(missing) > 1 else ""
-        raise DataError(f"{rows.place(indices[first])}: column {column!r} holds {values[first]!r}, which is no number{more}; {remedy}")
+        raise DataError(f"{rows.location(indices[first])}: column {column!r} holds {values[first]!r}, which is no number{more}; {remedy}")
     return found
 
 

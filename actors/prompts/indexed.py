@@ -14,13 +14,14 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
 
 from actors.prompts.decontamination import Contaminated
 from actors.prompts.rendering import PromptMaker, PromptRenderer, template_warnings
 from actors.prompts.selection import PromptCounts, curriculum, select
+from actors.rows.files import Row
 from actors.rows.permutation import permutation
 from actors.rows.sources import PartCount, open_held_out, open_rows
 from actors.rows.views import require_column
@@ -45,8 +46,17 @@ def render_demonstration(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, dem
     return list(prompt.token_ids), [*token_ids, tokenizer.eos_token_id]  # type: ignore[list-item]
 
 
-class PromptSource:
-    """The prompts of a run, drawn one after another.
+class IndexedCursor(TypedDict):
+    """Where an indexed stream stands, as a checkpoint stores it."""
+
+    drawn: int
+    """Prompts drawn since the beginning, over all epochs."""
+    data: str
+    """The fingerprint of the prompts."""
+
+
+class IndexedPrompts:
+    """`PromptSource` over rows that are all known: each is validated at the start, and every epoch is shuffled as a whole.
 
     Example: `source.next().id == PromptId(0, 4711)`; after `cursor = source.cursor()`, another source of the same data goes
     on at the same place with `restore(cursor)`; `source.prompt(PromptId(0, 4711))` makes that prompt again.
@@ -90,7 +100,7 @@ class PromptSource:
         """int32 [prompts]: lengths of the prompts that are trained on."""
         order = b"" if self._curriculum is None else self._curriculum.astype("<i8").tobytes()
         facts = f"{self._seed}/{data.shuffle}".encode()
-        self._digest = hashlib.blake2b(b"".join(chosen.digests) + facts + order, digest_size=16).hexdigest()
+        self.fingerprint: str = hashlib.blake2b(b"".join(chosen.digests) + facts + order, digest_size=16).hexdigest()
         self._limit = None if epochs is None else math.ceil(epochs * len(self))
         self._drawn = 0
         self._order: tuple[int, np.ndarray] | None = None
@@ -116,9 +126,9 @@ class PromptSource:
         rows = self._eval_rows if prompt_id.epoch == EVAL_EPOCH else self._rows
         if not 0 <= prompt_id.index < len(rows):
             raise DataError(f"prompt {prompt_id} is not in the data, which have {len(rows)} rows; resume with the data of the run")
-        return self._maker.prompt(prompt_id, rows.row(prompt_id.index), rows.place(prompt_id.index))
+        return self._maker.prompt(prompt_id, rows.row(prompt_id.index), rows.location(prompt_id.index))
 
-    def row(self, index: int) -> dict[str, Any]:
+    def row(self, index: int) -> Row:
         """All columns of a row, the prompt as the data set holds it."""
         return self._rows.row(index)
 
@@ -147,25 +157,25 @@ class PromptSource:
         require_column(self._rows, column, "learner.warm_start.demonstration_column")
         return [self._demonstration(int(index), column) for index in self._train]
 
-    def cursor(self) -> dict[str, Any]:
+    def cursor(self) -> IndexedCursor:
         """Where the stream stands, as JSON."""
-        return {"drawn": self._drawn, "data": self._digest}
+        return {"drawn": self._drawn, "data": self.fingerprint}
 
-    def restore(self, cursor: Mapping[str, Any]) -> None:
+    def restore(self, cursor: Mapping[str, object]) -> None:
         """Go on where `cursor` was taken.
 
         Raises:
             CheckpointError: it was taken from other data, another order or another rendering.
         """
-        if cursor["data"] != self._digest:
+        if cursor["data"] != self.fingerprint:
             raise other_prompts(self._data.source)
-        self._drawn = int(cursor["drawn"])
+        self._drawn = cast(IndexedCursor, cursor)["drawn"]
 
     def _demonstration(self, index: int, column: str) -> tuple[list[int], list[int]]:
         prompt = self.prompt(PromptId(0, index))
         demonstration = prompt.columns.get(column)
         if not isinstance(demonstration, str):
-            raise DataError(f"{self._rows.place(index)}: column {column!r} holds {demonstration!r}; a demonstration is text")
+            raise DataError(f"{self._rows.location(index)}: column {column!r} holds {demonstration!r}; a demonstration is text")
         return render_demonstration(self._maker.renderer.tokenizer, prompt, demonstration)
 
     def _epoch_order(self, epoch: int) -> np.ndarray:

@@ -144,22 +144,22 @@ class PromptMaker:
     column: str
     """Column of the prompt."""
 
-    def text(self, value: Any, place: str) -> str:
-        """The rendered text of a prompt column's value; `place` is where its row comes from, for people.
+    def text(self, value: Any, location: str) -> str:
+        """The rendered text of a prompt column's value; `location` names the file and line of its row in errors.
 
         Raises:
             DataError: it cannot be rendered.
         """
-        return self._rendered(value, place)[1]
+        return self._rendered(value, location)[1]
 
-    def prompt(self, prompt_id: PromptId, row: Mapping[str, Any], place: str) -> Prompt:
+    def prompt(self, prompt_id: PromptId, row: Mapping[str, Any], location: str) -> Prompt:
         """The prompt of a row.
 
         Raises:
             DataError: it cannot be rendered.
         """
         columns = dict(row)
-        messages, text = self._rendered(columns.pop(self.column), place)
+        messages, text = self._rendered(columns.pop(self.column), location)
         return Prompt(
             id=prompt_id,
             token_ids=tuple(self.renderer.tokenise([text])[0]),
@@ -169,12 +169,12 @@ class PromptMaker:
             messages=messages,
         )
 
-    def _rendered(self, value: Any, place: str) -> tuple[tuple[dict[str, str], ...], str]:
+    def _rendered(self, value: Any, location: str) -> tuple[tuple[dict[str, str], ...], str]:
         try:
             messages = self.renderer.messages(value)
             return messages, self.renderer.text(value, messages)
         except ValueError as error:
-            raise DataError(f"{place}: column {self.column!r} {error}") from None
+            raise DataError(f"{location}: column {self.column!r} {error}") from None
 
 
 def template_warnings(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reward_names: Sequence[str]) -> Iterator[str]:

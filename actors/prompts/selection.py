@@ -181,7 +181,7 @@ def _measured(rows: Rows, indices: list[int], maker: PromptMaker, filters: RowFi
     """Row number, rendered text and length in tokens of the rows that stay."""
     values = rows.values(maker.column, indices)
     kept = filters.kept(rows, indices, values) if filters else [True] * len(indices)
-    staying = [(index, maker.text(value, rows.place(index))) for index, value, stays in zip(indices, values, kept, strict=True) if stays]
+    staying = [(index, maker.text(value, rows.location(index))) for index, value, stays in zip(indices, values, kept, strict=True) if stays]
     lengths = map(len, maker.renderer.tokenise([text for _, text in staying])) if staying else ()
     for (index, text), length in zip(staying, lengths, strict=True):
         yield index, text, length

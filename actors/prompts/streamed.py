@@ -14,16 +14,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
 from actors.prompts.buffers import Buffer, Buffers
 from actors.prompts.decontamination import Contaminated
 from actors.prompts.filters import RowFilters
-from actors.prompts.indexed import EVAL_EPOCH, PromptSource, other_prompts
+from actors.prompts.indexed import EVAL_EPOCH, IndexedPrompts, other_prompts
 from actors.prompts.rendering import PromptMaker, PromptRenderer, template_warnings
 from actors.prompts.selection import SUBSET_STREAM, PromptCounts, fit, require_some
+from actors.prompts.source import PromptSource
+from actors.rows.files import Row
 from actors.rows.permutation import permutation
 from actors.rows.rows import Rows
 from actors.rows.sources import PartCount, open_held_out
@@ -41,11 +43,26 @@ _STREAMS_OF_AN_EPOCH = 2**32
 """Random streams of one epoch, one for each row that a buffer may begin with."""
 
 
-class PromptStream:
-    """The prompts of a run whose data are read as they are needed. It goes on for ever: after the last row comes the first.
+class StreamedCursor(TypedDict):
+    """Where a stream stands, as a checkpoint stores it."""
+
+    epoch: int
+    row: int
+    """The first row of the buffer that prompts are drawn from."""
+    drawn: int
+    """Prompts drawn from that buffer."""
+    counts: dict[str, Any]
+    """`PromptCounts` of the rows read so far."""
+    counted_to: int
+    data: str
+    """The fingerprint of the prompts."""
+
+
+class StreamedPrompts:
+    """`PromptSource` over rows that are read as they are needed. It never ends: after the last row comes the first again.
 
     Held-out prompts are those of `data.eval_path`, or the first `data.eval_samples` rows. Arguments and errors are those of
-    `PromptSource`.
+    `IndexedPrompts`.
     """
 
     parts: tuple[PartCount, ...] = ()
@@ -71,7 +88,7 @@ class PromptStream:
         self.prompt_tokens: np.ndarray = first.tokens
         """int32: lengths of the first prompts that are trained on."""
         facts = f"{data.model_dump_json()}/{self._seed}/{self.canary_prompt().text}"
-        self._digest = hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
+        self.fingerprint: str = hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
         self.warnings: tuple[str, ...] = tuple(template_warnings(tokenizer, self.canary_prompt(), reward_names))
         for sentence in self.warnings:
             logger.warning("%s", sentence)
@@ -98,18 +115,18 @@ class PromptStream:
 
     def prompt(self, prompt_id: PromptId) -> Prompt:
         """The prompt with this id, the same whenever it is made. Does not move the stream."""
-        rows, place = (self._eval_rows, prompt_id.index) if prompt_id.epoch == EVAL_EPOCH else self._found(prompt_id.index)
-        if not 0 <= place < len(rows):
+        rows, position = (self._eval_rows, prompt_id.index) if prompt_id.epoch == EVAL_EPOCH else self._found(prompt_id.index)
+        if not 0 <= position < len(rows):
             raise DataError(f"prompt {prompt_id} is not in the data of {self._data.source}; resume with the data of the run")
-        return self._maker.prompt(prompt_id, rows.row(place), rows.place(place))
+        return self._maker.prompt(prompt_id, rows.row(position), rows.location(position))
 
-    def row(self, index: int) -> dict[str, Any]:
+    def row(self, index: int) -> Row:
         """All columns of a row, the prompt as the data set holds it."""
-        rows, place = self._found(index)
-        return rows.row(place)
+        rows, position = self._found(index)
+        return rows.row(position)
 
     def _found(self, index: int) -> tuple[Rows, int]:
-        """The buffer that holds a row, and the row's place in it."""
+        """The buffer that holds a row, and the row's position in it."""
         start = index - (index - self._first_row) % self._data.shuffle_buffer_size
         return self._buffers.at(start).rows, index - start
 
@@ -120,27 +137,55 @@ class PromptStream:
     def first_prompts(self, count: int) -> list[Prompt]:
         """Prompts of the first buffer that has any, in the order in which the first epoch draws them. Does not move the stream."""
         first = self._first_buffer()
-        return [self.prompt(PromptId(0, first.start + int(place))) for place in self._shuffled(first, 0)[:count]]
+        return [self.prompt(PromptId(0, first.start + int(position))) for position in self._shuffled(first, 0)[:count]]
+
+    def first_ids(self, count: int | None = None) -> list[PromptId]:
+        """Ids in the order in which the first epoch draws them; all of that epoch without a count. Does not move the stream."""
+        ids: list[PromptId] = []
+        start = self._first_row
+        while True:
+            buffer = self._buffers.at(start)
+            ids += [PromptId(0, buffer.start + int(position)) for position in self._shuffled(buffer, 0)]
+            if len(buffer.rows) < self._data.shuffle_buffer_size or (count is not None and len(ids) >= count):
+                return ids[:count]
+            start += len(buffer.rows)
+
+    def demonstrations(self, column: str) -> list[tuple[list[int], list[int]]]:
+        """Refuse: a warm start goes over all demonstrations.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError(
+            f"{self._data.source} is read as a stream, and a warm start needs all of column {column!r}; set data.streaming: false"
+        )
 
     def eval_prompts(self) -> list[Prompt]:
         """The held-out prompts, always in the same order; their ids have the epoch `EVAL_EPOCH`."""
         return [self.prompt(PromptId(EVAL_EPOCH, index)) for index in self._eval]
 
-    def cursor(self) -> dict[str, Any]:
+    def cursor(self) -> StreamedCursor:
         """Where the stream stands, and what was counted so far, as JSON."""
-        place = {"epoch": self._epoch, "row": self._start, "drawn": self._drawn}
-        return {**place, "counts": asdict(self.counts), "counted_to": self._buffers.counted_to, "data": self._digest}
+        return {
+            "epoch": self._epoch,
+            "row": self._start,
+            "drawn": self._drawn,
+            "counts": asdict(self.counts),
+            "counted_to": self._buffers.counted_to,
+            "data": self.fingerprint,
+        }
 
-    def restore(self, cursor: Mapping[str, Any]) -> None:
+    def restore(self, cursor: Mapping[str, object]) -> None:
         """Go on where `cursor` was taken.
 
         Raises:
             CheckpointError: it was taken from other data, another order or another rendering.
         """
-        if cursor["data"] != self._digest:
+        if cursor["data"] != self.fingerprint:
             raise other_prompts(self._data.source)
-        self._epoch, self._start, self._drawn = int(cursor["epoch"]), int(cursor["row"]), int(cursor["drawn"])
-        self._buffers.restore(cursor["counts"], int(cursor["counted_to"]))
+        stored = cast(StreamedCursor, cursor)
+        self._epoch, self._start, self._drawn = stored["epoch"], stored["row"], stored["drawn"]
+        self._buffers.restore(stored["counts"], stored["counted_to"])
 
     def _held_out(self, first_rows: Rows) -> tuple[Rows, np.ndarray, int]:
         """Held-out data, the numbers of the rows that are held out, and the first row to train on."""
@@ -174,7 +219,7 @@ class PromptStream:
         )
 
     def _ordered(self, buffer: Buffer) -> np.ndarray:
-        """Places of the buffer's prompts in the order in which they are drawn."""
+        """Positions of the buffer's prompts in the order in which they are drawn."""
         if self._order is None or self._order[0] != (self._epoch, buffer.start):
             self._order = ((self._epoch, buffer.start), self._shuffled(buffer, self._epoch))
         return self._order[1]
@@ -193,8 +238,8 @@ def open_prompts(
     folder: Path,
     epochs: float | None = None,
     reward_names: Sequence[str] = (),
-) -> PromptSource | PromptStream:
-    """The prompts of a run, indexed or, under `data.streaming`, read as they are needed. Arguments are those of `PromptSource`."""
+) -> PromptSource:
+    """The prompts of a run, indexed or, under `data.streaming`, read as they are needed. Arguments are those of `IndexedPrompts`."""
     if data.streaming:
-        return PromptStream(data, tokenizer, seed=seed, folder=folder, reward_names=reward_names)
-    return PromptSource(data, tokenizer, seed=seed, folder=folder, epochs=epochs, reward_names=reward_names)
+        return StreamedPrompts(data, tokenizer, seed=seed, folder=folder, reward_names=reward_names)
+    return IndexedPrompts(data, tokenizer, seed=seed, folder=folder, epochs=epochs, reward_names=reward_names)

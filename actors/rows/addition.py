@@ -55,7 +55,7 @@ def _demonstration(first: int, second: int, draws_4: np.ndarray) -> str:
     lines = ["<think>", thought, "</think>", "<answer>", answer, "</answer>"]
     if damage < DAMAGED_LAYOUT_SHARE:
         lost = _DAMAGES[int(len(_DAMAGES) * which_damage)]
-        lines = [line for place, line in enumerate(lines) if place not in lost]
+        lines = [line for position, line in enumerate(lines) if position not in lost]
     return "\n".join(lines)
 
 

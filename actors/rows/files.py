@@ -12,12 +12,15 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from configs.contracts.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Row: TypeAlias = dict[str, Any]
+"""One row: JSON values by the name of their column."""
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
 
@@ -65,8 +68,8 @@ def kind_of(files: Sequence[Path]) -> str:
     return kind
 
 
-def records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The records of one file, one after another, each with its place for people (`train.jsonl:17`).
+def records(file: Path) -> Iterator[tuple[str, Row]]:
+    """The records of one file, one after another, each with its location, to be named in errors (`train.jsonl:17`).
 
     Raises:
         DataError: the file is not what its name says.
@@ -107,7 +110,7 @@ def _opened_arrow(file: Path) -> Any:
         return pa.ipc.open_stream(pa.memory_map(str(file)))
 
 
-def _batched_records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _batched_records(file: Path) -> Iterator[tuple[str, Row]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -143,8 +146,8 @@ def _text_lines(file: Path) -> Iterator[tuple[int, str]]:
                 raise DataError(f"{file}:{number}:{column}: byte 0x{line[error.start]:02x} is not UTF-8; save the file as UTF-8") from None
 
 
-def _json_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of JSON Lines, or of one JSON list of objects, with the line (in a list: the place) of each."""
+def _json_records(file: Path) -> Iterator[tuple[int, Row]]:
+    """Rows of JSON Lines, or of one JSON list of objects, with the line (in a list: the position) of each."""
     lines = _text_lines(file)
     filled = ((number, line) for number, line in lines if line.strip())
     number, first = next(filled, (1, ""))
@@ -158,7 +161,7 @@ def _json_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, _json_object(file, number, line)
 
 
-def _json_object(file: Path, number: int, line: str) -> dict[str, Any]:
+def _json_object(file: Path, number: int, line: str) -> Row:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
@@ -168,18 +171,18 @@ def _json_object(file: Path, number: int, line: str) -> dict[str, Any]:
     return record
 
 
-def _json_list(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_list(file: Path, text: str) -> Iterator[tuple[int, Row]]:
     try:
         records = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{file}:{error.lineno}:{error.colno}: not JSON: {error.msg}; the file must be one list of objects") from None
-    for place, record in enumerate(records, start=1):
+    for position, record in enumerate(records, start=1):
         if not isinstance(record, dict):
-            raise DataError(f"{file}: entry {place} of the list, {_shown(record)}, is not a JSON object; every entry must be one")
-        yield place, record
+            raise DataError(f"{file}: entry {position} of the list, {_shown(record)}, is not a JSON object; every entry must be one")
+        yield position, record
 
 
-def _csv_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_records(file: Path) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(sys.maxsize)
     reader = csv.DictReader((line for _, line in _text_lines(file)), strict=True)
     try:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from actors.rows.files import SUFFIXES, kind_of, read_table, records, split_files
+from actors.rows.files import SUFFIXES, Row, kind_of, read_table, records, split_files
 from actors.rows.hub import load_with_datasets
 from configs.contracts.errors import DataError
 
@@ -29,7 +29,7 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def row(self, index: int) -> dict[str, Any]:
+    def row(self, index: int) -> Row:
         """One row, JSON values only; None where the row lacks a column."""
         ...
 
@@ -37,7 +37,7 @@ class Rows(Protocol):
         """One column of some rows, in the order of `indices`."""
         ...
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """Where a row comes from, for people: `train.jsonl:17`."""
         ...
 
@@ -47,21 +47,21 @@ class RecordRows:
     """Rows that were read from text files."""
 
     columns: tuple[str, ...]
-    records: Sequence[dict[str, Any]]
-    places: Sequence[str]
+    records: Sequence[Row]
+    locations: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def row(self, index: int) -> dict[str, Any]:
+    def row(self, index: int) -> Row:
         record = self.records[index]
         return {column: json_value(record.get(column)) for column in self.columns}
 
     def values(self, column: str, indices: Sequence[int]) -> list[Any]:
         return [json_value(self.records[index].get(column)) for index in indices]
 
-    def place(self, index: int) -> str:
-        return self.places[index]
+    def location(self, index: int) -> str:
+        return self.locations[index]
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ class DatasetRows:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def row(self, index: int) -> dict[str, Any]:
+    def row(self, index: int) -> Row:
         return json_value(self.dataset[index])
 
     def values(self, column: str, indices: Sequence[int]) -> list[Any]:
         return json_value(self.dataset.select_columns([column])[list(indices)][column])
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         return f"{self.name}, row {index}"
 
 
@@ -148,14 +148,14 @@ def _read_files(files: Sequence[Path]) -> Rows:
     if kind_of(files) in (".parquet", ".arrow"):
         return _read_tables(files)
     columns: dict[str, None] = {}
-    found: list[dict[str, Any]] = []
-    places: list[str] = []
+    found: list[Row] = []
+    locations: list[str] = []
     for file in files:
-        for place, record in records(file):
+        for location, record in records(file):
             columns.update(dict.fromkeys(record))
             found.append(record)
-            places.append(place)
-    return RecordRows(tuple(columns), found, places)
+            locations.append(location)
+    return RecordRows(tuple(columns), found, locations)
 
 
 def _read_tables(files: Sequence[Path]) -> Rows:

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from actors.rows.files import kind_of, records
+from actors.rows.files import Row, kind_of, records
 from actors.rows.hub import stream_with_datasets
 from actors.rows.rows import RecordRows, Rows, json_value, local_files
 from actors.rows.sources import local_path
@@ -16,7 +16,7 @@ from actors.rows.views import renamed, require_column
 from configs.contracts.errors import DataError
 from configs.schema.data import DataSection
 
-Record = tuple[str, dict[str, Any]]
+Record = tuple[str, Row]
 """Where a row comes from, for people, and what it holds."""
 
 _ROWS_FOR_COLUMNS = 100
@@ -46,7 +46,7 @@ class RowStream:
             self._reader = self.open_at(start)
         read = list(islice(self._reader, count))
         self.position = start + len(read)
-        rows = RecordRows(self.columns, [record for _, record in read], [place for place, _ in read])
+        rows = RecordRows(self.columns, [record for _, record in read], [location for location, _ in read])
         return renamed(rows, self.names, "data.columns")
 
 
@@ -77,8 +77,8 @@ def _opener(path: str, data: DataSection) -> Callable[[int], Iterator[Record]]:
 
 def _from_files(files: Sequence[Path], start: int) -> Iterator[Record]:
     everything = (record for file in files for record in records(file))
-    for place, record in islice(everything, start, None):
-        yield place, json_value(record)
+    for location, record in islice(everything, start, None):
+        yield location, json_value(record)
 
 
 def _from_dataset(path: str, dataset: Any, start: int) -> Iterator[Record]:

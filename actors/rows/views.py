@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.rows.files import Row
 from actors.rows.rows import Rows
 from configs.contracts.errors import DataError
 
@@ -65,15 +66,15 @@ class ColumnRows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def row(self, index: int) -> dict[str, Any]:
+    def row(self, index: int) -> Row:
         row = self.rows.row(index)
         return {name: row[source] for name, source in self.sources.items()}
 
     def values(self, column: str, indices: Sequence[int]) -> list[Any]:
         return self.rows.values(self.sources[column], indices)
 
-    def place(self, index: int) -> str:
-        return self.rows.place(index)
+    def location(self, index: int) -> str:
+        return self.rows.location(index)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class MixedRows:
     def __len__(self) -> int:
         return len(self.part_of)
 
-    def row(self, index: int) -> dict[str, Any]:
+    def row(self, index: int) -> Row:
         row = self._part(index).row(int(self.index_in_part[index]))
         return {column: row[column] for column in self.columns}
 
@@ -98,15 +99,15 @@ class MixedRows:
         chosen = np.asarray(indices, dtype=np.int64)
         values: list[Any] = [None] * len(chosen)
         for number, part in enumerate(self.parts):
-            places = np.flatnonzero(self.part_of[chosen] == number)
-            if len(places):
-                found = part.values(column, self.index_in_part[chosen[places]].tolist())
-                for place, value in zip(places.tolist(), found, strict=True):
-                    values[place] = value
+            positions = np.flatnonzero(self.part_of[chosen] == number)
+            if len(positions):
+                found = part.values(column, self.index_in_part[chosen[positions]].tolist())
+                for position, value in zip(positions.tolist(), found, strict=True):
+                    values[position] = value
         return values
 
-    def place(self, index: int) -> str:
-        return self._part(index).place(int(self.index_in_part[index]))
+    def location(self, index: int) -> str:
+        return self._part(index).location(int(self.index_in_part[index]))
 
     def _part(self, index: int) -> Rows:
         return self.parts[self.part_of[index]]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.prompts.eval_sets import EvalSet, load_eval_sets
-from actors.prompts.indexed import PromptSource
-from actors.prompts.streamed import PromptStream, open_prompts
+from actors.prompts.source import PromptSource
+from actors.prompts.streamed import open_prompts
 from configs.contracts.errors import ConfigError
 from configs.schema.run import RunConfig
 from rewards import validate
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def open_sets(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, folder: Path, prompts: PromptSource | PromptStream | None = None
-) -> list[EvalSet]:
+def open_sets(config: RunConfig, tokenizer: PreTrainedTokenizerBase, folder: Path, prompts: PromptSource | None = None) -> list[EvalSet]:
     """Open the data sets of `evaluation.data`, or else the run's held-out prompts, and check that they have the columns that rewards need.
 
     Args:
@@ -43,7 +41,7 @@ def open_sets(
     return sets
 
 
-def held_out_set(prompts: PromptSource | PromptStream, max_prompts: int | None = None) -> EvalSet:
+def held_out_set(prompts: PromptSource, max_prompts: int | None = None) -> EvalSet:
     """Take the prompts that a run holds out, at most `max_prompts` of them.
 
     Raises:

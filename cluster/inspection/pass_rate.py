@@ -14,7 +14,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import TextIO
@@ -22,9 +21,9 @@ from typing import TextIO
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from actors.prompts.indexed import PromptSource
 from actors.prompts.rendering import load_tokenizer
-from actors.prompts.streamed import PromptStream, open_prompts
+from actors.prompts.source import PromptSource
+from actors.prompts.streamed import open_prompts
 from cluster.evaluation.run import say_doubts, with_model_path
 from cluster.evaluation.serving import Serving, serving
 from cluster.loop.sampling import sample_and_score
@@ -116,7 +115,7 @@ class _Measurement:
     plan: PassRatePlan
     served: RunConfig
     """From `able_to_serve`."""
-    prompts: PromptSource | PromptStream
+    prompts: PromptSource
     ids: Sequence[PromptId]
     measured: Measured
 
@@ -169,7 +168,7 @@ def measure_pass_rates(config: RunConfig, plan: PassRatePlan, console: Console) 
     tokenizer = load_tokenizer(model_path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
     prompts = open_prompts(config.data, tokenizer, seed=config.seed, folder=logs)
     _require_rewards(config, prompts)
-    ids = _ids(prompts, plan.limit)
+    ids = prompts.first_ids(plan.limit)
     measured = Measured(plan.output.with_name(f"{plan.output.name}.partial.jsonl"), _fingerprint(config, plan, model_path, prompts))
     measured.read()
     missing = [prompt_id for prompt_id in ids if prompt_id.index not in measured.rates]
@@ -203,31 +202,22 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _require_rewards(config: RunConfig, prompts: PromptSource | PromptStream) -> None:
+def _require_rewards(config: RunConfig, prompts: PromptSource) -> None:
     """Check that the rewards have the columns they need and can read the first gold answers."""
     rewards = resolve(config.rewards, config.actors.max_completion_length)
     validate(rewards, prompts.canary_prompt().columns)
     require_readable_golds(check_golds(rewards, [prompt.columns for prompt in prompts.first_prompts(TRIED_GOLDS)]))
 
 
-def _ids(prompts: PromptSource | PromptStream, limit: int | None) -> list[PromptId]:
-    """The prompts to measure: all, or `limit` of them chosen by the seed; of a stream the first `limit`."""
-    if isinstance(prompts, PromptSource):
-        return prompts.first_ids(limit)
-    assert limit is not None
-    drawn = (prompts.next().id for _ in range(limit))
-    return list(takewhile(lambda prompt_id: prompt_id.epoch == 0, drawn))
-
-
-def _fingerprint(config: RunConfig, plan: PassRatePlan, model_path: str, prompts: PromptSource | PromptStream) -> str:
+def _fingerprint(config: RunConfig, plan: PassRatePlan, model_path: str, prompts: PromptSource) -> str:
     """One line that stands for the settings that the rates depend on. The limit is not among them: a higher one continues."""
     sampling = [plan.num_generations, plan.reward, str(plan.adapter), model_path, config.seed]
     sections = [config.data.model_dump_json(), config.actors.model_dump_json(), config.rewards.model_dump_json()]
-    text = json.dumps([sampling, sections, prompts.cursor()["data"] if isinstance(prompts, PromptSource) else prompts.canary_prompt().text])
+    text = json.dumps([sampling, sections, prompts.fingerprint])
     return json.dumps({"pass rates of": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()})
 
 
-def _write(column: str, plan: PassRatePlan, prompts: PromptSource | PromptStream, rates: dict[int, float | None], console: Console) -> None:
+def _write(column: str, plan: PassRatePlan, prompts: PromptSource, rates: dict[int, float | None], console: Console) -> None:
     """Write one Parquet file with every row that has a pass rate, in the order of the data."""
     rated = {row: rate for row, rate in sorted(rates.items()) if rate is not None}
     if not rated:

@@ -79,7 +79,7 @@ class CompletionFile:
         """The group in these rows, as rewards get it."""
         members = [self.rows.row(index) for index in indices]
         first = members[0]
-        texts_G = [_text(member[self.completion_column], self.rows.place(index)) for member, index in zip(members, indices, strict=True)]
+        texts_G = [_text(member[self.completion_column], self.rows.location(index)) for member, index in zip(members, indices, strict=True)]
         return GroupInput(
             prompt=first.get("messages") or first.get("prompt") or "",
             texts_G=texts_G,

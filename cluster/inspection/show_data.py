@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from actors.prompts.indexed import PromptSource
 from actors.prompts.rendering import load_tokenizer
-from actors.prompts.streamed import PromptStream, open_prompts
+from actors.prompts.source import PromptSource
+from actors.prompts.streamed import open_prompts
 from cluster.models.base import TINY_MODEL
 from cluster.output.counting import counting
 from configs.contracts.errors import ConfigError, DataError, RewardError
@@ -83,7 +83,7 @@ def tokenizer_of(config: RunConfig, folder: Path) -> PreTrainedTokenizerBase:
     return load_tokenizer(path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
 
 
-def counts_table(config: RunConfig, prompts: PromptSource | PromptStream) -> Table:
+def counts_table(config: RunConfig, prompts: PromptSource) -> Table:
     """Rows read, rows left out for each reason, and rows trained on."""
     counts, data = prompts.counts, config.data
     left_out = {
@@ -112,7 +112,7 @@ def _bound(value: float | None) -> str:
     return "any" if value is None else f"{value:g}"
 
 
-def _mixture_table(prompts: PromptSource | PromptStream) -> Table:
+def _mixture_table(prompts: PromptSource) -> Table:
     """Rows of each data set of a mixture: all, kept, and their share of the mixture."""
     table = Table("data set", "rows", "kept", "share", title="mixture", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     total = sum(part.kept for part in prompts.parts)
@@ -123,7 +123,7 @@ def _mixture_table(prompts: PromptSource | PromptStream) -> Table:
     return table
 
 
-def lengths_table(prompts: PromptSource | PromptStream, tokenizer: PreTrainedTokenizerBase, looked_at: Sequence[Prompt]) -> Table:
+def lengths_table(prompts: PromptSource, tokenizer: PreTrainedTokenizerBase, looked_at: Sequence[Prompt]) -> Table:
     """Quantiles of lengths in tokens: of all prompts that are trained on, and of the answers in `looked_at`."""
     table = Table("tokens", *QUANTILES, "of", title="lengths", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in table.columns[1:]:
@@ -139,7 +139,7 @@ def lengths_table(prompts: PromptSource | PromptStream, tokenizer: PreTrainedTok
     return table
 
 
-def _facts(config: RunConfig, prompts: PromptSource | PromptStream, looked_at: Sequence[Prompt]) -> Iterator[str]:
+def _facts(config: RunConfig, prompts: PromptSource, looked_at: Sequence[Prompt]) -> Iterator[str]:
     """Sentences on steps, rows that an evaluation set contains too, and the curriculum."""
     data, groups = config.data, config.groups_per_step
     if data.streaming:
@@ -153,7 +153,7 @@ def _facts(config: RunConfig, prompts: PromptSource | PromptStream, looked_at: S
         )
         yield f"a step takes {groups} prompts; an epoch has {epoch:,} steps, the run {steps:,}"
     for removed in prompts.contaminated:
-        yield f"left out: {removed.place}: {removed.evaluation_set} has {removed.ngram!r} too"
+        yield f"left out: {removed.location}: {removed.evaluation_set} has {removed.ngram!r} too"
     if data.curriculum_column is not None:
         head = ", ".join(f"{prompt.columns.get(data.curriculum_column)} ({prompt.id})" for prompt in looked_at[:_CURRICULUM_HEAD])
         order = "descending" if data.curriculum_descending else "ascending"

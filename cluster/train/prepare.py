@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.prompts.eval_sets import EvalSet
-from actors.prompts.indexed import PromptSource
 from actors.prompts.rendering import load_tokenizer
-from actors.prompts.streamed import PromptStream, open_prompts
+from actors.prompts.source import PromptSource
+from actors.prompts.streamed import open_prompts
 from cluster.evaluation.sets import open_sets
 from cluster.models.base import prepare_model, require_plain_weights, whole_folder
 from cluster.output.display import RunDisplay
@@ -42,7 +42,7 @@ class Prepared:
     served_path: str
     """The model that the engines load: `model_path`, or what the learner's quantisation makes of it."""
     tokenizer: PreTrainedTokenizerBase
-    prompts: PromptSource | PromptStream
+    prompts: PromptSource
     eval_sets: Sequence[EvalSet]
     """What is evaluated while the run trains."""
 
@@ -65,7 +65,6 @@ class Prepared:
         """Fine-tune the base model on the demonstrations of the training rows; its result appears whole or not at all."""
         settings = self.config.learner.warm_start
         assert settings is not None
-        assert isinstance(self.prompts, PromptSource)  # the configuration refuses a warm start on a stream
         rows = self.prompts.demonstrations(settings.demonstration_column)
         with whole_folder(self.model_path) as unfinished:
             await learner.warm_start(self.base_path, rows, unfinished, display.warm_start)
@@ -105,7 +104,7 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
     return Prepared(config, base_path, model_path, served_path, tokenizer, prompts, eval_sets)
 
 
-def try_golds(rewards: RewardsSection, prompts: PromptSource | PromptStream, display: RunDisplay) -> None:
+def try_golds(rewards: RewardsSection, prompts: PromptSource, display: RunDisplay) -> None:
     """Let the rewards read the gold answers of the first prompts.
 
     Raises:

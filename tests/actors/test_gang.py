@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from actors.gang import Muster, assign_gangs
+from actors.gang import GangBarrier, assign_gangs
 from tests.actors.conftest import make_request
 
 
@@ -31,16 +31,16 @@ def test_fewer_prompts_than_workers() -> None:
 
 
 def test_a_muster_is_complete_with_its_last_member() -> None:
-    muster: Muster[str] = Muster(3)
-    assert muster.arrive("b") is None
-    assert muster.arrive("a") is None
-    assert muster.arrive("c") == ["b", "a", "c"]
+    barrier: GangBarrier[str] = GangBarrier(3)
+    assert barrier.join("b") is None
+    assert barrier.join("a") is None
+    assert barrier.join("c") == ["b", "a", "c"]
 
 
 def test_a_member_that_will_not_come_is_not_waited_for() -> None:
-    muster: Muster[str] = Muster(3)
-    muster.arrive("b")
-    assert muster.excuse() is None
-    assert muster.arrive("a") == ["b", "a"]
-    alone: Muster[str] = Muster(1)
-    assert alone.excuse() == []
+    barrier: GangBarrier[str] = GangBarrier(3)
+    barrier.join("b")
+    assert barrier.leave() is None
+    assert barrier.join("a") == ["b", "a"]
+    alone: GangBarrier[str] = GangBarrier(1)
+    assert alone.leave() == []

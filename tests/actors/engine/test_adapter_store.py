@@ -30,7 +30,7 @@ def make_adapter(version: int, values: np.ndarray | None = None, dtype: Any = "f
 
 def refusal(store: AdapterStore, manifest: AdapterManifest, buffer: np.ndarray) -> str:
     with pytest.raises(AdapterError) as caught:
-        store.put(manifest, buffer)
+        store.write(manifest, buffer)
     assert not list(store.folder.glob("v*")), "a refused adapter must leave nothing behind"
     return str(caught.value)
 
@@ -39,7 +39,7 @@ def test_the_file_holds_the_tensors(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 
     adapter = make_adapter(3)
-    folder = AdapterStore(tmp_path, "run").put(*[adapter.manifest, adapter.buffer])
+    folder = AdapterStore(tmp_path, "run").write(*[adapter.manifest, adapter.buffer])
     tensors = load_file(folder / "adapter_model.safetensors")
     assert tensors["m.a.lora_A.weight"].tolist() == [[3, 4, 5], [6, 7, 8]]
     assert tensors["m.a.lora_B.weight"].tolist() == [[9, 10], [11, 12], [13, 14]]
@@ -51,7 +51,7 @@ def test_bfloat16_is_written_as_it_is(tmp_path: Path) -> None:
 
     values = torch.tensor([1.5, -2.0, 3.0, 0.1, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, -0.25], dtype=torch.bfloat16)
     adapter = make_adapter(1, values.view(torch.int16).numpy().view(np.uint16), "bfloat16")
-    tensors = load_file(AdapterStore(tmp_path, "run").put(adapter.manifest, adapter.buffer) / "adapter_model.safetensors")
+    tensors = load_file(AdapterStore(tmp_path, "run").write(adapter.manifest, adapter.buffer) / "adapter_model.safetensors")
     assert torch.equal(tensors["m.a.lora_A.weight"], values[:6].view(2, 3))
 
 
@@ -78,7 +78,7 @@ def test_old_versions_go_and_the_last_few_stay(tmp_path: Path) -> None:
     store = AdapterStore(tmp_path, "run", keep=3)
     for version in range(6):
         adapter = make_adapter(version)
-        store.put(adapter.manifest, adapter.buffer)
+        store.write(adapter.manifest, adapter.buffer)
     assert sorted(path.name.split("-")[0] for path in store.folder.glob("v*")) == ["v3", "v4", "v5"]
 
 
@@ -87,7 +87,7 @@ def put_many(root: Path, barrier: Any) -> None:
     barrier.wait()
     for version in range(20):
         adapter = make_adapter(version)
-        store.put(adapter.manifest, adapter.buffer)
+        store.write(adapter.manifest, adapter.buffer)
     os._exit(0)
 
 

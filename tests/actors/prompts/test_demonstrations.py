@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from actors.prompts.demonstrations import DemonstrationFile, DemonstrationSource
-from actors.prompts.indexed import PromptSource
+from actors.prompts.indexed import IndexedPrompts
 from configs.contracts.errors import DataError
 from configs.contracts.records import DEMONSTRATION_SCHEMA
 from configs.schema.run import DataSection
@@ -45,7 +45,7 @@ def test_held_out_rows_are_those_of_grpo_and_never_trained_on(tmp_path: Path) ->
     train, held_out = write(tmp_path, [*ROWS, *ROWS], eval_samples=10, train_samples=20)
     assert (held_out.counts.sequences, train.counts.sequences + train.counts.also_held_out) == (10, 20)
     assert train.counts.also_held_out > 0 and not set(texts(train)) & set(texts(held_out))
-    prompts = PromptSource(
+    prompts = IndexedPrompts(
         DataSection(path=str(tmp_path / "rows.jsonl"), eval_samples=10, train_samples=20), TOKENIZER, seed=3, folder=tmp_path
     )
     of_grpo = [prompt.text for prompt in prompts.eval_prompts()]

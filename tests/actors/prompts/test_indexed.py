@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from actors.prompts.indexed import EVAL_EPOCH, PromptSource, render_demonstration
+from actors.prompts.indexed import EVAL_EPOCH, IndexedPrompts, render_demonstration
 from actors.prompts.rendering import load_tokenizer
 from configs.contracts.errors import CheckpointError, DataError
 from configs.contracts.records import Prompt, PromptId
@@ -43,14 +43,14 @@ def write_rows(folder: Path, rows: list[dict], name: str = "rows.jsonl") -> str:
     return str(path)
 
 
-def source_of(folder: Path, rows: list[dict] = ROWS, *, tokenizer: Any = TOKENIZER, **settings: Any) -> PromptSource:
+def source_of(folder: Path, rows: list[dict] = ROWS, *, tokenizer: Any = TOKENIZER, **settings: Any) -> IndexedPrompts:
     """A source over these rows; settings of the data section, or arguments of the source."""
     arguments = {name: settings.pop(name) for name in ("seed", "epochs", "reward_names") if name in settings}
     data = DataSection.model_validate({"path": write_rows(folder, rows), "eval_samples": 0} | settings)
-    return PromptSource(data, tokenizer, **({"seed": 0, "folder": folder} | arguments))
+    return IndexedPrompts(data, tokenizer, **({"seed": 0, "folder": folder} | arguments))
 
 
-def draw(source: PromptSource, count: int) -> list[Prompt]:
+def draw(source: IndexedPrompts, count: int) -> list[Prompt]:
     return [prompt for prompt in (source.next() for _ in range(count)) if prompt is not None]
 
 
@@ -222,11 +222,11 @@ def test_what_needs_a_chat_template_says_so(tmp_path: Path):
 
 def test_an_unknown_builtin_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match="the only one that is made on the spot is builtin:addition"):
-        PromptSource(DataSection(path="builtin:multiplication"), TOKENIZER, seed=0, folder=tmp_path)
+        IndexedPrompts(DataSection(path="builtin:multiplication"), TOKENIZER, seed=0, folder=tmp_path)
 
 
 def test_the_quickstarts_sums_are_held_out_and_demonstrated_apart(tmp_path: Path):
-    source = PromptSource(DataSection(path="builtin:addition", eval_samples=50), TOKENIZER, seed=0, folder=tmp_path)
+    source = IndexedPrompts(DataSection(path="builtin:addition", eval_samples=50), TOKENIZER, seed=0, folder=tmp_path)
     demonstrations = source.demonstrations("demonstration")
     assert (len(source), len(demonstrations)) == (8050, 8050)
     held_out = {prompt.token_ids for prompt in source.eval_prompts()}

@@ -18,7 +18,7 @@ import pytest
 
 from actors.prompts.buffers import KEPT_BUFFERS
 from actors.prompts.indexed import EVAL_EPOCH
-from actors.prompts.streamed import PromptStream
+from actors.prompts.streamed import StreamedPrompts
 from configs.contracts.errors import CheckpointError, DataError
 from configs.contracts.records import Prompt, PromptId
 from configs.schema.data import DataSection
@@ -35,12 +35,14 @@ def write_rows(folder: Path, rows: list[dict], name: str = "rows.jsonl") -> str:
     return str(path)
 
 
-def stream_of(folder: Path, rows: list[dict] = ROWS, *, seed: int = 0, reward_names: tuple[str, ...] = (), **settings: Any) -> PromptStream:
+def stream_of(
+    folder: Path, rows: list[dict] = ROWS, *, seed: int = 0, reward_names: tuple[str, ...] = (), **settings: Any
+) -> StreamedPrompts:
     defaults = {"path": write_rows(folder, rows), "streaming": True, "shuffle_buffer_size": 8, "eval_samples": 0}
-    return PromptStream(DataSection.model_validate(defaults | settings), TOKENIZER, seed=seed, folder=folder, reward_names=reward_names)
+    return StreamedPrompts(DataSection.model_validate(defaults | settings), TOKENIZER, seed=seed, folder=folder, reward_names=reward_names)
 
 
-def draw(stream: PromptStream, count: int) -> list[Prompt]:
+def draw(stream: StreamedPrompts, count: int) -> list[Prompt]:
     return [stream.next() for _ in range(count)]
 
 
@@ -128,14 +130,14 @@ def test_rows_that_are_left_out_are_counted_once_however_often_they_are_read(tmp
     assert trained == [index for index in range(20) if index % 4 in (1, 2)]
     counts = stream.counts
     assert (counts.trained, counts.too_long, counts.outside_pass_rate, dict(counts.contaminated)) == (10, 1, 10, {other: 1})
-    assert stream.contaminated[0].place.endswith("rows.jsonl:22")
+    assert stream.contaminated[0].location.endswith("rows.jsonl:22")
 
 
 def test_data_are_read_no_further_than_needed(tmp_path: Path):
     """A broken line is met when its buffer is."""
     path = Path(write_rows(tmp_path, [{"prompt": f"{n}?"} for n in range(250)]))
     path.write_text(path.read_text() + "{broken\n")
-    stream = PromptStream(
+    stream = StreamedPrompts(
         DataSection(path=str(path), streaming=True, shuffle_buffer_size=100, eval_samples=0), TOKENIZER, seed=0, folder=tmp_path
     )
     draw(stream, 200)

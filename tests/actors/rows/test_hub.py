@@ -61,12 +61,12 @@ except DataError as error:
 STREAM = """
 import json, sys
 from pathlib import Path
-from actors.prompts.streamed import PromptStream
+from actors.prompts.streamed import StreamedPrompts
 from configs.schema.data import DataSection
 from learner.model.tiny_model import build_tokenizer
 def stream():
     data = DataSection(path=sys.argv[1], name="main", prompt_column="question", streaming=True, shuffle_buffer_size=8, eval_samples=3)
-    return PromptStream(data, build_tokenizer(), seed=0, folder=Path("."))
+    return StreamedPrompts(data, build_tokenizer(), seed=0, folder=Path("."))
 first = stream()
 drawn = [first.next() for _ in range(40)]
 cursor = json.loads(json.dumps(first.cursor()))

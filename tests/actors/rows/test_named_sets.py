@@ -70,7 +70,7 @@ def test_columns_get_other_names_and_hide_what_had_them(tmp_path: Path):
     assert rows.columns == ("prompt", "solution")
     assert rows.row(0) == {"prompt": "1+1?", "solution": "2"}
     assert rows.values("solution", [1, 0]) == ["4", "2"]
-    assert (len(rows), rows.place(1)) == (2, f"{path}:2")
+    assert (len(rows), rows.location(1)) == (2, f"{path}:2")
     swapped = renamed(load_rows(str(path)), {"answer": "solution", "solution": "answer"}, "data.columns")
     assert swapped.row(0) == {"q": "1+1?", "solution": "2", "answer": "long"}
 

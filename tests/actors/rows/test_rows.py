@@ -83,7 +83,7 @@ def test_values_that_json_does_not_know_become_text(tmp_path: Path):
 def test_a_row_that_lacks_a_column_has_none_there(tmp_path: Path):
     rows = load_rows(str(file_with(tmp_path, "a.jsonl", '{"a": 1}\n\n{"b": 2}\n')))
     assert all_rows(rows) == [{"a": 1, "b": None}, {"a": None, "b": 2}]
-    assert rows.place(1) == f"{tmp_path}/a.jsonl:3"
+    assert rows.location(1) == f"{tmp_path}/a.jsonl:3"
 
 
 def test_a_byte_order_mark_at_the_start_is_no_part_of_the_data(tmp_path: Path):

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.prompts.decontamination import ngrams
-from actors.prompts.indexed import PromptSource
+from actors.prompts.indexed import IndexedPrompts
 from actors.rows.sources import mix
 from configs.contracts.errors import CheckpointError, DataError
 from configs.contracts.records import Prompt
@@ -42,20 +42,20 @@ def numbered(folder: Path, name: str, count: int, **columns: Any) -> str:
     return write_rows(folder, [{"prompt": f"{name} {n}", "solution": str(n), **columns} for n in range(count)], f"{name}.jsonl")
 
 
-def source_of(folder: Path, rows: list[dict] = ROWS, *, seed: int = 0, **keys: Any) -> PromptSource:
+def source_of(folder: Path, rows: list[dict] = ROWS, *, seed: int = 0, **keys: Any) -> IndexedPrompts:
     where = {} if "mixture" in keys else {"path": write_rows(folder, rows)}
-    return PromptSource(DataSection.model_validate(where | {"eval_samples": 0} | keys), TOKENIZER, seed=seed, folder=folder)
+    return IndexedPrompts(DataSection.model_validate(where | {"eval_samples": 0} | keys), TOKENIZER, seed=seed, folder=folder)
 
 
-def drawn(source: PromptSource, count: int | None = None) -> list[Prompt]:
+def drawn(source: IndexedPrompts, count: int | None = None) -> list[Prompt]:
     return [prompt for prompt in (source.next() for _ in range(len(source) if count is None else count)) if prompt is not None]
 
 
-def rows_of(source: PromptSource, count: int | None = None) -> list[int]:
+def rows_of(source: IndexedPrompts, count: int | None = None) -> list[int]:
     return [prompt.id.index for prompt in drawn(source, count)]
 
 
-def values_of(source: PromptSource, column: str) -> list[Any]:
+def values_of(source: IndexedPrompts, column: str) -> list[Any]:
     return [prompt.columns[column] for prompt in drawn(source)]
 
 
@@ -85,7 +85,7 @@ def test_a_mixture_keeps_a_seeded_share_of_each_part_and_all_of_one_without_a_we
     assert [prompt for prompt in prompts if prompt[0] == "b"] != [f"b {n}" for n in range(4)], "shuffled as a whole"
     assert {row["prompt"] for row in mixed(parts, seed=1)} != set(prompts), "another seed keeps others"
     assert rows.values("solution", [7, 0, 7]) == [rows.row(7)["solution"], rows.row(0)["solution"], rows.row(7)["solution"]]
-    assert rows.place(0).endswith(f"{prompts[0][0]}.jsonl:{int(prompts[0][2:]) + 1}")
+    assert rows.location(0).endswith(f"{prompts[0][0]}.jsonl:{int(prompts[0][2:]) + 1}")
 
 
 def test_the_mixture_follows_from_the_seed_on_every_platform(tmp_path: Path):
@@ -191,7 +191,7 @@ def test_words_of_an_evaluation_set_are_left_out_and_told(tmp_path: Path):
     source = source_of(tmp_path, rows, decontaminate=[first, second])
     assert sorted(rows_of(source)) == [1, 4]
     assert source.counts.contaminated == {first: 3, second: 0}
-    assert [(found.place[-4:], found.evaluation_set) for found in source.contaminated] == [
+    assert [(found.location[-4:], found.evaluation_set) for found in source.contaminated] == [
         ("nl:1", first),
         ("nl:3", first),
         ("nl:4", first),
