@@ -25,12 +25,13 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 
+from cluster.loop.adapter_sync import AdapterSync
 from cluster.loop.roles import Cursor, Learner, Prompts, Rewards, Rollouts
 from cluster.loop.sampling import sample_and_score
 from cluster.loop.window import Window, WindowSnapshot
 from configs.contracts.errors import PoisonPromptError
 from configs.contracts.metrics import BusyClock
-from configs.contracts.records import AdapterRef, RolloutRequest, Sampling, ScoredGroup, StepReport, SyncReport
+from configs.contracts.records import RolloutRequest, Sampling, ScoredGroup, StepReport, SyncReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class TrainLoop:
     on_new_adapter: Callable[[int], Awaitable[None]]
     """Called with each policy version that every engine has confirmed."""
     save_checkpoint: Callable[[Snapshot], Awaitable[None]]
-    syncs: list[SyncReport] = field(default_factory=list)
+    adapter_sync: AdapterSync = field(init=False)
     learner_clock: BusyClock = field(default_factory=BusyClock)
     waited_s: float = 0.0
     """Time that the learner waited for groups, over the run."""
@@ -90,14 +91,13 @@ class TrainLoop:
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     _tasks: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
     _rollout_tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    _broadcast: asyncio.Task[None] | None = None
-    _held_version: int | None = None
-    """The version before the one that is being broadcast, while it is."""
     _reporting: asyncio.Task[None] | None = None
     _exhausted: bool = False
     _stop_reason: str = ""
     _stopping: asyncio.Future[None] | None = None
-    _unreported_sync: SyncReport | None = None
+
+    def __post_init__(self) -> None:
+        self.adapter_sync = AdapterSync(self.rollouts, self.on_new_adapter, self._notify)
 
     async def run(self) -> str:
         """Train until the steps are done, the data ends, or `stop` is called; then save a checkpoint. Errors of any part end the run."""
@@ -107,7 +107,7 @@ class TrainLoop:
                 feeding = self._tasks.create_task(self._feed())
                 reason = await self._learn()
                 feeding.cancel()
-                await self._confirm_broadcast()
+                await self.adapter_sync.confirm()
                 for task in self._rollout_tasks:
                     task.cancel()
         except BaseExceptionGroup as group:
@@ -134,17 +134,12 @@ class TrainLoop:
                 await self._changed.wait_for(self._may_admit)
 
     def _may_admit(self) -> bool:
-        return self.window.room(self._engine_version) > 0 and (not self._exhausted or self.window.to_reissue() is not None)
-
-    @property
-    def _engine_version(self) -> int:
-        """The version that training may sample with."""
-        return self.rollouts.version if self._held_version is None else self._held_version
+        return self.window.room(self.adapter_sync.engine_version) > 0 and (not self._exhausted or self.window.to_reissue() is not None)
 
     def _admit(self) -> list[RolloutRequest]:
         """Draw as many prompts as the window has room for; prompts to be sampled again come first."""
         requests: list[RolloutRequest] = []
-        for _ in range(self.window.room(self._engine_version)):
+        for _ in range(self.window.room(self.adapter_sync.engine_version)):
             again = self.window.to_reissue()
             prompt = self.prompts.prompt(again[0]) if again else self.prompts.next()
             if prompt is None:
@@ -178,8 +173,8 @@ class TrainLoop:
             if step % self.settings.sync_every_steps == 0:
                 await self._sync()
             now = time.monotonic()
-            await self._report(StepRecord(step, report, groups, now - last, waited_s, self._unreported_sync))
-            last, self._unreported_sync = now, None
+            await self._report(StepRecord(step, report, groups, now - last, waited_s, self.adapter_sync.take_report()))
+            last = now
             if snapshot:
                 await self._confirm_report()
                 await self.save_checkpoint(snapshot)
@@ -214,10 +209,10 @@ class TrainLoop:
 
     async def _sync(self) -> None:
         """Start to broadcast the adapter; it overlaps the next step."""
-        await self._confirm_broadcast()
+        await self.adapter_sync.confirm()
         with self.learner_clock.busy():
             adapter = await self.learner.export_adapter()
-        self._broadcast = self._tasks.create_task(self._broadcast_adapter(adapter))
+        self.adapter_sync.begin(adapter, self._tasks)
 
     async def _report(self, record: StepRecord) -> None:
         """Log a step beside the next one, in order. Steps that a checkpoint covers are logged before it: a resumed run never misses a line."""
@@ -228,22 +223,6 @@ class TrainLoop:
         if self._reporting is not None:
             await self._reporting
             self._reporting = None
-
-    async def _broadcast_adapter(self, adapter: AdapterRef) -> None:
-        self._held_version = self.rollouts.version
-        try:
-            report = await self.rollouts.broadcast(adapter)
-            await self.on_new_adapter(report.version)
-        finally:
-            self._held_version = None
-        self.syncs.append(report)
-        self._unreported_sync = report
-        await self._notify()
-
-    async def _confirm_broadcast(self) -> None:
-        if self._broadcast is not None:
-            await self._broadcast
-            self._broadcast = None
 
     async def _notify(self) -> None:
         async with self._changed:

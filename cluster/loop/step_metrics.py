@@ -94,7 +94,7 @@ def _sync_metrics(sync: SyncReport) -> dict[str, float]:
 
 def run_summary(totals: RunTotals, loop: TrainLoop) -> dict[str, Any]:
     """The part of `summary.json` that the loop knows."""
-    steps = len(totals.step_seconds)
+    steps, syncs = len(totals.step_seconds), loop.adapter_sync.reports
     elapsed_s = loop.elapsed_s or 1e-9
     generate_s = totals.generate_s
     return {
@@ -109,10 +109,10 @@ def run_summary(totals: RunTotals, loop: TrainLoop) -> dict[str, Any]:
             "score": totals.score_s / steps if steps else 0.0,
             "train": totals.train_s / steps if steps else 0.0,
         },
-        "sync_s": percentiles([sync.total_s for sync in loop.syncs]),
-        "sync_paused_s": percentiles([sync.paused_s for sync in loop.syncs]),
-        "sync_bytes": loop.syncs[-1].nbytes if loop.syncs else 0,
-        "canary_difference": max((sync.canary_difference for sync in loop.syncs), default=0.0),
+        "sync_s": percentiles([sync.total_s for sync in syncs]),
+        "sync_paused_s": percentiles([sync.paused_s for sync in syncs]),
+        "sync_bytes": syncs[-1].nbytes if syncs else 0,
+        "canary_difference": max((sync.canary_difference for sync in syncs), default=0.0),
         "reissued_stale": loop.window.reissued_stale,
         "accounting": loop.window.accounting().as_json(),
     }

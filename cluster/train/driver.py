@@ -43,7 +43,7 @@ class FinishedStep:
     total_steps: int
     metrics: Mapping[str, float]
     """Under the names of docs/metrics.md."""
-    stop: Callable[[str], None]
+    stop: Callable[[str], object]
     """End the run after this step, with a checkpoint: `step.stop("reward is high enough")`. The text becomes the exit reason."""
 
 

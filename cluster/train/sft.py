@@ -61,7 +61,7 @@ async def _train(
     """Start the ranks, train, write; everything that was started is closed again."""
     with stop_on_signals(run.display.say) as signals, MetricSinks.open(run.config, run.directory.path, run.display.say) as sinks:
         training = SftRun(run, prepared, session, sinks, callbacks, found, _spawn(run, session))
-        signals.end_after_step = training.end_after_step
+        signals.end_after_step = training.stop
         try:
             return await training.run_to_end()
         finally:
@@ -94,16 +94,12 @@ class SftRun:
         reason = await through_restarts(self._attempt, self._restore, self.run.config.cluster.max_learner_restarts, self.run.display.say)
         return await self._finish(reason)
 
-    def end_after_step(self, reason: str) -> bool:
-        """End after the running step; False where none runs."""
+    def stop(self, reason: str) -> bool:
+        """End after the step that runs now; False where none runs."""
         if self.saved_step < 0:
             return False
-        self.stop(reason)
-        return True
-
-    def stop(self, reason: str) -> None:
-        """End after the step that runs now."""
         self.stop_reason = reason
+        return True
 
     @property
     def total_steps(self) -> int:
@@ -214,20 +210,22 @@ class SftRun:
         if self.run.config.learner.use_peft:
             folder = directory.path / "adapter"
             shutil.copytree(directory.checkpoints / f"step-{self.step:06d}" / "learner" / "adapter", folder, dirs_exist_ok=True)
-            self._describe(folder, summary)
+            _describe(folder, self.run, self.prepared, summary)
             return folder
         if reason != "finished":
             return None
         folder = directory.path / WARM_MODEL
         with self.run.display.phase("writing the model"), whole_folder(str(folder)) as unfinished:
             await self.group.save_model(unfinished)
-            self._describe(unfinished, summary)
+            _describe(unfinished, self.run, self.prepared, summary)
             add_end_token(unfinished, self.prepared.tokenizer.eos_token_id)
         return folder
 
-    def _describe(self, folder: Path, summary: dict[str, Any]) -> None:
-        self.prepared.tokenizer.save_pretrained(folder)
-        (folder / "README.md").write_text(sft_card(self.run.config, summary))
+
+def _describe(folder: Path, run: OpenRun[SftConfig], prepared: PreparedSft, summary: dict[str, Any]) -> None:
+    """Write the tokenizer and the card beside the weights."""
+    prepared.tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(sft_card(run.config, summary))
 
 
 def _read_metrics(file: Path) -> list[dict[str, float]]:
