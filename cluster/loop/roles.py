@@ -19,7 +19,7 @@ from configs.contracts.records import (
 )
 
 Cursor: TypeAlias = Mapping[str, object]
-"""Where a stream of prompts stands, as JSON that only the stream reads."""
+"""The position of a stream of prompts, as JSON that only the stream reads."""
 
 
 class Prompts(Protocol):
@@ -34,7 +34,7 @@ class Prompts(Protocol):
         ...
 
     def cursor(self) -> Cursor:
-        """Where the stream stands, as JSON."""
+        """The position of the stream, as JSON."""
         ...
 
 

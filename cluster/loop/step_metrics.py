@@ -1,4 +1,4 @@
-"""From what the loop saw of a step to the flat metrics of docs/metrics.md, and from a run to its summary."""
+"""The metrics of a step, under the names of docs/metrics.md, and the summary of a run."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ IDLE_WORTH_SAYING = 0.15
 
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
-    """What a person is told at the end of a run, of what `summary.json` holds."""
+    """Say in a few lines how the run went, from `summary.json`."""
     before, after, sync = summary["accuracy_before"], summary["accuracy_after"], summary["sync_s"]
     lines = []
     if before is not None and after is not None:

@@ -1,4 +1,4 @@
-"""How many groups may be under way, which are too old, and what became of every prompt: pure rules, no process.
+"""The window: limits the groups under way, refuses stale ones, and accounts for every prompt. Pure rules, no process.
 
 Words. A *step* is one optimizer step; it trains `groups_per_step` (P) groups. `steps_taken` counts the batches handed to the
 learner, so the next batch trains on policy version `steps_taken`. A group sampled under version v and trained then is
@@ -131,7 +131,11 @@ class Window:
         return len(self._in_flight)
 
     def room(self, engine_version: int) -> int:
-        """How many groups may be admitted now, the engines having confirmed `engine_version`."""
+        """Count the groups that may be admitted now.
+
+        Args:
+            engine_version: the policy version that every engine has confirmed.
+        """
         lag = self.steps_taken - engine_version
         capacity = self.groups_per_step * (self.max_staleness + 1 - lag)
         still_needed = self.groups_per_step * (self.total_steps - self.steps_taken)

@@ -1,4 +1,4 @@
-"""What every training run does around its steps, whether by GRPO or supervised.
+"""The frame of every training run, by GRPO or supervised: everything around its steps.
 
 open_run          lock the run directory ─► checkpoint to resume from ─► begin ─► the run ─► summary.json, report.html
                                                                           └─ from here on, a failure is written down as the exit reason

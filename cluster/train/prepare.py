@@ -1,4 +1,4 @@
-"""Before Ray starts: the model and the data that `builtin:` names stand for, an adapter to merge, the tokenizer, and the prompts."""
+"""Prepare a run before Ray starts: make or find the model, merge an adapter into it, load the tokenizer and the prompts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TRIED_GOLDS = 64
 
 @dataclass
 class Prepared:
-    """What a run trains, and on what."""
+    """The model, the tokenizer and the prompts of a run."""
 
     config: RunConfig
     base_path: str
@@ -44,16 +44,16 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     prompts: PromptSource
     eval_sets: Sequence[EvalSet]
-    """What is evaluated while the run trains."""
+    """Sets of prompts that are evaluated while the run trains."""
 
     @property
     def needs_warm_start(self) -> bool:
-        """Whether the warm start is still to be run; a run that is resumed has its result already."""
+        """True while the warm start is still to be run; a resumed run has its result already."""
         return self.model_path != self.base_path and not Path(self.model_path).exists()
 
     @property
     def needs_served_model(self) -> bool:
-        """Whether the learner is still to write what the engines serve."""
+        """True while the learner is still to write the model that the engines serve."""
         return self.served_path != self.model_path and not Path(self.served_path).exists()
 
     @property
@@ -105,7 +105,7 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
 
 
 def try_golds(rewards: RewardsSection, prompts: PromptSource, display: RunDisplay) -> None:
-    """Let the rewards read the gold answers of the first prompts.
+    """Check that the rewards can read the gold answers of the first prompts.
 
     Raises:
         DataError: a reward can read none of them.

@@ -29,7 +29,7 @@ Close = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True)
 class RoleMaker:
-    """How the roles of one run are made."""
+    """Makes the roles of one run."""
 
     config: RunConfig
     prepared: Prepared

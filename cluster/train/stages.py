@@ -76,7 +76,7 @@ def _run_in_order(stages: tuple[RunConfig, ...], directory: RunDirectory, displa
 
 
 def _summary(summaries: Mapping[str, Mapping[str, Any]], exit_reason: str) -> dict[str, Any]:
-    """Of each stage what came of it, and of the whole the accuracy before the first and after the last."""
+    """Collect the results of each stage, and the accuracy before the first and after the last."""
     stages = [{"name": name, **{key: found.get(key) for key in KEPT_OF_A_SUMMARY}} for name, found in summaries.items()]
     return {
         "stages": stages,
@@ -88,7 +88,7 @@ def _summary(summaries: Mapping[str, Mapping[str, Any]], exit_reason: str) -> di
 
 
 def _changed(stage: RunConfig) -> str:
-    """In words, what a stage that has ended was run with and the configuration says otherwise; `model` is completed by the adapter, and is left out."""
+    """List the settings of a finished stage that differ from the configuration. `model` is left out: the adapter completes it."""
     was, now = (dict(_flat(tree)) for tree in (read_yaml(stage.out_dir / "config.yaml"), stage.model_dump(mode="json")))
     changed = [
         f"{key} was {was.get(key)}, not {value}" for key, value in now.items() if not key.startswith("model.") and was.get(key) != value

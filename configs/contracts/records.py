@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 Outcome = Literal["scored", "skipped", "unparsable_gold", "unparsable_answer", "timeout", "crashed", "invalid"]
-"""What became of one completion under one reward. `skipped`: the function said None ("does not apply")."""
+"""The result of grading one completion with one reward. `skipped`: the function said None ("does not apply")."""
 
 FAILED_OUTCOMES: frozenset[Outcome] = frozenset({"timeout", "crashed", "invalid"})
 """Outcomes that are faults of the reward, to which `rewards.on_error` applies."""
@@ -62,14 +62,14 @@ class Prompt:
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The other columns of its row, JSON values, handed to the rewards."""
     conversational: bool = True
-    """Whether completions are handed to rewards as chat messages (True) or as plain text."""
+    """True where rewards receive completions as chat messages, False where as plain text."""
     messages: tuple[Mapping[str, str], ...] = ()
     """The chat messages it was rendered from, empty for a plain-text prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How completions are sampled. `temperature` 0 is greedy, for evaluation."""
+    """Sampling settings of a group. `temperature` 0 is greedy, for evaluation."""
 
     num_generations: int
     max_completion_length: int
@@ -87,7 +87,7 @@ class Gang:
 
     name: str
     size: int
-    """How many requests of this gang the engine must have received before any of them starts."""
+    """Number of requests that the engine must have received before any of them starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class GroupSummary:
-    """What the driver needs to know of a group without opening its body."""
+    """The facts about a group that the driver uses without opening its body."""
 
     prompt_id: PromptId
     attempt: int
@@ -145,7 +145,7 @@ class GroupSummary:
     generate_s: float
     """Wall seconds from the first submission to the last completion."""
     reissued: int = 0
-    """How often the pool sampled this group anew because an engine was lost."""
+    """Number of times that the pool sampled this group again because an engine was lost."""
 
 
 ROLLOUT_SCHEMA = pa.schema(
@@ -269,20 +269,20 @@ class Scores:
     normalised_G: tuple[float | None, ...] | None = None
     """Under `rewards.aggregation: normalize_then_sum`: the weighted sum of the rewards normalised in the group."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """What the functions logged by `log_metric`."""
+    """Values that reward functions logged by `log_metric`."""
     extras: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """What the functions logged by `log_extra`: a value for each completion."""
+    """Values that reward functions logged by `log_extra`, one for each completion."""
     first_error: str = ""
     """Traceback of the first failure in this group, if any."""
 
     @property
     def training_rewards_G(self) -> tuple[float | None, ...]:
-        """What advantages are computed from."""
+        """The rewards that advantages are computed from."""
         return self.rewards_G if self.normalised_G is None else self.normalised_G
 
     @property
     def zero_variance(self) -> bool:
-        """Whether the group teaches nothing: fewer than two rewards apply, or all are equal."""
+        """True where the group teaches nothing: fewer than two rewards apply, or all are equal."""
         applying = {reward for reward in self.training_rewards_G if reward is not None}
         return len(applying) < 2
 
@@ -304,7 +304,7 @@ class ScoredGroup:
 
 @dataclass(frozen=True, slots=True)
 class TensorSlot:
-    """Where one tensor lies in an adapter's buffer."""
+    """Position of one tensor in an adapter's buffer."""
 
     name: str
     """PEFT key: `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`."""
@@ -319,7 +319,7 @@ class Canary:
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """Of tokens 1.. given the ones before them, at temperature 1, in nats: one fewer than the tokens."""
+    """Log-probability of each token but the first, given the tokens before it, at temperature 1, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +328,7 @@ class AdapterManifest:
 
     version: int
     sha256: str
-    """Of the buffer's bytes."""
+    """Hash of the buffer's bytes."""
     dtype: Literal["float32", "bfloat16"]
     slots: tuple[TensorSlot, ...]
     r: int
@@ -337,7 +337,7 @@ class AdapterManifest:
     base_model: str
     canary: Canary | None = None
     use_rslora: bool = False
-    """Whether the update is scaled by alpha / sqrt(r) instead of alpha / r."""
+    """True where the update is scaled by alpha / sqrt(r) instead of alpha / r."""
 
     @property
     def nbytes(self) -> int:
@@ -371,7 +371,7 @@ def adapter_sha256(buffer: np.ndarray) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """What one broadcast cost. Seconds are wall time."""
+    """The cost of one broadcast. Seconds are wall time."""
 
     version: int
     nbytes: int
@@ -386,7 +386,7 @@ class SyncReport:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one optimizer step did. `policy_version` is the version after it."""
+    """The result of one optimizer step. `policy_version` is the version after it."""
 
     policy_version: int
     skipped: bool
@@ -396,4 +396,4 @@ class StepReport:
     train_s: float
     tokens: int
     advantages: Mapping[tuple[PromptId, int], tuple[float | None, ...]] = field(default_factory=dict)
-    """Of each group by its prompt and attempt: the advantages of its completions, None where no reward applies."""
+    """Advantages of the completions of each group, by (prompt id, attempt); None where no reward applies."""
