@@ -26,8 +26,6 @@ def train(
     dry_run: DryRun = False,
 ) -> None:
     """Train a model by GRPO."""
-    from cluster.train.grpo import run_training
-    from cluster.train.stages import run_stages
     from configs.recipes.command_line import load_run
 
     run = load_run(with_address([config, *(overrides or [])], address), accelerate, Console())
@@ -36,4 +34,7 @@ def train(
 
         show_run(run, Console())
         return
+    from cluster.train.grpo import run_training
+    from cluster.train.stages import run_stages
+
     (run_stages if run.stages else run_training)(run, resume if resume in ("auto", "none") else Path(resume))
