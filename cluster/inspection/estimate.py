@@ -11,7 +11,7 @@ from configs.schema.sft import SftConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class MemoryEstimate:
     """Memory of one learner rank and of one engine."""
 
     parameters: int
@@ -53,7 +53,7 @@ def frozen_base_bytes(config: RunConfig | SftConfig, shape: ModelShape) -> int:
     return int(linear * linear_bytes) + (shape.parameters - linear) * element_bytes
 
 
-def estimate(config: RunConfig | SftConfig, shape: ModelShape) -> Estimate:
+def estimate(config: RunConfig | SftConfig, shape: ModelShape) -> MemoryEstimate:
     """Estimate the memory of one learner rank and one engine, and the bytes of one sync; for supervised fine-tuning, of a rank alone.
 
     The learner's estimate is for full micro-batches of the longest prompts and completions, at the end of a forward pass: all activations and
@@ -70,7 +70,7 @@ def estimate(config: RunConfig | SftConfig, shape: ModelShape) -> Estimate:
         | _activations(config, shape, element_bytes)
     )
     if isinstance(config, SftConfig):
-        return Estimate(shape.parameters, adapter, adapter * element_bytes, learner, {})
+        return MemoryEstimate(shape.parameters, adapter, adapter * element_bytes, learner, {})
     kv_per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * element_bytes
     rollout = {
         "weights": shape.parameters * element_bytes,
@@ -78,7 +78,7 @@ def estimate(config: RunConfig | SftConfig, shape: ModelShape) -> Estimate:
         * config.max_model_len
         * config.actors.max_num_seqs,
     }
-    return Estimate(shape.parameters, adapter, adapter * element_bytes, learner, rollout)
+    return MemoryEstimate(shape.parameters, adapter, adapter * element_bytes, learner, rollout)
 
 
 def _training_state(config: RunConfig | SftConfig, adapter: int, element_bytes: int) -> dict[str, int]:
