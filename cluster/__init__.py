@@ -1,1 +1,3 @@
 """Where processes run, and every command."""
+
+import rollcast as rollcast  # `python -m cluster` is another way in: it binds the names of the packages first

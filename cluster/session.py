@@ -19,12 +19,16 @@ from cluster.placement import Node, Placement, place, roles
 from configs.contracts.errors import PlacementError, RollcastError
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
+from rollcast import WORKER_HOOK
 
 FOLDER_PREFIX = "rollcast-"
 """Start of the names of private Ray's folders under /tmp."""
 
 OWNER = "owner.lock"
 """File in that folder, which the driver keeps locked while it lives."""
+
+WORKER_ENVIRONMENT = {"worker_process_setup_hook": WORKER_HOOK}
+"""Each worker finds the packages of this project before it unpickles anything."""
 
 CONNECT_TIMEOUT_S = 10.0
 """Longest wait for a cluster's head to accept a connection."""
@@ -103,6 +107,7 @@ class RaySession:
             include_dashboard=self.config.cluster.dashboard,
             dashboard_host="127.0.0.1",
             object_store_memory=self.config.cluster.object_store_memory_bytes,
+            runtime_env=WORKER_ENVIRONMENT,
             log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=str(self._folder),
@@ -118,7 +123,9 @@ class RaySession:
 
         try:
             _require_listener(address)
-            ray.init(address=address, namespace=self.namespace, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(
+                address=address, namespace=self.namespace, runtime_env=WORKER_ENVIRONMENT, log_to_driver=False, logging_level=logging.ERROR
+            )
         except (ConnectionError, OSError) as error:
             raise PlacementError(
                 f"no Ray cluster answered at {address} ({error}): start one with `ray start --head` and pass its token by RAY_AUTH_MODE=token and "

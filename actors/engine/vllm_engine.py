@@ -82,7 +82,7 @@ def engine_args(config: RunConfig, model_path: str, seed: int) -> AsyncEngineArg
         # vLLM's own choice would be "ray" inside a placement group
         "distributed_executor_backend": "mp" if ranks > 1 else "uni",
         "tensor_parallel_size": ranks,
-        "worker_extension_cls": "actors.engine.follow_actor.EngineExtension",
+        "worker_extension_cls": "rollcast.EngineExtension",
         # every request has the adapter: graphs without it would never run
         "compilation_config": {"cudagraph_specialize_lora": False},
     }
@@ -97,7 +97,7 @@ def engine_args(config: RunConfig, model_path: str, seed: int) -> AsyncEngineArg
             # prompts are read whole, and one always fits beside all running completions
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(CPU_PREFILL_TOKENS, config.max_model_len + actors.max_num_seqs + 1),
-            "worker_extension_cls": "actors.engine.cpu_lora.CpuLoraExtension",
+            "worker_extension_cls": "rollcast.CpuLoraExtension",
         }
     return AsyncEngineArgs(
         model=model_path,

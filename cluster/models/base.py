@@ -21,6 +21,7 @@ from configs.schema.model import BASE_MODEL, BUILTIN, DEQUANTISED_MODEL, MERGED_
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 from learner.model.quantised import require_bitsandbytes
+from rollcast import Pinned
 
 TINY_MODEL = f"{BUILTIN}tiny_qwen2"
 
@@ -114,6 +115,6 @@ def make_builtin_model(name: str, where: Path, logs: Path, seed: int) -> str:
 
         # In a process of its own, so that the driver holds no model.
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, spawn, initializer=redirect_output, initargs=(logs / "prepare.log",)) as process:
+        with ProcessPoolExecutor(1, spawn, initializer=Pinned(redirect_output), initargs=(logs / "prepare.log",)) as process:
             process.submit(create_tiny_model, folder, seed).result()
     return str(folder)

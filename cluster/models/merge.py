@@ -21,6 +21,7 @@ from configs.contracts.logs import redirect_output, tail
 from configs.schema.model import DEQUANTISED_MODEL
 from configs.schema.stages import last_stage_folder
 from learner.model.merging import TOLERANCE, MergeJob, MergeOutcome, Progress, merge
+from rollcast import Pinned
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 __all__ = ["TOLERANCE", "MergeOutcome", "MergeSource", "find_source", "merge_adapter"]
@@ -191,7 +192,7 @@ def _in_a_process(job: MergeJob, progress: Progress) -> MergeOutcome:
     receiving, sending = spawn.Pipe(duplex=False)
     with TemporaryDirectory(prefix="rollcast-merge-") as folder, receiving:
         log = Path(folder) / "merge.log"
-        process = spawn.Process(target=_run, args=(job, sending, log), name="rollcast-merge")
+        process = spawn.Process(target=Pinned(_run), args=(job, sending, log), name="rollcast-merge")
         process.start()
         sending.close()  # so that the end of the process ends the pipe
         try:

@@ -26,7 +26,7 @@ from configs.schema.cluster import PushToHubSection
 from configs.schema.run import RunConfig
 
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
-ROOT = str(Path(__file__).parents[2])
+FRONT_DOOR = str(Path(__file__).parents[2] / "rollcast.py")
 """Where this package lies, whatever folder called `cluster` the current one may have."""
 
 WIDE = {"COLUMNS": "400"}
@@ -149,14 +149,14 @@ class HubUploads:
                 shutil.rmtree(folder, ignore_errors=True)
 
     async def _push(self, step: int, arguments: Sequence[str]) -> bool:
-        command = [sys.executable, "-P", "-m", "cluster", "push", str(self.run), *arguments, *self._options(), "--message", f"Step {step}"]
+        command = [sys.executable, "-P", FRONT_DOOR, "push", str(self.run), *arguments, *self._options(), "--message", f"Step {step}"]
         with self.log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **QUIET, **WIDE, "PYTHONPATH": os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))},
+                env={**os.environ, **QUIET, **WIDE},
                 start_new_session=True,  # a Ctrl-C at the terminal is meant for the run
             )
             try:

@@ -27,6 +27,9 @@ from rewards.functions.per_completion import PerCompletionReward
 from rewards.functions.registry import load
 from rewards.grading.calling import Verdict
 
+FRONT_DOOR = Path(__file__).parents[2] / "rollcast.py"
+"""Runs a module of this project as a program."""
+
 LOAD_TIMEOUT_S = 120.0
 """Starting the warden and importing a user's module take no longer than this."""
 
@@ -220,14 +223,14 @@ class Graders:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         self._on_lost = on_lost
-        path = [str(Path(__file__).parents[2]), *sys.path, str(cwd)]
+        path = [*sys.path, str(cwd)]
         # SECURITY: rewards need no GPU and no threads of their own; a session of its own keeps the warden alive, to clean up,
         # when the worker's process group is killed.
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         settings = json.dumps({"rewards": list(rewards), "memory_limit_bytes": memory_limit_bytes})
         self._warden = subprocess.Popen(
-            # -P: a folder "rewards" of the user's must not stand in for this package
-            [sys.executable, "-P", "-m", "rewards.grading.warden", str(theirs.fileno()), settings],
+            # by its path: nothing of the user's can stand in for it
+            [sys.executable, "-P", str(FRONT_DOOR), "-m", "rewards.grading.warden", str(theirs.fileno()), settings],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             start_new_session=True,

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from tests.runs.training import REPOSITORY, SMALL
+from tests.user_project import FRONT_DOOR, make_project
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -47,7 +48,13 @@ def head() -> Iterator[Head]:
     token.chmod(0o600)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = inherited | {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = inherited | {
+        "PYTHONPATH": str(REPOSITORY),
+        "PATH": path,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     # The agent takes jobs. Its usual port may be held by another Ray on this machine, and it then does without one.
     ports, agent_port = (free_port(), free_port()), free_port()
     command = [
@@ -82,13 +89,17 @@ def listening(port: int) -> bool:
 
 @pytest.mark.slow
 def test_a_job_trains_and_its_end_is_the_jobs_end(head: Head, tmp_path: Path) -> None:
-    settings = [*SMALL, "learner.max_steps=2", "data.eval_samples=0", f"out_dir={tmp_path / 'job'}"]
+    """Its working directory is a project with folders called as rollcast's packages are."""
+    project = make_project(tmp_path / "project")
+    shutil.copy(REPOSITORY / "configs" / "quickstart.yaml", project)
+    rewards = "rewards.functions=[judge.py:judge, tag_count]"
+    settings = [*SMALL, rewards, "learner.max_steps=2", "data.eval_samples=0", f"out_dir={tmp_path / 'job'}"]
     address = f"http://127.0.0.1:{head.dashboard_port}"
     command = [
         RAY, "job", "submit", "--address", address, "--working-dir", ".", "--",
-        "python", "-m", "cluster", "train", "configs/quickstart.yaml", *settings,
+        "python", FRONT_DOOR, "train", "quickstart.yaml", *settings,
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, cwd=project, env=head.environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert json.loads((tmp_path / "job" / "summary.json").read_text())["exit_reason"] == "finished"
     assert not (tmp_path / "job" / "logs" / "ray").exists(), "the cluster's own logs are the cluster's"

@@ -1,0 +1,75 @@
+"""rollcast.py: names that never clash, in every kind of process that a command starts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import REPOSITORY
+from tests.runs.training import SMALL
+from tests.user_project import FRONT_DOOR, environment, make_project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_project(tmp_path_factory.mktemp("user"))
+
+
+def python(project: Path, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run Python in the user's project."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=project, env=environment(project), capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+def test_without_the_front_door_the_folders_of_the_user_win(project: Path) -> None:
+    assert "this is the configs of the user" in python(project, "-c", "import configs.loading").stderr
+
+
+def test_the_command_line_finds_its_own_packages(project: Path) -> None:
+    shown = python(project, "-c", "import rollcast; rollcast.main()", "train", f"{REPOSITORY}/configs/quickstart.yaml", "--dry-run")
+    assert shown.returncode == 0 and "builtin:tiny_qwen2" in shown.stdout, shown.stderr
+
+
+def test_a_spawned_process_finds_them_without_a_main_file(project: Path) -> None:
+    """As in a notebook: no main file is run again in the child."""
+    code = (
+        "import multiprocessing, rollcast\n"
+        "from configs.contracts.logs import redirect_output\n"
+        "from pathlib import Path\n"
+        "process = multiprocessing.get_context('spawn').Process(target=rollcast.Pinned(redirect_output), args=(Path('child.log'),))\n"
+        "process.start(); process.join(); raise SystemExit(process.exitcode)\n"
+    )
+    assert python(project, "-c", code).returncode == 0
+    assert (project / "child.log").exists()
+    assert python(project, "-c", code.replace("rollcast.Pinned(redirect_output)", "redirect_output")).returncode == 1
+
+
+def test_a_missing_module_under_an_own_name_tells_whose_the_name_is(project: Path) -> None:
+    told = "'configs' is rollcast's own package in "
+    for code in ("import rollcast, configs.mine", "import rollcast\nfrom configs import mine"):
+        assert told in python(project, "-c", code).stderr
+
+
+def test_a_package_that_was_imported_before_is_named(project: Path) -> None:
+    code = f"import sys, types; sys.modules['rewards'] = types.ModuleType('rewards'); sys.modules['rewards'].__path__ = [{str(project)!r}]"
+    told = python(project, "-c", f"{code}\nimport rollcast").stderr
+    assert f"a package 'rewards' from {project} is imported already" in told and "import rollcast first" in told
+
+
+def test_the_import_loads_no_library() -> None:
+    code = "import sys; before = set(sys.modules); import rollcast; print(sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    assert not {"ray", "torch", "numpy", "typer", "pydantic", "configs", "cluster"} & set(json.loads(loaded.replace("'", '"')))
+
+
+@pytest.mark.slow
+def test_a_run_in_such_a_project_trains(project: Path) -> None:
+    """Ray's workers, vLLM's own process, learner ranks, graders and the process that makes the model."""
+    settings = [*SMALL, "learner.max_steps=1", "data.eval_samples=0", "rewards.functions=[judge.py:judge, tag_count]", "out_dir=trained"]
+    done = python(project, FRONT_DOOR, "train", f"{REPOSITORY}/configs/quickstart.yaml", *settings, timeout_s=400)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert json.loads((project / "trained" / "summary.json").read_text())["exit_reason"] == "finished"
