@@ -21,6 +21,7 @@ from rewards.functions.contest import CodeforcesCode, IOICode
 from rewards.functions.length import Cosine, Length, SoftOverlongPunishment
 from rewards.functions.math_answer import Accuracy, ReasoningAccuracy
 from rewards.functions.per_completion import PerCompletionReward
+from rewards.functions.pickled import SUFFIX, read_reward, require_file
 from rewards.functions.repetition import Fluency, RepetitionPenalty
 
 if TYPE_CHECKING:
@@ -135,6 +136,8 @@ def _builtin(name: str, params: dict[str, Any]) -> Callable[..., Reward]:
 
 def _users_function(spec: str) -> Any:
     where, _, name = spec.rpartition(":")
+    if where.endswith(SUFFIX):
+        return read_reward(Path(where))
     module = _module_of_file(Path(where)) if where.endswith(".py") else _module_of_name(where, spec)
     try:
         return functools.reduce(getattr, name.split("."), module)
@@ -144,8 +147,7 @@ def _users_function(spec: str) -> Any:
 
 def _module_of_file(path: Path) -> ModuleType:
     """Import a file by its path, with its folder importable as it is for a script."""
-    if not path.is_file():
-        raise ConfigError(f"reward file {path} is not there; its path is taken from {Path.cwd()}")
+    require_file(path)
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -172,7 +174,9 @@ def _check_users_function(spec: RewardSpec) -> None:
     if not where or not name:
         missing = "function" if where else "module"
         raise ConfigError(f"reward {spec.name!r} has no {missing}; write path/to/file.py:function or package.module:function")
-    if where.endswith(".py"):
+    if where.endswith(SUFFIX):
+        require_file(Path(where))
+    elif where.endswith(".py"):
         _check_file_defines(Path(where), name)
     elif "/" in where:
         raise ConfigError(f"reward {spec.name!r}: {where} is neither a module nor a .py file; write path/to/file.py:function")
@@ -184,8 +188,7 @@ def _check_users_function(spec: RewardSpec) -> None:
 
 def _check_file_defines(path: Path, name: str) -> None:
     """Reads the file without running it."""
-    if not path.is_file():
-        raise ConfigError(f"reward file {path} is not there; its path is taken from {Path.cwd()}")
+    require_file(path)
     try:
         body = ast.parse(path.read_text(encoding="utf-8"), str(path)).body
     except (SyntaxError, UnicodeDecodeError) as error:
