@@ -5,16 +5,16 @@
 
 padded      rows are a prompt, padded left, and a completion, padded right, to the longest; logits of every completion position, kept for
             the backward (TRL's GRPOTrainer without its fused kernels: `_get_per_token_logps_and_entropies`)
-packed      no padding: sequences one behind the other, logits of every completion token
-chunked     the same rows, log-probabilities from chunks of logits that are dropped
-shared      and the prompt of a group computed once a block: what the learner does
+packed      no padding: sequences follow one another; logits of every completion token
+chunked     the same rows; log-probabilities come from chunks of logits that are then dropped
+shared      as chunked, and the prompt of a group is computed once for each block: what the learner does
 
 Each variant runs in a process of its own, on the same model (random weights, 151,936 tokens of vocabulary, LoRA r 16 on all linear layers)
 and the same data: one group for each of `--prompts` prompts, completions of 25 to 100 % of the longest. A step is forward, backward and AdamW.
 Losses and gradient norms must agree.
 
-On a CPU seconds are the process's own processor seconds, which other processes disturb less than the wall clock's (with one thread: idle
-threads spin); on a GPU the wall's.
+On a CPU, seconds are the process's own processor seconds, because other processes disturb them less than wall time. Use one thread: idle threads
+spin. On a GPU, seconds are wall time.
 
 The floor is the operations that no variant can avoid (prompts once a group, nothing twice, frozen weights without gradient:
 `learner.engine.throughput.FlopCount`) at the rate of a large matrix product in the same process, measured before and after.
@@ -48,12 +48,12 @@ VOCABULARY = 151_936
 VARIANTS = ("padded", "packed", "chunked", "shared")
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
 MODELS = {"tiny": (128, 8, 4, 2, 2432), "0.5b": (896, 24, 14, 2, 4864), "1.5b": (1536, 28, 12, 2, 8960)}
-"""`tiny` is for CPUs: 28 M parameters, of which 19 M are the head's and 8 M the layers'. The others have the shapes of Qwen2.5."""
+"""`tiny` is for CPUs: 28 M parameters, 19 M of them in the head and 8 M in the layers. The others have the shapes of Qwen2.5."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What one process measures. Lengths in tokens; `budget` is of one micro-batch, padding included."""
+    """The measurement that one process makes. Lengths are in tokens; `budget` is that of one micro-batch, padding included."""
 
     variant: str
     model: str
@@ -72,16 +72,16 @@ class Measured:
     loss: float
     grad_norm: float
     positions: int
-    """Positions of the rows, padding included."""
+    """Positions in the rows, padding included."""
     completion_tokens: int
     step_s: float
     peak_bytes: int
-    """Beyond what the imports took."""
+    """Peak memory beyond what the imports took."""
     matmul_flops: float
-    """Rate of a large product in the model's type, operations a second."""
+    """Rate of a large matrix product in the model's type, in operations a second."""
     floor_flops: int
     own_flops: int
-    """What this variant must compute of what it chose to: its repeated prompts count, its padding does not."""
+    """Operations of this variant: prompts that it repeats count, its padding does not."""
     device: str
 
 
@@ -120,18 +120,18 @@ def random_policy(case: Case, device: str) -> Policy:
     policy = Policy(get_peft_model(causal, lora, autocast_adapter_dtype=False), adapted=True, base_model="random")
     for name, parameter in policy.trainable().items():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, 0, 0.02)  # a fresh B is 0, and A would have no gradient
+            torch.nn.init.normal_(parameter, 0, 0.02)  # a fresh B is 0, which would leave A without a gradient
     return policy.train()
 
 
 def policy_gradient(logprobs: Tensor, behaviour: Tensor, advantages: Tensor) -> Tensor:
-    """Sum of the losses of tokens, with truncated importance weights; the objective of the run costs nothing beside the model."""
+    """The sum of token losses, with truncated importance weights. The choice of objective costs nothing beside the model."""
     weights = torch.exp((logprobs.detach() - behaviour).clamp(max=float(np.log(2.0))))
     return -(weights * torch.exp(logprobs - logprobs.detach()) * advantages).sum()
 
 
 class Padded:
-    """What TRL's GRPOTrainer does with a batch, in plain transformers."""
+    """The work of TRL's GRPOTrainer on a batch, in plain transformers."""
 
     def __init__(self, policy: Policy, groups: Sequence[TrainedGroup], budget: int) -> None:
         self.policy = policy
@@ -214,7 +214,7 @@ def selective_log_softmax(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def now_s(device: str) -> float:
-    """Processor seconds of this process, or, when the GPU has finished, the wall's."""
+    """Processor seconds of this process; on a GPU, wall seconds until it has finished."""
     if device != "cuda":
         return time.process_time()
     torch.cuda.synchronize()
@@ -234,7 +234,7 @@ def matmul_flops(dtype: torch.dtype, device: str) -> float:
 
 
 def floor_flops(count: FlopCount, groups: Sequence[TrainedGroup]) -> int:
-    """Operations of a step that computes every prompt once, every completion once, and nothing again."""
+    """Operations of a step that computes every prompt and every completion exactly once."""
     tokens = sum(group.tokens for group in groups)
     predictions = sum(len(completion.token_ids_T) for group in groups for completion in group.completions)
     pairs = 0
@@ -252,7 +252,7 @@ def variant_of(case: Case, policy: Policy, groups: Sequence[TrainedGroup]) -> Pa
 
 
 def take_step(work: Padded | Packed, optimizer: torch.optim.Optimizer) -> tuple[float, float]:
-    """(loss, gradient norm) of one step; packing is part of it only in so far as the caller makes `work` anew."""
+    """Run one step: (loss, gradient norm). Packing is included only if the caller makes `work` anew."""
     optimizer.zero_grad()
     total = 0.0
     for make_loss in work.losses():
@@ -265,13 +265,13 @@ def take_step(work: Padded | Packed, optimizer: torch.optim.Optimizer) -> tuple[
 
 
 def measure(case: Case) -> Measured:
-    """One variant, in this process."""
+    """Measure one variant in this process."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     imports_bytes = after_imports(device)
     policy, groups = random_policy(case, device), random_groups(case)
     optimizer = torch.optim.AdamW(policy.trainable().values(), lr=0.0, weight_decay=0.0)
     rate = matmul_flops(policy.dtype, device)
-    # On a GPU a whole step: kernels are chosen, and FlexAttention is compiled, for its shapes. On a CPU the shortest possible.
+    # Warm up. A GPU needs a whole step: kernels are chosen, and FlexAttention compiled, for its shapes. A CPU needs the shortest step.
     first = groups if device == "cuda" else [replace(groups[0], completions=groups[0].completions[-1:])]
     take_step(variant_of(case, policy, first), optimizer)
     began_s = now_s(device)
@@ -300,7 +300,7 @@ def measure(case: Case) -> Measured:
 
 
 def after_imports(device: str) -> int:
-    """Peak memory when everything is imported: not the variant's."""
+    """Peak memory once everything is imported, before the variant has done anything."""
     import peft  # noqa: F401
     import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 
@@ -309,7 +309,7 @@ def after_imports(device: str) -> int:
 
 
 def in_a_process(case: Case) -> Measured | str:
-    """Measured in a process of its own, or the last line of what it said when it ended."""
+    """Measure in a separate process. Return the measurement, or the last line of the output of a process that failed."""
     done = subprocess.run([sys.executable, __file__, "--case", json.dumps(asdict(case))], capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines()

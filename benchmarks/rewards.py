@@ -1,17 +1,17 @@
-"""What grading costs: `python benchmarks/rewards.py [--seconds 5] [--groups 300]`. No Ray, no model.
+"""Measure what grading costs: `python benchmarks/rewards.py [--seconds 5] [--groups 300]`. No Ray, no model.
 
 Throughput of `accuracy`, in completions a second, for groups of 16 whose answers are integers, fractions, symbolic, or symbolic
 and wrong; every completion is a thousand characters of working and a box.
 
     direct      Open-R1's accuracy reward as a plain function in one process: parse the gold, parse the answer, verify, under
                 math-verify's own SIGALRM time-outs
-    graders     one grader process, as a reward worker has several: killable, deadline from outside
+    graders     one grader process, of which a reward worker has several: it can be killed, and its deadline is kept from outside
 
-once with 16 different answers a group (nothing can be cached but the gold), and once with four, as sampled groups have. Seconds are
-wall seconds with one process grading; the last column is completions a core-second, all processes counted.
+Each is measured twice: with 16 different answers a group (only the gold can be cached), and with four, as sampled groups have. Seconds are
+wall seconds with one process grading. The last column is completions a core-second, all processes counted.
 
-Latency of a group of 16, two graders, two groups in flight, where 1 % of the answers never end (`\\boxed{10^{10^{10}}}`): the wall
-time from handing a group over to its scores.
+Latency of a group of 16 is the wall time from handing it over to its scores, with two graders and two groups in flight, where 1 % of the
+answers never end (`\\boxed{10^{10^{10}}}`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ KINDS = (
 
 
 def groups_of(kind: Kind, answers_per_group: int, seed: int) -> Iterator[GroupInput]:
-    """Endless groups with ever new golds."""
+    """Yield groups without end, each with a new gold."""
     draw = random.Random(seed)
     while True:
         n = draw.randrange(2, 10**6)
@@ -66,7 +66,7 @@ def groups_of(kind: Kind, answers_per_group: int, seed: int) -> Iterator[GroupIn
 
 
 def direct(groups: Iterator[GroupInput], seconds: float) -> tuple[float, float]:
-    """Completions a second, by the wall and by the processor."""
+    """Completions a second of wall time and of processor time."""
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse, verify
 
@@ -87,7 +87,7 @@ def direct(groups: Iterator[GroupInput], seconds: float) -> tuple[float, float]:
 
 
 async def through_graders(groups: Iterator[GroupInput], seconds: float) -> tuple[float, float]:
-    """The same through one grader process."""
+    """Completions a second through one grader process, by wall time and by processor time."""
     graders = await _start(count=1, timeout_s=10.0)
     try:
         for _ in range(3):
@@ -119,12 +119,12 @@ def _cpu_s(graders: Graders) -> float:
 
 @dataclass
 class Latencies:
-    """Of groups, in seconds."""
+    """Latencies of groups, in seconds."""
 
     all_groups: list[float]
     without_hang: list[float]
     beyond_deadlines: list[float]
-    """Of the groups with hangs: what they took besides the deadlines that ran out."""
+    """Time of the groups with hangs, less the deadlines that ran out."""
     replaced: int = 0
 
 

@@ -1,4 +1,4 @@
-"""How fast the whole system is, and what bounds it: `python benchmarks/system.py [--workload quickstart|ragged|all]`.
+"""Measure how fast the whole system is, and what limits it: `python benchmarks/system.py [--workload quickstart|ragged|all]`.
 
 Every row is a run of `rollcast train` in a process of its own, on the same model, prompts and settings:
 
@@ -6,14 +6,14 @@ Every row is a run of `rollcast train` in a process of its own, on the same mode
     sync       cluster.max_staleness=0: sample, score, train, broadcast, one after another
     trl        TRL's GRPOTrainer in one process, if `trl` is installed (pip install trl), on as many threads as there are cores
 
-Rounds alternate (async, sync, trl, async, ...), so that a machine whose speed drifts moves all of them; quote the ratios, and
-run it on an otherwise idle machine. Start-up, evaluation and the warm start are outside of what is timed: completions per second
-are those of the training steps after the first three.
+Rounds alternate (async, sync, trl, async, ...), so that a machine whose speed drifts changes all of them alike. Quote the ratios, and run it on an
+otherwise idle machine. Start-up, evaluation and the warm start are not timed: completions per second are those of the training steps after the
+first three.
 
 Workloads (16 prompts x 8 completions a step, float32, LoRA r 16):
     quickstart   0.6 M parameters, warm-started on addition; about 25 tokens a completion
-    ragged       3 M parameters, untrained: lengths are spread over 1..256 tokens, mean about 80. The reward is the share of digits, so
-                 that every completion has a gradient, and the learning rate next to nothing, so that the lengths stay what they are
+    ragged       3 M parameters, untrained: lengths are spread over 1..256 tokens, mean about 80. The reward is the share of digits, so that
+                 every completion has a gradient. The learning rate is tiny, so that the lengths stay as they are
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WARM_UP_STEPS = 3
 
 @dataclass(frozen=True)
 class Workload:
-    """A model, its data, and what differs from configs/quickstart.yaml."""
+    """A model, its data, and the settings that differ from configs/quickstart.yaml."""
 
     name: str
     model: Path
@@ -103,7 +103,7 @@ def measure(workload: Workload, rounds: int, folder: Path, with_trl: bool) -> No
 
 
 def run_rollcast(workload: Workload, out_dir: Path, max_staleness: int) -> dict[str, Any]:
-    """One training; figures of its steps after the first ones."""
+    """Train once, and return the figures of the steps after the first ones."""
     reward = (
         {"name": workload.reward, "params": {"answer_style": "answer_tag"}} if workload.reward == "accuracy" else {"name": workload.reward}
     )
@@ -146,7 +146,7 @@ def _rollcast(overrides: list[str]) -> None:
 
 
 def run_trl(workload: Workload, out_dir: Path) -> dict[str, Any]:
-    """TRL on the same model, prompts and settings."""
+    """Train once with TRL on the same model, prompts and settings."""
     command = [
         sys.executable, str(Path(__file__).with_name("trl_grpo.py")), str(workload.model), str(workload.data), str(out_dir),
         "--reward", workload.reward, "--max-completion-length", str(workload.max_completion_length), "--steps", str(workload.trl_steps + WARM_UP_STEPS),

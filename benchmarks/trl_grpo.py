@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer on the model, prompts and settings of a workload; writes the seconds of every step. Run by system.py."""
+"""Run TRL's GRPOTrainer on the model, prompts and settings of a workload, and write the seconds of every step. `system.py` starts it."""
 
 from __future__ import annotations
 

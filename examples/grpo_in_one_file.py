@@ -1,18 +1,18 @@
-"""GRPO in one file: torch, transformers and peft, no cluster. Teaches the algorithm, and is the oracle of rollcast's numerics tests.
+"""GRPO in one file: torch, transformers and peft, no cluster. It teaches the algorithm, and rollcast's numerics tests compare with it.
 
     python -m examples.grpo_in_one_file          # about three minutes on one CPU core
 
 A tiny model learns to add two-digit numbers, writing its working: `17+25=` -> `7+5=12,1+2+1=4#42.`
-First it imitates demonstrations of which most forget the carry, so that it is right about a third of the time. Then GRPO, which sees no
-demonstration and is told only whether the number after `#` is right, trains a LoRA adapter on the frozen model until it nearly always is.
+First it imitates demonstrations. Most of them forget the carry, so it is right about a third of the time. Then GRPO trains a LoRA adapter on the
+frozen model until it is nearly always right. GRPO sees no demonstration; it is told only whether the number after `#` is right.
 
 One GRPO step (DeepSeekMath, arXiv:2402.03300):
   1. sample G completions for each of a few prompts;
   2. reward each completion; its advantage is its reward minus its group's mean, over the group's standard deviation;
   3. raise the log-probability of tokens in proportion to their completion's advantage.
 
-What the real system does otherwise: sampling, rewards and training run in processes of their own at the same time; sequences are packed,
-not padded; log-probabilities never need all logits at once; the optimizer is sharded over ranks. The numbers must be the same.
+The real system differs in this: sampling, rewards and training run in separate processes at the same time; sequences are packed, not padded;
+log-probabilities never need all logits at once; the optimizer is sharded over ranks. The numbers must be the same.
 
 Dimensions: `_B` sequences, `_T` tokens (prompt and completion), `_P` prompts, `_G` completions of a prompt, `_V` vocabulary.
 """
@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 PAD, END = 0, 1
-CHARACTERS = "\0.0123456789+=,#"  # a character's token id is its place here: padding, end of text, then the rest
+CHARACTERS = "\0.0123456789+=,#"  # a character's token id is its index here: padding, end of text, then the rest
 NUM_PROMPTS, NUM_GENERATIONS, MAX_COMPLETION_LENGTH = 16, 8, 24
 WARM_START_STEPS, GRPO_STEPS = 250, 100
 
@@ -49,7 +49,7 @@ def make_prompt(a: int, b: int) -> str:
 
 
 def demonstration(a: int, b: int, *, carries: bool) -> str:
-    """Units, then tens with the carry; or, as most demonstrations do, without it."""
+    """Write the working: units, then tens, with the carry or (as most demonstrations do) without it."""
     units = a % 10 + b % 10
     carry = units // 10 if carries else 0
     tens = a // 10 + b // 10 + carry
@@ -57,7 +57,7 @@ def demonstration(a: int, b: int, *, carries: bool) -> str:
 
 
 def reward(text: str, a: int, b: int) -> float:
-    """1 if the text ends in `#<the sum>.`, else 0."""
+    """Return 1 if the text ends in `#<the sum>.`, else 0."""
     return float(text.endswith(f"#{a + b}.") and text.count("#") == 1)
 
 
@@ -66,31 +66,31 @@ def reward(text: str, a: int, b: int) -> float:
 
 @dataclass
 class Batch:
-    """Right-padded sequences. `completion_mask_BT` marks the tokens that were sampled, which alone are trained on."""
+    """Right-padded sequences. `completion_mask_BT` marks the sampled tokens; only those are trained on."""
 
     token_ids_BT: Tensor
     attention_mask_BT: Tensor
     completion_mask_BT: Tensor
     behaviour_logprobs_BT: Tensor
-    """Under the policy that sampled, at the sampling temperature; anything where the mask is 0."""
+    """Log-probabilities under the policy that sampled, at the sampling temperature. Ignored where the mask is 0."""
     advantages_B: Tensor
 
 
 def group_advantages(rewards_PG: Tensor) -> Tensor:
-    """(r - mean) / (std + 1e-4) within each group (arXiv:2402.03300, section 4.1.2; the epsilon is TRL's)."""
+    """Compute (r - mean) / (std + 1e-4) within each group (arXiv:2402.03300, section 4.1.2; the epsilon is TRL's)."""
     mean_P1, std_P1 = rewards_PG.mean(dim=1, keepdim=True), rewards_PG.std(dim=1, keepdim=True)
     return (rewards_PG - mean_P1) / (std_P1 + 1e-4)
 
 
 def token_logprobs(model: torch.nn.Module, batch: Batch, temperature: float) -> Tensor:
-    """log pi(token t | tokens before t) for every t: [B, T], 0 for t = 0, which nothing predicts."""
+    """Compute log pi(token t | tokens before t) for every t: [B, T]. It is 0 for t = 0, which nothing predicts."""
     logits_BTV = model(input_ids=batch.token_ids_BT, attention_mask=batch.attention_mask_BT).logits[:, :-1] / temperature
     logprobs_BT = torch.log_softmax(logits_BTV, dim=-1).gather(2, batch.token_ids_BT[:, 1:, None])[:, :, 0]
     return torch.nn.functional.pad(logprobs_BT, (1, 0))
 
 
 def average(values_BT: Tensor, mask_BT: Tensor, loss_type: str, max_completion_length: int) -> Tensor:
-    """How token losses become one number; the only difference between the members of the family (TRL's names)."""
+    """Reduce token losses to one number. The loss types (TRL's names) differ only in this."""
     values_BT = values_BT * mask_BT
     if loss_type == "grpo":  # every completion counts the same, however long
         return (values_BT.sum(1) / mask_BT.sum(1)).mean()
@@ -113,14 +113,14 @@ def grpo_loss(
 ) -> Tensor:
     """The clipped, importance-weighted policy gradient loss with a KL penalty (arXiv:2402.03300, equations 3 and 4)."""
     mask_BT = batch.completion_mask_BT
-    old_BT = logprobs_BT.detach()  # one update a step: the policy at its beginning is the one we differentiate
-    # If the sampler was an older policy, or rounds otherwise, its samples are weighted by how much likelier they are now; truncated.
+    old_BT = logprobs_BT.detach()  # one update a step: the old policy is the one we differentiate
+    # If the sampler was an older policy, or rounds differently, weight each token by how much likelier it is now; truncate the weight.
     difference_BT = (old_BT - batch.behaviour_logprobs_BT) * mask_BT
     if importance_sampling_mode == "sequence_truncate":
         difference_BT = difference_BT.sum(1, keepdim=True).expand_as(difference_BT)
     weight_BT = difference_BT.exp().clamp(max=importance_sampling_cap)
 
-    ratio_BT = (logprobs_BT - old_BT).exp()  # 1, but it carries the gradient
+    ratio_BT = (logprobs_BT - old_BT).exp()  # its value is 1, but it carries the gradient
     advantages_B1 = batch.advantages_B[:, None]
     clipped_BT = ratio_BT.clamp(1 - epsilon, 1 + epsilon)
     loss_BT = -weight_BT * torch.minimum(ratio_BT * advantages_B1, clipped_BT * advantages_B1)
@@ -139,7 +139,7 @@ def grpo_step(
     max_grad_norm: float = 1.0,
     **objective: object,
 ) -> tuple[float, float]:
-    """One update. `objective` are the keyword arguments of `grpo_loss`. Returns (loss, gradient norm before clipping)."""
+    """Do one update. `objective` has the keyword arguments of `grpo_loss`. Returns (loss, gradient norm before clipping)."""
     reference_logprobs_BT = None
     if objective.get("beta"):
         with torch.no_grad(), model.disable_adapter():  # type: ignore[operator]  # the reference is the model without its adapter
@@ -192,7 +192,7 @@ def warm_start(model: Qwen2ForCausalLM, rng: random.Random, steps: int) -> None:
 
 
 def pad(prompts: list[list[int]], completions: list[list[int]]) -> Batch:
-    """Right-pad prompt + completion; log-probabilities and advantages are filled in by the caller."""
+    """Right-pad prompt + completion. The caller fills in log-probabilities and advantages."""
     shape = (len(prompts), max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True)))
     batch = Batch(
         torch.full(shape, PAD), torch.zeros(shape, dtype=torch.long), torch.zeros(shape), torch.zeros(shape), torch.zeros(len(prompts))
@@ -207,7 +207,7 @@ def pad(prompts: list[list[int]], completions: list[list[int]]) -> Batch:
 
 @torch.no_grad()
 def sample(model: torch.nn.Module, prompts: list[list[int]], *, greedy: bool = False) -> tuple[list[list[int]], list[Tensor]]:
-    """Completions of equally long prompts, and the log-probability of each token when it was sampled."""
+    """Sample completions of equally long prompts, with the log-probability of each sampled token."""
     model.eval()
     out = model.generate(  # type: ignore[operator]
         input_ids=torch.tensor(prompts),
@@ -225,7 +225,7 @@ def sample(model: torch.nn.Module, prompts: list[list[int]], *, greedy: bool = F
 
 
 def accuracy(model: torch.nn.Module) -> float:
-    """Greedy accuracy on 200 fixed sums."""
+    """Measure greedy accuracy on 200 fixed sums."""
     rng = random.Random(1234)
     sums = [(rng.randrange(100), rng.randrange(100)) for _ in range(200)]
     completions, _ = sample(model, [encode(make_prompt(a, b)) for a, b in sums], greedy=True)
@@ -233,7 +233,7 @@ def accuracy(model: torch.nn.Module) -> float:
 
 
 def rollout(model: torch.nn.Module, rng: random.Random) -> tuple[Batch, float]:
-    """Sample, reward and compare: a batch to train on, and the mean reward."""
+    """Sample, reward and compare: return a batch to train on, and the mean reward."""
     sums = [(rng.randrange(100), rng.randrange(100)) for _ in range(NUM_PROMPTS)]
     repeated = [pair for pair in sums for _ in range(NUM_GENERATIONS)]
     prompts = [encode(make_prompt(a, b)) for a, b in repeated]

@@ -1,4 +1,4 @@
-"""Tests, in the folders of what they test; `numerics`, `runs` and `faults` test several parts together."""
+"""Tests, in the same folders as the code that they test; `numerics`, `runs` and `faults` test several parts together."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""References that stand for bodies which a test does not open."""
+"""References to bodies that a test never opens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from configs.contracts.records import RolloutGroup, ScoredGroup
 
 
 class NoBody:
-    """A reference of a body or a buffer that nobody may open."""
+    """A reference to a body or a buffer; opening it is an error."""
 
     def __await__(self) -> Generator[Any, None, Any]:
         raise AssertionError("this body was opened, and nothing here has a reason to")
@@ -21,5 +21,5 @@ NO_BODY = NoBody()
 
 
 def opened(group: ScoredGroup) -> RolloutGroup:
-    """The body of a group, from Ray's object store."""
+    """Fetch the body of a group from Ray's object store."""
     return RolloutGroup(ray.get(cast("ray.ObjectRef", group.body)))

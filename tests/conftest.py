@@ -1,4 +1,4 @@
-"""Fixtures that several packages' tests share."""
+"""Fixtures that the tests of several packages share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model that `builtin:tiny_qwen2` stands for with seed 0, made once: a run given it as `model.path` need not make its own."""
+    """Make the model of `builtin:tiny_qwen2` with seed 0 once, so that a run with this `model.path` need not make its own."""
     from learner.model.tiny_model import create_tiny_model
 
     return create_tiny_model(tmp_path_factory.mktemp("tiny_model") / "model", seed=0)
@@ -21,7 +21,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """A private Ray with four logical cores for the whole session, in a folder of its own that is removed at the end."""
+    """Start a private Ray with four logical cores for the whole session, in a folder that is removed at the end."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 

@@ -1,6 +1,6 @@
-"""Prints the measures of the project's structure: `python -m tests.measures [FOLDER ...]`, a column for each checkout.
+"""Print the measures of the project's structure: `python -m tests.measures [FOLDER ...]`, a column for each checkout.
 
-What is counted is read from the source of the five packages. `tests/test_floors.py` says which of it is a rule.
+The counts are read from the source of the five packages. `tests/test_floors.py` keeps those that are rules.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ LONG_FUNCTION_LINES = 60
 MANY_METHODS = 15
 MANY_PARAMETERS = 6
 RIDDLE = re.compile(r"(What|Whether|Where|How|Of|That|Those)\b")
-"""A docstring of a function that begins so has no verb and no noun phrase."""
+"""A docstring that begins like this has no verb and no noun phrase."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def measures(root: Path) -> dict[str, int]:
-    """Every measure of the checkout at `root`, by its name."""
+    """Compute every measure of the checkout at `root`, by its name."""
     modules = source_modules(root)
     trees = {name: ast.parse(path.read_text(), str(path)) for name, path in modules.items()}
     nodes = [node for tree in trees.values() for node in ast.walk(tree)]
@@ -80,7 +80,7 @@ def num_methods(node: ast.ClassDef) -> int:
 
 
 def num_parameters(function: Function) -> int:
-    """Parameters but `self` and `cls`. Commands are left out: each of their parameters is an option."""
+    """Count parameters except `self` and `cls`. Commands count as 0, because each of their parameters is an option."""
     arguments = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
     options = any(argument.annotation is not None and "typer" in ast.dump(argument.annotation) for argument in arguments)
     return 0 if options else sum(argument.arg not in ("self", "cls") for argument in arguments)
@@ -91,7 +91,7 @@ def is_riddle(function: Function) -> bool:
 
 
 def table(roots: list[Path]) -> Iterator[str]:
-    """A line for each measure, with a number for each checkout."""
+    """Yield a line for each measure, with a number for each checkout."""
     columns = [measures(root) for root in roots]
     for name in columns[0]:
         yield f"{name:55}" + "".join(f"{column[name]:>10,}" for column in columns)

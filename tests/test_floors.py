@@ -1,11 +1,11 @@
-"""Keeps the floors: which room may import which, read from the source. Imports inside functions and for type checking count.
+"""Keep the floors: which room may import which, read from the source. Imports inside functions and for type checking count.
 
 A room is a folder of the code; `FLOORS` lists all rooms, ground first. Protected here:
 1. A room imports rooms of earlier lines only, so that no cycle of rooms exists; within a room no cycle of files.
 2. `actors`, `rewards` and `learner` are peers: of the rest of the project they see `configs/contracts` and `configs/schema` only.
 3. `cluster/loop` sees `configs/contracts` only, and no Ray; rows and prompts never meet the engine.
 4. vLLM and DeepSpeed each have one home.
-5. What the driver imports loads none of the heavy libraries: shown by a process in which importing one is an error.
+5. Modules that the driver imports load no heavy library: they are imported in a process in which importing one is an error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FLOORS = (
 PACKAGES = ("actors", "cluster", "configs", "learner", "rewards")
 PEERS = ("actors", "learner", "rewards")
 GROUND = ("configs/contracts", "configs/schema")
-"""All that the peers share."""
+"""The only rooms that peers share."""
 
 ONLY = {"cluster/loop": ("configs/contracts",)}
 """Rooms that see less than their floor allows."""
@@ -51,12 +51,12 @@ HOMES = {"vllm": "actors/engine", "deepspeed": "learner/engine"}
 
 WITHOUT_RAY = ("configs/contracts", "configs/schema", "configs", "configs/recipes", "cluster/loop")
 HEAVY = ("deepspeed", "math_verify", "peft", "torch", "transformers", "vllm")
-"""Seconds each, in every process that imports one."""
+"""Libraries that cost seconds in every process that imports one."""
 
 
 @dataclass(frozen=True)
 class Import:
-    """One import as it is written: `module` at `line` of `importer`."""
+    """One import statement: `importer` imports `module` in `line`."""
 
     importer: str
     module: str
@@ -77,12 +77,12 @@ def module_name(root: Path, path: Path) -> str:
 
 
 def source_modules(root: Path) -> dict[str, Path]:
-    """Every module of the packages, by its dotted name."""
+    """Find every module of the packages, by its dotted name."""
     return {module_name(root, path): path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))}
 
 
 def imports_of(root: Path, modules: Mapping[str, Path]) -> list[Import]:
-    """Every import statement of the modules, resolved to modules where it names one, with calls of `import_module("name")`."""
+    """Find every import of the modules, calls of `import_module("name")` included."""
     found = []
     for importer, path in modules.items():
         package = importer if path.name == "__init__.py" else importer.rpartition(".")[0]
@@ -107,7 +107,7 @@ def named_by(node: ast.AST, package: str, modules: Mapping[str, Path]) -> Iterat
 
 
 def room_of(module: str, modules: Mapping[str, Path], root: Path) -> str:
-    """The folder of a module. A `__main__` file is a program that starts its folder's commands, and belongs to no room."""
+    """Return the folder of a module. A `__main__` file is a program that starts its folder's commands, and belongs to no room."""
     path = modules[module]
     return "" if path.name == "__main__.py" else path.parent.relative_to(root).as_posix()
 
@@ -117,7 +117,7 @@ def floor_of(room: str) -> int:
 
 
 def room_violations(imports: list[Import], modules: Mapping[str, Path], root: Path) -> list[str]:
-    """Imports that run upwards or across, and peers that see more than the ground."""
+    """Find imports that run upwards or across, and peers that see more than the ground."""
     found = []
     for each in imports:
         if each.module not in modules or not (room := room_of(each.importer, modules, root)):
@@ -138,7 +138,7 @@ def room_violations(imports: list[Import], modules: Mapping[str, Path], root: Pa
 
 
 def library_violations(imports: list[Import], modules: Mapping[str, Path], root: Path) -> list[str]:
-    """Libraries outside their home, and Ray where rules are tested without a cluster."""
+    """Find libraries that are imported outside their home, and Ray in rooms that run without a cluster."""
     found = []
     for each in imports:
         room = room_of(each.importer, modules, root)
@@ -152,7 +152,7 @@ def library_violations(imports: list[Import], modules: Mapping[str, Path], root:
 
 
 def cycles(imports: list[Import], modules: Mapping[str, Path]) -> list[str]:
-    """Modules that import themselves by way of others, one shortest ring each, lazy imports counted."""
+    """Find modules that import themselves by way of others: one shortest ring each, lazy imports counted."""
     edges: dict[str, set[str]] = {name: set() for name in modules}
     for each in imports:
         if each.module in modules and each.module != each.importer:
@@ -183,7 +183,7 @@ def canonical(ring: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def violations(root: Path) -> list[str]:
-    """Every breach of the floors in the tree at `root`, as `file:line: what: the rule`."""
+    """Find every breach of the floors in the tree at `root`, as `file:line: what: the rule`."""
     modules = source_modules(root)
     imports = imports_of(root, modules)
     rings = [f"import cycle: {ring}" for ring in cycles(imports, modules)]
@@ -251,7 +251,7 @@ def test_a_breach_is_found(tmp_path: Path, file: str, source: str, told: str) ->
 
 
 def driver_modules() -> list[str]:
-    """What a driver may import: all of `cluster` and `configs`, what runs in the driver, and the roles' handles and workers."""
+    """List the modules that a driver may import: all of `cluster` and `configs`, the rooms that run in the driver, and the roles' handles and workers."""
     in_driver = ("actors", "actors/rows", "actors/prompts", "rewards")
     modules = source_modules(REPOSITORY)
     return [

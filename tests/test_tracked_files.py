@@ -1,4 +1,4 @@
-"""What may be in the repository: no path of somebody's machine, nothing large, and packages that install with all their files."""
+"""Test what is in the repository: no path of somebody's machine, nothing large, and packages that install with all their files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST_BYTES = 1 << 20
 
 
 def tracked_files() -> list[Path]:
-    """What git has, or would take with `git add`; without git (an unpacked archive) those outside hidden, cache and run folders."""
+    """List the files that git has, or would add with `git add`. Without git (an unpacked archive): the files outside hidden, cache and run folders."""
     try:
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -34,7 +34,7 @@ def tracked_files() -> list[Path]:
 
 
 def machine_paths(text: str) -> list[str]:
-    """Lines that name a home folder, or the folder in which this checkout lies, as `number: line`."""
+    """Find lines that name a home folder, or the folder in which this checkout lies, as `number: line`."""
     here = str(REPOSITORY) if len(REPOSITORY.parts) > 2 else None
     lines = enumerate(text.splitlines(), start=1)
     return [f"{number}: {line.strip()[:120]}" for number, line in lines if MACHINE_PATH.search(line) or (here and here in line)]
@@ -84,7 +84,7 @@ def test_every_dependency_has_a_tested_version() -> None:
     tested = {normal(line.partition("==")[0]) for line in lines}
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     wanted = {requirement_name(line) for group in (project["dependencies"], *project["optional-dependencies"].values()) for line in group}
-    by_build = {"torch", "vllm"}  # torch has a version for each build (+cpu); vllm is constrained by its own pin
+    by_build = {"torch", "vllm"}  # torch has a version for each build (+cpu); vllm has its own pin
     assert wanted - by_build <= tested, f"constraints.txt lacks {sorted(wanted - by_build - tested)}"
 
 

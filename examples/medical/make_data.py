@@ -1,8 +1,8 @@
-"""Data for the medical tutorial: `python examples/medical/make_data.py data/medical`.
+"""Make the data of the medical tutorial: `python examples/medical/make_data.py data/medical`.
 
 Writes `train.jsonl` and `test.jsonl` with the columns of the guide's files, `question` and `answer`, and a `response` to imitate. A question
-asks for a patient's daily dose, a sum that a model of 0.6 million parameters can learn in a minute. The responses are those of a ward
-that often forgets the carry: a model that imitates them is mediocre, and rewards can mend it.
+asks for a patient's daily dose, a sum that a model of 0.6 million parameters can learn in a minute. The responses come from a ward that
+often forgets the carry. A model that imitates them is mediocre, and rewards can improve it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TEST_ROWS = 200
 
 
 def response(first: int, second: int, *, carries: bool) -> str:
-    """Units, then tens, in the guide's layout: `<think>7+5=12 1+2+1=4</think><answer>42</answer>` for 17 and 25."""
+    """Write the working, units and then tens, in the guide's layout: `<think>7+5=12 1+2+1=4</think><answer>42</answer>` for 17 and 25."""
     units = first % 10 + second % 10
     carry = units // 10 if carries else 0
     tens = first // 10 + second // 10 + carry
@@ -26,7 +26,7 @@ def response(first: int, second: int, *, carries: bool) -> str:
 
 
 def rows(seed: int) -> list[dict[str, str]]:
-    """Every pair of doses from 10 to 99 mg, shuffled."""
+    """Write every pair of doses from 10 to 99 mg, shuffled."""
     draw = random.Random(seed)
     made = [
         {

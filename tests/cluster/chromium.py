@@ -20,11 +20,11 @@ SWITCHES = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe", "about:blank",
 )  # fmt: skip
-"""Without the sandbox, because it refuses to run as root, as in a container; it opens files of the tests alone."""
+"""Chromium's sandbox is off, because it refuses to run as root, as in a container. The browser opens only files of the tests."""
 
 
 class Chromium:
-    """Commands go in through file 3 of the process and answers come out of file 4, each ended by a zero byte."""
+    """Chromium reads commands from its file descriptor 3 and writes answers to 4, each ended by a zero byte."""
 
     def __init__(self, profile: Path) -> None:
         assert EXECUTABLE is not None
@@ -45,7 +45,7 @@ class Chromium:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        os.close(self._in)  # it ends when nobody can speak to it
+        os.close(self._in)  # it ends when its pipe is closed
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
@@ -85,30 +85,30 @@ class Chromium:
             self.evaluate("1")
 
     def evaluate(self, expression: str) -> Any:
-        """The value of an expression in the page, waited for where it is a promise."""
+        """Evaluate an expression in the page; wait for the value of a promise."""
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     @property
     def complaints(self) -> list[str]:
-        """Everything that the page wrote to its console, and every error in it."""
+        """Return everything that the page wrote to its console, and its errors."""
         told = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
         return [json.dumps(event["params"]) for event in self.events if event["method"] in told]
 
     @property
     def requested(self) -> list[str]:
-        """Addresses of everything that was loaded or refused."""
+        """Return the addresses of everything that was loaded or refused."""
         return [event["params"]["request"]["url"] for event in self.events if event["method"] == "Network.requestWillBeSent"]
 
     def screenshot(self, file: Path) -> None:
-        """The whole page as a PNG."""
+        """Return the whole page as a PNG."""
         found = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         file.write_bytes(base64.b64decode(found["data"]))
 
 
 def _moved(end: int) -> int:
-    """The same end of a pipe under a number that is neither 3 nor 4."""
+    """Duplicate the end of a pipe to a file descriptor that is neither 3 nor 4."""
     moved = fcntl.fcntl(end, fcntl.F_DUPFD, 20)
     os.close(end)
     return moved
@@ -116,7 +116,7 @@ def _moved(end: int) -> int:
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Chromium]:
-    """A browser with an empty profile in this folder, which is removed afterwards."""
+    """Start a browser with an empty profile in this folder; the profile is removed afterwards."""
     with Chromium(profile) as browser:
         yield browser
     shutil.rmtree(profile, ignore_errors=True)

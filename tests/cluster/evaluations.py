@@ -1,4 +1,4 @@
-"""Scored completions, written by hand, for what is made of them."""
+"""Hand-written scored completions, for tests of the measures made from them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sampled(
     version: int = 0,
     prompt: str = "a question",
 ) -> Sampled:
-    """One prompt whose completions got these values of `reward`."""
+    """Make one prompt whose completions got these values of `reward`."""
     G = len(values_G)
     lengths_G = lengths_G or [3] * G
     texts_G = texts_G or [f"completion {number}" for number in range(G)]
@@ -52,7 +52,7 @@ def sampled(
 
 
 def measured(name: str, every: Sequence[Sampled], judge: str = "accuracy", ks: Sequence[int] = (), **left_out: int) -> Evaluation:
-    """Measures of these completions, as if they were sampled at temperature 1."""
+    """Measure these completions as if they were sampled at temperature 1."""
     return measure(name, every, EvaluationPlan(Sampling(len(every[0].answers_G), 10), judge, tuple(ks)), **left_out)
 
 

@@ -1,7 +1,7 @@
 """A hub on the loopback interface, for the real huggingface_hub client: repositories, branches, preupload, LFS, commits, trees, downloads.
 
-Clients are processes of their own with `environment(...)`: the client reads HF_ENDPOINT when it is imported. They do without xet, whose
-storage protocol this does not speak: a hub without it takes LFS.
+Clients are separate processes with `environment(...)`, because the client reads HF_ENDPOINT when it is imported. This server does not speak xet's
+storage protocol; a hub without xet takes LFS.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 WRITER, READER = "hf_" + "w" * 34, "hf_" + "r" * 34
-"""Tokens of the user `me`: one that may write, and one that may read alone."""
+"""Tokens of the user `me`: one may write, the other may only read."""
 
 USER = "me"
 
@@ -34,7 +34,7 @@ class Repository:
     branches: dict[str, dict[str, bytes]] = field(default_factory=lambda: {"main": {}})
     """Branch -> files."""
     large: set[str] = field(default_factory=set)
-    """Files that came by LFS."""
+    """Files that were uploaded by LFS."""
     commits: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
     """Branch, message and changed files."""
 
@@ -44,7 +44,7 @@ class Repository:
 
 @dataclass
 class Hub:
-    """The state of the server. `gate` closed holds back every upload of a large file; `broken` makes the hub answer 500 to commits."""
+    """The state of the server. A closed `gate` holds back every upload of a large file; `broken` makes the hub answer 500 to commits."""
 
     endpoint: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -52,14 +52,14 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     held: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    """Released once for every upload that the gate holds back."""
+    """Released once for each upload that the gate holds back."""
     broken: bool = False
 
     def files(self, repo_id: str, branch: str = "main") -> dict[str, bytes]:
         return self.repositories[repo_id].branches[branch]
 
     def environment(self, folder: Path, token: str | None = WRITER) -> dict[str, str]:
-        """Of a client process; `folder` is its home at the hub's library."""
+        """Environment variables of a client process; `folder` becomes its HF_HOME."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
         own = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(folder), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         return kept | own | ({"HF_TOKEN": token} if token else {})
@@ -67,7 +67,7 @@ class Hub:
 
 @contextmanager
 def running_hub() -> Iterator[Hub]:
-    """A hub with an open gate, until the block ends."""
+    """Run a hub with an open gate until the block ends."""
     hub = Hub()
     hub.gate.set()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on the terminal."""
+        """Log nothing to the terminal."""
 
     def do_GET(self) -> None:
         self._answer()
@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(refused.status, {"error": refused.message}, {"X-Error-Message": refused.message})
 
     def _chunks(self) -> bytes:
-        """A body of unknown length, as the client sends large files."""
+        """Read a body of unknown length; the client sends large files like this."""
         if self.headers.get("Transfer-Encoding") != "chunked":
             return b""
         parts = []
@@ -177,7 +177,7 @@ def _branch(request: _Handler, _: bytes, repo_id: str, branch: str) -> None:
 
 
 def _validate(request: _Handler, body: bytes) -> None:
-    """The front matter of a card must be YAML with the keys that a hub reads."""
+    """Read the front matter of a card, which must be YAML with the keys that a hub reads."""
     content = json.loads(body)["content"]
     try:
         front = yaml.safe_load(content.split("---\n")[1])
@@ -255,7 +255,7 @@ def _info(request: _Handler, _: bytes, repo_id: str, branch: str | None = None) 
 
 
 def _at(repository: Repository, revision: str) -> dict[str, bytes]:
-    """Files of a branch, or of the newest commit of one by its hash."""
+    """Return the files of a branch, given its name or the hash of its newest commit."""
     for branch, files in repository.branches.items():
         if revision in (branch, repository.sha(branch)):
             return files

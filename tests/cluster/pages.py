@@ -1,4 +1,4 @@
-"""Reads an HTML page strictly: every element, its attributes and its text."""
+"""Parse an HTML page strictly: every element, its attributes and its text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from xml.etree import ElementTree as Xml
 
 VOID = {"meta", "link", "br"}
 APART = {"br", "caption", "dd", "details", "div", "dt", "h1", "h2", "h3", "li", "p", "pre", "td", "th"}
-"""Elements that stand apart from what is before and after them."""
+"""Elements whose text is separate from the text before and after them."""
 
 
 @dataclass
@@ -17,12 +17,12 @@ class Element:
     tag: str
     attributes: dict[str, str]
     text: str = ""
-    """With that of the elements inside."""
+    """Its text, and the text of the elements inside."""
 
 
 @dataclass(repr=False)
 class Page(HTMLParser):
-    """A parsed page; an element that is not closed, or closed twice, is an error."""
+    """A parsed page. An element that is not closed, or is closed twice, is an error."""
 
     source: str
     elements: list[Element] = field(default_factory=list)
@@ -58,27 +58,27 @@ class Page(HTMLParser):
             element.text += " "
 
     def all(self, tag: str, class_name: str = "") -> list[Element]:
-        """Elements of a tag, and of a class where one is given."""
+        """Find the elements of a tag, and of a class if one is given."""
         return [
             each for each in self.elements if each.tag == tag and (not class_name or class_name in each.attributes.get("class", "").split())
         ]
 
     @property
     def text(self) -> str:
-        """What is read on the page, with single spaces."""
+        """Return the page's visible text, with single spaces."""
         (body,) = self.all("body")
         return " ".join(body.text.split())
 
     @property
     def charts(self) -> dict[str, Xml.Element]:
-        """Every chart by its title, parsed as XML."""
+        """Return every chart by its title, parsed as XML."""
         titles = [caption.text for caption in self.all("figcaption")]
         drawn = re.findall(r'<svg class="chart".*?</svg>', self.source, re.DOTALL)
         assert len(set(titles)) == len(titles) == len(drawn)
         return {title: Xml.fromstring(svg) for title, svg in zip(titles, drawn, strict=True)}
 
     def lines(self, chart: str) -> dict[str, dict[int, float]]:
-        """The lines of a chart by name: value at every step that is drawn."""
+        """Return the lines of a chart by name: the value at every step that is drawn."""
         found = {}
         for path in self.charts[chart].iter("path"):
             if (name := path.get("data-name")) is not None:

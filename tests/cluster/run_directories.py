@@ -1,4 +1,4 @@
-"""Run directories as a run writes them, by the same sinks."""
+"""Make run directories with the sinks of a real run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUICKSTART = REPOSITORY / "configs" / "quickstart.yaml"
 
 
 def metrics_of(step: int, steps: int) -> dict[str, float]:
-    """What a run of three rewards logs of a step, in round numbers."""
+    """The metrics of one step of a run with three rewards, in round numbers."""
     progress = step / steps
     metrics = {
         "reward": 1.0 + progress,
@@ -65,7 +65,7 @@ def metrics_of(step: int, steps: int) -> dict[str, float]:
 
 
 def log_steps(folder: Path, rows: Mapping[int, Mapping[str, float]]) -> None:
-    """Write the metrics of these steps by the sinks of a run."""
+    """Write the metrics of these steps with the sinks of a run."""
     sinks = MetricSinks(folder, folder.name, ray_metrics=False)
     for step, metrics in rows.items():
         sinks.emit(step, metrics)
@@ -87,7 +87,7 @@ def log_completions(
 
 
 def summary_with(exit_reason: str, steps: int) -> dict[str, Any]:
-    """A `summary.json`."""
+    """Make a `summary.json`."""
     return {
         "accuracy_before": 0.25,
         "accuracy_after": 0.8,
@@ -101,7 +101,7 @@ def summary_with(exit_reason: str, steps: int) -> dict[str, Any]:
 
 
 def make_run(path: Path, steps: int = 60, exit_reason: str = "finished", settings: Sequence[str] = ()) -> Path:
-    """A whole run: settings, metrics, completions of three steps, evaluations and summary."""
+    """Make a whole run: settings, metrics, completions of three steps, evaluations and summary."""
     with RunDirectory.open(path, "none") as directory:
         directory.write("config.yaml", dump_config(load_config(QUICKSTART, [f"learner.max_steps={steps}", f"out_dir={path}", *settings])))
         for when, accuracy in (("before", 0.25), ("after", 0.8)):
@@ -115,7 +115,7 @@ def make_run(path: Path, steps: int = 60, exit_reason: str = "finished", setting
 
 
 def change_metrics(folder: Path, step: int, **changes: float) -> None:
-    """Rewrite one step's line, as with another clock."""
+    """Rewrite one step's line as if another clock had measured it."""
     file = folder / "metrics.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     file.write_text("".join(json.dumps(row | (changes if row["step"] >= step else {})) + "\n" for row in rows))

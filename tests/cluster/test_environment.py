@@ -1,4 +1,4 @@
-"""The installer, with real interpreters and a real pip that reaches no index. A whole installation is what `make` does before any test."""
+"""Test the installer with real interpreters and a real pip that reaches no index. `make` does a whole installation before any test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCRIPT = Path(environment.__file__)
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with what the installer reads, and no environment."""
+    """Make a folder with the files that the installer reads, and no environment."""
     (tmp_path / "cluster").mkdir()
     shutil.copy(SCRIPT, tmp_path / "cluster" / "environment.py")
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'nothing'\nversion = '1'\n")
@@ -30,14 +30,14 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def finished(project: Path) -> Path:
-    """A project whose environment (an empty one, without pip) counts as finished for the CPU."""
+    """Make a project whose environment (empty, without pip) counts as finished for the CPU."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", project / ".venv"], check=True)
     Stamp(project / ".venv").write("cpu", fingerprint(project, "cpu", True))
     return project
 
 
 def install(project: Path) -> subprocess.CompletedProcess[str]:
-    """Run the script as `make` does, where pip has no index and no configuration."""
+    """Run the script as `make` does; pip has no index and no configuration."""
     offline = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
     offline.update(PIP_CONFIG_FILE=os.devnull, PIP_NO_INDEX="1")
     command = [sys.executable, "-I", project / "cluster" / "environment.py", "--extra", "cpu", "--dev"]
@@ -122,7 +122,7 @@ def test_a_folder_that_is_no_environment_is_left_alone(project: Path) -> None:
 
 @pytest.fixture
 def only_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A PATH with nothing on it, under a Python that is too old."""
+    """Make a PATH that holds only a Python that is too old."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "_base_executable", interpreter(tmp_path / "python3.9", "3 9 18"))
     return tmp_path
@@ -134,7 +134,7 @@ def program(path: Path, script: str) -> None:
 
 
 def interpreter(path: Path, version: str, complete: bool = True) -> str:
-    """A program that answers the installer's two questions as a Python of that version would."""
+    """Make a program that answers the installer's two questions as a Python of that version would."""
     program(path, f'case "$2" in *version_info*) echo {version};; *) exit {0 if complete else 1};; esac')
     return str(path)
 
@@ -153,7 +153,7 @@ def test_without_a_python_that_will_do_the_error_names_what_there_is(only_path: 
 
 @pytest.fixture
 def bare(finished: Path, only_path: Path) -> Installation:
-    """An installation on a system whose PATH has `sh` and what copies files, and neither bubblewrap nor Debian's tools."""
+    """Install on a system whose PATH has `sh` and tools to copy files, but neither bubblewrap nor Debian's tools."""
     for tool in ("sh", "cp", "cat", "tar"):
         (only_path / tool).symlink_to(str(shutil.which(tool, path=os.defpath)))
     return Installation(finished, "cpu", dev=True)
@@ -178,7 +178,7 @@ def test_bubblewrap_is_unpacked_into_the_environment(bare: Installation, only_pa
     program(package / "usr" / "bin" / "bwrap", "echo bubblewrap 1")
     deb = only_path / "made.deb"
     subprocess.run(["dpkg-deb", "-b", package, deb], check=True, env=os.environ | {"PATH": os.defpath}, stdout=subprocess.DEVNULL)
-    program(only_path / "apt-get", f"cat {deb} > bubblewrap_1_all.deb")  # the place of the network
+    program(only_path / "apt-get", f"cat {deb} > bubblewrap_1_all.deb")  # stands for the network
 
     bare.provide_bubblewrap()
     own = bare.venv / "bin" / "bwrap"

@@ -1,4 +1,4 @@
-"""What fits where, and what is said when it does not."""
+"""Test where processes are placed, and the errors when they do not fit."""
 
 import pytest
 

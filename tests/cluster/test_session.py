@@ -1,4 +1,4 @@
-"""A private Ray: authenticated, its token private, nothing left behind, its logs kept."""
+"""Test a private Ray: it is authenticated, its token is private, its logs are kept, and nothing else is left behind."""
 
 import json
 import os
@@ -49,7 +49,7 @@ print(json.dumps(facts))
 
 
 def test_a_private_session_is_authenticated_and_leaves_nothing(tmp_path: Path) -> None:
-    """In a process of its own: Ray can be joined once in a process, and other tests have done it in this one."""
+    """Run in a separate process: a process can join Ray only once, and other tests have done so in this one."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     process = subprocess.Popen(
         [sys.executable, "-c", SCENARIO, str(tmp_path / "logs")], cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True

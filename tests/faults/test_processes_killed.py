@@ -1,4 +1,4 @@
-"""kill -9 of any one process of a run: it goes on (or resumes), nothing is lost or trained twice, nothing is left behind."""
+"""Kill any one process of a run with SIGKILL: the run goes on (or resumes), nothing is lost or trained twice, nothing is left behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAULTY = (*SMALL, f"learner.max_steps={STEPS}", "cluster.save_steps=5", "data.ev
 
 @dataclass
 class Struck:
-    """A run of which one process of each kind was killed, one after another."""
+    """A run in which one process of each kind was killed, one after another."""
 
     run: Training
     alive: list[psutil.Process]

@@ -1,6 +1,6 @@
-"""A whole run that pushes to a hub, reports to W&B and prints completions.
+"""Test a whole run that pushes to a hub, reports to W&B and prints completions.
 
-The hub holds back the first upload until the last step is logged: training does not wait for it.
+The hub holds back the first upload until the last step is logged. This shows that training does not wait for an upload.
 """
 
 from __future__ import annotations

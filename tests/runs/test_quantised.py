@@ -1,4 +1,4 @@
-"""`rollcast train` with an NF4 learner: engines that serve its dequantised weights compute the same model, those that serve the original not."""
+"""Test `rollcast train` with an NF4 learner: engines that serve its dequantised weights compute the same model; engines that serve the original do not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NF4 = (
 
 @pytest.mark.slow
 def test_engines_that_serve_the_dequantised_weights_agree_with_the_learner(tmp_path: Path, tiny_model: Path) -> None:
-    """float32 on both sides, on-policy: only the order of summation differs, as without quantisation (test_synchronous)."""
+    """Both sides compute in float32 with the same policy, so only the order of summation differs, as without quantisation (test_synchronous)."""
     run = run_to_end(tmp_path / "run", *NF4, f"model.path={tiny_model}", "model.serve_quantized=dequantized")
     metrics = run.metrics()
     assert len(metrics) == 3 and all(step["train/grad_norm"] > 0 for step in metrics)

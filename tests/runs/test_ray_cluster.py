@@ -1,4 +1,4 @@
-"""On a Ray cluster that is already running: `ray job submit`, as the README says, and joining by address."""
+"""Test a Ray cluster that is already running: `ray job submit` as in the README, and joining by address."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))  # short: sockets live in it
+    folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))  # a short path, because sockets lie in it
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
@@ -55,7 +55,7 @@ def head() -> Iterator[Head]:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    # The agent takes jobs. Its usual port may be held by another Ray on this machine, and it then does without one.
+    # Ray's agent accepts the jobs. If another Ray on this machine held its usual port, it would open none.
     ports, agent_port = (free_port(), free_port()), free_port()
     command = [
         RAY, "start", "--head", "--block", "--num-cpus=4", f"--port={ports[0]}", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}",

@@ -1,4 +1,4 @@
-"""`rollcast sft`, and GRPO in two stages from the adapter it leaves: whole runs, stopped, killed and resumed."""
+"""Test `rollcast sft`, and GRPO in two stages from its adapter: whole runs, stopped, killed and resumed."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_stopped_fine_tuning_resumes_to_the_uninterrupted_one(tuned: Training,
 
 @pytest.mark.slow
 def test_two_stages_of_grpo_on_the_merged_adapter_survive_a_kill(tuned: Training, tmp_path: Path) -> None:
-    """The reference of `beta` is the merged model: a fresh adapter on it has no divergence, the second stage's, trained by the first, has."""
+    """The reference of `beta` is the merged model. A fresh adapter has no divergence from it; the second stage's adapter, trained by the first, has."""
     settings = (*SMALL, "learner.beta=0.001", "learner.max_steps=4", "cluster.max_staleness=0", "cluster.save_steps=1", STAGES)
     settings += (f"model.adapter={tuned.out_dir}/adapter", "model.merge_adapter=true")
     with training(tmp_path / "run", *settings) as killed:

@@ -1,4 +1,4 @@
-"""A synchronous run is reproducible bit by bit, also across a kill -9 and a resume, and with evaluations beside it."""
+"""Test that a synchronous run is reproducible bit by bit, also across a kill -9 and a resume, and with evaluations beside it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Interrupted:
     steps_before: list[dict[str, float]]
     """Steps logged before the kill."""
     alive: list[psutil.Process]
-    """Processes of ours that outlived the killed driver."""
+    """Our processes that outlived the killed driver."""
     ray_folder: Path
     """Folder of the killed driver's Ray."""
 
@@ -40,7 +40,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> I
     settings = (*SYNCHRONOUS, f"model.path={tiny_model}", "evaluation.steps=2", "evaluation.num_generations=3")
     with training(out_dir, *settings) as killed:
         killed.wait_for_step(4)
-        # Ray's two agents notice the end of their raylet only after a minute or so; nothing of ours may live as long.
+        # Ray's two agents notice the end of their raylet only after about a minute. None of our processes may live as long.
         ours = [process for name in ("Worker", "EngineCore", "grader_process") for process in killed.descendants(name)]
         (folder,) = killed.ray_folders()
         killed.process.kill()
@@ -52,7 +52,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> I
 
 
 def steps_of(run: Training) -> list[dict[str, float]]:
-    """The lines of steps, without those of evaluations."""
+    """Return the lines of steps, without those of evaluations."""
     return [line for line in run.metrics() if "time" in line]
 
 
@@ -74,7 +74,7 @@ def test_two_runs_of_one_seed_are_equal_with_and_without_evaluations(uninterrupt
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_curve_of_the_uninterrupted_one(uninterrupted: Training, interrupted: Interrupted) -> None:
-    """Also with evaluations beside it, of which the uninterrupted one has none."""
+    """The resumed run also had evaluations beside it; the uninterrupted one had none."""
     resumed = interrupted.resumed
     assert "resuming from" in resumed.output()
     assert learnt(steps_of(resumed)) == learnt(uninterrupted.metrics())
@@ -103,7 +103,7 @@ def test_every_group_is_on_policy_and_the_ledger_balances(uninterrupted: Trainin
 
 @pytest.mark.slow
 def test_behaviour_and_learner_logprobs_agree(uninterrupted: Training) -> None:
-    """float32 on both sides, on-policy: only the order of summation differs. 1e-5 nats is the bar of the design."""
+    """Both sides compute in float32 with the same policy, so only the order of summation differs. The design demands less than 1e-5 nats."""
     metrics = uninterrupted.metrics()
     assert max(step["sampling/logp_difference/max"] for step in metrics) < 1e-5
     assert max(step["sync/canary_difference"] for step in metrics if "sync/canary_difference" in step) < 1e-5

@@ -1,8 +1,8 @@
-"""The tutorials, command by command, as they stand in docs/tutorials: SFT -> GRPO in two stages -> evaluate -> compare -> merge -> push, and
-a recipe of Open-R1 from its conversion to the hub.
+"""Run the tutorials of docs/tutorials, command by command: SFT -> GRPO in two stages -> evaluate -> compare -> merge -> push, and a recipe of
+Open-R1 from its conversion to the hub.
 
-Blocks marked `bash` are run as they are, in a folder of their own; those marked `sh` need GPUs or the hub, and of them `rollcast train` is run
-with `--dry-run`. Each result is asserted; both guides push to a local server that speaks the hub's protocol.
+Blocks marked `bash` are run as they are, in a separate folder. Blocks marked `sh` need GPUs or the hub; only their `rollcast train` lines are run,
+with `--dry-run`. Each result is asserted. Both guides push to a local server that speaks the hub's protocol.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TUTORIALS = REPOSITORY / "docs" / "tutorials"
 
 
 def commands(page: Path, kind: str) -> list[str]:
-    """The commands in blocks of a kind, but for the set-up of the environment that runs the tests."""
+    """Return the commands in blocks of a kind, without `make env`: the environment of the tests is already there."""
     blocks = re.findall(rf"^```{kind}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.strip() and line != "make env"]
 
@@ -158,7 +158,7 @@ def test_the_merged_model_answers_as_base_and_adapter(medical: Guide) -> None:
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]
     with torch.no_grad():
         difference = (merged(ids).logits.log_softmax(-1) - adapted(ids).logits.log_softmax(-1)).abs().mean().item()
-    # A weight rounded to bfloat16 is off by at most 2**-9 of itself: a few hundredths of a nat after three layers.
+    # Rounding to bfloat16 changes a weight by at most 2**-9 of its size: a few hundredths of a nat after three layers.
     assert difference < 0.05
 
 

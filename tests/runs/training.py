@@ -1,4 +1,4 @@
-"""Start `rollcast train` or `rollcast sft` as a user does, watch it, and look at what it leaves behind."""
+"""Start `rollcast train` or `rollcast sft` as a user does, watch it, and look at what it leaves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = (
     "actors.max_num_seqs=32", "data.eval_samples=4", "learner.max_steps=6", "cluster.object_store_memory_bytes=83886080",
     "rewards.functions=[examples/digit_share.py:digit_share, tag_count]",
 )  # fmt: skip
-"""The quickstart on an untrained model, 4 prompts x 4 completions a step: everything but the learning."""
+"""The quickstart on an untrained model with 4 prompts x 4 completions a step: everything except that it learns."""
 
 
 TRAIN = ("train", "configs/quickstart.yaml")
@@ -40,18 +40,18 @@ class Training:
     output_file: Path
 
     def stage(self, name: str) -> Training:
-        """The same, looked at in the folder of one of its stages."""
+        """View the run in the folder of one of its stages."""
         return replace(self, out_dir=self.out_dir / name)
 
     def steps_done(self) -> int:
-        """Steps logged so far; the lines of evaluations beside training, which have no time, do not count."""
+        """Count the steps logged so far. Lines of evaluations beside training have no step time, and do not count."""
         try:
             return (self.out_dir / "metrics.jsonl").read_text().count('"time": ')
         except OSError:
             return 0
 
     def wait_for_step(self, step: int, timeout_s: float = 240.0) -> None:
-        """Return as soon as `step` steps are logged; fail when the process ends before or it takes too long."""
+        """Return as soon as `step` steps are logged. Fail when the process ends before that, or when it takes too long."""
         deadline = time.monotonic() + timeout_s
         while self.steps_done() < step:
             assert self.process.poll() is None, f"ended before step {step}: {self.output()}"
@@ -59,7 +59,7 @@ class Training:
             time.sleep(0.02)
 
     def descendants(self, name: str) -> list[psutil.Process]:
-        """Processes of this run whose command line holds `name`, such as ray::RolloutWorker."""
+        """Find the processes of this run whose command line holds `name`, such as ray::RolloutWorker."""
         found = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
@@ -70,12 +70,12 @@ class Training:
         return found
 
     def ray_folders(self) -> set[Path]:
-        """Where the Ray that this run started keeps its files: one folder, by what its processes are told."""
+        """Find the folder of the Ray that this run started, from the arguments of its processes."""
         told = " ".join(word for process in self.descendants("raylet") for word in process.cmdline())
         return {Path(folder) for folder in re.findall(r"/tmp/rollcast-\w+", told)}
 
     def wait_for(self, name: str, timeout_s: float = 60.0) -> psutil.Process:
-        """The first such process."""
+        """Find the first such process."""
         deadline = time.monotonic() + timeout_s
         while not (found := self.descendants(name)):
             assert time.monotonic() < deadline, f"no process {name}"
@@ -83,7 +83,7 @@ class Training:
         return found[0]
 
     def finish(self, timeout_s: float = 300.0) -> int:
-        """Wait for the end; returns the exit status."""
+        """Wait for the end, and return the exit status."""
         return self.process.wait(timeout_s)
 
     def output(self) -> str:
@@ -98,7 +98,7 @@ class Training:
 
 @contextmanager
 def training(out_dir: Path, *overrides: str, options: tuple[str, ...] = (), command: tuple[str, str] = TRAIN) -> Iterator[Training]:
-    """Run the quickstart's configuration with `overrides`; whatever of it is left at the end is killed, and is an error."""
+    """Run the quickstart's configuration with `overrides`. Processes that are left at the end are killed, and are an error."""
     arguments = [sys.executable, "-m", "cluster", *command, *overrides, f"out_dir={out_dir}", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     output_file = out_dir.parent / f"{out_dir.name}.out"
@@ -114,16 +114,16 @@ def training(out_dir: Path, *overrides: str, options: tuple[str, ...] = (), comm
 
 
 def run_to_end(out_dir: Path, *overrides: str, options: tuple[str, ...] = (), command: tuple[str, str] = TRAIN) -> Training:
-    """A whole run that must succeed."""
+    """Run to the end; the run must succeed."""
     with training(out_dir, *overrides, options=options, command=command) as run:
         assert run.finish() == 0, run.output()
     return run
 
 
 def learnt(metrics: list[dict[str, float]]) -> list[dict[str, float]]:
-    """What of the metrics is arithmetic and not time: it must be equal in runs that are.
+    """Return the metrics that do not depend on time. They must be equal in equal runs.
 
-    A broadcast is logged with the step in which it was confirmed, which is a matter of time too.
+    A broadcast is logged with the step in which it was confirmed, and that depends on time too.
     """
     timed = ("time", "step_time", "timing/", "rollout/", "learner/", "sync/", "window/")
     return [{name: value for name, value in step.items() if not name.startswith(timed)} for step in metrics]
