@@ -47,7 +47,7 @@ class FinishedStep:
     """End the run after this step, with a checkpoint: `step.stop("reward is high enough")`. The text becomes the exit reason."""
 
 
-StepCallback = Callable[[FinishedStep], None]
+StepCallback = Callable[[FinishedStep], object]
 """Called in the driver after each step. It should return quickly: the driver does nothing else meanwhile. An error that it raises ends the run."""
 
 

@@ -1,0 +1,104 @@
+"""The frame of a run: failures are recorded once it has begun, a lost learner is restored a bounded number of times, signals end it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from cluster.output.display import RunDisplay
+from cluster.train.driver import FinishedStep, call_back, open_run, stop_on_signals, through_restarts
+from configs.contracts.errors import LearnerError, NonFiniteError, StoppedError
+from configs.schema.run import RunConfig
+
+
+def config_of(out_dir: Path) -> RunConfig:
+    return RunConfig.model_validate({"model": {"path": "m"}, "data": {"path": "d"}, "out_dir": out_dir})
+
+
+def test_a_failure_is_the_exit_reason_of_a_run_that_has_begun(tmp_path: Path) -> None:
+    with pytest.raises(LearnerError), open_run(config_of(tmp_path / "x"), "auto", RunDisplay()) as run:
+        run.begin()
+        raise LearnerError("rank 0 is gone")
+    summary = json.loads((tmp_path / "x" / "summary.json").read_text())
+    assert summary["exit_reason"] == "failed: LearnerError: rank 0 is gone"
+    assert (tmp_path / "x" / "config.yaml").exists()
+    assert not (tmp_path / "x" / "run.lock").exists(), "the directory is free again"
+
+
+def test_a_failure_before_a_run_has_begun_leaves_the_directory_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(LearnerError), open_run(config_of(tmp_path / "x"), "auto", RunDisplay()):
+        raise LearnerError("another model")
+    assert not [path.name for path in (tmp_path / "x").rglob("*") if path.is_file()]
+
+
+async def test_a_lost_learner_is_restored_until_once_too_often() -> None:
+    restored, said = 0, []
+
+    async def attempt() -> str:
+        raise LearnerError("the process died", role="learner rank 0")
+
+    async def restore() -> None:
+        nonlocal restored
+        restored += 1
+
+    with pytest.raises(LearnerError, match="the process died"):
+        await through_restarts(attempt, restore, 2, said.append)
+    assert restored == 2
+    assert said[-1] == "learner rank 0: the process died; making the learner group again (2 of 2)"
+
+
+async def test_an_attempt_after_a_restart_gives_the_reason() -> None:
+    attempts = 0
+
+    async def attempt() -> str:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise LearnerError("the process died")
+        return "finished"
+
+    async def restore() -> None: ...
+
+    assert await through_restarts(attempt, restore, 1, lambda text: None) == "finished"
+
+
+async def test_losses_that_are_not_finite_are_not_tried_again() -> None:
+    async def attempt() -> str:
+        raise NonFiniteError("3 steps in a row")
+
+    async def restore() -> None:
+        raise AssertionError("the same data would give it again")
+
+    with pytest.raises(NonFiniteError):
+        await through_restarts(attempt, restore, 2, print)
+
+
+@pytest.mark.parametrize(("step_runs", "signals_needed"), [(True, 2), (False, 1)])
+def test_a_signal_waits_for_the_running_step_and_a_second_does_not(step_runs: bool, signals_needed: int) -> None:
+    asked: list[str] = []
+    said: list[str] = []
+
+    async def main() -> None:
+        with stop_on_signals(said.append) as signals:
+            signals.end_after_step = lambda reason: step_runs and not asked.append(reason)
+            for _ in range(signals_needed):
+                os.kill(os.getpid(), signal.SIGTERM)
+                await asyncio.sleep(0.01)
+            raise AssertionError("the run went on")
+
+    with pytest.raises(StoppedError, match="stopped by SIGTERM: run the same command again"):
+        asyncio.run(main())
+    assert asked == (["stopped by SIGTERM"] if step_runs else [])
+    assert len(said) == step_runs
+
+
+def test_callbacks_see_each_step_in_order() -> None:
+    seen: list[str] = []
+    step = FinishedStep(3, 10, {"train/reward": 1.0}, seen.append)
+    call_back([lambda each: seen.append(f"first {each.step}"), lambda each: each.stop("reward is high enough")], step)
+    assert seen == ["first 3", "reward is high enough"]
