@@ -102,7 +102,7 @@ def test_the_judge_is_a_reward_that_says_what_is_right(rewards: list[str], asked
 @pytest.mark.parametrize(
     ("evaluation", "told"),
     [
-        ({"num_generations": 4, "temperature": 0}, "greedy completions of a prompt are all the same"),
+        ({"num_generations": 4, "temperature": 0}, "greedy completions of a prompt are all equal"),
         ({"num_generations": 4, "pass_at": [1, 8]}, "pass_at 8 is more than num_generations 4"),
         ({"data": ["gsm8k", "gsm8k"]}, "data lists gsm8k twice"),
         ({"reward": "accuracy"}, "evaluation.reward accuracy is not among the rewards format"),
