@@ -130,7 +130,10 @@ def test_a_worker_killed_while_it_scores_is_replaced_and_its_group_scored(tmp_pa
     with_pool(config(f"{ATTACKS}:slow", num_workers=num_workers), tmp_path, act)
 
 
-def test_a_worker_that_stands_still_is_replaced(tmp_path: Path) -> None:
+def test_a_worker_that_stands_still_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rewards.pool.PING_EVERY_S", 1.0)
+    monkeypatch.setattr("rewards.pool.PONG_WITHIN_S", 8.0)  # ample for a worker that starts on a busy machine, and 7 s less to wait
+
     async def act(pool: RewardPool) -> None:
         (victim,) = pool.worker_pids()
         os.kill(victim, signal.SIGSTOP)
