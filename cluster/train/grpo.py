@@ -74,8 +74,7 @@ def _prepared(run: OpenRun[RunConfig]) -> Prepared:
     rewards = resolve(run.config.rewards, run.config.actors.max_completion_length)
     validate(rewards)
     prepared = prepare(run.config, run.directory, run.display)
-    for asked in (prepared.prompts.canary_prompt(), *(each.prompts[0] for each in prepared.eval_sets)):
-        validate(rewards, asked.columns)
+    validate(rewards, prepared.prompts.canary_prompt().columns)  # `open_sets` has checked the data sets of evaluations
     try_golds(rewards, prepared.prompts, run.display)
     return prepared
 
