@@ -22,6 +22,8 @@ from typing import Any
 NAMES = ("actors", "cluster", "configs", "learner", "rewards")
 """The packages of the project."""
 
+__version__ = "0.1.0"
+
 ROOT = os.path.dirname(os.path.realpath(__file__))
 """The folder that holds them: a clone, or site-packages."""
 

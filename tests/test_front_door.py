@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from actors.prompts.rendering import _read_template
+from configs.contracts.errors import DataError
 from tests import REPOSITORY
 from tests.runs.training import SMALL
 from tests.user_project import FRONT_DOOR, environment, make_project
@@ -64,6 +66,18 @@ def test_the_import_loads_no_library() -> None:
     code = "import sys; before = set(sys.modules); import rollcast; print(sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     assert not {"ray", "torch", "numpy", "typer", "pydantic", "configs", "cluster"} & set(json.loads(loaded.replace("'", '"')))
+
+
+def test_help_lists_every_command_and_completion(project: Path) -> None:
+    shown = python(project, FRONT_DOOR, "--help").stdout
+    assert all(word in shown for word in ("--version", "--install-completion", " init ", " doctor ", " train "))
+
+
+def test_a_packaged_template_is_found_without_a_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "Assistant" in _read_template("configs/templates/deepseek_r1_distill.jinja")
+    with pytest.raises(DataError, match="neither a Jinja template nor a readable file"):
+        _read_template("configs/templates/none.jinja")
 
 
 @pytest.mark.slow

@@ -14,6 +14,9 @@ from configs.contracts.records import Prompt, PromptId
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+PROJECT = Path(__file__).parents[2]
+"""The folder that holds the packages: a clone, or site-packages."""
+
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _TAG_REWARDS = ("format", "tag_count", "think_format", "code_format")
 """Rewards that look for opening tags in the completion."""
@@ -67,11 +70,17 @@ def _read_template(chat_template: str) -> str:
     if "{{" in chat_template or "{%" in chat_template:
         return chat_template
     try:
-        return Path(chat_template).expanduser().read_text(encoding="utf-8")
+        return _template_file(chat_template).read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(
             f"model.chat_template {chat_template!r} is neither a Jinja template nor a readable file ({error.strerror}); give one of them"
         ) from None
+
+
+def _template_file(name: str) -> Path:
+    """The file itself; or the packaged one, where `configs/templates/...` names it and no clone is around."""
+    path, packaged = Path(name).expanduser(), PROJECT / name
+    return packaged if name.startswith("configs/templates/") and not path.exists() and packaged.exists() else path
 
 
 @dataclass(frozen=True)
