@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
+from configs.contracts.adapter_buffer import header
 from configs.contracts.errors import AdapterError
 from configs.contracts.records import AdapterManifest, adapter_sha256
 
 PREFIX = "rollcast-"
-SAFETENSORS_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 BF16_EXPONENT = 0x7F80
 """All ones in the exponent of a bfloat16: infinite or not a number."""
 
@@ -65,27 +65,6 @@ def check_adapter(manifest: AdapterManifest, buffer: np.ndarray) -> None:
         )
     if not all_finite(manifest, buffer):
         raise AdapterError(f"adapter {manifest.version} has values that are not finite; do not broadcast after such a step")
-
-
-def safetensors_header(manifest: AdapterManifest) -> bytes:
-    """The head of a safetensors file whose data is the adapter's buffer as it is: length (u64, little-endian), then JSON.
-
-    Raises:
-        AdapterError: the slots leave holes or overlap, which the format does not allow.
-    """
-    end = 0
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    for slot in manifest.slots:
-        if slot.start_byte != end:
-            raise AdapterError(
-                f"adapter {manifest.version}: {slot.name} starts at byte {slot.start_byte}, not {end}; slots must follow each other"
-            )
-        end = slot.end_byte
-        offsets = [slot.start_byte, slot.end_byte]
-        header[slot.name] = {"dtype": SAFETENSORS_DTYPES[manifest.dtype], "shape": list(slot.shape), "data_offsets": offsets}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data that follows must be aligned
-    return len(text).to_bytes(8, "little") + text
 
 
 def peft_config(manifest: AdapterManifest) -> dict[str, object]:
@@ -181,13 +160,13 @@ class AdapterStore:
         return folder
 
     def _write(self, folder: Path, manifest: AdapterManifest, buffer: np.ndarray) -> None:
-        header = safetensors_header(manifest)
+        head = header(manifest)
         temporary = self.folder / "writing"
         shutil.rmtree(temporary, ignore_errors=True)  # of a writer that was killed: we hold the lock
         temporary.mkdir()
         (temporary / "adapter_config.json").write_text(json.dumps(peft_config(manifest)))
         with (temporary / "adapter_model.safetensors").open("wb") as file:
-            file.write(header)
+            file.write(head)
             file.write(buffer.data)
         temporary.rename(folder)
 

@@ -1,4 +1,4 @@
-"""Consecutive rows of a stream, chosen and counted; a few buffers stay in memory."""
+"""Buffers of consecutive rows of a stream, filtered and counted; the last few stay in memory."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from actors.prompts.decontamination import SHOWN, Contaminated
 from actors.prompts.filters import RowFilters
 from actors.prompts.rendering import PromptMaker
 from actors.prompts.selection import PromptCounts, fit
-from actors.rows.files import Row
 from actors.rows.rows import Rows
 from actors.rows.stream import RowStream
 from configs.schema.data import DataSection
 
 KEPT_BUFFERS = 4
-"""Buffers that stay in memory: prompts in flight are from the last ones."""
+"""Number of buffers in memory. Prompts in flight are from the last ones."""
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """Consecutive rows of a stream, and which of them are trained on."""
+    """Consecutive rows of a stream, and the training prompts among them."""
 
     start: int
     """Number of its first row."""
@@ -44,13 +43,13 @@ class Buffers:
     maker: PromptMaker
     filters: RowFilters
     streams: list[RowStream]
-    """Two readers of the same rows, the one used last at the end: reading an old buffer again leaves the other where it is."""
+    """Two readers of the same rows, the last used at the end. The first reads old buffers again, so that the other can go on."""
     known: Set[bytes]
     """Digests of held-out prompts."""
     counts: PromptCounts
-    """What became of the rows that were read."""
+    """Numbers of rows used, and left out by reason, among the rows read so far."""
     counted_to: int
-    """Rows before this one are in `counts`."""
+    """Number of the first row that is not in `counts`."""
 
     def __post_init__(self) -> None:
         self._kept: OrderedDict[int, Buffer] = OrderedDict()
@@ -69,9 +68,9 @@ class Buffers:
             self._kept.popitem(last=False)
         return self._kept[start]
 
-    def restore(self, counts: Row, counted_to: int) -> None:
-        """Go on counting where a run before has stopped."""
-        self.counts, self.counted_to = PromptCounts(**counts), counted_to
+    def restore(self, counts: PromptCounts, counted_to: int) -> None:
+        """Continue the counts of an earlier run."""
+        self.counts, self.counted_to = counts, counted_to
 
     def _read(self, start: int) -> Buffer:
         stream = next((stream for stream in self.streams if stream.position == start), self.streams[0])

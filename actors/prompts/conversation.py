@@ -1,12 +1,15 @@
-"""A conversation -> its tokens, and which of them are imitated.
+"""A conversation -> its tokens, and a mask of those that are imitated.
 
-What an engine would be given for the assistant's turn i, and what it should go on with, both come from the chat template:
+The chat template gives the prompt of the assistant's turn i, as an engine would see it, and the text to imitate:
 
     prompt_i = template(messages[:i]) with the generation prompt
     full_i   = template(messages[:i + 1]), which must begin with prompt_i; the rest is imitated, up to its end token
 
-Where full_i is the beginning of the next turn's, both are one sequence. Templates that drop the reasoning of earlier turns make a sequence of each
-turn, with the history that the model sees at that turn.
+If full_i is the beginning of the next turn's text, both turns form one sequence:
+
+    <user> 2+2? <assistant> [4 <end>] <user> 3+3? <assistant> [6 <end>]          [imitated]
+
+A template that drops the reasoning of earlier turns makes a sequence of each turn, with the history that the model sees there.
 """
 
 from __future__ import annotations
@@ -19,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actors.prompts.rendering import PromptRenderer
-from actors.rows.files import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +34,7 @@ _SHOWN_CHARACTERS = 40
 
 @dataclass(frozen=True, slots=True)
 class Imitation:
-    """A text, and the parts of it that are imitated: (first character, character after the last), ascending."""
+    """A text, and its imitated parts: (first character, character after the last), ascending."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
@@ -40,17 +42,17 @@ class Imitation:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A sequence as the model reads it, and which of its tokens are imitated: both [T]."""
+    """A sequence as the model reads it, and a mask of its imitated tokens: both [T]."""
 
     token_ids_T: np.ndarray
     trained_T: np.ndarray
 
 
-def conversation(value: Any, system_prompt: str | None = None) -> list[Message]:
-    """The messages of a column's value; `from` and `value` become `role` and `content`, and other keys stay for the template.
+def conversation(value: object, system_prompt: str | None = None) -> list[Message]:
+    """The messages in a column's value. `from` and `value` become `role` and `content`; other keys stay for the template.
 
     Raises:
-        ValueError: it is no list of messages.
+        ValueError: the value is no list of messages.
     """
     if not isinstance(value, list) or not value:
         raise ValueError(f"holds {_shown(value)}; a conversation is a list of chat messages")
@@ -60,11 +62,11 @@ def conversation(value: Any, system_prompt: str | None = None) -> list[Message]:
     return messages
 
 
-def continued(renderer: PromptRenderer, prompt: Any, completion: Any) -> list[Message]:
-    """The messages of a prompt and of what follows it, each a text or messages.
+def continued(renderer: PromptRenderer, prompt: object, completion: object) -> list[Message]:
+    """The messages of a prompt followed by those of its completion. Each is text, or a list of messages.
 
     Raises:
-        ValueError: they are neither, or the completion is not the assistant's answer.
+        ValueError: one is neither, or the completion does not begin with the assistant's answer.
     """
     asked = renderer.messages(prompt)
     answer = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else conversation(completion)
@@ -76,10 +78,10 @@ def continued(renderer: PromptRenderer, prompt: Any, completion: Any) -> list[Me
 
 
 def imitations(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], first: int = 1) -> list[Imitation]:
-    """Every turn of the assistant from message `first` on, as few texts as the template allows.
+    """Render every turn of the assistant from message `first` on, in as few texts as the template allows.
 
     Raises:
-        ValueError: there is no such turn, or the template does not render one behind its own generation prompt.
+        ValueError: there is no such turn, or its text does not begin with the template's generation prompt.
     """
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant" and index >= max(1, first)]
     if not turns:
@@ -96,7 +98,7 @@ def imitations(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], 
 
 
 def _turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Imitation:
-    """The last message, behind the prompt for it."""
+    """Render the last message after its prompt, and imitate it."""
     prompt, full = _rendered(tokenizer, messages[:-1], True), _rendered(tokenizer, messages, False)
     if not full.startswith(prompt):
         raise ValueError(
@@ -106,7 +108,7 @@ def _turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Im
     end_token, content = str(tokenizer.eos_token or ""), messages[-1]["content"]
     if isinstance(content, str) and full.endswith(content):
         return Imitation(full + end_token, ((len(prompt), len(full) + len(end_token)),))
-    # What the template writes behind the end token, a line feed mostly, is never generated.
+    # Text after the end token, mostly a line feed, is never generated, so it is not imitated.
     end = len(full.rstrip()) if end_token and full.rstrip().endswith(end_token) else len(full)
     return Imitation(full, ((len(prompt), end),))
 
@@ -121,35 +123,38 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], g
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Imitation]) -> list[Sample]:
-    """Tokens of rendered conversations, which hold their own BOS. No token is partly imitated: such a text is cut where the imitation begins
-    or ends, as an engine's prompt is."""
+    """Tokenise rendered conversations, which hold their own BOS. If a token would be partly imitated, the text is cut there first: an engine
+    tokenises its prompt apart from the completion, too."""
     whole = _encoded(tokenizer, [each.text for each in texts]) if tokenizer.is_fast else [None] * len(texts)
     return [_sample(tokenizer, text, found) for text, found in zip(texts, whole, strict=True)]
 
 
 Encoded = tuple[np.ndarray, np.ndarray]
-"""Token ids [T], and the characters that each stands for, the end excluded: [T, 2]."""
+"""Token ids [T], and the first character of each and the one after its last: [T, 2]."""
 
 
 def _sample(tokenizer: PreTrainedTokenizerBase, imitation: Imitation, whole: Encoded | None) -> Sample:
     borders = sorted({border for span in imitation.spans for border in span} - {0, len(imitation.text)})
     cuts = borders if whole is None else [border for border in borders if not _is_clean(whole[1], border)]
-    token_ids_T, places_T2 = _encoded_apart(tokenizer, imitation.text, cuts) if cuts or whole is None else whole
-    firsts_T = places_T2[:, 0]
+    token_ids_T, offsets_T2 = _encoded_apart(tokenizer, imitation.text, cuts) if cuts or whole is None else whole
+    firsts_T = offsets_T2[:, 0]
     trained_T = np.zeros(len(token_ids_T), bool)
     for start, end in imitation.spans:
         trained_T |= (firsts_T >= start) & (firsts_T < end)
     return Sample(token_ids_T, trained_T)
 
 
-def _is_clean(places_T2: np.ndarray, border: int) -> bool:
-    """Whether a token ends here and none spans it. Some tokenizers leave a token's leading space out of its place: there none ends."""
-    first, last = places_T2.T
+def _is_clean(offsets_T2: np.ndarray, border: int) -> bool:
+    """Look whether a token ends at the border and none spans it.
+
+    Some tokenizers do not count a token's leading space among its characters: then no token ends at a border before a space.
+    """
+    first, last = offsets_T2.T
     return bool(((last == border) & (first < border)).any() and not ((first < border) & (border < last)).any())
 
 
 def _encoded_apart(tokenizer: PreTrainedTokenizerBase, text: str, cuts: Sequence[int]) -> Encoded:
-    """The pieces between the cuts, each tokenised by itself. A slow tokenizer does not tell places: its tokens stand where their piece begins."""
+    """Tokenise each piece between the cuts by itself. A slow tokenizer gives no offsets: its tokens get the start of their piece."""
     edges = [0, *cuts, len(text)]
     pieces = [text[start:end] for start, end in pairwise(edges)]
     if tokenizer.is_fast:
@@ -157,20 +162,20 @@ def _encoded_apart(tokenizer: PreTrainedTokenizerBase, text: str, cuts: Sequence
     else:
         ids: Any = tokenizer(pieces, add_special_tokens=False, verbose=False)["input_ids"]
         encoded = [(np.asarray(each, np.int32), np.zeros((len(each), 2), np.int64)) for each in ids]
-    shifted = [places_T2 + start for start, (_, places_T2) in zip(edges, encoded, strict=False)]
+    shifted = [offsets_T2 + start for start, (_, offsets_T2) in zip(edges, encoded, strict=False)]
     return np.concatenate([token_ids_T for token_ids_T, _ in encoded]), np.concatenate(shifted)
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Encoded]:
     found: Any = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return [
-        (np.asarray(ids, np.int32), np.asarray(places, np.int64).reshape(-1, 2))
-        for ids, places in zip(found["input_ids"], found["offset_mapping"], strict=True)
+        (np.asarray(ids, np.int32), np.asarray(offsets, np.int64).reshape(-1, 2))
+        for ids, offsets in zip(found["input_ids"], found["offset_mapping"], strict=True)
     ]
 
 
-def _message(part: Any) -> Row:
-    kept = {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else {}
+def _message(part: object) -> Message:
+    kept: dict[str, Any] = {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else {}
     if "from" in kept and "value" in kept:
         role, content = SHAREGPT_ROLES.get(str(kept.pop("from"))), kept.pop("value")
         kept |= {"role": role, "content": content}
@@ -181,6 +186,6 @@ def _message(part: Any) -> Row:
     return kept
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 2 * _SHOWN_CHARACTERS else f"{text[: 2 * _SHOWN_CHARACTERS]}..."

@@ -1,4 +1,4 @@
-"""Rows of the training data that hold a piece of an evaluation set are left out: 8 words in a row, as Open-R1 finds them."""
+"""Decontamination: leave out training rows that share 8 consecutive words with an evaluation set, as Open-R1 does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -16,7 +15,7 @@ from actors.rows.named_sets import load_named_or_path
 NGRAM_WORDS = 8
 
 SHOWN = 3
-"""So many of the rows that were left out are kept to be shown."""
+"""Number of left-out rows that are kept as examples."""
 
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
 _READ_AT_ONCE = 512
@@ -24,7 +23,7 @@ _READ_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class Contaminated:
-    """A row that was left out, and why."""
+    """A row that was left out, and the words that it shares with an evaluation set."""
 
     location: str
     evaluation_set: str
@@ -33,16 +32,16 @@ class Contaminated:
 
 @dataclass
 class Decontamination:
-    """Finds prompts that share eight words in a row with a prompt of an evaluation set.
+    """Finds prompts that share eight consecutive words with a prompt of an evaluation set.
 
-    Text is compared in lower case and without punctuation; words are what white space separates. Prompts of fewer than eight
+    Text is compared in lower case and without punctuation, and split into words at white space. Prompts of fewer than eight
     words are never left out.
     """
 
     sets_of: dict[str, str]
     """n-gram -> the first evaluation set that has it."""
     counts: Counter[str] = field(default_factory=Counter)
-    """Evaluation set -> rows left out for it."""
+    """Evaluation set -> number of rows left out for it."""
     examples: list[Contaminated] = field(default_factory=list)
 
     @classmethod
@@ -63,11 +62,11 @@ class Decontamination:
         return cls(sets_of, Counter(dict.fromkeys(specs, 0)))
 
     def fresh(self) -> Decontamination:
-        """The same evaluation sets, with nothing counted yet."""
+        """A copy with the same evaluation sets and counts of zero."""
         return Decontamination(self.sets_of, Counter(dict.fromkeys(self.counts, 0)))
 
-    def refuses(self, prompt: Any, location: str) -> bool:
-        """Whether a prompt (text, or chat messages) is to be left out; counts it if so."""
+    def refuses(self, prompt: object, location: str) -> bool:
+        """Look for shared words in a prompt (text or chat messages); True, and counted, if it is to be left out."""
         found = next((ngram for ngram in ngrams(prompt_text(prompt)) if ngram in self.sets_of), None)
         if found is None:
             return False
@@ -79,13 +78,13 @@ class Decontamination:
 
 
 def ngrams(text: str) -> Iterator[str]:
-    """Every eight words in a row: `"A b, c…"` -> `"a b c d e f g h"`, ...; none of a shorter text."""
+    """All runs of eight consecutive words: `"A b, c…"` -> `"a b c d e f g h"`, ...; none of a shorter text."""
     words = _PUNCTUATION.sub("", text.lower()).split()
     return (" ".join(words[start : start + NGRAM_WORDS]) for start in range(len(words) - NGRAM_WORDS + 1))
 
 
-def prompt_text(prompt: Any) -> str:
-    """What a person asks in a prompt: its text, or the user's messages."""
+def prompt_text(prompt: object) -> str:
+    """The text of a prompt, or of the user's messages in it."""
     if isinstance(prompt, list):
         asked = (message.get("content") for message in prompt if isinstance(message, dict) and message.get("role") == "user")
         return "\n".join(content for content in asked if isinstance(content, str))

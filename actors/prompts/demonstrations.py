@@ -1,8 +1,8 @@
-"""Rows of demonstrations -> tokens, on disk: what supervised fine-tuning imitates.
+"""Rows of demonstrations -> tokenised sequences on disk, for supervised fine-tuning.
 
-    rows ── hold out, subset ── chat template ── tokens and what of them is imitated ── leave out what is too long ──► Arrow files
+    rows ── hold out, subset ── chat template ── tokens and the mask of imitation ── leave out what is too long ──► Arrow files
 
-Ranks map the files into memory, so that a data set may be larger than the memory of a node or Ray's object store.
+Ranks memory-map the files, so a data set may be larger than the memory of a node or Ray's object store.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ _PROGRESS_FROM_ROWS = 5_000
 
 @dataclass
 class DemonstrationCounts:
-    """What became of the rows of one file."""
+    """Numbers of rows, sequences and tokens of one file, and of those left out."""
 
     rows: int = 0
     sequences: int = 0
-    """More than rows where the template drops the reasoning of earlier turns: then each turn is a sequence."""
+    """More than `rows` if the template drops the reasoning of earlier turns: then each turn is a sequence."""
     tokens: int = 0
     trained_tokens: int = 0
-    """Those that are imitated."""
+    """Tokens that are imitated."""
     longest_tokens: int = 0
     too_long: int = 0
-    """Sequences over `data.max_length`: left out, or cut off if so asked."""
+    """Sequences over `data.max_length`: left out, or cut off under `data.too_long: truncate`."""
     without_answer: int = 0
-    """Sequences of which nothing that is imitated was left when they were cut off."""
+    """Sequences left out because no imitated token remained, mostly after they were cut off."""
     also_held_out: int = 0
-    """Sequences that are held out as well, and therefore not trained on."""
+    """Training sequences left out because an equal one is held out."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class DemonstrationFile:
     path: Path
     counts: DemonstrationCounts
     digest: str
-    """Of all tokens, and of what is imitated."""
+    """Hash of all tokens and of the masks of imitation."""
 
 
 @dataclass
@@ -70,10 +70,10 @@ class DemonstrationSource:
     """The demonstrations of a run; call `write` once.
 
     Args:
-        data: where the rows are and what to make of them.
-        tokenizer: of the model that is trained, from `load_tokenizer`.
+        data: location of the rows, and how they are chosen and rendered.
+        tokenizer: the trained model's, from `load_tokenizer`.
         seed: the run's seed.
-        folder: where the files are written.
+        folder: for the files.
     """
 
     data: SftDataSection
@@ -87,7 +87,7 @@ class DemonstrationSource:
         self._renderer = PromptRenderer(self.tokenizer, self.data.system_prompt)
 
     def write(self) -> tuple[DemonstrationFile, DemonstrationFile]:
-        """The file to train on, and that of what is held out, which may be empty.
+        """Write the training file and the held-out file, which may be empty.
 
         Raises:
             DataError: the data are missing, empty or malformed, or nothing is left to train on.
@@ -121,7 +121,7 @@ class DemonstrationSource:
         return ("messages_column",) if self.data.messages_column is not None else ("prompt_column", "completion_column")
 
     def _split(self, rows: Rows, apart: Rows | None) -> tuple[np.ndarray, np.ndarray]:
-        """Row numbers to train on, and to hold out; as of the prompts of GRPO, so that both hold out the same rows."""
+        """Row numbers to train on, and to hold out. Drawn as the prompts of GRPO are, so that both hold out the same rows."""
         seed, data = self.seed % 2**64, self.data
         order = permutation(len(rows), seed, SUBSET_STREAM)
         if apart is not None:
@@ -155,7 +155,7 @@ class DemonstrationSource:
             return [self._plain(rows, index, *value) for index, *value in values]
         return tokenise(self.tokenizer, list(chain.from_iterable(self._imitations(rows, index, *value) for index, *value in values)))
 
-    def _imitations(self, rows: Rows, index: int, *value: Any) -> list[Imitation]:
+    def _imitations(self, rows: Rows, index: int, *value: object) -> list[Imitation]:
         try:
             if len(value) == 1:
                 return imitations(self.tokenizer, conversation(value[0], self.data.system_prompt))
@@ -164,8 +164,8 @@ class DemonstrationSource:
         except ValueError as error:
             raise DataError(f"{rows.location(index)}: column {getattr(self.data, self._column_keys()[0])!r} {error}") from None
 
-    def _plain(self, rows: Rows, index: int, *value: Any) -> Sample:
-        """Text behind text, without a chat template."""
+    def _plain(self, rows: Rows, index: int, *value: object) -> Sample:
+        """Concatenate prompt and completion, without a chat template."""
         location = f"{rows.location(index)}: column {getattr(self.data, self._column_keys()[0])!r}"
         if len(value) == 1:
             raise DataError(f"{location}: conversations need a chat template and the tokenizer has none; set model.chat_template")
@@ -185,7 +185,7 @@ class DemonstrationSource:
         return Sample(token_ids_T, np.arange(len(token_ids_T)) >= len(prompt_ids))
 
     def _kept(self, samples: Sequence[Sample], held_out: bool, counts: DemonstrationCounts) -> Iterator[Sample]:
-        """Those that are used, each counted by what becomes of it."""
+        """Yield the samples that are used, and count all of them by what is done with them."""
         limit, cut = self.data.max_length, self.data.too_long == "truncate"
         for sample in samples:
             if len(sample.token_ids_T) > limit:
@@ -210,13 +210,13 @@ class DemonstrationSource:
 
 
 def _hint(key: str, columns: Sequence[str]) -> str:
-    """Which keys of `data` fit rows with these columns, where `key` does not."""
+    """Keys of `data` to set for rows with these columns, which lack the column that `key` names."""
     if talks := next((name for name in ("messages", "conversations") if name in columns), None):
         return f"; for whole conversations set data.messages_column: {talks}"
     if key == "messages_column" and {"prompt", "completion"} <= set(columns):
         return "; for a prompt and its completion set data.messages_column: null"
     if tuple(columns) == ("text",):
-        return "; of text alone it cannot be told what is to be imitated: split it into a prompt and a completion"
+        return "; it is unknown which part of a text is to be imitated: split it into a prompt and a completion"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Data sets to evaluate on -> prompts."""
+"""Evaluation data sets -> prompts."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ class EvalSet:
     """The prompts of one data set to evaluate on."""
 
     name: str
-    """What its metrics are called by."""
+    """Name in the metrics."""
     prompts: Sequence[Prompt]
-    """Their ids have an epoch below 0 of their own."""
+    """Their ids have a negative epoch that no other set has."""
     too_long: int = 0
-    """Left out because they have more than `data.max_prompt_length` tokens."""
+    """Prompts left out because they have more than `data.max_prompt_length` tokens."""
 
 
 def load_eval_sets(
     specs: Sequence[str], data: DataSection, tokenizer: PreTrainedTokenizerBase, *, max_prompts: int | None, seed: int
 ) -> list[EvalSet]:
-    """Open data sets by name or path, and render their prompts as those of training.
+    """Open data sets by name or path, and render their prompts as for training.
 
     Args:
-        specs: as `load_named_or_path` takes them.
-        data: whose system prompt and length limit hold, and whose prompt column is looked for first.
-        max_prompts: take so many rows of each, a seeded subset; None takes all.
+        specs: names or paths, as in `load_named_or_path`.
+        data: gives the system prompt, the length limit, and the first prompt column to look for.
+        max_prompts: size of the seeded subset taken of each; None takes all.
 
     Raises:
         DataError: one cannot be read, holds no prompt that is short enough, or two have the same name.
@@ -59,7 +59,7 @@ def load_eval_sets(
 
 
 def _name(spec: str) -> str:
-    """`data/my set.jsonl` -> `my_set`, `openai/gsm8k@train` -> `gsm8k_train`; a name that is known stays."""
+    """`data/my set.jsonl` -> `my_set`, `openai/gsm8k@train` -> `gsm8k_train`; a name of `NAMED_SETS` stays."""
     if spec in NAMED_SETS:
         return spec
     path = Path(spec)

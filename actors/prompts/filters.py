@@ -1,4 +1,4 @@
-"""Which rows are trained on, as far as a row says it by itself: its measured pass rate, and whether it is in an evaluation set."""
+"""Filters of training rows: by their measured pass rate, and by words shared with an evaluation set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ _MEASURE = "measure it with `rollcast data pass-rate`, or remove the row"
 
 @dataclass
 class RowFilters:
-    """Leaves rows out and counts them."""
+    """The filters of a run, and counts of the rows that they left out."""
 
     data: DataSection
     decontamination: Decontamination
@@ -29,7 +28,7 @@ class RowFilters:
 
     @classmethod
     def of(cls, data: DataSection, rows: Rows) -> RowFilters:
-        """The filters of a run.
+        """Make the filters of a run.
 
         Raises:
             DataError: an evaluation set cannot be read, or the data have no column of pass rates.
@@ -39,20 +38,20 @@ class RowFilters:
         return cls(data, Decontamination.against(data.decontaminate))
 
     def fresh(self) -> RowFilters:
-        """The same filters, with nothing counted yet."""
+        """A copy with the same settings and counts of zero."""
         return RowFilters(self.data, self.decontamination.fresh())
 
     @property
     def contaminated(self) -> Counter[str]:
-        """Evaluation set -> rows left out for it."""
+        """Evaluation set -> number of rows left out for it."""
         return self.decontamination.counts
 
     @property
     def examples(self) -> list[Contaminated]:
         return self.decontamination.examples
 
-    def kept(self, rows: Rows, indices: Sequence[int], prompts: Sequence[Any]) -> list[bool]:
-        """Which of these rows stay; `prompts` are the values of their prompt column.
+    def kept(self, rows: Rows, indices: Sequence[int], prompts: Sequence[object]) -> list[bool]:
+        """Test rows, True for each that stays; `prompts` are the values of their prompt column.
 
         Raises:
             DataError: a row has no pass rate where one is needed.
@@ -75,10 +74,10 @@ class RowFilters:
 
 
 def numbers(rows: Rows, column: str, indices: Sequence[int], remedy: str) -> np.ndarray:
-    """A column of numbers, or of texts that are numbers, as CSV has them: float64 [indices].
+    """Read a column of numbers, or of numbers as text (CSV): float64 [indices].
 
     Raises:
-        DataError: a row has none; names the row and says `remedy`.
+        DataError: a value is no finite number; the text names the row and ends with `remedy`.
     """
     values = rows.values(column, indices)
     found = np.array([_number(value) for value in values], dtype=np.float64)
@@ -90,7 +89,7 @@ def numbers(rows: Rows, column: str, indices: Sequence[int], remedy: str) -> np.
     return found
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return math.nan
     try:

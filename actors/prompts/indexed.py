@@ -1,10 +1,10 @@
-"""Data sets -> a deterministic, resumable, validated stream of prompts.
+"""Data sets whose rows are all known -> a deterministic, resumable, validated stream of prompts.
 
     rows ── hold out, choose ── render by the chat template ── leave out what is too long ── shuffle anew every epoch ──► Prompt
 
-Nothing of a row but its number and a digest is kept in memory: a prompt is rendered again when it is drawn, so that any
-prompt can be made again from its id alone. The order depends on the seed only, not on the platform. What is too large for
-that is read as a stream: `actors.prompts.streamed`.
+Memory holds only the number and a digest of each row: a prompt is rendered again when it is drawn, so any prompt can be made
+again from its id alone. The order depends on the seed, not on the platform. Larger data sets are streamed:
+`actors.prompts.streamed`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EVAL_EPOCH = -1
 
 
 def render_demonstration(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, demonstration: str) -> tuple[list[int], list[int]]:
-    """A supervised example: the prompt's token ids, and those of the completion to imitate with the end token after it."""
+    """A supervised example: token ids of the prompt, and of the completion to imitate, which ends with the end token."""
     if tokenizer.eos_token_id is None:
         raise DataError("the tokenizer has no end token, so that a demonstration cannot end; set eos_token in its tokenizer_config.json")
     token_ids = tokenizer(demonstration, add_special_tokens=False, verbose=False)["input_ids"]
@@ -47,7 +47,7 @@ def render_demonstration(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, dem
 
 
 class IndexedCursor(TypedDict):
-    """Where an indexed stream stands, as a checkpoint stores it."""
+    """Position in the stream, as a checkpoint stores it."""
 
     drawn: int
     """Prompts drawn since the beginning, over all epochs."""
@@ -56,18 +56,18 @@ class IndexedCursor(TypedDict):
 
 
 class IndexedPrompts:
-    """`PromptSource` over rows that are all known: each is validated at the start, and every epoch is shuffled as a whole.
+    """A `PromptSource` whose rows are all validated at the start, and whose epochs are each shuffled as a whole.
 
-    Example: `source.next().id == PromptId(0, 4711)`; after `cursor = source.cursor()`, another source of the same data goes
-    on at the same place with `restore(cursor)`; `source.prompt(PromptId(0, 4711))` makes that prompt again.
+    Example: `source.next().id == PromptId(0, 4711)`; `restore(source.cursor())` on another source of the same data continues
+    there; `source.prompt(PromptId(0, 4711))` makes that prompt again.
 
     Args:
-        data: where the rows are and what to make of them.
-        tokenizer: of the model that is trained, from `load_tokenizer`.
+        data: location of the rows, and how they are chosen and rendered.
+        tokenizer: the trained model's, from `load_tokenizer`.
         seed: the run's seed.
-        folder: where the rows of a `builtin:` data set are written.
-        epochs: draw every row so many times (a fraction of an epoch counts); None goes on for ever.
-        reward_names: the chosen rewards, to warn when the template takes from the completion what they look for.
+        folder: for the rows of a `builtin:` data set.
+        epochs: number of epochs, possibly fractional; None never ends.
+        reward_names: the run's rewards, to warn if the chat template already writes a tag that they expect in the completion.
 
     Raises:
         DataError: the data are missing, empty or malformed, or no prompt is left to train on.
@@ -93,11 +93,11 @@ class IndexedPrompts:
         self._curriculum = curriculum(data, self._rows, self._train, self._seed) if data.curriculum_column else None
         self.counts: PromptCounts = chosen.counts
         self.parts: tuple[PartCount, ...] = chosen.parts
-        """Of a mixture: what came from where."""
+        """The parts of a mixture."""
         self.contaminated: tuple[Contaminated, ...] = chosen.contaminated
-        """The first rows that were left out for words of an evaluation set."""
+        """The first rows that were left out because they share words with an evaluation set."""
         self.prompt_tokens: np.ndarray = chosen.tokens
-        """int32 [prompts]: lengths of the prompts that are trained on."""
+        """int32 [prompts]: lengths of the training prompts in tokens."""
         order = b"" if self._curriculum is None else self._curriculum.astype("<i8").tobytes()
         facts = f"{self._seed}/{data.shuffle}".encode()
         self.fingerprint: str = hashlib.blake2b(b"".join(chosen.digests) + facts + order, digest_size=16).hexdigest()
@@ -105,7 +105,7 @@ class IndexedPrompts:
         self._drawn = 0
         self._order: tuple[int, np.ndarray] | None = None
         self.warnings: tuple[str, ...] = tuple(self._warnings(reward_names))
-        """What a person should know of the data, as it was logged."""
+        """Doubts about the data, as they were logged."""
         for sentence in self.warnings:
             logger.warning("%s", sentence)
 
@@ -114,7 +114,7 @@ class IndexedPrompts:
         return len(self._train)
 
     def next(self) -> Prompt | None:
-        """The next prompt, or None after the last epoch."""
+        """Draw the next prompt; None after the last epoch."""
         if self._limit is not None and self._drawn >= self._limit:
             return None
         epoch, position = divmod(self._drawn, len(self))
@@ -122,7 +122,7 @@ class IndexedPrompts:
         return self.prompt(PromptId(epoch, int(self._epoch_order(epoch)[position])))
 
     def prompt(self, prompt_id: PromptId) -> Prompt:
-        """The prompt with this id, the same whenever it is made. Does not move the stream."""
+        """Make the prompt with this id, the same each time. Does not move the stream."""
         rows = self._eval_rows if prompt_id.epoch == EVAL_EPOCH else self._rows
         if not 0 <= prompt_id.index < len(rows):
             raise DataError(f"prompt {prompt_id} is not in the data, which have {len(rows)} rows; resume with the data of the run")
@@ -133,7 +133,7 @@ class IndexedPrompts:
         return self._rows.row(index)
 
     def canary_prompt(self) -> Prompt:
-        """A prompt of the training data, always the same. Does not move the stream."""
+        """A prompt of the training data, the same each time. Does not move the stream."""
         return self.prompt(PromptId(0, int(self._train[0])))
 
     def first_prompts(self, count: int) -> list[Prompt]:
@@ -145,7 +145,7 @@ class IndexedPrompts:
         return [PromptId(0, int(index)) for index in self._ordered(0)[:count]]
 
     def eval_prompts(self) -> list[Prompt]:
-        """The held-out prompts, always in the same order; their ids have the epoch `EVAL_EPOCH`."""
+        """The held-out prompts, in the same order each time; their ids have the epoch `EVAL_EPOCH`."""
         return [self.prompt(PromptId(EVAL_EPOCH, index)) for index in self._eval]
 
     def demonstrations(self, column: str) -> list[tuple[list[int], list[int]]]:
@@ -158,7 +158,7 @@ class IndexedPrompts:
         return [self._demonstration(int(index), column) for index in self._train]
 
     def cursor(self) -> IndexedCursor:
-        """Where the stream stands, as JSON."""
+        """The position in the stream, as JSON."""
         return {"drawn": self._drawn, "data": self.fingerprint}
 
     def restore(self, cursor: Mapping[str, object]) -> None:
@@ -202,7 +202,7 @@ class IndexedPrompts:
 
 
 def other_prompts(source: str) -> CheckpointError:
-    """The error of a cursor that was taken from other prompts than `source` gives now."""
+    """The error for a cursor that does not belong to the prompts of `source`."""
     return CheckpointError(
         f"the checkpoint was made with other prompts than {source} gives now "
         "(data, seed, template or length limit changed); restore them, or start a new run in another out_dir"

@@ -1,4 +1,4 @@
-"""A model's tokenizer and chat template; a prompt as a data set holds it -> chat messages -> the text and the token ids that the model reads."""
+"""The tokenizer and its chat template: a prompt in a data set -> chat messages -> the text and token ids that the model reads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from configs.contracts.errors import DataError
 from configs.contracts.records import Prompt, PromptId
@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[2]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _TAG_REWARDS = ("format", "tag_count", "think_format", "code_format")
-"""Rewards that look for opening tags in the completion."""
+"""Rewards that expect opening tags in the completion."""
 
 
 def load_tokenizer(
@@ -36,10 +36,10 @@ def load_tokenizer(
         chat_template: Jinja text, or the path of a file that holds it, instead of the tokenizer's own.
         trust_remote_code: run code that comes with the model.
         revision: branch, tag or commit on the hub.
-        eos_token: one of its tokens, that ends an answer instead of the tokenizer's own.
+        eos_token: a token that ends an answer, instead of the tokenizer's own.
 
     Raises:
-        DataError: the model has no tokenizer, cannot be reached, or there is no such template or token.
+        DataError: the model cannot be reached or has no tokenizer, or the template or the token does not exist.
     """
     from transformers import AutoTokenizer
 
@@ -85,7 +85,7 @@ def _template_file(name: str) -> Path:
 
 @dataclass(frozen=True)
 class PromptRenderer:
-    """A prompt as it stands in a column -> the text that the model reads.
+    """A prompt in a column -> the text that the model reads.
 
     With a chat template, a string becomes one user message after the system prompt. Without one, it stays plain text.
     """
@@ -97,11 +97,11 @@ class PromptRenderer:
     def conversational(self) -> bool:
         return bool(self.tokenizer.chat_template)
 
-    def messages(self, prompt: Any) -> tuple[dict[str, str], ...]:
-        """Chat messages of a prompt column's value; none for plain text. Messages that begin with a system message keep it.
+    def messages(self, prompt: object) -> tuple[dict[str, str], ...]:
+        """The chat messages of a prompt; empty without a chat template. A system message in the prompt replaces `system_prompt`.
 
         Raises:
-            ValueError: it is neither text nor messages, or needs a chat template that the tokenizer does not have.
+            ValueError: the prompt is neither text nor messages, or needs a chat template that the tokenizer does not have.
         """
         if not isinstance(prompt, (str, list)) or not prompt or (isinstance(prompt, str) and not prompt.strip()):
             raise ValueError(f"holds {prompt!r}; a prompt is text or a list of chat messages")
@@ -115,14 +115,14 @@ class PromptRenderer:
             messages.insert(0, {"role": "system", "content": self.system_prompt})
         return tuple(messages)
 
-    def text(self, prompt: Any, messages: Sequence[Mapping[str, str]]) -> str:
-        """The rendered prompt, ready for the completion. A last message of the assistant is a beginning to go on with.
+    def text(self, prompt: object, messages: Sequence[Mapping[str, str]]) -> str:
+        """Render a prompt up to where the completion begins. If the last message is the assistant's, the completion continues it.
 
         Raises:
             ValueError: the template refuses the messages.
         """
         if not messages:
-            return prompt
+            return str(prompt)
         from jinja2 import TemplateError
 
         begun = messages[-1]["role"] == "assistant"
@@ -135,11 +135,11 @@ class PromptRenderer:
         return str(rendered)
 
     def tokenise(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of rendered prompts. A template writes its own BOS: adding special tokens again would double it."""
+        """Token ids of rendered prompts. A template writes BOS itself, so no special tokens are added then."""
         return self.tokenizer(texts, add_special_tokens=not self.conversational, verbose=False)["input_ids"]  # type: ignore[return-value]
 
 
-def _checked_message(message: Any) -> dict[str, str]:
+def _checked_message(message: object) -> dict[str, str]:
     if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
         raise ValueError(f"holds the message {message!r}; a message has the texts `role` and `content`")
     return {"role": message["role"], "content": message["content"]}
@@ -153,19 +153,19 @@ class PromptMaker:
     column: str
     """Column of the prompt."""
 
-    def text(self, value: Any, location: str) -> str:
-        """The rendered text of a prompt column's value; `location` names the file and line of its row in errors.
+    def text(self, value: object, location: str) -> str:
+        """Render the value of a prompt column; `location` names its row in errors.
 
         Raises:
-            DataError: it cannot be rendered.
+            DataError: the value cannot be rendered.
         """
         return self._rendered(value, location)[1]
 
-    def prompt(self, prompt_id: PromptId, row: Mapping[str, Any], location: str) -> Prompt:
-        """The prompt of a row.
+    def prompt(self, prompt_id: PromptId, row: Mapping[str, object], location: str) -> Prompt:
+        """Render and tokenise the prompt of a row.
 
         Raises:
-            DataError: it cannot be rendered.
+            DataError: the prompt cannot be rendered.
         """
         columns = dict(row)
         messages, text = self._rendered(columns.pop(self.column), location)
@@ -178,7 +178,7 @@ class PromptMaker:
             messages=messages,
         )
 
-    def _rendered(self, value: Any, location: str) -> tuple[tuple[dict[str, str], ...], str]:
+    def _rendered(self, value: object, location: str) -> tuple[tuple[dict[str, str], ...], str]:
         try:
             messages = self.renderer.messages(value)
             return messages, self.renderer.text(value, messages)
@@ -187,7 +187,7 @@ class PromptMaker:
 
 
 def template_warnings(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reward_names: Sequence[str]) -> Iterator[str]:
-    """What is suspicious of a rendered prompt: a tag that the rewards look for is in it already, or it begins with BOS twice."""
+    """Yield a warning if a rendered prompt already ends with a tag that the rewards look for, or begins with BOS twice."""
     looking = [name for name in reward_names if name in _TAG_REWARDS]
     opening = re.search(r"<[a-z_]+>\s*$", prompt.text)
     if looking and opening and prompt.conversational:

@@ -1,4 +1,4 @@
-"""Rows -> those that are trained on and those that are held out, with a count of everything that was left out.
+"""Rows -> training rows and held-out rows, with counts of the rows left out, by reason.
 
 rows ── hold out ── subset ── pass rate ── evaluation sets ── too long ── equal to a held-out prompt ──► train
 """
@@ -25,7 +25,7 @@ from configs.contracts.errors import DataError
 from configs.schema.data import DataSection
 
 SUBSET_STREAM = 2**64 - 1
-"""Random stream that draws held-out rows and the subset; streams 0, 1, ... shuffle the epochs."""
+"""Random stream that draws held-out rows and the training subset; streams 0, 1, ... shuffle the epochs."""
 
 _TOKENISED_AT_ONCE = 512
 _PROGRESS_FROM_ROWS = 5_000
@@ -33,7 +33,7 @@ _PROGRESS_FROM_ROWS = 5_000
 
 @dataclass(frozen=True)
 class PromptCounts:
-    """What became of the rows of a data set."""
+    """Numbers of rows of a data set: used, and left out by reason."""
 
     trained: int
     held_out: int
@@ -44,13 +44,13 @@ class PromptCounts:
     longest_tokens: int
     """Length of the longest prompt that is used."""
     rows: int = 0
-    """Rows that there are to train on, before anything is left out; of a stream: that were read."""
+    """Training rows before filtering; for a stream, the rows read so far."""
     outside_pass_rate: int = 0
     """Left out of training because their pass rate is not between `data.min_pass_rate` and `data.max_pass_rate`."""
     not_sampled: int = 0
     """Neither held out nor among the `data.train_samples`."""
     held_out_too_long: int = 0
-    """Of `too_long`, those that were to be held out."""
+    """The held-out rows among `too_long`."""
     contaminated: Mapping[str, int] = field(default_factory=dict)
     """Evaluation set of `data.decontaminate` -> rows left out of training for it."""
 
@@ -74,11 +74,12 @@ class PromptCounts:
 
 @dataclass
 class Fitting:
-    """Rows that are used: row number -> digest of the rendered text, in the order given."""
+    """Rows that are short enough and pass the filters."""
 
     digests: dict[int, bytes] = field(default_factory=dict)
+    """Row number -> digest of the rendered text, in the order given."""
     tokens: list[int] = field(default_factory=list)
-    """Length of each of them."""
+    """Length of each in tokens, in the same order."""
     too_long: int = 0
     shortest_too_long: float = math.inf
 
@@ -89,27 +90,30 @@ class Fitting:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a run trains on and evaluates."""
+    """The training rows and the held-out rows of a run."""
 
     train: np.ndarray
     """int64 [prompts], row numbers, ascending."""
     digests: tuple[bytes, ...]
-    """Of their rendered texts."""
+    """Digests of the rendered texts of `train`."""
     tokens: np.ndarray
-    """int32 [prompts], their lengths."""
+    """int32 [prompts], lengths of `train` in tokens."""
     held_out: tuple[int, ...]
-    """Row numbers of the held-out data that are evaluated."""
+    """Row numbers in the held-out data."""
     counts: PromptCounts
     contaminated: tuple[Contaminated, ...]
-    """The first rows that were left out for words of an evaluation set."""
+    """The first rows that were left out because they share words with an evaluation set."""
     parts: tuple[PartCount, ...]
 
 
 def select(data: DataSection, rows: Rows, eval_rows: Rows, parts: tuple[PartCount, ...], maker: PromptMaker, seed: int) -> Selection:
-    """Choose rows; `eval_rows` are those of `data.eval_path`, or `rows` itself where rows are held out from it.
+    """Choose the training rows and the held-out rows.
+
+    Args:
+        eval_rows: the rows of `data.eval_path`; `rows` itself if rows are held out of it.
 
     Raises:
-        DataError: more rows are wanted than there are, or none is left.
+        DataError: more rows are wanted than exist, or none is left.
     """
     train, held_out = _split(data, rows, eval_rows, seed)
     filters = RowFilters.of(data, rows)
@@ -148,10 +152,10 @@ def select(data: DataSection, rows: Rows, eval_rows: Rows, parts: tuple[PartCoun
 
 
 def curriculum(data: DataSection, rows: Rows, train: np.ndarray, seed: int) -> np.ndarray:
-    """Positions in `train`, int64, in the order of `data.curriculum_column`; equal rows as in the epoch that would be first without it.
+    """Order `train` by `data.curriculum_column`: positions in `train`, int64. Rows with equal values keep the order of the first shuffled epoch.
 
     Raises:
-        DataError: there is no such column, or a row has no number there.
+        DataError: there is no such column, or a row has no number in it.
     """
     column = str(data.curriculum_column)
     require_column(rows, column, "data.curriculum_column")
@@ -162,7 +166,7 @@ def curriculum(data: DataSection, rows: Rows, train: np.ndarray, seed: int) -> n
 
 
 def fit(rows: Rows, indices: np.ndarray, maker: PromptMaker, data: DataSection, purpose: str, filters: RowFilters | None = None) -> Fitting:
-    """Which of these rows stay and are short enough; `purpose` is for people."""
+    """Apply the filters and the length limit to rows; `purpose` is shown with the progress."""
     fitting = Fitting()
     batches = np.array_split(indices, max(1, math.ceil(len(indices) / _TOKENISED_AT_ONCE)))
     quiet, console = len(indices) < _PROGRESS_FROM_ROWS, Console(stderr=True)
@@ -178,7 +182,7 @@ def fit(rows: Rows, indices: np.ndarray, maker: PromptMaker, data: DataSection, 
 
 
 def _measured(rows: Rows, indices: list[int], maker: PromptMaker, filters: RowFilters | None) -> Iterator[tuple[int, str, int]]:
-    """Row number, rendered text and length in tokens of the rows that stay."""
+    """Yield row number, rendered text and length in tokens of the rows that pass the filters."""
     values = rows.values(maker.column, indices)
     kept = filters.kept(rows, indices, values) if filters else [True] * len(indices)
     staying = [(index, maker.text(value, rows.location(index))) for index, value, stays in zip(indices, values, kept, strict=True) if stays]
@@ -192,7 +196,7 @@ def _split(data: DataSection, rows: Rows, eval_rows: Rows, seed: int) -> tuple[n
     split_seed = data.mixture.seed if data.mixture and data.mixture.test_split_size is not None else seed
     order = permutation(len(rows), split_seed, SUBSET_STREAM)
     if data.held_out_size is not None:
-        used = order if data.train_samples == -1 else order[: data.train_samples]  # a share of what is used, as MedicalGPT's
+        used = order if data.train_samples == -1 else order[: data.train_samples]  # a share of the rows used, as in MedicalGPT
         held_out, train = np.split(used, [held_out_rows(data, len(used))])
         missing = max(data.train_samples - len(rows), 0 if len(train) else 1)
         key = "test_split_size"
@@ -214,13 +218,13 @@ def _split(data: DataSection, rows: Rows, eval_rows: Rows, seed: int) -> tuple[n
 
 
 def held_out_rows(data: DataSection, rows: int) -> int:
-    """How many of so many rows `test_split_size` holds out: a share is rounded up, as scikit-learn and `datasets` do."""
+    """Number of rows that `test_split_size` holds out. A share is rounded up, as in scikit-learn and `datasets`."""
     size = data.held_out_size or 0
     return min(rows, math.ceil(rows * size - ROUNDING) if isinstance(size, float) else size)
 
 
 def require_some(fitting: Fitting, count: int, data: DataSection, purpose: str, filters: RowFilters | None = None) -> None:
-    """Raise DataError, with the reasons, where there were rows and none of them stays."""
+    """Raise DataError, with the reasons, if none of `count` rows fits; zero rows are accepted."""
     if not count or fitting.digests:
         return
     if fitting.too_long == count:

@@ -1,4 +1,4 @@
-"""The prompts of a run, whether every row is indexed or rows are read as they are needed."""
+"""The prompts of a run: the protocol that the indexed and the streamed prompts satisfy."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class PromptSource(Protocol):
     """A deterministic, resumable stream of prompts: `IndexedPrompts`, or `StreamedPrompts` under `data.streaming`."""
 
     prompt_tokens: np.ndarray
-    """int32: lengths of the prompts that are trained on; of a stream, of the first ones."""
+    """int32 [prompts]: lengths in tokens of the training prompts; for a stream, of its first ones."""
     warnings: tuple[str, ...]
     """Doubts about the data, as they were logged."""
 
     @property
     def counts(self) -> PromptCounts:
-        """How many rows are used, and how many are left out for which reason; of a stream, of the rows read so far."""
+        """Numbers of rows used, and left out by reason; for a stream, among the rows read so far."""
         ...
 
     @property
@@ -79,7 +79,7 @@ class PromptSource(Protocol):
         ...
 
     def cursor(self) -> Mapping[str, object]:
-        """Where the stream stands, as JSON."""
+        """The position in the stream, as JSON."""
         ...
 
     def restore(self, cursor: Mapping[str, object]) -> None:

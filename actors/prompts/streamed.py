@@ -2,9 +2,10 @@
 
     rows ── the first are held out ── buffers of `shuffle_buffer_size` ── choose, render, leave out ── shuffle the buffer ──► Prompt
 
-Buffers follow one another without overlap, and the order of each depends on the seed, the epoch and its first row only. So a row
-number and a position say where the stream stands, and a prompt can be made again from its row number: from one of the buffers
-that are kept, or by reading its buffer again.
+Buffers follow one another without overlap, and the order within one depends only on the seed, the epoch and its first row. With
+`shuffle_buffer_size` 1000 and 64 held-out rows, the buffers begin at rows 64, 1064, 2064, ...; row 1500 is in the second. So a row
+number and a position in its buffer are a complete cursor, and a prompt can be made again from its row number: from a buffer in memory,
+or by reading its buffer again.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _STREAMS_OF_AN_EPOCH = 2**32
-"""Random streams of one epoch, one for each row that a buffer may begin with."""
+"""Random streams of one epoch: one for each possible first row of a buffer."""
 
 
 class StreamedCursor(TypedDict):
-    """Where a stream stands, as a checkpoint stores it."""
+    """Position in the stream, as a checkpoint stores it."""
 
     epoch: int
     row: int
@@ -59,9 +60,9 @@ class StreamedCursor(TypedDict):
 
 
 class StreamedPrompts:
-    """`PromptSource` over rows that are read as they are needed. It never ends: after the last row comes the first again.
+    """A `PromptSource` that reads rows as they are needed. It never ends: the first row follows the last one.
 
-    Held-out prompts are those of `data.eval_path`, or the first `data.eval_samples` rows. Arguments and errors are those of
+    Held-out prompts come from `data.eval_path`, or from the first `data.eval_samples` rows. Arguments and errors are those of
     `IndexedPrompts`.
     """
 
@@ -86,7 +87,7 @@ class StreamedPrompts:
         first = self._first_buffer()
         self._canary_row = first.start + int(first.kept[0])
         self.prompt_tokens: np.ndarray = first.tokens
-        """int32: lengths of the first prompts that are trained on."""
+        """int32 [prompts]: lengths in tokens of the first training prompts."""
         facts = f"{data.model_dump_json()}/{self._seed}/{self.canary_prompt().text}"
         self.fingerprint: str = hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
         self.warnings: tuple[str, ...] = tuple(template_warnings(tokenizer, self.canary_prompt(), reward_names))
@@ -95,16 +96,16 @@ class StreamedPrompts:
 
     @property
     def counts(self) -> PromptCounts:
-        """Of the rows that were read."""
+        """Numbers of rows used, and left out by reason, among the rows read so far."""
         return self._buffers.counts
 
     @property
     def contaminated(self) -> tuple[Contaminated, ...]:
-        """The first rows that were left out for words of an evaluation set."""
+        """The first rows that were left out because they share words with an evaluation set."""
         return tuple(self._buffers.contaminated)
 
     def next(self) -> Prompt:
-        """The next prompt."""
+        """Draw the next prompt."""
         buffer = self._buffers.at(self._start)
         while self._drawn >= len(buffer.kept):
             self._advance(buffer)
@@ -114,14 +115,14 @@ class StreamedPrompts:
         return self.prompt(PromptId(self._epoch, row))
 
     def prompt(self, prompt_id: PromptId) -> Prompt:
-        """The prompt with this id, the same whenever it is made. Does not move the stream."""
+        """Make the prompt with this id, the same each time. Does not move the stream."""
         rows, position = (self._eval_rows, prompt_id.index) if prompt_id.epoch == EVAL_EPOCH else self._found(prompt_id.index)
         if not 0 <= position < len(rows):
             raise DataError(f"prompt {prompt_id} is not in the data of {self._data.source}; resume with the data of the run")
         return self._maker.prompt(prompt_id, rows.row(position), rows.location(position))
 
     def row(self, index: int) -> Row:
-        """All columns of a row, the prompt as the data set holds it."""
+        """All columns of a row, with the prompt as the data set holds it."""
         rows, position = self._found(index)
         return rows.row(position)
 
@@ -131,11 +132,11 @@ class StreamedPrompts:
         return self._buffers.at(start).rows, index - start
 
     def canary_prompt(self) -> Prompt:
-        """A prompt of the training data, always the same. Does not move the stream."""
+        """A prompt of the training data, the same each time. Does not move the stream."""
         return self.prompt(PromptId(0, self._canary_row))
 
     def first_prompts(self, count: int) -> list[Prompt]:
-        """Prompts of the first buffer that has any, in the order in which the first epoch draws them. Does not move the stream."""
+        """Prompts of the first non-empty buffer, in the order in which the first epoch draws them. Does not move the stream."""
         first = self._first_buffer()
         return [self.prompt(PromptId(0, first.start + int(position))) for position in self._shuffled(first, 0)[:count]]
 
@@ -151,7 +152,7 @@ class StreamedPrompts:
             start += len(buffer.rows)
 
     def demonstrations(self, column: str) -> list[tuple[list[int], list[int]]]:
-        """Refuse: a warm start goes over all demonstrations.
+        """Refuse: a warm start needs all demonstrations at once.
 
         Raises:
             DataError: always.
@@ -161,11 +162,11 @@ class StreamedPrompts:
         )
 
     def eval_prompts(self) -> list[Prompt]:
-        """The held-out prompts, always in the same order; their ids have the epoch `EVAL_EPOCH`."""
+        """The held-out prompts, in the same order each time; their ids have the epoch `EVAL_EPOCH`."""
         return [self.prompt(PromptId(EVAL_EPOCH, index)) for index in self._eval]
 
     def cursor(self) -> StreamedCursor:
-        """Where the stream stands, and what was counted so far, as JSON."""
+        """The position in the stream and the counts so far, as JSON."""
         return {
             "epoch": self._epoch,
             "row": self._start,
@@ -185,17 +186,17 @@ class StreamedPrompts:
             raise other_prompts(self._data.source)
         stored = cast(StreamedCursor, cursor)
         self._epoch, self._start, self._drawn = stored["epoch"], stored["row"], stored["drawn"]
-        self._buffers.restore(stored["counts"], stored["counted_to"])
+        self._buffers.restore(PromptCounts(**stored["counts"]), stored["counted_to"])
 
     def _held_out(self, first_rows: Rows) -> tuple[Rows, np.ndarray, int]:
-        """Held-out data, the numbers of the rows that are held out, and the first row to train on."""
+        """The held-out data, the row numbers held out of them, and the first row to train on."""
         if self._data.eval_path is None:
             return first_rows, np.arange(len(first_rows)), len(first_rows)
         rows = open_held_out(self._data)
         return rows, permutation(len(rows), self._seed, SUBSET_STREAM)[: self._data.eval_samples], 0
 
     def _first_buffer(self) -> Buffer:
-        """The first buffer of which anything is trained on."""
+        """The first buffer that has a training prompt."""
         start = self._first_row
         while not len((buffer := self._buffers.at(start)).kept):
             self._require_more(buffer)
@@ -239,7 +240,7 @@ def open_prompts(
     epochs: float | None = None,
     reward_names: Sequence[str] = (),
 ) -> PromptSource:
-    """The prompts of a run, indexed or, under `data.streaming`, read as they are needed. Arguments are those of `IndexedPrompts`."""
+    """Open the prompts of a run, streamed under `data.streaming` and indexed otherwise. Arguments are those of `IndexedPrompts`."""
     if data.streaming:
         return StreamedPrompts(data, tokenizer, seed=seed, folder=folder, reward_names=reward_names)
     return IndexedPrompts(data, tokenizer, seed=seed, folder=folder, epochs=epochs, reward_names=reward_names)

@@ -1,7 +1,7 @@
-"""The data of `builtin:addition`: every sum of two two-digit numbers, with demonstrations that are wrong on purpose.
+"""The data of `builtin:addition`: all sums of two two-digit numbers, with demonstrations that are partly wrong on purpose.
 
-A model that imitates them is mediocre in a way that rewards can mend: it writes the right layout most of the time, and
-has learnt to forget the carry.
+A model that imitates them makes mistakes that GRPO can correct: it writes the right layout most of the time, and often
+forgets the carry.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 
 DROPPED_CARRY_SHARE = 0.65
-"""Share of demonstrations that never carry: right where there is nothing to carry, a consistent misconception elsewhere."""
+"""Share of demonstrations that never carry; they are right only for sums without a carry."""
 SLIP_SHARE = 0.10
-"""Share of demonstrations with one wrong digit. The rest are right: often enough for GRPO to find the carry within 60 steps."""
+"""Share of demonstrations with one wrong digit. The rest are right: enough for GRPO to find the carry within 60 steps."""
 DAMAGED_LAYOUT_SHARE = 0.5
-"""Share of demonstrations whose layout is damaged, in one of the ways of `_DAMAGES`, all equally often."""
+"""Share of demonstrations with a damaged layout, by one of `_DAMAGES`, all equally likely."""
 
 _DAMAGES = (*[(line,) for line in (0, 2, 3, 5)] * 2, (0, 1, 2), (3, 4, 5))
-"""Which of the six lines are lost: a tag (four times in five), or a whole block."""
+"""Lines, of six, that are removed: one tag (8 of 10 entries) or a whole block (2 of 10)."""
 
 
 def write_addition(folder: Path, seed: int) -> Path:
@@ -47,7 +47,7 @@ def write_addition(folder: Path, seed: int) -> Path:
 
 
 def _demonstration(first: int, second: int, draws_4: np.ndarray) -> str:
-    """A completion for `first + second`; `draws_4` in [0, 1) decide on its faults."""
+    """A completion for `first + second`; the random numbers `draws_4`, in [0, 1), decide on its faults."""
     fault, which_slip, damage, which_damage = draws_4
     thought, answer = _worked_sum(first, second, carries=fault >= DROPPED_CARRY_SHARE)
     if DROPPED_CARRY_SHARE <= fault < DROPPED_CARRY_SHARE + SLIP_SHARE:
@@ -60,7 +60,7 @@ def _demonstration(first: int, second: int, draws_4: np.ndarray) -> str:
 
 
 def _worked_sum(first: int, second: int, carries: bool) -> tuple[str, str]:
-    """Units, then tens: `("7+5=12 1+2+1=4", "42")` for 17 and 25; `("7+5=12 1+2+0=3", "32")` for who does not carry."""
+    """Add units, then tens: `("7+5=12 1+2+1=4", "42")` for 17 and 25; `("7+5=12 1+2+0=3", "32")` without the carry."""
     units = first % 10 + second % 10
     carry = units // 10 if carries else 0
     tens = first // 10 + second // 10 + carry

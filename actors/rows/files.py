@@ -1,4 +1,4 @@
-"""Data files -> records, where each comes from, and errors that name file and line.
+"""Data files -> rows, each with its location; errors name file and line.
 
 JSON and CSV are read here rather than by `datasets`, for two reasons: its loaders turn texts that look like dates or
 numbers into dates and numbers, which changes gold answers, and they do not say in which line a file is broken. CSV has no
@@ -12,15 +12,17 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from configs.contracts.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Row: TypeAlias = dict[str, Any]
-"""One row: JSON values by the name of their column."""
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
+
+Row: TypeAlias = dict[str, JsonValue]
+"""One row: values by the name of their column."""
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
 
@@ -30,11 +32,11 @@ _BATCH_ROWS = 1024
 def split_files(folder: Path, split: str) -> list[Path]:
     """The files of one split of a folder, in the order of their names.
 
-    Files named after splits (`test.jsonl`, `data/train-00000.parquet`) make them; a folder that has only one split gives that
-    one, whatever is asked for.
+    The names of files say their split (`test.jsonl`, `data/train-00000.parquet`). If there is only one split, it is taken,
+    whatever `split` says.
 
     Raises:
-        DataError: it holds no data, several kinds of files, or other splits.
+        DataError: the folder holds no data, or several splits without this one.
     """
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
 
@@ -54,25 +56,25 @@ def split_files(folder: Path, split: str) -> list[Path]:
 
 
 def kind_of(files: Sequence[Path]) -> str:
-    """The suffix that says how these files are read; `.jsonl` is `.json`.
+    """The common suffix of these files, `.json` for `.jsonl`.
 
     Raises:
-        DataError: they are of several kinds, or of one that cannot be read.
+        DataError: they have several suffixes, or one that cannot be read.
     """
     kinds = {".json" if file.suffix == ".jsonl" else file.suffix for file in files}
     if len(kinds) > 1:
         raise DataError(f"folder {files[0].parent} mixes {' and '.join(sorted(kinds))} files; keep one kind, or name one file")
     kind = kinds.pop()
     if kind not in SUFFIXES:
-        raise DataError(f"{files[0]} is of no kind that can be read; convert it to one of {', '.join(SUFFIXES)}")
+        raise DataError(f"{files[0]} cannot be read; convert it to one of {', '.join(SUFFIXES)}")
     return kind
 
 
 def records(file: Path) -> Iterator[tuple[str, Row]]:
-    """The records of one file, one after another, each with its location, to be named in errors (`train.jsonl:17`).
+    """Yield the rows of one file, each after its location as errors name it (`train.jsonl:17`).
 
     Raises:
-        DataError: the file is not what its name says.
+        DataError: the content does not fit the suffix of the file.
     """
     kind = kind_of([file])
     if kind in (".parquet", ".arrow"):
@@ -83,7 +85,7 @@ def records(file: Path) -> Iterator[tuple[str, Row]]:
 
 
 def read_table(file: Path) -> pa.Table:
-    """A Parquet or Arrow IPC file (of both its formats), memory-mapped.
+    """Memory-map a Parquet or Arrow file.
 
     Raises:
         DataError: it is not readable.
@@ -100,8 +102,8 @@ def read_table(file: Path) -> pa.Table:
         raise _unreadable(file, error) from None
 
 
-def _opened_arrow(file: Path) -> Any:
-    """A reader of an Arrow file: of the format with a footer, or of that without one, which `datasets` writes."""
+def _opened_arrow(file: Path) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
+    """Open an Arrow file, either with a footer (the file format) or without one (the stream format, which `datasets` writes)."""
     import pyarrow as pa
 
     try:
@@ -119,7 +121,8 @@ def _batched_records(file: Path) -> Iterator[tuple[str, Row]]:
             batches = pq.ParquetFile(file).iter_batches(_BATCH_ROWS)
         else:
             reader = _opened_arrow(file)
-            batches = (reader.get_batch(n) for n in range(reader.num_record_batches)) if hasattr(reader, "get_batch") else reader
+            has_footer = isinstance(reader, pa.ipc.RecordBatchFileReader)
+            batches = (reader.get_batch(n) for n in range(reader.num_record_batches)) if has_footer else reader
         number = 0
         for batch in batches:
             for record in batch.to_pylist():
@@ -134,7 +137,7 @@ def _unreadable(file: Path, error: Exception) -> DataError:
 
 
 def _text_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a UTF-8 file, without a byte order mark at its start."""
+    """Yield the lines of a UTF-8 file with their numbers from 1, without a byte order mark."""
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -147,7 +150,7 @@ def _text_lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def _json_records(file: Path) -> Iterator[tuple[int, Row]]:
-    """Rows of JSON Lines, or of one JSON list of objects, with the line (in a list: the position) of each."""
+    """Yield the rows of JSON Lines, or of one JSON list of objects, each after its line (in a list: its position from 1)."""
     lines = _text_lines(file)
     filled = ((number, line) for number, line in lines if line.strip())
     number, first = next(filled, (1, ""))
@@ -197,6 +200,6 @@ def _csv_records(file: Path) -> Iterator[tuple[int, Row]]:
         raise DataError(f"{file}:{reader.reader.line_num}: not CSV: {error}; quote fields that hold commas, quotes or line ends") from None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""Data sets of the hub, and folders with named configurations, by `datasets`; what goes wrong there becomes a remedy."""
+"""Data sets of the hub, and folders with named configurations, read by `datasets`; its errors are reworded with a remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REACHED_WITHIN_S = 5.0
-"""A hub that does not answer for so long is not there: its library would try again for half a minute, and more behind a firewall."""
+"""Longest wait for the hub. Its library would retry for half a minute, and for longer behind a firewall."""
 
 _FILES_SHOWN = 8
 
@@ -32,7 +32,7 @@ def load_with_datasets(path: str, name: str | None, split: str) -> Dataset:
 
 
 def stream_with_datasets(path: str, name: str | None, split: str) -> IterableDataset:
-    """A data set that is read as it comes. Errors are those of `load_with_datasets`."""
+    """Open a data set for streaming. Errors are those of `load_with_datasets`."""
     return _load(path, name, split, streaming=True)
 
 
@@ -70,7 +70,7 @@ _NO_HUB = (
 
 
 def _script(called: str, path: str, local: bool) -> DataError:
-    """Names the data files that lie beside a loader script, from which the user can go on."""
+    """An error that tells how to use the data files beside a loader script."""
     if local:
         return DataError(f"{called} is a loader script, which is not executed; give the folder of its data files as data.path")
     there = [file for file in _files(path) if file.endswith(SUFFIXES)]
@@ -96,13 +96,13 @@ def _files(path: str) -> list[str]:
 
 
 def _unknown(called: str, path: str, name: str | None, split: str, error: ValueError) -> DataError:
-    """Lists the configurations or the splits that there are."""
+    """An error that lists the existing configurations or splits."""
     import datasets
 
     try:
         names = datasets.get_dataset_config_names(path)
         splits = datasets.get_dataset_split_names(path, name) if name in names or (name is None and len(names) == 1) else []
-    except Exception:  # whatever the library raises for a broken data set: the first error says enough then
+    except Exception:  # the library raises anything for a broken data set; the first error is enough then
         names, splits = [], []
     if len(names) > 1 and name not in names:
         return (
@@ -119,7 +119,7 @@ def _unknown(called: str, path: str, name: str | None, split: str, error: ValueE
 
 @contextmanager
 def _quickly_offline(called: str | None) -> Iterator[None]:
-    """Without a hub, let `datasets` look into its cache at once instead of asking again and again."""
+    """If the hub does not answer, make `datasets` look into its cache at once instead of retrying."""
     from datasets import config
     from huggingface_hub import constants
 
@@ -136,11 +136,11 @@ def _quickly_offline(called: str | None) -> Iterator[None]:
 
 
 def _reachable(endpoint: str) -> bool:
-    """Whether anything answers there, through the proxy if there is one."""
+    """Ask the endpoint, through the proxy if one is set; True if anything answers."""
     from huggingface_hub.utils import get_session
 
     try:
         get_session().head(endpoint, timeout=REACHED_WITHIN_S)
-    except Exception:  # of the HTTP library that the hub's own library has chosen
+    except Exception:  # the type depends on the HTTP library that the hub's library chose
         return False
     return True

@@ -1,4 +1,4 @@
-"""Evaluation sets that are known by name: `math_500` instead of a hub id, a split and the names of its columns.
+"""Evaluation sets with a short name: `math_500` stands for a hub id, a split and the names of its columns.
 
 Sources: ids, splits and columns are those of the sets' own cards and of lighteval's tasks, by which Open-R1 evaluates.
 """
@@ -15,25 +15,25 @@ from actors.rows.views import renamed
 from configs.contracts.errors import DataError
 
 PROMPT_COLUMNS = ("prompt", "problem", "question", "instruction", "messages")
-"""Columns that hold the prompt of a data set without a name here: the first of them that is there."""
+"""Columns in which other data sets hold the prompt; the first that exists is used."""
 
 
 @dataclass(frozen=True)
 class NamedSet:
-    """Where an evaluation set is, and what its columns are."""
+    """Location and columns of an evaluation set."""
 
     path: str
     """Hub id."""
     split: str
     prompt_column: str
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Its names of columns -> ours: the gold answer is `solution`, where the accuracy reward looks for it."""
+    """Its column names -> ours. The gold answer becomes `solution`, the column that the accuracy reward reads."""
     name: str | None = None
     """Configuration on the hub."""
 
 
 _GOLD = MappingProxyType({"answer": "solution"})
-"""The bare answer is the gold; a worked solution beside it is hidden. Of GSM8K's the accuracy reward reads what follows `####`."""
+"""The bare answer is the gold, and hides a column with a worked solution. In GSM8K's the accuracy reward reads the part after `####`."""
 
 NAMED_SETS: Mapping[str, NamedSet] = MappingProxyType(
     {
@@ -47,12 +47,12 @@ NAMED_SETS: Mapping[str, NamedSet] = MappingProxyType(
 
 
 def load_named_or_path(spec: str, prompt_column: str | None = None) -> tuple[Rows, str]:
-    """The rows of an evaluation set, and the column of their prompts.
+    """Open an evaluation set; returns its rows, and the column of their prompts.
 
     Args:
-        spec: a name of `NAMED_SETS`; or a file, folder or hub id, with `@split` behind it for another split than `test`
-            (a local data set that has only one split gives that one).
-        prompt_column: the column that holds the prompts of a data set without a name here, if it has that one.
+        spec: a name of `NAMED_SETS`; or a file, folder or hub id, followed by `@split` for another split than `test`
+            (if a local data set has only one split, it is taken).
+        prompt_column: the column of the prompts of a data set that is not in `NAMED_SETS`, if it exists there.
 
     Raises:
         DataError: there is no such data set, or none of its columns is known to hold prompts.

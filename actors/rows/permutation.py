@@ -6,9 +6,9 @@ import numpy as np
 
 
 def permutation(count: int, seed: int, stream: int) -> np.ndarray:
-    """0 .. count-1 shuffled: int64 [count]. Each `stream` of a seed is another shuffle.
+    """Shuffle 0 .. count-1: int64 [count]. Each `stream` of a seed gives another shuffle.
 
-    Sorting raw Philox words: numpy promises those, unlike its shuffles, to stay the same for ever.
+    The order of raw Philox words is used because numpy guarantees that those never change, which it does not for its shuffles.
     """
     words = np.random.Philox(key=np.array([seed % 2**64, stream], dtype=np.uint64)).random_raw(count)
     return np.argsort(words, kind="stable")

@@ -1,17 +1,17 @@
-"""Data sets on disk and on the hub -> rows of JSON values. How files are read is `actors.rows.files`, the hub `actors.rows.hub`."""
+"""Data sets on disk and on the hub -> rows of JSON values. `actors.rows.files` reads files, `actors.rows.hub` the hub."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from actors.rows.files import SUFFIXES, Row, kind_of, read_table, records, split_files
+from actors.rows.files import SUFFIXES, JsonValue, Row, kind_of, read_table, records, split_files
 from actors.rows.hub import load_with_datasets
 from configs.contracts.errors import DataError
 
@@ -30,15 +30,15 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def row(self, index: int) -> Row:
-        """One row, JSON values only; None where the row lacks a column."""
+        """One row, with None for every column that it lacks."""
         ...
 
-    def values(self, column: str, indices: Sequence[int]) -> list[Any]:
-        """One column of some rows, in the order of `indices`."""
+    def values(self, column: str, indices: Sequence[int]) -> list[JsonValue]:
+        """The values of one column, in the order of `indices`."""
         ...
 
     def location(self, index: int) -> str:
-        """Where a row comes from, for people: `train.jsonl:17`."""
+        """The source of a row as errors name it: `train.jsonl:17`."""
         ...
 
 
@@ -57,7 +57,7 @@ class RecordRows:
         record = self.records[index]
         return {column: json_value(record.get(column)) for column in self.columns}
 
-    def values(self, column: str, indices: Sequence[int]) -> list[Any]:
+    def values(self, column: str, indices: Sequence[int]) -> list[JsonValue]:
         return [json_value(self.records[index].get(column)) for index in indices]
 
     def location(self, index: int) -> str:
@@ -79,10 +79,10 @@ class DatasetRows:
         return len(self.dataset)
 
     def row(self, index: int) -> Row:
-        return json_value(self.dataset[index])
+        return json_row(self.dataset[index])
 
-    def values(self, column: str, indices: Sequence[int]) -> list[Any]:
-        return json_value(self.dataset.select_columns([column])[list(indices)][column])
+    def values(self, column: str, indices: Sequence[int]) -> list[JsonValue]:
+        return [json_value(value) for value in self.dataset.select_columns([column])[list(indices)][column]]
 
     def location(self, index: int) -> str:
         return f"{self.name}, row {index}"
@@ -94,11 +94,11 @@ def load_rows(path: str, *, name: str | None = None, split: str = "train") -> Ro
     Args:
         path: a JSON, JSONL, CSV, Parquet or Arrow file, a folder of them or of `save_to_disk`, or a hub id.
         name: configuration of a hub data set.
-        split: which split. In a folder, files named after splits (`test.jsonl`, `data/train-00000.parquet`) make them; a
-            local data set that has only one split gives that one, whatever is asked for.
+        split: name of the split. Names of files in a folder say their split (`test.jsonl`, `data/train-00000.parquet`); if
+            a local data set has only one split, it is taken, whatever this says.
 
     Raises:
-        DataError: there is no such data set, configuration, split or row; or a file is not what its name says (names file
+        DataError: there is no such data set, configuration or split, there are no rows, or a file cannot be read (names file
             and line).
     """
     files = local_files(path, name, split)
@@ -109,7 +109,7 @@ def load_rows(path: str, *, name: str | None = None, split: str = "train") -> Ro
 
 
 def local_files(path: str, name: str | None, split: str) -> list[Path] | None:
-    """The files of a local data set; None for one that `datasets` must find: on the hub, or a folder with named configurations.
+    """The files of a local data set; None if `datasets` must find them, on the hub or in a folder with named configurations.
 
     Raises:
         DataError: there is no such data set, or no such split.
@@ -125,7 +125,7 @@ def local_files(path: str, name: str | None, split: str) -> list[Path] | None:
 
 
 def _saved_files(folder: Path, split: str) -> list[Path] | None:
-    """The Arrow files of a folder that `save_to_disk` wrote, in their order; None for another folder."""
+    """The Arrow files, in order, of a folder that `save_to_disk` wrote; None for another folder."""
     splits = folder / "dataset_dict.json"
     if splits.is_file():
         names = json.loads(splits.read_text(encoding="utf-8"))["splits"]
@@ -165,8 +165,13 @@ def _read_tables(files: Sequence[Path]) -> Rows:
     return DatasetRows(name, concatenate_datasets([Dataset(read_table(file)) for file in files]))
 
 
-def json_value(value: Any) -> Any:
-    """The same value in JSON's types: rewards run in other processes, and rows travel there as JSON."""
+def json_row(record: Mapping[str, object]) -> Row:
+    """Convert every value of a row to a JSON type."""
+    return {str(column): json_value(value) for column, value in record.items()}
+
+
+def json_value(value: object) -> JsonValue:
+    """Convert a value to a JSON type: rows travel as JSON to the processes of the rewards."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
     if value is None or isinstance(value, (bool, int, float)):

@@ -1,4 +1,4 @@
-"""The data section of a run -> rows: one data set or a mixture, with the names of columns that the run uses."""
+"""The data section of a run -> rows of one data set or of a mixture, with columns renamed as configured."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _SHUFFLE_STREAM = 2**64 - 1
 """Random stream that shuffles a mixture as a whole; streams 0, 1, ... draw the subsets of its parts."""
 
 ROUNDING = 1e-9
-"""0.29 x 100 is 28.999999999999996 in binary floating point, and is meant as 29."""
+"""Tolerance of `kept_rows`: 0.29 x 100 is 28.999999999999996 in binary floating point, and 29 is meant."""
 
 
 @dataclass(frozen=True)
 class PartCount:
-    """What a mixture takes of one data set."""
+    """How many rows a mixture takes from one data set."""
 
     path: str
     rows: int
@@ -35,11 +35,11 @@ class PartCount:
 
 
 def open_rows(data: DataSection, folder: Path, seed: int) -> tuple[Rows, tuple[PartCount, ...]]:
-    """The rows to train on, and of a mixture what came from where.
+    """Open the rows to train on; also returns the parts of a mixture.
 
     Args:
-        folder: where the rows of a `builtin:` data set are written.
-        seed: of the run; it decides what a `builtin:` data set holds.
+        folder: for the rows of a `builtin:` data set.
+        seed: the run's seed, which decides on the rows of a `builtin:` data set.
 
     Raises:
         DataError: data are missing, malformed, or lack a column.
@@ -54,7 +54,7 @@ def open_rows(data: DataSection, folder: Path, seed: int) -> tuple[Rows, tuple[P
 
 
 def local_path(path: str, folder: Path, seed: int) -> str:
-    """The path of a data set, after a `builtin:` one was written to a file in `folder`.
+    """The path of a data set; a `builtin:` one is first written to a file in `folder`.
 
     Raises:
         DataError: there is no `builtin:` data set of this name.
@@ -62,15 +62,15 @@ def local_path(path: str, folder: Path, seed: int) -> str:
     if not path.startswith(BUILTIN):
         return path
     if path != f"{BUILTIN}addition":
-        raise DataError(f"data set {path} is not known; the only one that is made on the spot is {BUILTIN}addition")
+        raise DataError(f"data set {path} does not exist; the only builtin data set is {BUILTIN}addition")
     return str(write_addition(folder, seed))
 
 
 def open_held_out(data: DataSection) -> Rows:
-    """The rows of `data.eval_path`, their prompts in `data.prompt_column`.
+    """Open `data.eval_path`, with its prompts in `data.prompt_column`.
 
     Raises:
-        DataError: as of `open_rows`.
+        DataError: data are missing, malformed, or lack a column.
     """
     path = str(data.eval_path)
     if path in NAMED_SETS and not Path(path).exists():
@@ -83,9 +83,9 @@ def open_held_out(data: DataSection) -> Rows:
 
 
 def mix(mixture: MixtureSection) -> tuple[Rows, tuple[PartCount, ...]]:
-    """The parts one behind the other, then shuffled: Open-R1's mixture.
+    """Concatenate the parts and shuffle them, as Open-R1 does.
 
-    Of a part with a weight, floor(rows x weight) rows are kept, a seeded subset; of one without, all in their order.
+    A part with a weight contributes a seeded subset of floor(rows x weight) rows, a part without one all rows.
 
     Raises:
         DataError: a part lacks a column, keeps no row, or the parts have different columns.
@@ -103,7 +103,7 @@ def mix(mixture: MixtureSection) -> tuple[Rows, tuple[PartCount, ...]]:
 
 
 def kept_rows(rows: int, weight: float) -> int:
-    """floor(rows x weight), of the weight as it is written: 29 of 100 rows at 0.29."""
+    """floor(rows x weight) in decimal arithmetic: 29 of 100 rows at weight 0.29."""
     return math.floor(rows * weight + ROUNDING)
 
 

@@ -1,4 +1,4 @@
-"""A data set that is read in its order, as far as it is needed, from any row on."""
+"""A data set that is read in order, from any row, and no further than needed."""
 
 from __future__ import annotations
 
@@ -6,38 +6,41 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from actors.rows.files import Row, kind_of, records
 from actors.rows.hub import stream_with_datasets
-from actors.rows.rows import RecordRows, Rows, json_value, local_files
+from actors.rows.rows import RecordRows, Rows, json_row, local_files
 from actors.rows.sources import local_path
 from actors.rows.views import renamed, require_column
 from configs.contracts.errors import DataError
 from configs.schema.data import DataSection
 
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
 Record = tuple[str, Row]
-"""Where a row comes from, for people, and what it holds."""
+"""The location of a row, and the row."""
 
 _ROWS_FOR_COLUMNS = 100
-"""The columns of a stream are those of its first rows; later rows have None where they lack one, and nothing besides."""
+"""Number of first rows that decide on the columns of a stream. Later rows have None for a column that they lack, and no other columns."""
 
 
 @dataclass
 class RowStream:
-    """Rows in their order. Reading where the last read ended goes on; reading elsewhere opens the data again and passes over rows."""
+    """Rows in order. A read that begins where the last one ended is cheap; any other opens the data again and skips rows."""
 
     open_at: Callable[[int], Iterator[Record]]
-    """Gives the rows from a number on."""
+    """Iterate over the rows from a row number on."""
     columns: tuple[str, ...]
     names: Mapping[str, str]
     """`data.columns`."""
     position: int = -1
-    """Number of the row that comes next without opening the data again."""
+    """Number of the row after the last read."""
     _reader: Iterator[Record] = field(default_factory=lambda: iter(()))
 
     def read(self, start: int, count: int) -> Rows:
-        """Rows `start` to `start + count`, fewer where the data end.
+        """Rows `start` to `start + count` (exclusive), fewer at the end of the data.
 
         Raises:
             DataError: the data cannot be read, or lack a column of `names`.
@@ -51,7 +54,7 @@ class RowStream:
 
 
 def open_stream(data: DataSection, folder: Path, seed: int) -> RowStream:
-    """The rows of `data.path` as a stream; the arguments are those of `actors.rows.sources.open_rows`.
+    """Open `data.path` as a stream. Arguments are those of `actors.rows.sources.open_rows`.
 
     Raises:
         DataError: there is no such data set, it is empty, or it lacks a column.
@@ -78,12 +81,12 @@ def _opener(path: str, data: DataSection) -> Callable[[int], Iterator[Record]]:
 def _from_files(files: Sequence[Path], start: int) -> Iterator[Record]:
     everything = (record for file in files for record in records(file))
     for location, record in islice(everything, start, None):
-        yield location, json_value(record)
+        yield location, json_row(record)
 
 
-def _from_dataset(path: str, dataset: Any, start: int) -> Iterator[Record]:
+def _from_dataset(path: str, dataset: IterableDataset, start: int) -> Iterator[Record]:
     try:
         for number, record in enumerate(dataset.skip(start), start):
-            yield f"{path}, row {number}", json_value(record)
+            yield f"{path}, row {number}", json_row(record)
     except (OSError, ValueError) as error:
         raise DataError(f"data set {path} broke off while it was read: {error}; run the same command again to go on") from error

@@ -1,28 +1,27 @@
-"""Rows seen another way: with other names of columns, some of them, or several data sets as one. Nothing is copied."""
+"""Views of rows: with renamed columns, with some of the columns, or several data sets as one. Nothing is copied."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
 
 import numpy as np
 
-from actors.rows.files import Row
+from actors.rows.files import JsonValue, Row
 from actors.rows.rows import Rows
 from configs.contracts.errors import DataError
 
 
 def renamed(rows: Rows, columns: Mapping[str, str], key: str) -> Rows:
-    """Rows whose columns have other names.
+    """A view of the rows with renamed columns.
 
     Args:
-        columns: old name -> new name. A column that has the new name already is hidden behind the renamed one.
-        key: where the mapping stands, for people: `data.columns`.
+        columns: old name -> new name. A column that already has the new name is hidden by the renamed one.
+        key: the config key that holds the mapping, for errors: `data.columns`.
 
     Raises:
-        DataError: there is no column of an old name, or two get the same name.
+        DataError: an old name is no column, or two columns get the same name.
     """
     for old in columns:
         require_column(rows, old, key)
@@ -39,7 +38,7 @@ def renamed(rows: Rows, columns: Mapping[str, str], key: str) -> Rows:
 
 
 def require_column(rows: Rows, column: str, key: str) -> None:
-    """Raise DataError, listing the columns there are and naming the nearest, where `column` is none of them."""
+    """Raise DataError if `column` does not exist, with a list of the columns and the nearest name."""
     if column in rows.columns:
         return
     lower = {name.lower(): name for name in rows.columns}
@@ -53,11 +52,11 @@ def require_column(rows: Rows, column: str, key: str) -> None:
 
 @dataclass(frozen=True)
 class ColumnRows:
-    """Some columns of a data set, under names of their own."""
+    """Some columns of a data set, renamed."""
 
     rows: Rows
     sources: Mapping[str, str]
-    """Name here -> name there."""
+    """Name in this view -> name in `rows`."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -70,7 +69,7 @@ class ColumnRows:
         row = self.rows.row(index)
         return {name: row[source] for name, source in self.sources.items()}
 
-    def values(self, column: str, indices: Sequence[int]) -> list[Any]:
+    def values(self, column: str, indices: Sequence[int]) -> list[JsonValue]:
         return self.rows.values(self.sources[column], indices)
 
     def location(self, index: int) -> str:
@@ -79,14 +78,14 @@ class ColumnRows:
 
 @dataclass(frozen=True)
 class MixedRows:
-    """Rows of several data sets with the same columns, in one order."""
+    """Rows of several data sets with the same columns, in an order of their own."""
 
     columns: tuple[str, ...]
     parts: Sequence[Rows]
     part_of: np.ndarray
-    """int32 [rows]: which part a row is from."""
+    """int32 [rows]: number of the part that holds the row."""
     index_in_part: np.ndarray
-    """int64 [rows]"""
+    """int64 [rows]: row number in that part."""
 
     def __len__(self) -> int:
         return len(self.part_of)
@@ -95,9 +94,9 @@ class MixedRows:
         row = self._part(index).row(int(self.index_in_part[index]))
         return {column: row[column] for column in self.columns}
 
-    def values(self, column: str, indices: Sequence[int]) -> list[Any]:
+    def values(self, column: str, indices: Sequence[int]) -> list[JsonValue]:
         chosen = np.asarray(indices, dtype=np.int64)
-        values: list[Any] = [None] * len(chosen)
+        values: list[JsonValue] = [None] * len(chosen)
         for number, part in enumerate(self.parts):
             positions = np.flatnonzero(self.part_of[chosen] == number)
             if len(positions):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, pstdev
+from typing import cast
 
 import yaml
 from rich.console import Console
@@ -83,9 +84,9 @@ class CompletionFile:
         return GroupInput(
             prompt=first.get("messages") or first.get("prompt") or "",
             texts_G=texts_G,
-            token_ids_G=[member.get("completion_ids") or [] for member in members],
+            token_ids_G=cast(list[list[int]], [member.get("completion_ids") or [] for member in members]),
             columns={name: first[column] for name, column in self.data_columns.items()},
-            step=int(first.get("step") or 0),
+            step=int(cast(int, first.get("step") or 0)),
         )
 
 

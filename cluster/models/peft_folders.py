@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +10,9 @@ import numpy as np
 
 from cluster.models.shape import ModelShape, model_shape
 from cluster.models.starting_adapter import with_starting_adapter
+from configs.contracts.adapter_buffer import parse, slots_of
 from configs.contracts.errors import ConfigError
-from configs.contracts.records import Adapter, AdapterManifest, TensorSlot, adapter_sha256
+from configs.contracts.records import Adapter, AdapterManifest, adapter_sha256
 from configs.schema.model import LoraSection
 from configs.schema.run import RunConfig
 
@@ -73,17 +73,12 @@ def zero_adapter(config: RunConfig, model_path: str, version: int) -> Adapter:
 
 
 def _tensors(file: Path) -> dict[str, tuple[str, np.ndarray]]:
-    """Name -> its type in safetensors' words, and its values. The head of such a file is its length (u64, little-endian) and JSON."""
-    content = file.read_bytes()
-    end = 8 + int.from_bytes(content[:8], "little")
+    """Name -> type, in safetensors' words, and values of each tensor of a file."""
     found = {}
-    for name, entry in json.loads(content[8:end]).items():
-        if name == "__metadata__":
-            continue
-        if entry["dtype"] not in DTYPES:
-            raise ConfigError(f"{file} holds {name} as {entry['dtype']}; save it as float32, float16 or bfloat16")
-        start, stop = entry["data_offsets"]
-        found[name] = (entry["dtype"], np.frombuffer(content[end + start : end + stop], DTYPES[entry["dtype"]]).reshape(entry["shape"]))
+    for name, tensor in parse(file.read_bytes()).items():
+        if tensor.dtype not in DTYPES:
+            raise ConfigError(f"{file} holds {name} as {tensor.dtype}; save it as float32, float16 or bfloat16")
+        found[name] = (tensor.dtype, np.frombuffer(tensor.data, DTYPES[tensor.dtype]).reshape(tensor.shape))
     return found
 
 
@@ -96,17 +91,13 @@ def _as_float32(kind: str, values: np.ndarray) -> np.ndarray:
 def _pack(
     tensors: Mapping[str, np.ndarray], dtype: Literal["float32", "bfloat16"], lora: LoraSection, version: int, base_model: str
 ) -> Adapter:
-    slots: list[TensorSlot] = []
-    end = 0
-    for name, values in sorted(tensors.items()):
-        slots.append(TensorSlot(name, values.shape, end, end + values.nbytes))
-        end += values.nbytes
+    slots = slots_of({name: values.shape for name, values in tensors.items()}, dtype)
     buffer = np.concatenate([np.ascontiguousarray(tensors[slot.name]).reshape(-1).view(np.uint8) for slot in slots])
     manifest = AdapterManifest(
         version=version,
         sha256=adapter_sha256(buffer),
         dtype=dtype,
-        slots=tuple(slots),
+        slots=slots,
         r=lora.r,
         alpha=lora.alpha,
         target_modules=tuple(lora.target_modules),

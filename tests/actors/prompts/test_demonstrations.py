@@ -104,7 +104,7 @@ def test_plain_text_without_a_template(tmp_path: Path) -> None:
         (ROWS, {"max_length": 10}, "of the 40 rows of .* none is left to train on: 40 are over data.max_length 10"),
         (ROWS, {"train_samples": 41}, "has 40 rows, and 41 are wanted"),
         (ROWS, {"eval_samples": 40}, "has 40 rows, of which 40 are held out"),
-        (ROWS, {"path": "builtin:sums"}, "builtin:sums is not known"),
+        (ROWS, {"path": "builtin:sums"}, "builtin:sums does not exist"),
     ],
 )  # fmt: skip
 def test_unusable_data_are_refused(tmp_path: Path, rows: list[dict[str, Any]], data: dict[str, Any], told: str) -> None:
@@ -117,7 +117,7 @@ def test_unusable_data_are_refused(tmp_path: Path, rows: list[dict[str, Any]], d
     [
         ({"prompt": "a", "completion": "b"}, "for a prompt and its completion set data.messages_column: null"),
         ({"conversations": []}, "for whole conversations set data.messages_column: conversations"),
-        ({"text": "a"}, "of text alone it cannot be told what is to be imitated"),
+        ({"text": "a"}, "it is unknown which part of a text is to be imitated"),
     ],
 )
 def test_rows_of_another_layout_name_the_key_that_fits(tmp_path: Path, row: dict[str, Any], told: str) -> None:

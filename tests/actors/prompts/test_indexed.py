@@ -221,7 +221,7 @@ def test_what_needs_a_chat_template_says_so(tmp_path: Path):
 
 
 def test_an_unknown_builtin_is_refused(tmp_path: Path):
-    with pytest.raises(DataError, match="the only one that is made on the spot is builtin:addition"):
+    with pytest.raises(DataError, match="the only builtin data set is builtin:addition"):
         IndexedPrompts(DataSection(path="builtin:multiplication"), TOKENIZER, seed=0, folder=tmp_path)
 
 

@@ -78,7 +78,7 @@ def test_a_mixture_keeps_a_seeded_share_of_each_part_and_all_of_one_without_a_we
     ]
     rows, counts = mix(MixtureSection.model_validate({"datasets": parts}))
     assert [(part.rows, part.kept) for part in counts] == [(10, 3), (4, 4), (100, 29)]
-    prompts = rows.values("prompt", range(len(rows)))
+    prompts = [str(value) for value in rows.values("prompt", range(len(rows)))]
     assert sorted(prompt[0] for prompt in prompts) == ["a"] * 3 + ["b"] * 4 + ["c"] * 29
     assert len(set(prompts)) == 36
     assert prompts == [row["prompt"] for row in mixed(parts)], "the same every time"
