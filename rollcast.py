@@ -17,7 +17,18 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cluster.api.inputs import load_config as load_config
+    from cluster.api.running import STOP as STOP
+    from cluster.api.running import RunResult as RunResult
+    from cluster.api.running import compare as compare
+    from cluster.api.running import evaluate as evaluate
+    from cluster.api.running import merge as merge
+    from cluster.api.running import sft as sft
+    from cluster.api.running import train as train
+    from cluster.train.driver import FinishedStep as FinishedStep
 
 NAMES = ("actors", "cluster", "configs", "learner", "rewards")
 """The packages of the project."""
@@ -89,10 +100,25 @@ _ENGINE_EXTENSIONS = {"EngineExtension": "actors.engine.follow_actor", "CpuLoraE
 """Classes that vLLM's processes look up here by their name: they are spawned by vLLM, so that this module must be the first they import."""
 
 
+_PUBLIC = {
+    "load_config": ("cluster.api.inputs", "load_config"),
+    "load_reward": ("rewards.functions.registry", "load"),
+    "FinishedStep": ("cluster.train.driver", "FinishedStep"),
+    **{name: ("cluster.api.running", name) for name in ("STOP", "RunResult", "compare", "evaluate", "merge", "sft", "train")},
+    **{name: (module, name) for name, module in _ENGINE_EXTENSIONS.items()},
+}
+"""What this module offers, and where it is: imported when it is first asked for."""
+
+
 def __getattr__(name: str) -> Any:
-    if name in _ENGINE_EXTENSIONS:
-        return getattr(importlib.import_module(_ENGINE_EXTENSIONS[name]), name)
+    if name in _PUBLIC:
+        module, attribute = _PUBLIC[name]
+        return getattr(importlib.import_module(module), attribute)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
 
 
 def main() -> None:

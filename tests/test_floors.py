@@ -31,7 +31,7 @@ FLOORS = (
     ("cluster/report", "cluster/inspection"),
     ("cluster/publish", "cluster/comparison"),
     ("cluster/train",),
-    ("cluster/commands",),
+    ("cluster/commands", "cluster/api"),
 )
 """Every room, ground first. A folder that holds files beside its subfolders is a room of its own."""
 

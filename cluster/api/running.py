@@ -1,0 +1,185 @@
+"""Run commands from Python: in a script or in a notebook, whose thread has an event loop already."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.console import Console
+
+from cluster.api.inputs import Reward, Settings, SftSettings, load_config, load_sft_config, sft_with_data, with_inputs
+from cluster.output.run_dir import Resume
+from cluster.train.driver import FinishedStep, StepCallback
+from configs.contracts.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from cluster.comparison.differences import ComparedSet
+    from cluster.evaluation.measurement import Evaluation
+
+STOP = "rollcast.STOP"
+"""A callback returns it to end the run after the step."""
+
+Callback = Callable[[FinishedStep], object]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a training left."""
+
+    out_dir: Path
+    exit_reason: str
+    """`finished`, or why the run ended before."""
+    summary: Mapping[str, Any]
+    """The content of summary.json, such as `summary["accuracy_after"]`."""
+
+    @property
+    def adapter(self) -> Path | None:
+        """The PEFT folder; None if the run left none."""
+        return _if_there(self.out_dir / "adapter")
+
+    @property
+    def report(self) -> Path | None:
+        """The page to open in a browser."""
+        return _if_there(self.out_dir / "report.html")
+
+    @property
+    def metrics(self) -> pa.Table:
+        """A row for each line of metrics.jsonl, a column for each metric; null where a line has none."""
+        import pyarrow as pa
+
+        lines = [json.loads(line) for line in (self.out_dir / "metrics.jsonl").read_text().splitlines()]
+        return pa.table({name: [line.get(name) for line in lines] for name in dict.fromkeys(name for line in lines for name in line)})
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.exists() else None
+
+
+def train(
+    config: Settings,
+    *,
+    overrides: Sequence[str] = (),
+    data: Any = None,
+    rewards: Sequence[Reward] = (),
+    callbacks: Sequence[Callback] = (),
+    resume: Resume = "auto",
+) -> RunResult:
+    """Train a model by GRPO, as `rollcast train` does.
+
+    Args:
+        config: path of a YAML file or recipe, a mapping of the same content, or a `RunConfig`.
+        overrides: `learner.max_steps=10`.
+        data: instead of `data.path`: a path, a list of dicts, or a `datasets.Dataset`.
+        rewards: instead of `rewards.functions`: names, `file.py:function`, or callables.
+        callbacks: called with every finished step; one that returns `rollcast.STOP` ends the run after it.
+
+    Raises:
+        RollcastError: of the kind that says what failed.
+    """
+    from cluster.train.grpo import run_training
+    from cluster.train.stages import run_stages
+
+    run, resume = with_inputs(load_config(config, overrides), data, rewards, resume)
+    if not run.stages:
+        return _trained(run.out_dir, lambda stopping: run_training(run, resume, stopping), callbacks)
+    if callbacks:
+        raise ConfigError("a run with stages calls no callbacks; run its stages one by one, each with model.adapter of the one before")
+    return _trained(run.out_dir, lambda _stopping: run_stages(run, resume), ())
+
+
+def sft(
+    config: SftSettings,
+    *,
+    overrides: Sequence[str] = (),
+    data: Any = None,
+    callbacks: Sequence[Callback] = (),
+    resume: Resume = "auto",
+) -> RunResult:
+    """Fine-tune a model on demonstrations, as `rollcast sft` does. The arguments are those of `train`."""
+    from cluster.train.sft import run_sft
+
+    run, resume = sft_with_data(load_sft_config(config, overrides), data, resume)
+    return _trained(run.out_dir, lambda stopping: run_sft(run, resume, stopping), callbacks)
+
+
+def evaluate(run: str | Path, *, overrides: Sequence[str] = (), adapter: str | None = None, output: Path | None = None) -> list[Evaluation]:
+    """Evaluate the model of a run directory or YAML file, as `rollcast evaluate` does.
+
+    Args:
+        adapter: a PEFT folder, or `none` for the base model; by default the run's own.
+        output: folder for completions and summary; by default `evaluations/TIME` in the run's directory.
+    """
+    from cluster.evaluation.run import adapter_to_evaluate, load_target, run_evaluation
+
+    console = Console(soft_wrap=True)
+    config, folder = load_target(str(run), overrides, console)
+    written = output or (folder or config.out_dir) / "evaluations" / time.strftime("%Y%m%d-%H%M%S")
+    chosen = adapter_to_evaluate(config, folder, adapter)
+    return _outside_a_loop(lambda: run_evaluation(config, folder, chosen, written.absolute(), console))
+
+
+def compare(*models: str, overrides: Sequence[str] = (), output: Path | None = None) -> list[ComparedSet]:
+    """Compare models on the same prompts, as `rollcast compare` does: `compare("base", "mine=runs/mine", overrides=["evaluation.data=[gsm8k]"])`."""
+    from cluster.comparison.compare import run_comparison
+    from cluster.comparison.compared_models import read_arguments
+
+    asked = read_arguments(models)
+    return _outside_a_loop(lambda: run_comparison(asked, overrides, output, Console(soft_wrap=True)))
+
+
+def merge(source: str | Path, output: Path | None = None, *, base: str | None = None, overwrite: bool = False) -> Path:
+    """Merge an adapter into its base model, in bfloat16, as `rollcast merge` does; returns the folder."""
+    from cluster.models.merge import find_source, merge_adapter
+
+    return merge_adapter(find_source(Path(source), base), output, overwrite=overwrite)[0]
+
+
+def _trained(out_dir: Path, run: Callable[[Sequence[StepCallback]], dict[str, Any]], callbacks: Sequence[Callback]) -> RunResult:
+    interrupted = threading.Event()
+
+    def after_step(step: FinishedStep) -> None:
+        if interrupted.is_set():
+            step.stop("stopped by the keyboard")
+        for callback in callbacks:
+            if callback(step) == STOP:
+                step.stop(f"stopped by {getattr(callback, '__name__', type(callback).__name__)}")
+
+    summary = _outside_a_loop(lambda: run((after_step,)), interrupted)
+    return RunResult(out_dir.absolute(), summary["exit_reason"], summary)
+
+
+def _outside_a_loop(work: Callable[[], Result], interrupted: threading.Event | None = None) -> Result:
+    """Call `work`, which starts an event loop; in a thread of its own where this one has a loop, as in a notebook.
+
+    There, the first interrupt from the keyboard lets the running step end.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return work()
+    found: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=run, name="rollcast", daemon=True).start()
+    try:
+        return found.result()
+    except KeyboardInterrupt:
+        if interrupted is None:
+            raise
+        interrupted.set()
+        return found.result()
