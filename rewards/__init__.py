@@ -5,6 +5,7 @@ In a notebook: `rewards.load("accuracy")(completions=["\\\\boxed{4}"], solution=
 
 from __future__ import annotations
 
-from rewards.functions.registry import load, validate
+from rewards.functions.registry import validate
+from rewards.grading.direct import load
 
 __all__ = ["load", "validate"]

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from configs.contracts.errors import RewardError, RolloutError
+from configs.contracts.errors import RewardError, RolloutError, unwrapped
 from configs.contracts.logs import tail
 from configs.contracts.records import FAILED_OUTCOMES, GroupSummary, Outcome, RolloutGroup, Scores
 from configs.schema.rewards import RewardsSection
 from configs.schema.run import RunConfig
-from rewards.functions.registry import resolve, validate
+from rewards.functions.registry import validate
 from rewards.worker import RewardWorker, WorkerFacts, WorkerReport
 
 logger = logging.getLogger("rollcast.rewards")
@@ -110,7 +110,7 @@ class RewardPool:
             ConfigError: a reward's name or parameter is wrong; nothing was started.
             RewardError: a reward cannot be loaded, or a worker does not start.
         """
-        section = resolve(config.rewards, config.actors.max_completion_length)
+        section = config.rewards_resolved
         validate(section)
         pool = cls(section, dict(ray_options), log_dir)
         try:
@@ -303,9 +303,9 @@ class RewardPool:
         await asyncio.gather(*closing, return_exceptions=True)
 
 
-def _cause(error: Any, seat: _Seat) -> RewardError:
+def _cause(error: Exception, seat: _Seat) -> RewardError:
     """What a worker raised, as an error that does not drag Ray's along."""
-    cause = error.cause
+    cause = unwrapped(error)
     if isinstance(cause, RewardError):
         return RewardError(cause.message, role=seat.name, node=cause.node or (seat.facts.node if seat.facts else ""))
     return RewardError(f"{type(cause).__name__}: {cause}", role=seat.name, log_tail=str(error)[-4000:])

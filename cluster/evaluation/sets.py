@@ -11,7 +11,6 @@ from actors.prompts.streamed import open_prompts
 from configs.contracts.errors import ConfigError
 from configs.schema.run import RunConfig
 from rewards import validate
-from rewards.functions.registry import resolve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +34,7 @@ def open_sets(config: RunConfig, tokenizer: PreTrainedTokenizerBase, folder: Pat
     else:
         own = open_prompts(config.data, tokenizer, seed=config.seed, folder=folder) if prompts is None else prompts
         sets = [held_out_set(own, asked.max_prompts)]
-    rewards = resolve(config.rewards, config.actors.max_completion_length)
+    rewards = config.rewards_resolved
     for each in sets:
         validate(rewards, each.prompts[0].columns)
     return sets

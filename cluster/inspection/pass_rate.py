@@ -38,7 +38,6 @@ from configs.contracts.records import PromptId, RolloutRequest, Sampling
 from configs.contracts.tasks import gather_or_cancel
 from configs.schema.run import RunConfig
 from rewards import validate
-from rewards.functions.registry import resolve
 from rewards.grading.golds import check_golds, require_readable_golds
 
 TRIED_GOLDS = 64
@@ -204,7 +203,7 @@ def _made(folder: Path) -> Path:
 
 def _require_rewards(config: RunConfig, prompts: PromptSource) -> None:
     """Check that the rewards have the columns they need and can read the first gold answers."""
-    rewards = resolve(config.rewards, config.actors.max_completion_length)
+    rewards = config.rewards_resolved
     validate(rewards, prompts.canary_prompt().columns)
     require_readable_golds(check_golds(rewards, [prompt.columns for prompt in prompts.first_prompts(TRIED_GOLDS)]))
 

@@ -26,7 +26,6 @@ from configs.schema.rewards import RewardsSection
 from configs.schema.run import RunConfig
 from rewards import validate
 from rewards.functions.group_input import GroupInput
-from rewards.functions.registry import resolve
 from rewards.grading.calling import Verdict
 from rewards.grading.graders import Graders
 from rewards.grading.scoring import column_of, weighted_sums
@@ -149,7 +148,7 @@ def section_from(names: Sequence[str], params: Sequence[str], run: RunConfig | N
     changed = {"functions": tuple(functions.values())} | ({"timeout_s": timeout_s} if timeout_s else {})
     section = RewardsSection.model_validate(configured.model_dump() | changed)
     if run:
-        section = resolve(section, run.actors.max_completion_length)
+        section = section.resolved(run.actors.max_completion_length)
     validate(section)
     return section
 

@@ -23,7 +23,6 @@ from configs.contracts.records import Prompt
 from configs.schema.model import BUILTIN
 from configs.schema.run import RunConfig
 from rewards import validate
-from rewards.functions.registry import resolve
 from rewards.grading.golds import GoldCheck, check_golds, require_readable_golds
 
 if TYPE_CHECKING:
@@ -162,7 +161,7 @@ def _facts(config: RunConfig, prompts: PromptSource, looked_at: Sequence[Prompt]
 
 def _show_golds(config: RunConfig, looked_at: Sequence[Prompt], console: Console) -> Iterator[str]:
     """Print which gold answers the rewards can read; yields the reasons for which a run would be refused."""
-    section = resolve(config.rewards, config.actors.max_completion_length)
+    section = config.rewards_resolved
     try:
         validate(section, looked_at[0].columns)
         with counting("gold answers", len(looked_at), Console(stderr=True)) as advance:

@@ -42,7 +42,6 @@ from configs.contracts.errors import RollcastError
 from configs.contracts.records import Sampling, ScoredGroup
 from configs.schema.run import RunConfig
 from rewards import validate
-from rewards.functions.registry import resolve
 
 
 def run_training(config: RunConfig, resume: Resume = "auto", callbacks: Sequence[StepCallback] = ()) -> dict[str, Any]:
@@ -71,7 +70,7 @@ def run_training(config: RunConfig, resume: Resume = "auto", callbacks: Sequence
 
 def _prepared(run: OpenRun[RunConfig]) -> Prepared:
     """Model and data, and rewards that are known to load and to find the columns that they read."""
-    rewards = resolve(run.config.rewards, run.config.actors.max_completion_length)
+    rewards = run.config.rewards_resolved
     validate(rewards)
     prepared = prepare(run.config, run.directory, run.display)
     validate(rewards, prepared.prompts.canary_prompt().columns)  # `open_sets` has checked the data sets of evaluations

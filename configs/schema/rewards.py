@@ -50,6 +50,20 @@ class RewardsSection(Section):
     max_restarts: NonNegativeInt = 5
     """How often reward workers may be replaced in a run before it ends with an error. Graders are replaced without limit."""
 
+    def resolved(self, max_completion_length: int) -> RewardsSection:
+        """Fill in the parameters that a reward takes from the run where they are not given.
+
+        Args:
+            max_completion_length: most tokens that a completion of the run may have: `actors.max_completion_length`.
+        """
+        functions = tuple(
+            spec.model_copy(update={"params": spec.params | {"max_completion_len": max_completion_length}})
+            if spec.name == "soft_overlong_punishment" and spec.params.get("max_completion_len") is None
+            else spec
+            for spec in self.functions
+        )
+        return self.model_copy(update={"functions": functions})
+
     @field_validator("functions", mode="before")
     @classmethod
     def _names_stand_for_themselves(cls, functions: Any) -> Any:

@@ -37,6 +37,11 @@ class RunConfig(Section):
     out_dir: Path = Path("runs/rollcast")
 
     @property
+    def rewards_resolved(self) -> RewardsSection:
+        """The rewards, with the parameters filled in that they take from the rest of the run."""
+        return self.rewards.resolved(self.actors.max_completion_length)
+
+    @property
     def groups_per_step(self) -> int:
         """Number of groups, one for each prompt, that one optimizer step trains on."""
         return self.learner.train_batch_size // self.actors.num_generations

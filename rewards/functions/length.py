@@ -22,6 +22,8 @@ class _JudgedLength(PerCompletionReward):
     A completion without an answer is wrong, as in Open-R1, and counted as `unparsable_answer`; an unparsable gold gives None.
     """
 
+    can_hang = True
+
     def __init__(self, unit: Unit, answer_style: AnswerStyle, gold_column: str | None) -> None:
         one_of(self.__name__, "unit", unit, get_args(Unit))
         one_of(self.__name__, "answer_style", answer_style, get_args(AnswerStyle))
@@ -34,6 +36,9 @@ class _JudgedLength(PerCompletionReward):
 
     def check_columns(self, columns: Collection[str]) -> None:
         self._accuracy.check_columns(columns)
+
+    def check_row(self, columns: Mapping[str, Any]) -> None:
+        self._accuracy.check_row(columns)
 
     def preload(self) -> None:
         self._accuracy.preload()

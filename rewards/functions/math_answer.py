@@ -1,7 +1,8 @@
 """accuracy and reasoning_accuracy: whether the answer of a completion equals the gold answer, by math-verify.
 
 math-verify's own time limits are off: they are SIGALRM, which off the main thread raises and under C code does nothing.
-Grading here is therefore unbounded; in a run the deadline is the grader process's (rewards/grading/graders.py).
+Grading here is therefore unbounded: the deadline is the grader process's, in a run (rewards/grading/graders.py) and outside
+(rewards/grading/direct.py).
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Accuracy(TextReward):
     """
 
     __name__ = "accuracy"
+    can_hang = True
 
     def __init__(
         self,
@@ -85,6 +87,9 @@ class Accuracy(TextReward):
 
     def check_columns(self, columns: Collection[str]) -> None:
         self.gold_column(dict.fromkeys(columns))
+
+    def check_row(self, columns: Mapping[str, Any]) -> None:
+        self._gold_text(columns[self.gold_column(columns)])
 
     def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
         gold = self._gold_text(columns[self.gold_column(columns)])

@@ -35,6 +35,9 @@ class PerCompletionReward(ABC):
     needs_token_ids = False
     """Whether `grade` reads `group.token_ids_G`, which cost time to send."""
 
+    can_hang = False
+    """Whether grading may take without end, so that outside a run, too, it belongs into a process that can be killed."""
+
     @abstractmethod
     def grade(self, group: GroupInput, index: int) -> Grade:
         """Judge completion `index` of the group."""
@@ -48,6 +51,10 @@ class PerCompletionReward(ABC):
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise RewardError, naming what there is, where data with these columns cannot be judged."""
+        return
+
+    def check_row(self, columns: Mapping[str, Any]) -> None:
+        """Raise RewardError, naming the value, if no completion can be judged by this row."""
         return
 
     def preload(self) -> None:

@@ -51,10 +51,7 @@ BUILTINS: dict[str, Callable[..., Reward]] = {
 
 
 def load(spec: str | Reward, **params: Any) -> Reward:
-    """The reward function that `spec` names, with its parameters bound.
-
-    Called as `fn(completions=[...], **columns)`, with plain strings or chat messages, it gives one float or None for each
-    completion. There is no deadline here: a run calls it inside a grader process.
+    """Load the reward that `spec` names, with its parameters bound. Graders call it here; `rewards.load` adds a deadline.
 
     Args:
         spec: a built-in name, `path/to/file.py:function`, `package.module:function`, or a callable. A class is instantiated.
@@ -103,22 +100,6 @@ def validate(section: RewardsSection, columns: Collection[str] | None = None) ->
                 reward.check_columns(columns)
             except RewardError as error:
                 raise DataError(error.message) from error
-
-
-def resolve(section: RewardsSection, max_completion_length: int) -> RewardsSection:
-    """The same rewards, with the parameters filled in that a reward takes from the run where they are not given.
-
-    Args:
-        section: the rewards of a run.
-        max_completion_length: most tokens that a completion of the run may have: `actors.max_completion_length`.
-    """
-    functions = tuple(
-        spec.model_copy(update={"params": spec.params | {"max_completion_len": max_completion_length}})
-        if spec.name == "soft_overlong_punishment" and spec.params.get("max_completion_len") is None
-        else spec
-        for spec in section.functions
-    )
-    return section.model_copy(update={"functions": functions})
 
 
 def _builtin(name: str, params: dict[str, Any]) -> Callable[..., Reward]:

@@ -143,6 +143,8 @@ class _Progress:
     group: GroupInput
     steps: list[Step]
     verdicts: list[Verdict]
+    timeout_s: float
+    """Deadline for one completion."""
     done: int = 0
 
     def record(self, verdict: Verdict) -> None:
@@ -312,7 +314,16 @@ class Graders:
             for reward, per_completion in enumerate(self._per_completion)
             for completion in (range(size) if per_completion else (None,))
         ]
-        progress = _Progress(group, steps, [Verdict([], []) for _ in self._per_completion])
+        return await self._finish(group, steps, self.timeout_s)
+
+    async def grade_step(self, group: GroupInput, step: Step, timeout_s: float | None = None) -> Verdict:
+        """Do one step of a group, under a deadline of its own if one is given."""
+        verdicts = await self._finish(group, [step], self.timeout_s if timeout_s is None else timeout_s)
+        return verdicts[step.reward]
+
+    async def _finish(self, group: GroupInput, steps: list[Step], timeout_s: float) -> list[Verdict]:
+        """Do these steps, on another grader whenever one must be replaced."""
+        progress = _Progress(group, steps, [Verdict([], []) for _ in self._per_completion], timeout_s)
         while progress.done < len(steps):
             idle = await self._idle.get()
             if isinstance(idle, RewardError):
@@ -358,8 +369,8 @@ class Graders:
         """For the next step."""
         step = progress.steps[progress.done]
         if step.completion is None:
-            return self.timeout_s * len(progress.group.texts_G)
-        return max(self.timeout_s, self._own_limits[step.reward](progress.group.columns))
+            return progress.timeout_s * len(progress.group.texts_G)
+        return max(progress.timeout_s, self._own_limits[step.reward](progress.group.columns))
 
     async def close(self) -> None:
         """End every process; returns when they have ended."""

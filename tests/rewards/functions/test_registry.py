@@ -13,7 +13,7 @@ from configs.contracts.errors import ConfigError, DataError
 from configs.schema.rewards import RewardsSection
 from rewards import load, validate
 from rewards.functions.per_completion import PerCompletionReward
-from rewards.functions.registry import BUILTINS, resolve
+from rewards.functions.registry import BUILTINS
 from tests import REPOSITORY
 
 USER_FILE = """
@@ -129,14 +129,14 @@ def test_chat_messages_score_as_plain_text_does(name: str) -> None:
 
 def test_what_a_reward_takes_from_the_run_is_filled_in_where_it_is_absent() -> None:
     rewards = section("accuracy", "soft_overlong_punishment")
-    resolved = resolve(rewards, 2048)
+    resolved = rewards.resolved(2048)
     assert [spec.params for spec in resolved.functions] == [{}, {"max_completion_len": 2048}]
     assert [spec.params for spec in rewards.functions] == [{}, {}]
     cache = {"max_completion_len": None, "soft_punish_cache": 16}
-    (spec,) = resolve(section({"name": "soft_overlong_punishment", "weight": 0.5, "params": cache}), 64).functions
+    (spec,) = section({"name": "soft_overlong_punishment", "weight": 0.5, "params": cache}).resolved(64).functions
     assert (spec.weight, spec.params) == (0.5, {"max_completion_len": 64, "soft_punish_cache": 16})
     own = section({"name": "soft_overlong_punishment", "params": {"max_completion_len": 100}}, "format")
-    assert resolve(own, 2048) == own
+    assert own.resolved(2048) == own
 
 
 def test_which_rewards_need_token_ids() -> None:

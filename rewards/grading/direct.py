@@ -1,0 +1,197 @@
+"""Rewards called outside a run, such as in a notebook: one that can hang grades in a process that can be killed.
+
+    your process                                       a grader process
+    reward(completions=...) ──► thread with a loop ──► Builtin.grade
+
+One warden with one grader serves all rewards of this process. It starts at the first call that needs it and ends with this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import functools
+import json
+import logging
+import os
+import threading
+from collections.abc import Collection, Coroutine, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from configs.contracts.errors import RewardError
+from rewards.functions import registry
+from rewards.functions.group_input import GroupInput
+from rewards.functions.per_completion import Grade, PerCompletionReward, TextReward
+
+if TYPE_CHECKING:
+    from rewards.functions.registry import Reward
+    from rewards.grading.graders import Graders
+
+logger = logging.getLogger("rollcast.rewards")
+
+T = TypeVar("T")
+
+
+def load(spec: str | Reward, *, grading_timeout_s: float | None = None, **params: Any) -> Reward:
+    """Load a reward to be called directly, with its parameters bound.
+
+    Called as `fn(completions=[...], **columns)`, with plain strings or chat messages, it gives one float or None for each completion. A
+    built-in that can hang (every one that compares with a gold answer) grades in a process of its own: a completion that is not graded
+    in time gets None, as under `rewards.on_error: exclude`, and a warning says so. A function of yours is called in place.
+
+    Args:
+        spec: a built-in name, `path/to/file.py:function`, `package.module:function`, or a callable. A class is instantiated.
+        grading_timeout_s: hard limit on grading one completion; by default that of a run (`rewards.timeout_s`).
+        params: keyword arguments that configure the reward.
+
+    Raises:
+        ConfigError: no such reward, or a parameter is not one of its own.
+        RewardError: the module of a user's function cannot be imported.
+
+    Example:
+        >>> load("accuracy", answer_style="answer_tag")(completions=["<answer>4</answer>"], solution=["4"])
+        [1.0]
+    """
+    reward = registry.load(spec, **params)
+    if not isinstance(spec, str) or not isinstance(reward, PerCompletionReward) or not reward.can_hang:
+        return reward
+    return DirectReward(spec, params, reward, grading_timeout_s)
+
+
+class DirectReward(PerCompletionReward):
+    """A built-in reward whose gradings are done by the grader process of this process. Its pickle is the built-in itself."""
+
+    def __init__(self, name: str, params: dict[str, Any], reward: PerCompletionReward, timeout_s: float | None) -> None:
+        self.__name__ = reward.__name__
+        self.needs_token_ids = reward.needs_token_ids
+        self.gold_probe = reward.gold_probe
+        self._name, self._params, self._reward, self._timeout_s = name, params, reward, timeout_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(registry.load, self._name, **self._params), ()
+
+    def gold_columns(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+        return self._reward.gold_columns(columns)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        self._reward.check_columns(columns)
+
+    def check_row(self, columns: Mapping[str, Any]) -> None:
+        self._reward.check_row(columns)
+
+    def grade(self, group: GroupInput, index: int) -> Grade:
+        self.check_row(group.columns)
+        if isinstance(self._reward, TextReward):  # its siblings do not matter, and may be many
+            group, index = replace(group, texts_G=[group.texts_G[index]], token_ids_G=[]), 0
+        columns = {"reward": self._name, "params": json.dumps(self._params), "columns": group.columns}
+        verdict = _GRADER.grade(replace(group, columns=columns), index, self._timeout_s)
+        if verdict.error:
+            logger.warning("reward %s gave None to a completion: %s", self.__name__, verdict.error)
+        return Grade(verdict.values[0], verdict.outcomes[0])
+
+
+class Builtin(PerCompletionReward):
+    """The reward that the grader of direct calls loads: it grades with the built-in that the group names."""
+
+    __name__ = "builtin"
+
+    def grade(self, group: GroupInput, index: int) -> Grade:
+        reward = _made(group.columns["reward"], group.columns["params"])
+        return reward.grade(replace(group, columns=group.columns["columns"]), index)
+
+
+@functools.lru_cache(maxsize=256)
+def _made(name: str, params: str) -> PerCompletionReward:
+    reward = registry.load(name, **json.loads(params))
+    assert isinstance(reward, PerCompletionReward)
+    return reward
+
+
+class _Grader:
+    """The grader of this process: an event loop on a thread of its own, so that a loop that runs here already (a notebook's) does not matter."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._graders: Graders | None = None
+        self._lost: asyncio.Future[None] | None = None
+
+    def grade(self, group: GroupInput, index: int, timeout_s: float | None) -> Any:
+        """Grade completion `index`, and return its verdict. Starts what is not yet started."""
+        with self._lock:
+            if self._graders is None:
+                self._start()
+        return self._run(self._graded(group, index, timeout_s))
+
+    def close(self) -> None:
+        """End the processes and the thread. The next call starts them again."""
+        with self._lock:
+            loop, graders = self._loop, self._graders
+            if loop is not None:
+                if graders is not None:
+                    self._run(graders.close())
+                loop.call_soon_threadsafe(loop.stop)
+                self._thread.join()
+                loop.close()
+            self._loop = self._graders = None
+
+    def forget(self) -> None:
+        """Forget all in a forked child: the thread is not there, and the processes are the parent's."""
+        self.__init__()
+
+    def _start(self) -> None:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="rollcast-direct-rewards", daemon=True)
+            self._thread.start()
+        self._graders = self._run(self._started())
+
+    async def _started(self) -> Graders:
+        from configs.schema.rewards import RewardsSection
+        from rewards.grading.graders import Graders
+
+        section = RewardsSection()
+        self._lost = asyncio.get_running_loop().create_future()
+        return await Graders.start(
+            [("accuracy", {}), (f"{__name__}:{Builtin.__qualname__}", {})],  # the first so that the warden has loaded math-verify
+            count=1,
+            timeout_s=section.timeout_s,
+            memory_limit_bytes=section.memory_limit_bytes,
+            cwd=Path.cwd(),
+            on_lost=self._on_lost,
+        )
+
+    def _on_lost(self) -> None:
+        self._graders = None
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(None)
+
+    async def _graded(self, group: GroupInput, index: int, timeout_s: float | None) -> Any:
+        from rewards.grading.graders import Step
+
+        graders, lost = self._graders, self._lost
+        if graders is not None and lost is not None:
+            grading = asyncio.ensure_future(graders.grade_step(group, Step(1, index), timeout_s))
+            try:
+                await asyncio.wait({grading, lost}, return_when=asyncio.FIRST_COMPLETED)
+                if grading.done():
+                    return grading.result()
+            finally:
+                grading.cancel()
+        raise RewardError("the process that starts the graders was ended from outside; call again, which starts another")
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the thread, and wait for it. An interrupt of this thread cancels it."""
+        assert self._loop is not None
+        result = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return result.result()
+        finally:
+            result.cancel()
+
+
+_GRADER = _Grader()
+atexit.register(_GRADER.close)
+os.register_at_fork(after_in_child=_GRADER.forget)
