@@ -45,7 +45,7 @@ class RewardPoolStatus:
     busy_s: float
     """Wall seconds in which workers scored, summed over workers, replaced ones included."""
     busy_share: float
-    """Those seconds over all that the workers could have worked."""
+    """`busy_s` divided by the wall seconds that all workers together could have worked."""
     graders_replaced: int
     workers_restarted: int
     outcomes: Mapping[str, Mapping[Outcome, int]]
@@ -268,7 +268,7 @@ class RewardPool:
         )  # fmt: skip
 
     def status(self) -> RewardPoolStatus:
-        """How the pool does."""
+        """Count what the pool has done and is doing."""
         elapsed_s = (asyncio.get_running_loop().time() - self._started_s) * len(self._seats)
         busy_s = self._retired_busy_s + sum(seat.busy_s for seat in self._seats)
         return RewardPoolStatus(
@@ -304,7 +304,7 @@ class RewardPool:
 
 
 def _cause(error: Exception, seat: _Seat) -> RewardError:
-    """What a worker raised, as an error that does not drag Ray's along."""
+    """Make an error of ours of what a worker raised, without Ray's wrapping."""
     cause = unwrapped(error)
     if isinstance(cause, RewardError):
         return RewardError(cause.message, role=seat.name, node=cause.node or (seat.facts.node if seat.facts else ""))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WorkerFacts:
-    """Where a worker runs: `WorkerFacts(pid=4242, node="10.0.0.7", grader_pids=(4250,))`."""
+    """The processes of a worker and its node: `WorkerFacts(pid=4242, node="10.0.0.7", grader_pids=(4250,))`."""
 
     pid: int
     node: str
@@ -32,7 +32,7 @@ class WorkerFacts:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """What comes back with each group: the scores, and how the worker does."""
+    """The answer to each group: its scores, and the worker's own counts."""
 
     scores: Scores
     busy_s: float

@@ -200,12 +200,12 @@ def require_columns(reward: str, needed: Collection[str], columns: Collection[st
 
 
 def output_bytes(expected: str) -> int:
-    """What a program may print where it should print `expected`."""
+    """Count the bytes that a program may print where it should print `expected`."""
     return max(OUTPUT_BYTES, 2 * len(expected.encode(errors="replace")))
 
 
 def passes(result: Result, expected: str) -> bool:
-    """Whether a run ended well and printed what it should."""
+    """Tell whether a run ended well and printed what it should."""
     return result.ok and _lines(result.stdout) == _lines(expected)
 
 

@@ -48,7 +48,7 @@ _YES_NO = re.compile(r"\b(?:yes|no)\b", re.IGNORECASE)
 
 
 class _ContestReward(TextReward):
-    """What the two have in common.
+    """The common part of the two contest rewards.
 
     Args:
         provider: where programs run: `local`, the jail on this node, or `piston`, `e2b`, `morph` (rewards/sandbox/providers.py).

@@ -64,7 +64,7 @@ class Task:
 
     @contextmanager
     def judge(self, runner: Runner, code: str) -> Iterator[Callable[[Case], float]]:
-        """What gives a test's score, from 0.0 to 1.0, of a submission. Raises CompilationError where that does not compile."""
+        """Yield a function that scores a submission on one test, from 0.0 to 1.0. Raises CompilationError if the submission does not compile."""
         name = f"{self.problem.lower()}.cpp"
         submission = Program("cpp", {name: with_includes(code, self.problem, self.files), **self.files})
         with ExitStack() as closing:

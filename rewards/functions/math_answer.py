@@ -1,4 +1,4 @@
-"""accuracy and reasoning_accuracy: whether the answer of a completion equals the gold answer, by math-verify.
+"""accuracy and reasoning_accuracy: the answer of a completion compared with the gold answer by math-verify.
 
 math-verify's own time limits are off: they are SIGALRM, which off the main thread raises and under C code does nothing.
 Grading here is therefore unbounded: the deadline is the grader process's, in a run (rewards/grading/graders.py) and outside
@@ -239,7 +239,7 @@ def _parse_tagged(text: str) -> Parsed:
 
 
 def _has_words(text: str) -> bool:
-    """Whether it is prose rather than a formula: it has two letters in a row that are not part of a LaTeX command."""
+    """Tell prose from a formula: prose has two letters in a row that are not part of a LaTeX command."""
     return _WORD.search(_COMMAND.sub(" ", text)) is not None
 
 

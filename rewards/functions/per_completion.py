@@ -21,7 +21,7 @@ ARGUMENTS = frozenset({"prompts", "completions", "completion_ids", "trainer_stat
 
 
 class Grade(NamedTuple):
-    """What a reward says of one completion: `Grade(1.0, "scored")`, or `Grade(None, "unparsable_gold")` where it does not apply."""
+    """The value and outcome that a reward gives to one completion: `Grade(1.0, "scored")`, or `Grade(None, "unparsable_gold")` where it does not apply."""
 
     value: float | None
     outcome: Outcome
@@ -33,10 +33,10 @@ class PerCompletionReward(ABC):
     __name__: str
 
     needs_token_ids = False
-    """Whether `grade` reads `group.token_ids_G`, which cost time to send."""
+    """True if `grade` reads `group.token_ids_G`, which cost time to send."""
 
     can_hang = False
-    """Whether grading may take without end, so that outside a run, too, it belongs into a process that can be killed."""
+    """True if grading one completion may never end. Outside a run, too, it is then done in a process that can be killed."""
 
     @abstractmethod
     def grade(self, group: GroupInput, index: int) -> Grade:

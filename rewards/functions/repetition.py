@@ -16,7 +16,7 @@ Language = Literal["en", "zh", "tokens"]
 
 
 class _NGramReward(PerCompletionReward):
-    """What the two rewards share: what an n-gram is made of."""
+    """The n-grams of a completion, which both rewards count."""
 
     def __init__(self, ngram_size: int, language: Language) -> None:
         whole_number(self.__name__, "ngram_size", ngram_size, least=1)

@@ -28,7 +28,7 @@ MOST_EXTRA_CHARACTERS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class TrainerState:
-    """What TRL's rewards know of the trainer."""
+    """The trainer's state, as TRL hands it to rewards."""
 
     global_step: int
     """Optimizer steps done."""
@@ -36,7 +36,7 @@ class TrainerState:
 
 @dataclass(slots=True)
 class Verdict:
-    """What a reward said of some completions of a group, in order."""
+    """The values and outcomes that a reward gave to some completions of a group, in order."""
 
     values: list[float | None]
     outcomes: list[Outcome]

@@ -1,4 +1,4 @@
-"""Whether the rewards can read what rows say of the right answer, before any GPU is used."""
+"""Check, before any GPU is used, that the rewards can read the gold answers of the data."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class GoldCheck:
-    """What one reward made of the golds of some rows."""
+    """The golds of some rows that one reward can and cannot read."""
 
     reward: str
     columns: tuple[str, ...]
-    """Where it looks for them."""
+    """The columns in which it looks for them."""
     checked: int
     unreadable: tuple[int, ...]
     """Places of the rows whose gold cannot be read."""

@@ -94,7 +94,7 @@ class _Grader(asyncio.Protocol):
 
 
 class _Output:
-    """What a grader prints: passed on to this process's stdout up to a cap, its end kept for error messages."""
+    """The output of a grader: passed on to this process's stdout up to a cap, its end kept for error messages."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -138,7 +138,7 @@ class _Output:
 
 @dataclass
 class _Progress:
-    """How far a group is."""
+    """The steps of a group, and the verdicts on those that are done."""
 
     group: GroupInput
     steps: list[Step]
@@ -170,7 +170,7 @@ class Graders:
 
     timeout_s: float
     need_token_ids: bool = True
-    """Whether any of the rewards may read the token ids of completions."""
+    """True if any of the rewards may read the token ids of completions."""
     replaced: int = 0
     """Graders that were killed or died, and were replaced."""
     _per_completion: list[bool] = field(default_factory=list)
@@ -379,7 +379,8 @@ class Graders:
             task.cancel()
         asyncio.get_running_loop().remove_reader(self._control)
         self._control.close()  # the warden ends at that, and everything below it
-        await asyncio.get_running_loop().run_in_executor(None, self._warden.wait)
+        while self._warden.poll() is None:  # not in an executor's thread: while the interpreter ends there is none
+            await asyncio.sleep(0.005)
         for grader in self._graders.values():
             if grader.transport:
                 grader.transport.close()

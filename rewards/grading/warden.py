@@ -235,7 +235,7 @@ def _send(channel: socket.socket, message: dict[str, Any]) -> None:
 
 
 def _has_children() -> bool:
-    """Whether any process below this one lives; those that ended are reaped."""
+    """Tell whether any process below this one lives, and reap those that ended."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

@@ -229,7 +229,7 @@ def _open_to_others(folder: Path) -> bool:
 
 
 def _drop_root() -> tuple[str, ...]:
-    """Where bubblewrap runs as root: the user id of this run, which the kernel counts processes by."""
+    """If bubblewrap runs as root, the user id of this run, which the kernel counts processes by."""
     if os.geteuid() != 0:
         return ()
     uid = FIRST_UID + threading.get_native_id() % UIDS

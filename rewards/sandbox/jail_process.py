@@ -42,7 +42,7 @@ SCRATCH_FILES = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one run.
+    """The limits of one run.
 
     Args:
         wall_s: wall seconds, from the start of the program; more is ending "timeout".
@@ -65,7 +65,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run came to.
+    """The result of a run.
 
     Args:
         stdout: decoded as UTF-8 with replacement characters; at most `output_bytes` of it.
@@ -83,7 +83,7 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether it exited with code 0."""
+        """Tell whether it exited with code 0."""
         return self.ending == "exited" and self.exit_code == 0
 
 
@@ -225,7 +225,7 @@ class _Jail:
             stream.close()
 
     def result(self, ending: Ending | None, limits: Limits) -> Result:
-        """What the run came to, after its end."""
+        """Make the result of the run, after its end."""
         code = self._monitor.returncode if ending is None else 128 + signal.SIGKILL
         if ending is None:
             if not self._finished:

@@ -62,7 +62,7 @@ class Machine(Protocol):
 
 
 class RemoteRunner(ABC):
-    """What the two services have in common.
+    """The common part of the two services.
 
     Args:
         image: what the machines are made of.
@@ -74,7 +74,7 @@ class RemoteRunner(ABC):
     key_variable: str
     parallel_runs = 1  # on one machine they would take time from one another
     unshares_network: bool
-    """Whether a program must leave the machine's network itself."""
+    """True if a program must leave the machine's network itself."""
 
     def __init__(self, image: str | None = None) -> None:
         self._image = image
