@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -39,7 +40,7 @@ def main() -> None:
 
     rows = [json.loads(line) for line in arguments.data.read_text().splitlines()]
     prompts = Dataset.from_list([{"prompt": [{"role": "user", "content": row["prompt"]}], "solution": row["solution"]} for row in rows])
-    params = {"answer_style": "answer_tag"} if arguments.reward == "accuracy" else {}
+    params: dict[str, Any] = {"answer_style": "answer_tag"} if arguments.reward == "accuracy" else {}
     reward = rewards.load(arguments.reward, **params)
 
     def graded(completions: list, **columns: object) -> list[float | None]:

@@ -14,7 +14,7 @@ from rewards import load
 GOOD = "<think>\nA\n\nB\n</think>\n<answer>\n4\n</answer>"
 
 
-def score(name: str, text: str, **params: str) -> float:
+def score(name: str, text: str, **params: Any) -> float:
     return load(name, **params)(completions=[text])[0]
 
 

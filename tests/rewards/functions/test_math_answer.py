@@ -155,7 +155,7 @@ def test_a_gold_of_another_type_is_refused() -> None:
         ({"on_unparsable_answer": "one"}, "use one of zero, skip"),
     ],
 )
-def test_unknown_parameter_values_are_refused(params: dict[str, str], message: str) -> None:
+def test_unknown_parameter_values_are_refused(params: dict[str, Any], message: str) -> None:
     for name in ("accuracy", "reasoning_accuracy"):
         with pytest.raises(ConfigError, match=f"{name}: .*{message}"):
             load(name, **params)

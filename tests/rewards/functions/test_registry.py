@@ -6,6 +6,7 @@ import functools
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,7 +141,7 @@ def test_what_a_reward_takes_from_the_run_is_filled_in_where_it_is_absent() -> N
 
 
 def test_which_rewards_need_token_ids() -> None:
-    def need(name: str, **params: str) -> bool:
+    def need(name: str, **params: Any) -> bool:
         reward = load(name, **params)
         assert isinstance(reward, PerCompletionReward)
         return reward.needs_token_ids
