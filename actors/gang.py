@@ -1,8 +1,12 @@
 """Gangs: prompts that start on one engine together, in the order of their ids, so that a synchronous run repeats bit for bit.
 
-What an engine computes for a completion depends, in its last bits, on what else is in the batch; and that depends on which
-request came a millisecond earlier. In synchronous mode nothing overlaps, so all prompts of a step can be held back until the
-last has come. The pool assigns (`assign_gangs`), the worker collects (`GangBarrier`).
+The last bits of a completion's log-probabilities depend on the other requests in its batch, and so on which request came a
+millisecond earlier. In synchronous mode steps do not overlap, so all prompts of a step can wait for the last one:
+
+    step of 6 prompts, 2 workers    gang 0/0: prompts 0 2 4 ─► GangBarrier of worker 0, size 3 ─► start together, in this order
+                                    gang 0/1: prompts 1 3 5 ─► GangBarrier of worker 1, size 3 ─► start together, in this order
+
+The pool assigns (`assign_gangs`), the worker collects (`GangBarrier`).
 """
 
 from __future__ import annotations
@@ -17,11 +21,11 @@ Member = TypeVar("Member")
 
 
 def assign_gangs(requests: Sequence[RolloutRequest], workers: int, name: str) -> list[tuple[int, RolloutRequest]]:
-    """Spread requests evenly over workers, as one gang each; the same requests always go to the same places.
+    """Spread requests evenly over workers, as one gang each; the same requests always go to the same workers.
 
     Args:
-        requests: in any order; the id decides.
-        workers: how many engines take part, at least 1.
+        requests: in any order; they are assigned in the order of their ids.
+        workers: number of workers, at least 1.
         name: distinct for every call of a run.
 
     Returns:

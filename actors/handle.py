@@ -1,6 +1,6 @@
-"""One rollout worker as the pool holds it: the only place that says `.remote` to one.
+"""One rollout worker as the pool holds it. Only this module makes remote calls to workers.
 
-Nothing here raises because a worker is gone: every call that finds that out notes it (`lose`), and gives None.
+No call raises because a worker is gone: a call that discovers a dead worker records it (`lose`) and returns None.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from ray import ObjectRef
 
 CONCURRENT_CALLS = 10_000
-"""Of one worker: its calls are coroutines that mostly wait, and it must never be too busy to say how it is."""
+"""Limit for one worker. Its calls are coroutines that mostly wait, and `status` must never queue behind them."""
 
 
 def engine_env(config: RunConfig) -> dict[str, str]:
-    """Environment variables of a worker and its engine; they must be there before vllm is imported."""
+    """Environment variables of a worker and its engine. They take effect only if set before vllm is imported."""
     env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false"}
     if config.model.path.startswith(BUILTIN) or Path(config.model.path).exists():
         env["HF_HUB_OFFLINE"] = "1"
@@ -41,33 +41,33 @@ def engine_env(config: RunConfig) -> dict[str, str]:
 
 
 def group_cost(request: RolloutRequest) -> int:
-    """Tokens that a group may take: what routing balances."""
+    """Largest number of tokens that a group can take; routing balances it over the workers."""
     sampling = request.sampling
     return len(request.prompt.token_ids) + sampling.num_generations * sampling.max_completion_length
 
 
 class WorkerHandle:
-    """One incarnation of a worker, from its spawning to its loss."""
+    """One worker process, from its start to its loss. The process that replaces it has a handle of its own."""
 
     def __init__(self, index: int, actor: Any) -> None:
         self.index = index
         self.name = f"rollout {index}"
         self.lost: asyncio.Future[RollcastError] = asyncio.get_running_loop().create_future()
         self.engine_died = False
-        """Whether it was lost because its engine died or hung, for which a prompt may be to blame."""
+        """True if the worker was lost because its engine died or hung, which a prompt may have caused."""
         self.facts: WorkerFacts | None = None
         self.version = -1
-        """Version that it has confirmed; -1 until the first: not ready."""
+        """Policy version that it has confirmed; -1 before the first, when it is not ready."""
         self.sha256 = ""
         self.times: AdapterTimes | None = None
-        """What its last adapter cost."""
+        """Seconds that its last adapter took."""
         self.installing = asyncio.Lock()
         self.tokens_in_hand = 0
         self._actor = actor
 
     @classmethod
     def spawn(cls, config: RunConfig, index: int, run_name: str, log_dir: Path, ray_options: dict[str, Any]) -> WorkerHandle:
-        """Start its process and return at once."""
+        """Start the process and return at once."""
         own_env = ray_options.get("runtime_env", {})
         # Ray neither restarts nor retries: a new worker must first be given an adapter, and a retried sample is another sample
         options = ray_options | {
@@ -83,13 +83,13 @@ class WorkerHandle:
         return self.version >= 0 and not self.lost.done()
 
     def lose(self, error: BaseException, *, engine_died: bool = False) -> None:
-        """Note that the worker is gone or not to be trusted; the first reason stays."""
+        """Record that the worker is gone or cannot be trusted; the first reason stays."""
         if not self.lost.done():
             self.engine_died = engine_died
             self.lost.set_result(error if isinstance(error, RollcastError) else RolloutError(str(error), role=self.name))
 
     async def start(self, model_path: str, limit_s: float) -> None:
-        """Load the model, within the limit."""
+        """Load the model; the worker is lost if that takes longer than the limit."""
         try:
             self.facts = await asyncio.wait_for(self._answer(self._actor.start.remote(model_path)), limit_s)
         except TimeoutError:
@@ -98,7 +98,7 @@ class WorkerHandle:
             self.lose(unwrapped(error))
 
     async def install(self, adapter: AdapterRef) -> None:
-        """Install and verify an adapter, unless it is there already."""
+        """Install and verify an adapter, unless the worker has it already."""
         manifest = adapter.manifest
         if self.lost.done() or (self.version, self.sha256) == (manifest.version, manifest.sha256):
             return
@@ -111,7 +111,7 @@ class WorkerHandle:
             self.version, self.sha256, self.times = manifest.version, manifest.sha256, times
 
     async def rollout(self, request: RolloutRequest) -> tuple[GroupSummary, BodyRef] | None:
-        """Sample a group; None if the worker was lost over it.
+        """Sample a group; None if the worker was lost meanwhile.
 
         Raises:
             PoisonPromptError: the prompt cannot be sampled.
@@ -133,11 +133,11 @@ class WorkerHandle:
             self.lose(cause, engine_died=not isinstance(cause, AdapterError))
         finally:
             self.tokens_in_hand -= cost
-        body.future()  # or Ray would report the same error again, as one that nobody has seen
+        body.future()  # otherwise Ray would report the error again, as one that nobody retrieved
         return None
 
     async def status(self, limit_s: float) -> WorkerStatus | None:
-        """How it is doing; None if it has not started, is lost, or does not answer within the limit."""
+        """Ask for the worker's status; None if it has not started, is lost, or does not answer within the limit."""
         if self.facts is None or self.lost.done():
             return None
         try:
@@ -149,7 +149,7 @@ class WorkerHandle:
             return None
 
     async def close(self, limit_s: float) -> None:
-        """Let it end its engine, within the limit; its process is gone soon after either way."""
+        """Give the worker time, up to the limit, to end its engine; then kill its process."""
         with suppress(TimeoutError, RayActorError, RayTaskError):
             await asyncio.wait_for(asyncio.wrap_future(self._actor.close.remote().future()), limit_s)
         self.kill()
@@ -159,7 +159,7 @@ class WorkerHandle:
         ray.kill(self._actor, no_restart=True)
 
     async def _answer(self, call: ObjectRef) -> Any:
-        """What the call returns, or None as soon as the worker is lost: to a stopped process a call would wait for its end."""
+        """Await a call; None as soon as the worker is lost, because a call to a stopped process would never return."""
         answer = asyncio.wrap_future(call.future())  # type: ignore[attr-defined]
         await asyncio.wait([answer, self.lost], return_when=asyncio.FIRST_COMPLETED)
         if answer.done():

@@ -1,10 +1,15 @@
-"""RolloutPool: the rollout workers as others see them.
+"""RolloutPool: all rollout workers of a run, behind one interface.
 
-    one task per slot:  spawn ─► start ─► install the current adapter ─► ready ─► watch ──lost──► kill, and again (bounded)
-    rollout:             pick the ready worker with the least in hand ─► ask ──lost──► the same prompt elsewhere, attempt + 1
-    broadcast:           every started worker at once; one that fails is lost, and its slot starts anew
+    one task per slot:   spawn ─► start ─► install the current adapter ─► ready ─► watch ──lost──► kill, start again (bounded)
+    rollout:             choose the ready worker with the fewest tokens in hand ─► ask ──lost──► same prompt on another worker, attempt + 1
+    broadcast:           install on every started worker at once; a worker that fails is lost, and its slot starts another
 
-Whoever notices first that a worker is lost (a call that fails, the watchdog, a broadcast) says so by `WorkerHandle.lose`.
+A slot outlives its workers. With two slots, and worker 1 lost at time t:
+
+    slot 0   worker 0 ──────────────────────────────►
+    slot 1   worker 1 ────────── lost at t, worker 1' ► its prompts are sampled again on worker 0, or on worker 1' when that is ready
+
+Whichever call first discovers that a worker is lost (a request, the watchdog, a broadcast) records it by `WorkerHandle.lose`.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from actors.engine.adapter_store import remove_abandoned, run_folder, shared_memory
 from actors.gang import assign_gangs
@@ -28,13 +33,11 @@ from configs.contracts.logs import tail
 from configs.contracts.records import AdapterManifest, AdapterRef, BodyRef, GroupSummary, PromptId, RolloutRequest, SyncReport
 from configs.schema.run import RunConfig
 
-if TYPE_CHECKING:
-    pass
-
 CLOSE_S = 15.0
 KILLED_GONE_S = 3.0
 WATCH_S = 2.0
 MAX_ENGINE_DEATHS = 2
+"""Engines that may die with the same prompt in hand before it is blamed and no longer sampled."""
 
 
 class RolloutPool:
@@ -50,7 +53,7 @@ class RolloutPool:
     """
 
     def __init__(self, config: RunConfig, spawn: Callable[[int], WorkerHandle], log_dir: Path, run_name: str) -> None:
-        """See `create`. `spawn` starts the process of the worker with a number and returns at once."""
+        """See `create`. `spawn(index)` starts a worker's process and returns at once."""
         self._config = config
         self._spawn = spawn
         self._log_dir = log_dir
@@ -77,9 +80,9 @@ class RolloutPool:
         Needs a running event loop, the one that will use the pool.
 
         Args:
-            ray_options: for `.options` of every worker: num_cpus, num_gpus, label_selector, scheduling_strategy, …
-            log_dir: for `rollout-<index>.log`.
-            run_name: distinct among the runs of a node.
+            ray_options: Ray's actor options for every worker: num_cpus, num_gpus, label_selector, scheduling_strategy, …
+            log_dir: folder for `rollout-<index>.log`.
+            run_name: unique among the runs of a node.
         """
         log_dir = log_dir.resolve()
         spawn = partial(WorkerHandle.spawn, config, run_name=run_name, log_dir=log_dir, ray_options=ray_options)
@@ -96,10 +99,10 @@ class RolloutPool:
         await self._until(lambda: all(worker.facts for worker in self._workers.values()))
 
     def assign(self, requests: Sequence[RolloutRequest]) -> list[RolloutRequest]:
-        """For synchronous mode: make the prompts of one step gangs, spread evenly over the ready workers.
+        """Make the prompts of one synchronous step gangs, spread evenly over the ready workers.
 
-        All of them must then be given to `rollout`, at once: a gang starts when its last member has come. Without a ready worker
-        the requests come back as they are.
+        All of them must then be passed to `rollout` at once: a gang starts when its last member has arrived. Without a ready
+        worker the requests are returned unchanged.
         """
         ready = [worker for worker in self._ordered() if worker.ready]
         if not ready:
@@ -109,10 +112,10 @@ class RolloutPool:
         return [request for _, request in assigned]
 
     async def rollout(self, request: RolloutRequest) -> tuple[GroupSummary, BodyRef]:
-        """Sample one group, on another worker again if the first is lost.
+        """Sample one group; if the worker is lost, sample it again on another.
 
         Returns:
-            The summary, and the reference of the body (`RolloutGroup.table`), which the caller owns.
+            The summary, and the reference of the body (`RolloutGroup.table`), owned by the caller.
 
         Raises:
             PoisonPromptError: no engine can sample this prompt, or two engines died with it in hand.
@@ -128,7 +131,7 @@ class RolloutPool:
         raise AssertionError  # count() does not end
 
     async def broadcast(self, adapter: AdapterRef, *, rewind: bool = False) -> SyncReport:
-        """Give every worker an adapter; returns when all that live sample with it and have reproduced its canary.
+        """Install an adapter on every worker; returns when all live workers sample with it and have reproduced its canary.
 
         A worker that fails is replaced. Ray pulls the buffer once to each node.
 
@@ -151,11 +154,11 @@ class RolloutPool:
 
     @property
     def version(self) -> int:
-        """The least version that a ready worker has confirmed; -1 when none is ready."""
+        """The lowest version that a ready worker has confirmed; -1 if none is ready."""
         return min((worker.version for worker in self._workers.values() if worker.ready), default=-1)
 
     async def status(self) -> dict[str, WorkerStatus | None]:
-        """How every worker is doing, by name; None for one that is starting or does not answer within a second."""
+        """Status of every worker, by name; None for one that is starting or does not answer within a second."""
         workers = self._ordered()
         answers = await asyncio.gather(*(worker.status(1.0) for worker in workers))
         return {worker.name: answer for worker, answer in zip(workers, answers, strict=True)}
@@ -201,7 +204,7 @@ class RolloutPool:
     def _may_replace(self, worker: WorkerHandle) -> bool:
         if worker.facts is None:
             self._failed_starts += 1
-        # when nothing has ever started, it is the configuration, and trying again would only take longer to say so
+        # if no worker has ever started, the configuration is wrong, and another try would only delay the error
         hopeless = not self._ever_started and self._failed_starts >= self._config.actors.num_workers
         return not hopeless and self.restarts < self._config.actors.max_restarts
 
@@ -273,14 +276,14 @@ class RolloutPool:
         async with self._changed:
             self._changed.notify_all()
 
-    async def _until(self, condition: Any) -> None:
+    async def _until(self, condition: Callable[[], object]) -> None:
         async with self._changed:
             await self._changed.wait_for(lambda: self._failure is not None or condition())
         if self._failure is not None:
             raise self._failure
 
     def _remove_adapters(self) -> None:
-        """What workers of this node that were killed have left; a killed process lets go of it when it is quite gone."""
+        """Remove the adapters that killed workers of this node left; their locks end only when the processes are gone."""
         deadline = time.monotonic() + KILLED_GONE_S
         while run_folder(shared_memory(), self._run_name).exists() and time.monotonic() < deadline:
             remove_abandoned(shared_memory())

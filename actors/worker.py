@@ -3,7 +3,8 @@
     STALE ──start──► started ──install_adapter, canary agrees──► sampling ──canary disagrees──► STALE
                                                               └─ engine process gone ──► exits at once
 
-A worker samples only while it is sure of its policy: with an adapter whose canary the engine reproduces.
+A worker samples only with an adapter whose canary its engine reproduces. A canary is a fixed sequence with the log-probabilities that the
+learner gives its tokens under that adapter.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -40,12 +42,12 @@ GangMember = tuple[RolloutRequest, "asyncio.Future[list[Completion]]"]
 
 WATCH_S = 0.2
 EXIT_GRACE_S = 0.3
-"""Time for the errors of pending calls to leave the process before it exits."""
+"""Time for the errors of pending calls to reach their callers before the process exits."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerFacts:
-    """Where a started worker runs."""
+    """Processes and node of a started worker."""
 
     pid: int
     engine_pids: tuple[int, ...]
@@ -56,16 +58,16 @@ class WorkerFacts:
 
 @dataclass(frozen=True, slots=True)
 class AdapterTimes:
-    """What one adapter update cost a worker, in wall seconds."""
+    """Wall seconds that one worker took to install an adapter."""
 
     version: int
     store_s: float
-    """Verify and write to shared memory, or wait for the worker of this node that does."""
+    """Time to verify the adapter and write it to shared memory, or to wait for another worker of this node that does."""
     drain_s: float
-    """Until every submitted prompt was read; the engine works meanwhile."""
+    """Time until every submitted prompt was read; the engine works meanwhile."""
     paused_s: float
     load_s: float
-    """Of the pause, reading the adapter into the slot."""
+    """Part of the pause in which vLLM read the adapter."""
     canary_s: float
     canary_difference: float
     """Mean |engine - learner| log-probability over the canary's tokens, in nats; 0 without a canary."""
@@ -73,26 +75,26 @@ class AdapterTimes:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """How a worker is doing."""
+    """Current state of a worker."""
 
     version: int
-    """Policy version that samples; -1 while STALE."""
+    """Policy version that it samples with; -1 while STALE."""
     tokens: int
     """Tokens sampled since its start."""
     busy_s: float
     """Seconds since its start with at least one group in hand."""
     uptime_s: float
     in_flight: int
-    """Completions that the engine works on."""
+    """Completions that the engine is working on."""
     stalled_s: float
-    """How long it has had work and not one new token, as seen by the calls of `status`."""
+    """Seconds with work but without a new token, as seen by the calls of `status`."""
 
 
 class RolloutWorker:
-    """One rollout worker; a Ray actor with asyncio. See `actors.pool`, the only place that calls it."""
+    """One rollout worker: a Ray actor with asyncio. `actors.handle` makes all calls to it."""
 
     def __init__(self, config: RunConfig, index: int, run_name: str, log_dir: Path) -> None:
-        """Start importing vllm, which takes seconds, without waiting for it.
+        """Start to import vllm, which takes seconds, in the background.
 
         Args:
             index: number of the worker in its pool, and of its log `rollout-<index>.log`.
@@ -104,7 +106,9 @@ class RolloutWorker:
         self._seed = config.seed * 1009 + index
         self._run_name = run_name
         self._began = time.monotonic()
-        self._engine_module: Future[Any] = ThreadPoolExecutor(1, "import").submit(importlib.import_module, "actors.engine.vllm_engine")
+        self._engine_module: Future[ModuleType] = ThreadPoolExecutor(1, "import").submit(
+            importlib.import_module, "actors.engine.vllm_engine"
+        )
         self._engine: Engine | None = None
         self._store: AdapterStore | None = None
         self._updating = asyncio.Lock()
@@ -129,7 +133,7 @@ class RolloutWorker:
         self._store = AdapterStore(shared_memory(), self._run_name)
         self._engine = await module.Engine.start(self.config, model_path, seed=self._seed, sockets=self._store.folder)
         gc.collect()
-        gc.freeze()  # else a full collection walks over all that vLLM has imported, and nobody is answered meanwhile
+        gc.freeze()  # otherwise a full collection walks over everything that vLLM imported, and calls wait meanwhile
         self._watcher = asyncio.create_task(self._exit_when_engine_dies())
         node = ray.get_runtime_context().get_node_id()
         return WorkerFacts(os.getpid(), tuple(self._started.pids), node, time.monotonic() - self._began)
@@ -156,18 +160,18 @@ class RolloutWorker:
         began = time.monotonic()
         with self._clock.busy():
             completions_G = await (self._sample_in_gang(request) if request.gang else self._sample(request))
-            async with self._updating:  # tokens of an adapter that is being checked wait for the verdict
+            async with self._updating:  # completions of an adapter that is being checked wait for the result
                 self._refuse_when_stale()
         return summarize(request, completions_G, self.name, time.monotonic() - began), RolloutGroup.build(request, completions_G).table
 
     async def install_adapter(self, manifest: AdapterManifest, buffer: np.ndarray) -> AdapterTimes:
-        """Sample with this adapter from now on, after checking that the engine gives the learner's log-probabilities.
+        """Store an adapter, load it, and check that the engine reproduces the learner's log-probabilities.
 
         Args:
             buffer: uint8 [manifest.nbytes].
 
         Raises:
-            AdapterError: the adapter is damaged, refused, or computes something else here; the worker is then STALE.
+            AdapterError: the adapter is damaged or refused, or the canary disagrees; the worker is then STALE.
             RolloutError: the engine died.
         """
         engine, store = self._started, self._store
@@ -188,7 +192,7 @@ class RolloutWorker:
             return AdapterTimes(manifest.version, stored - began, loaded.drain_s, loaded.paused_s, loaded.load_s, canary_s, difference)
 
     def status(self) -> WorkerStatus:
-        """How the worker is doing; `stalled_s` is as exact as the interval between calls."""
+        """Report the current state; `stalled_s` is as exact as the interval between calls."""
         engine, now = self._engine, time.monotonic()
         tokens, in_flight = (engine.tokens_sampled(), engine.in_flight) if engine else (0, 0)
         has_work = in_flight > 0 or (self._updating.locked() and engine is not None)
@@ -225,7 +229,7 @@ class RolloutWorker:
             return 0.0
         logprobs = await self._started.logprobs(canary.token_ids)
         difference = float(np.abs(logprobs - np.asarray(canary.logprobs)).mean())
-        if not difference <= self.config.canary_tolerance:  # so that nan is refused as well
+        if not difference <= self.config.canary_tolerance:  # written so that nan is refused, too
             raise AdapterError(
                 f"adapter {manifest.version} gives log-probabilities that differ from the learner's by {difference:.3g} nats on average, more "
                 f"than {self.config.canary_tolerance:g}; engine and learner do not compute the same model",
@@ -257,7 +261,7 @@ class RolloutWorker:
         del self._barriers[name]
         self._spawn(self._sample_gang(sorted(members, key=lambda member: member[0].prompt.id)))
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)  # the event loop holds tasks weakly
         task.add_done_callback(self._tasks.discard)
@@ -288,8 +292,8 @@ class RolloutWorker:
         threading.Timer(EXIT_GRACE_S, os._exit, (1,)).start()
 
 
-async def settle(future: asyncio.Future[list[Completion]], coroutine: Coroutine[Any, Any, list[Completion]]) -> None:
-    """Give a future what a coroutine returns or raises."""
+async def settle(future: asyncio.Future[list[Completion]], coroutine: Coroutine[object, object, list[Completion]]) -> None:
+    """Set a future to the result of a coroutine, or to its error."""
     try:
         result = await coroutine
     except RollcastError as error:

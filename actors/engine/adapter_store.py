@@ -1,13 +1,13 @@
-"""Adapters of a run in shared memory, as folders that vLLM can load: written once per node, verified, the old ones removed.
+"""Adapters of a run in shared memory, as folders that vLLM can load. Each is verified and written once per node; old ones are removed.
 
     <root>/rollcast-<run>/      root: /dev/shm, or the temporary folder where that is missing
-        lifetime.lock           held shared by every store that is open: a folder that nobody holds is rubbish
-        write.lock              held by the one that writes
+        lifetime.lock           locked shared by every open store: a folder that nobody locks is abandoned
+        write.lock              locked by the store that writes
         v3-1f0c…/               adapter_config.json, adapter_model.safetensors
         2de9b612-…              sockets of the engines
 
-A folder appears by one rename when its files are complete, so its name alone says that its content was verified. Locks are the
-kernel's (flock): they end with their process, however that ends.
+A folder gets its name by one rename after its files are complete, so a folder with such a name is always complete and verified. Locks
+are the kernel's (flock): they end with their process, however that ends.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ from configs.contracts.records import AdapterManifest, adapter_sha256
 
 PREFIX = "rollcast-"
 BF16_EXPONENT = 0x7F80
-"""All ones in the exponent of a bfloat16: infinite or not a number."""
+"""Mask of a bfloat16's exponent. If all these bits are ones, the value is infinite or not a number."""
 
 
 def shared_memory() -> Path:
-    """The folder of this node for files that live in memory."""
+    """The folder of this node whose files are held in memory."""
     shm = Path("/dev/shm")
     return shm if os.access(shm, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def run_folder(root: Path, run_name: str) -> Path:
-    """Where the adapters of a run lie."""
+    """The folder for the adapters of a run."""
     return root / f"{PREFIX}{run_name}"
 
 
 def all_finite(manifest: AdapterManifest, buffer: np.ndarray) -> bool:
-    """Whether no value of the adapter is infinite or not a number. `buffer`: uint8 [nbytes]."""
+    """True if every value of the adapter is finite. `buffer`: uint8 [nbytes]."""
     if manifest.dtype == "float32":
         return bool(np.isfinite(buffer.view(np.float32)).all())
     return not bool((buffer.view(np.uint16) & BF16_EXPONENT == BF16_EXPONENT).any())
 
 
 def check_adapter(manifest: AdapterManifest, buffer: np.ndarray) -> None:
-    """Refuse an adapter that was cut short, damaged, or is not finite. `buffer`: uint8 [nbytes].
+    """Refuse an adapter that is cut short, damaged or not finite. `buffer`: uint8 [nbytes].
 
     Raises:
-        AdapterError: with what is wrong.
+        AdapterError: the text names the fault.
     """
     if buffer.nbytes != manifest.nbytes:
         raise AdapterError(f"adapter {manifest.version} has {buffer.nbytes} bytes and its manifest says {manifest.nbytes}; send it again")
@@ -68,7 +68,7 @@ def check_adapter(manifest: AdapterManifest, buffer: np.ndarray) -> None:
 
 
 def peft_config(manifest: AdapterManifest) -> dict[str, object]:
-    """What `adapter_config.json` says of this adapter."""
+    """The content of `adapter_config.json` for this adapter."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -96,7 +96,7 @@ def _locked(path: Path, kind: int) -> Iterator[int]:
 
 
 def remove_abandoned(root: Path) -> list[Path]:
-    """Remove the adapters of runs whose every store is closed or dead.
+    """Remove the adapters of runs that have no open store.
 
     Returns:
         The folders removed.
@@ -107,7 +107,7 @@ def remove_abandoned(root: Path) -> list[Path]:
             with _locked(folder / "lifetime.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
                 shutil.rmtree(folder, ignore_errors=True)
                 removed.append(folder)
-        except OSError:  # somebody holds it, or it is another user's, or has just gone
+        except OSError:  # it is locked, belongs to another user, or was removed just now
             continue
     return removed
 
@@ -126,7 +126,7 @@ class AdapterStore:
         """Args:
         root: folder in shared memory.
         run_name: the same for all workers of a run, and different from other runs'.
-        keep: how many versions stay; running requests still name the one before.
+        keep: number of versions to keep; running requests still name the previous one.
         """
         self.folder = run_folder(root, run_name)
         self.keep = keep
@@ -138,7 +138,7 @@ class AdapterStore:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
                 lock = os.open(self.folder / "lifetime.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except FileNotFoundError:  # removed by the last of those before us, between the two lines above
+            except FileNotFoundError:  # the last store before this one removed it between the two lines above
                 continue
             fcntl.flock(lock, fcntl.LOCK_SH)
             if os.fstat(lock).st_nlink:
@@ -146,7 +146,7 @@ class AdapterStore:
             os.close(lock)
 
     def write(self, manifest: AdapterManifest, buffer: np.ndarray) -> Path:
-        """The folder of this adapter, written by whichever store of the node comes first. `buffer`: uint8 [nbytes].
+        """Write the folder of an adapter, unless another store of this node has; returns the folder. `buffer`: uint8 [nbytes].
 
         Raises:
             AdapterError: the adapter is cut short, damaged or not finite; nothing is written.
@@ -162,7 +162,7 @@ class AdapterStore:
     def _write(self, folder: Path, manifest: AdapterManifest, buffer: np.ndarray) -> None:
         head = header(manifest)
         temporary = self.folder / "writing"
-        shutil.rmtree(temporary, ignore_errors=True)  # of a writer that was killed: we hold the lock
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a writer that was killed; this store holds the lock
         temporary.mkdir()
         (temporary / "adapter_config.json").write_text(json.dumps(peft_config(manifest)))
         with (temporary / "adapter_model.safetensors").open("wb") as file:
@@ -176,7 +176,7 @@ class AdapterStore:
             shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
-        """Leave; the last store of the node removes the folder."""
+        """Close the store; the last one of the node removes the folder."""
         if self._lifetime < 0:
             return
         os.close(self._lifetime)

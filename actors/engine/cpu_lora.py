@@ -23,7 +23,7 @@ Rows = slice | torch.Tensor
 
 
 class CpuLoraExtension(EngineExtension):
-    """What `worker_extension_cls` names. It adds nothing to the worker: importing this module is what installs the products."""
+    """The class for `worker_extension_cls`. It is empty: vLLM imports this module for it, and the import installs the products."""
 
 
 def rows_by_slot(lora_ids: tuple[int, ...], slot_of: dict[int, int]) -> list[tuple[int, Rows]]:
@@ -75,11 +75,13 @@ class PackedA:
 
 
 PRODUCTS: dict[int, PackedA] = {}
-"""By the identity of a layer's tuple of A's, which lives as long as the model."""
+"""Products by the `id` of a layer's tuple of A's, which lives as long as the model."""
 
 
-def update_metadata(self: Any, mapping: LoRAMapping, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **_: Any) -> None:
-    """Note which rows of the coming batch each slot serves."""
+def update_metadata(
+    self: Any, mapping: LoRAMapping, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **_: object
+) -> None:
+    """Record the rows of the coming batch that each slot serves."""
     self._update_base_metadata(mapping, lora_index_to_id, max_loras, vocab_size)
     self.is_prefill = False
     slot_of = {lora_id: slot for slot, lora_id in enumerate(lora_index_to_id) if lora_id is not None}
@@ -95,7 +97,7 @@ def add_lora_linear(
     lora_b_stacked: tuple[torch.Tensor, ...],
     scale: float,
     output_slices: tuple[int, ...],
-    **_: Any,
+    **_: object,
 ) -> None:
     """Add the adapter's part to a linear layer's output, in place: y [T, sum of slices], x [T, in]."""
     products = PRODUCTS.get(id(lora_a_stacked))
@@ -105,7 +107,7 @@ def add_lora_linear(
 
 
 def add_lora_logits(
-    self: Any, y: torch.Tensor, x: torch.Tensor, lora_a_stacked: torch.Tensor, lora_b_stacked: torch.Tensor, scale: float, **_: Any
+    self: Any, y: torch.Tensor, x: torch.Tensor, lora_a_stacked: torch.Tensor, lora_b_stacked: torch.Tensor, scale: float, **_: object
 ) -> None:
     """Add the adapter's part to the logits, in place: y [B, V], x [B, in]."""
     for slot, rows in self.sampler_slots:

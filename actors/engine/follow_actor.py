@@ -11,11 +11,11 @@ import signal
 import threading
 
 ACTOR_PID = "ROLLCAST_ACTOR_PID"
-"""Environment variable by which an actor tells the processes of its engine whom to follow."""
+"""Environment variable that tells the engine's processes the process id of their actor."""
 
 
 class EngineExtension:
-    """What `worker_extension_cls` names. It adds nothing to the worker: importing this module is what ties."""
+    """The class for `worker_extension_cls`. It is empty: vLLM imports this module for it, and the import starts the watch."""
 
 
 def follow_to_death(actor_pid: int) -> None:
@@ -24,7 +24,7 @@ def follow_to_death(actor_pid: int) -> None:
         actor = os.pidfd_open(actor_pid)
         select.select([actor], [], [])
     except ProcessLookupError:
-        pass  # it is gone already
+        pass  # the actor is gone already
     parent = os.getppid()
     if "EngineCore" in _command(parent):
         os.kill(parent, signal.SIGKILL)

@@ -1,12 +1,18 @@
 """The serving engine: vLLM's AsyncLLM with one LoRA slot. The only module that imports vllm.
 
-    sample ──► seat (max_num_seqs) ──► gate ──► AsyncLLM ──► Completion
-                                        ▲ shut while an adapter is loaded
+    sample ──► semaphore (max_num_seqs) ──► gate ──► AsyncLLM ──► Completion
+                                              ▲ shut while an adapter is loaded
     load_adapter: shut the gate ─► wait for first tokens ─► pause(keep) ─► load in place ─► tag version ─► resume ─► open
 
-Running completions go on with the new weights and keep their keys and values; vLLM tags every token with the version that
-sampled it. The gate and the seats are there because vLLM fixes a request's prefix-cache key when it is *submitted*: one that
-waited inside the engine while one is loaded could find keys of the old policy. Nothing of vLLM leaves this module.
+Running completions continue with the new weights and keep their keys and values; vLLM tags every token with the version that
+sampled it. A completion of 30 tokens that was at token 20 when version 4 replaced version 3 has two spans:
+
+    tokens  0 ........ 20 ...... 30
+            version 3    version 4          VersionSpan(3, 0, 20), VersionSpan(4, 20, 30)
+
+The gate and the semaphore exist because vLLM fixes a request's prefix-cache key when the request is *submitted*. A request that is
+submitted under version 3, waits inside the engine, and starts under version 4 would reuse the keys and values of version 3. So a request
+waits outside until it can start at once. No type of vLLM leaves this module.
 """
 
 from __future__ import annotations
@@ -38,10 +44,11 @@ from configs.schema.run import RunConfig
 
 CPU_KV_CACHE_BYTES = 256 << 20
 CPU_BLOCK_SIZE = 32
-"""vLLM's CPU default of 128 would never share the prefix of a prompt shorter than that."""
+"""With vLLM's CPU default, 128, prompts of fewer than 128 tokens would share no prefix."""
 CPU_PREFILL_TOKENS = 4096
 FIRST_TOKENS_WAIT_S = 1.0
-"""Loading an adapter waits so long for submitted prompts to be read; one that takes longer keeps what it has read, as running ones do."""
+"""Longest wait for submitted prompts to be read before an adapter is loaded. A longer prompt keeps the keys and values read so far, as running
+completions do."""
 ADAPTER_SLOT = 1
 SHUTDOWN_S = 5.0
 SOCKET_NAME_BYTES = 36
@@ -62,15 +69,15 @@ class LoadTimes(NamedTuple):
     """Wall seconds that loading one adapter took."""
 
     drain_s: float
-    """Waiting until every submitted prompt was read; the engine works meanwhile."""
+    """Wait until every submitted prompt was read; the engine works meanwhile."""
     paused_s: float
     """From asking the engine to stand still until it ran again: an upper bound of the time it stood still."""
     load_s: float
-    """Of those, reading the adapter into the slot."""
+    """Part of `paused_s` in which vLLM read the adapter."""
 
 
 def engine_args(config: RunConfig, model_path: str, seed: int) -> AsyncEngineArgs:
-    """vLLM's arguments for one worker of this run: the CPU's or the GPU's."""
+    """vLLM's arguments for one worker of this run, on GPUs or on the CPU."""
     actors = config.actors
     on_gpu = actors.gpus_per_worker > 0
     ranks = max(1, int(actors.gpus_per_worker))
@@ -104,7 +111,7 @@ def engine_args(config: RunConfig, model_path: str, seed: int) -> AsyncEngineArg
         revision=config.model.revision if model_path == config.model.path else None,
         trust_remote_code=config.model.trust_remote_code,
         max_model_len=config.max_model_len,
-        max_num_seqs=actors.max_num_seqs + 1,  # one more than `sample` fills: the canary never waits for a seat
+        max_num_seqs=actors.max_num_seqs + 1,  # one more than `sample` uses, so that the canary never waits
         enable_lora=True,
         max_loras=1,
         max_cpu_loras=2,
@@ -118,7 +125,7 @@ def engine_args(config: RunConfig, model_path: str, seed: int) -> AsyncEngineArg
 
 
 def keep_sockets_in(folder: Path) -> None:
-    """Let vLLM make its sockets in `folder`, where the path is not too long for one: it never removes those that it makes in /tmp."""
+    """Make vLLM put its sockets into `folder`, unless the path is too long for a socket: it never removes its sockets in /tmp."""
     if len(os.fsencode(folder)) + 1 + SOCKET_NAME_BYTES <= SOCKET_PATH_LIMIT_BYTES:
         os.environ["VLLM_RPC_BASE_PATH"] = str(folder)
 
@@ -137,24 +144,24 @@ class Engine:
         self._llm = llm
         self._tokenizer = llm.get_tokenizer()
         self._stop_token_ids = [] if eos_token is None else [self._tokenizer.get_vocab()[eos_token]]
-        """Beside the end tokens that the model's generation_config.json names."""
+        """In addition to the end tokens in the model's generation_config.json."""
         self._adapter: LoRARequest | None = None
         self._loading = asyncio.Lock()
         self._gate = asyncio.Event()
-        self._seats = asyncio.Semaphore(max_num_seqs)
+        self._limit = asyncio.Semaphore(max_num_seqs)
         self._names = itertools.count()
         self._running: set[str] = set()
         self._finished_tokens = 0
         self.version = -1
-        """Policy version that samples now; -1 before the first adapter."""
+        """Policy version that it samples with now; -1 before the first adapter."""
 
     @classmethod
     async def start(cls, config: RunConfig, model_path: str, *, seed: int, sockets: Path) -> Engine:
         """Load the model and start the engine process.
 
         Args:
-            seed: distinct for every engine of a run, or engines would draw the same numbers where a request has no seed.
-            sockets: folder for those to the engine process; whoever made it removes it.
+            seed: different for every engine of a run; engines with the same seed would sample the same for requests without one.
+            sockets: folder for the sockets to the engine process; the caller removes it.
 
         Raises:
             RolloutError: vLLM could not start; its own text is the worker's log.
@@ -177,7 +184,7 @@ class Engine:
 
     @property
     def dead(self) -> bool:
-        """Whether the engine process is gone; it cannot be revived."""
+        """True if the engine process is gone; it cannot be revived."""
         return self._llm.errored
 
     @property
@@ -191,12 +198,12 @@ class Engine:
         return [child.pid for child in multiprocessing.active_children() if child.pid is not None]
 
     def tokens_sampled(self) -> int:
-        """Tokens sampled since the start, those of running completions included: it stops growing when the engine is wedged."""
+        """Tokens sampled since the start, including running completions. The number stops growing when the engine hangs."""
         states = self._llm.output_processor.request_states.values()
         return self._finished_tokens + sum(state.detokenizer.num_output_tokens() for state in states if state.detokenizer)
 
     def check_prompt(self, token_ids: Sequence[int], sampling: Sampling) -> None:
-        """Refuse what vLLM would refuse, cut short or die of.
+        """Refuse a prompt that vLLM would refuse, cut short, or crash on.
 
         Raises:
             PoisonPromptError: empty, too long for its completion to fit, or with a token that the model does not have.
@@ -216,19 +223,19 @@ class Engine:
             )
 
     async def sample(self, token_ids: Sequence[int], sampling: Sampling, seed: int) -> Completion:
-        """Sample one completion, to its end-of-sequence token (included) or the length limit. Temperature 0 is greedy.
+        """Sample one completion up to its end token (included) or the length limit. Temperature 0 is greedy.
 
         Raises:
             RolloutError: the engine died, was aborted, or has no adapter.
         """
-        async with self._seats:
+        async with self._limit:
             await self._gate.wait()
             return await self._finish(*await self._submit(SamplingJob(token_ids, sampling, seed)))
 
     async def sample_together(self, jobs: Sequence[SamplingJob]) -> list[Coroutine[Any, Any, Completion]]:
         """Submit all jobs, in order, while the engine stands still, so that their batches are the same on every run.
 
-        They take no seats: beyond `max_num_seqs` they wait inside the engine, in order. So no adapter may be set before they end.
+        They do not use the semaphore: beyond `max_num_seqs` they wait inside the engine, in order. So no adapter may be loaded before they end.
 
         Returns:
             Coroutines that give the completions, each to be awaited once.

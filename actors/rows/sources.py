@@ -27,7 +27,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class PartCount:
-    """How many rows a mixture takes from one data set."""
+    """Number of rows of one data set, and of those that a mixture takes."""
 
     path: str
     rows: int
