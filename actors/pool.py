@@ -136,7 +136,7 @@ class RolloutPool:
         A worker that fails is replaced. Ray pulls the buffer once to each node.
 
         Args:
-            rewind: accept an older version: the learner was restored from a commit.
+            rewind: accept an older version: the learner was restored from a checkpoint.
 
         Raises:
             AdapterError: the version is not newer than the one before.

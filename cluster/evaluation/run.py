@@ -70,8 +70,8 @@ def adapter_to_evaluate(config: RunConfig, run: Path | None, asked: str | None) 
         return Path(asked).absolute()
     if run is None:
         return Path(config.model.adapter).absolute() if config.model.adapter else None
-    commit = checkpoint.newest(run / "checkpoints", lambda _: None)
-    candidates = [run / "adapter", *([commit.learner_folder / "adapter"] if commit else [])]
+    saved = checkpoint.newest(run / "checkpoints", lambda _: None)
+    candidates = [run / "adapter", *([saved.learner_folder / "adapter"] if saved else [])]
     found = next((folder for folder in candidates if (folder / "adapter_config.json").exists()), None)
     if found is None:
         raise ConfigError(f"{run} has neither a final adapter nor a checkpoint: give --adapter PATH, or --adapter none for its base model")

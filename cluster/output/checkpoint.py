@@ -1,8 +1,8 @@
-"""One atomic commit of a step: learner state, adapter, cursor, ledger, finished groups not yet trained.
+"""Checkpoints of a run, written atomically: learner state, adapter, cursor, ledger, and finished groups that are not trained yet.
 
-A commit is written aside (`step-000050.tmp`), every file fsynced and hashed into `manifest.json`, and made current by one
-rename: a kill at any instruction leaves this commit or the one before. A commit whose files do not match its manifest is
-recognised, and the one before it used.
+A checkpoint is written to `step-000050.tmp`, where every file is fsynced and hashed into `manifest.json`; one rename then makes it
+current. A kill at any instruction leaves this checkpoint or the previous one. A checkpoint whose files do not match its manifest is
+skipped, and the previous one is used.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _FACTS = TypeAdapter(tuple[GroupSummary, Scores])
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A verified commit on disk."""
+    """A verified checkpoint on disk."""
 
     folder: Path
     state: dict[str, Any]
-    """What the loop stored: step, cursor, window, and facts to check against."""
+    """The contents of `loop.json`: step, cursor, window, and the identity that a resumed run must share."""
 
     @property
     def step(self) -> int:
@@ -44,13 +44,13 @@ class Checkpoint:
         return self.folder / "learner"
 
     def require_same(self, identity: Mapping[str, Any]) -> None:
-        """Refuse to go on with what differs.
+        """Refuse to resume a run whose settings differ from those of the checkpoint.
 
         Args:
-            identity: what a run may not change when it goes on, under the names that its user knows.
+            identity: configuration key -> value, of the settings that a resumed run may not change.
 
         Raises:
-            CheckpointError: the run that made this commit had another value.
+            CheckpointError: the run that wrote this checkpoint had another value.
         """
         before = self.state["identity"]
         for name, value in identity.items():
@@ -62,7 +62,7 @@ class Checkpoint:
 
 
 def begin(checkpoints: Path, step: int) -> Path:
-    """An empty folder to write a commit into. What an interrupted commit left is removed."""
+    """Make an empty folder to write a checkpoint into, and remove what an interrupted write left."""
     for leftover in checkpoints.glob("*.tmp"):
         shutil.rmtree(leftover)
     folder = checkpoints / f"step-{step:06d}.tmp"
@@ -71,7 +71,7 @@ def begin(checkpoints: Path, step: int) -> Path:
 
 
 def finish(folder: Path, state: Mapping[str, Any], keep: int | None) -> Path:
-    """Hash, fsync and publish a folder that `begin` made; remove commits beyond the newest `keep`."""
+    """Hash, fsync and publish a folder that `begin` made; remove all checkpoints but the newest `keep`."""
     (folder / "loop.json").write_text(json.dumps(state, indent=1))
     files = {str(file.relative_to(folder)): _fsynced_sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}
     manifest = folder / MANIFEST
@@ -89,17 +89,17 @@ def finish(folder: Path, state: Mapping[str, Any], keep: int | None) -> Path:
 
 
 def newest(checkpoints: Path, warn: Callable[[str], None] = print) -> Checkpoint | None:
-    """The newest whole commit, or None. A damaged one is named by `warn(message)` and passed over."""
+    """Read the newest whole checkpoint, or return None. A damaged one is reported with `warn(message)` and skipped."""
     for folder in sorted(checkpoints.glob("step-*[0-9]"), reverse=True):
         try:
             return read(folder)
         except CheckpointError as error:
-            warn(f"{error.message}; the commit before it is used")
+            warn(f"{error.message}; the previous checkpoint is used")
     return None
 
 
 def read(folder: Path) -> Checkpoint:
-    """Verify and read one commit.
+    """Verify and read one checkpoint.
 
     Raises:
         CheckpointError: it is missing, or a file is missing, truncated or altered.
@@ -108,17 +108,19 @@ def read(folder: Path) -> Checkpoint:
         files = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{folder} is no whole commit ({error}): a commit holds a readable {MANIFEST}; give another with --resume PATH"
+            f"{folder} is not a whole checkpoint ({error}): it needs a readable {MANIFEST}; give another one with --resume PATH"
         ) from error
     for name, expected in files.items():
         file = folder / name
         if not file.is_file() or _sha256(file) != expected:
-            raise CheckpointError(f"{file} is missing or does not match its hash: the commit is damaged; give another with --resume PATH")
+            raise CheckpointError(
+                f"{file} is missing or does not match its hash: the checkpoint is damaged; give another one with --resume PATH"
+            )
     return Checkpoint(folder, json.loads((folder / "loop.json").read_text()))
 
 
 def write_groups(folder: Path, groups: Sequence[ScoredGroup], bodies: Sequence[pa.Table]) -> None:
-    """Store finished groups that are not trained yet: bodies as Arrow files, the facts about them as JSON."""
+    """Store finished groups that are not trained yet: bodies as Arrow files, summaries and scores as JSON."""
     folder.mkdir()
     for index, (group, body) in enumerate(zip(groups, bodies, strict=True)):
         with pa.OSFile(str(folder / f"{index:05d}.arrow"), "wb") as sink, pa.ipc.new_file(sink, body.schema) as writer:
@@ -127,7 +129,7 @@ def write_groups(folder: Path, groups: Sequence[ScoredGroup], bodies: Sequence[p
 
 
 def read_groups(folder: Path) -> list[tuple[GroupSummary, Scores, pa.Table]]:
-    """The groups that `write_groups` stored, in their order."""
+    """Read the groups that `write_groups` stored, in the same order."""
     found = []
     for facts in sorted(folder.glob("*.json")):
         with pa.OSFile(str(facts.with_suffix(".arrow")), "rb") as source:

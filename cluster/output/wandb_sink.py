@@ -18,7 +18,7 @@ from configs.schema.sft import SftConfig
 
 DEFAULT_PROJECT = "rollcast"
 STEP = "train/global_step"
-"""The axis of every chart. A resumed run logs the steps after its commit again, which W&B's own counter would refuse."""
+"""The axis of every chart. A resumed run logs the steps after its checkpoint again, which W&B's own counter would refuse."""
 
 FINISH_TIMEOUT_S = 60.0
 """Afterwards what is not uploaded stays in the run's directory for `wandb sync`."""

@@ -1,6 +1,6 @@
 """Pushes a run's adapters while it trains: `cluster.push_to_hub`.
 
-    commit of a step ─► its adapter, hard-linked into RUN/hub/step-000050 ─► `rollcast push` in a process of its own
+    checkpoint of a step ─► its adapter, hard-linked into RUN/hub/step-000050 ─► `rollcast push` in a process of its own
                                                     (one at a time; of those that wait only the newest is kept)
 
 The loop never waits for a push, and no failure of one ends the run: it is said, counted, and made good by the next. The process can be
@@ -87,7 +87,7 @@ class HubUploads:
         return " ".join(["rollcast", "push", str(self.run), *self._options()])
 
     def after_save(self, step: int, adapter: Path) -> None:
-        """Push the adapter of a commit as soon as the push before it is done. Takes no time: the files are linked, not copied."""
+        """Push the adapter of a checkpoint as soon as the push before it is done. Takes no time: the files are linked, not copied."""
         if self.settings.hub_strategy != "every_save":
             return
         folder = self.run / "hub" / f"step-{step:06d}"

@@ -4,7 +4,7 @@
     out_dir/1-<name>/            the run directory of the first stage, and so on
     out_dir/adapter              that of the last stage             out_dir/summary.json, report.html    of all stages
 
-A stage that ended well is not run again; one that did not goes on from its last commit.
+A stage that ended well is not run again; one that did not goes on from its last checkpoint.
 """
 
 from __future__ import annotations

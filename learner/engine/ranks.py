@@ -102,7 +102,7 @@ class Ranks:
         died = isinstance(error, (ActorDiedError, ActorUnavailableError))
         message = "the process died" if died else f"{type(error).__name__}: {error}"
         return LearnerError(
-            f"{message}; the group was ended and must be made again from the last commit",
+            f"{message}; the group was ended and must be made again from the last checkpoint",
             role=f"learner rank {rank}",
             log_tail=tail(self._log_dir / f"learner-{rank}.log"),
         )

@@ -65,7 +65,7 @@ def test_a_lost_learner_is_made_again_from_the_last_checkpoint(struck: Struck) -
 
 
 @pytest.mark.slow
-def test_sigterm_commits_and_leaves_nothing_behind(tmp_path: Path, tiny_model: Path) -> None:
+def test_sigterm_writes_a_checkpoint_and_leaves_nothing_behind(tmp_path: Path, tiny_model: Path) -> None:
     with training(tmp_path / "run", *FAULTY, "cluster.save_steps=0", f"model.path={tiny_model}") as run:
         run.wait_for_step(3)
         everything = psutil.Process(run.process.pid).children(recursive=True)

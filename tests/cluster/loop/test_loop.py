@@ -219,7 +219,7 @@ async def test_a_failed_broadcast_ends_a_synchronous_run_instead_of_hanging_it()
         await asyncio.wait_for(loop.run(), 5)
 
 
-async def test_stop_commits_what_is_in_flight() -> None:
+async def test_stop_saves_what_is_in_flight() -> None:
     loop, records, snapshots = make_loop(steps=1000, rollouts=ScriptedRollouts(delay=lambda request: 0.005))
 
     async def stop_soon() -> None:
@@ -250,7 +250,7 @@ async def test_a_resumed_loop_trains_what_was_in_flight_and_nothing_twice() -> N
     assert sorted(before + learner.trained) == [PromptId(0, index) for index in range(12)]
 
 
-async def test_logging_overlaps_the_next_step_stays_in_order_and_precedes_its_commit() -> None:
+async def test_logging_overlaps_the_next_step_stays_in_order_and_precedes_its_checkpoint() -> None:
     loop, _, snapshots = make_loop(steps=6, save_steps=2)
     seen: list[tuple[int, int]] = []
 
@@ -261,7 +261,7 @@ async def test_logging_overlaps_the_next_step_stays_in_order_and_precedes_its_co
     loop.on_step = slow_log
     assert await loop.run() == "finished"
     assert [step for step, _ in seen] == [1, 2, 3, 4, 5, 6]
-    assert [commits for _, commits in seen] == [0, 0, 1, 1, 2, 2]
+    assert [saves for _, saves in seen] == [0, 0, 1, 1, 2, 2]
 
 
 async def test_a_synchronous_run_samples_under_a_new_version_only_after_the_hook() -> None:

@@ -1,4 +1,4 @@
-"""Commits are whole or recognised as damaged; stored groups come back as they were."""
+"""Checkpoints are whole or recognised as damaged; stored groups come back as they were."""
 
 from pathlib import Path
 
@@ -11,16 +11,16 @@ from tests.bodies import NO_BODY
 from tests.cluster.loop.test_window import scored
 
 
-def commit(checkpoints: Path, step: int, keep: int | None = None) -> Path:
+def save(checkpoints: Path, step: int, keep: int | None = None) -> Path:
     folder = checkpoint.begin(checkpoints, step)
     (folder / "learner").mkdir()
     (folder / "learner" / "state.bin").write_bytes(b"x" * 1000)
     return checkpoint.finish(folder, {"step": step}, keep)
 
 
-def test_the_newest_whole_commit_is_used_and_the_damaged_one_named(tmp_path: Path) -> None:
-    commit(tmp_path, 5)
-    damaged = commit(tmp_path, 10)
+def test_the_newest_whole_checkpoint_is_used_and_the_damaged_one_named(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    damaged = save(tmp_path, 10)
     (damaged / "learner" / "state.bin").write_bytes(b"x" * 999)
     said: list[str] = []
     found = checkpoint.newest(tmp_path, said.append)
@@ -32,24 +32,24 @@ def test_the_newest_whole_commit_is_used_and_the_damaged_one_named(tmp_path: Pat
         checkpoint.read(damaged)
 
 
-def test_an_interrupted_commit_is_ignored_and_cleaned(tmp_path: Path) -> None:
-    commit(tmp_path, 5)
+def test_an_interrupted_checkpoint_is_ignored_and_cleaned(tmp_path: Path) -> None:
+    save(tmp_path, 5)
     checkpoint.begin(tmp_path, 10)
     found = checkpoint.newest(tmp_path)
     assert found is not None
     assert found.step == 5
-    commit(tmp_path, 10)
+    save(tmp_path, 10)
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_folder_without_manifest_is_no_commit(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no whole commit"):
+def test_a_folder_without_manifest_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
         checkpoint.read(tmp_path)
 
 
-def test_old_commits_are_removed(tmp_path: Path) -> None:
+def test_old_checkpoints_are_removed(tmp_path: Path) -> None:
     for step in (5, 10, 15):
-        commit(tmp_path, step, keep=2)
+        save(tmp_path, step, keep=2)
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["step-000010", "step-000015"]
 
 

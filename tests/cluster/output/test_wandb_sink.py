@@ -122,7 +122,7 @@ def test_a_supervised_fine_tuning_is_logged_as_well(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_goes_on_under_its_id(tmp_path: Path) -> None:
-    """The steps after the commit are logged again: W&B's own counter goes on, and the axis of the charts is the step of the run."""
+    """The steps after the checkpoint are logged again: W&B's own counter goes on, and the axis of the charts is the step of the run."""
     folder = tmp_path / "run"
     folder.mkdir()
     config = config_of("cluster.report_to=wandb")

@@ -33,7 +33,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run with the adapters of four commits."""
+    """A run with the adapters of four checkpoints."""
     run = make_run(tmp_path / "run", steps=4)
     for step in (1, 2, 3, 4):
         adapter = run / "checkpoints" / f"step-{step}" if step < 4 else run / "adapter"
@@ -54,10 +54,10 @@ def uploads_of(run: Path, said: list[str], **settings: Any) -> HubUploads:
 
 
 def save_step(uploads: HubUploads, step: int) -> None:
-    """As the loop does it; then the commit is removed, as `save_total_limit` does, while its push may still wait."""
-    commit = uploads.run / "checkpoints" / f"step-{step}"
-    uploads.after_save(step, commit)
-    shutil.rmtree(commit)
+    """As the loop does it; then the checkpoint is removed, as `save_total_limit` does, while its push may still wait."""
+    saved = uploads.run / "checkpoints" / f"step-{step}"
+    uploads.after_save(step, saved)
+    shutil.rmtree(saved)
 
 
 def pushes() -> list[psutil.Process]:

@@ -49,7 +49,7 @@ def test_a_model_that_is_quantised_already_is_refused(command: Callable[..., Any
         ("model.lora.alpha=5", "model.lora.alpha 32.0, but this run has 5.0"),
     ],
 )
-def test_another_model_than_the_commits_is_refused_and_nothing_is_touched(override: str, told: str, tmp_path: Path) -> None:
+def test_another_model_than_the_checkpoints_is_refused_and_nothing_is_touched(override: str, told: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     identity = load_config("configs/quickstart.yaml", []).model.identity
     checkpoint.finish(checkpoint.begin(run / "checkpoints", 3), {"step": 3, "identity": identity}, None)
