@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cluster.models.shape import ModelShape
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
+from learner.buffer_sizes import ATTENTION_WIDTH_PER_HIDDEN, BUCKET_ELEMENTS, CHUNK_LOGITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +29,6 @@ class MemoryEstimate:
     def learner_bytes(self) -> int:
         """Bytes of one learner rank, all parts together."""
         return sum(self.learner.values())
-
-
-CHUNK_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 26}
-"""As in `learner.model.logprob`, which this module may not import."""
-
-ATTENTION_WIDTH_PER_HIDDEN = 6.0
-"""As in `learner.model.policy`."""
-
-BUCKET_ELEMENTS = {"cpu": int(5e6), "cuda": int(5e7)}
-"""Most that DeepSpeed reduces at once; as in `learner.engine.zero2_engine`."""
 
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)

@@ -24,7 +24,7 @@ from rewards.grading.golds import check_golds, require_readable_golds
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from learner.grpo.learner import LearnerGroup
+    from learner.grpo.learner import GrpoLearner
 
 TRIED_GOLDS = 64
 """Gold answers that are read before anything starts."""
@@ -61,7 +61,7 @@ class Prepared:
         """A prompt of the data, by which every adapter sync is verified."""
         return self.prompts.canary_prompt().token_ids
 
-    async def run_warm_start(self, learner: LearnerGroup, display: RunDisplay) -> None:
+    async def run_warm_start(self, learner: GrpoLearner, display: RunDisplay) -> None:
         """Fine-tune the base model on the demonstrations of the training rows; its result appears whole or not at all."""
         settings = self.config.learner.warm_start
         assert settings is not None
@@ -69,7 +69,7 @@ class Prepared:
         with whole_folder(self.model_path) as unfinished:
             await learner.warm_start(self.base_path, rows, unfinished, display.warm_start)
 
-    async def write_served_model(self, learner: LearnerGroup) -> None:
+    async def write_served_model(self, learner: GrpoLearner) -> None:
         """Write the weights that a started learner computes with; the folder appears whole or not at all."""
         with whole_folder(self.served_path) as unfinished:
             await learner.save_dequantised(unfinished)

@@ -18,7 +18,7 @@ from cluster.session import RaySession
 from cluster.train.prepare import Prepared
 from configs.contracts.tasks import gather_or_cancel
 from configs.schema.run import RunConfig
-from learner.grpo.learner import LearnerGroup
+from learner.grpo.learner import GrpoLearner
 from rewards.pool import RewardPool
 
 CANARY_TOKENS = 64
@@ -41,13 +41,13 @@ class RoleMaker:
         options = self.session.placement().rollouts.ray_options()
         return RolloutPool.create(self.config, ray_options=options, log_dir=self.log_dir, run_name=self.session.namespace)
 
-    def spawn_learner(self) -> LearnerGroup:
-        return LearnerGroup.create(self.config, ray_options=self.session.placement().learners.ray_options(), log_dir=self.log_dir)
+    def spawn_learner(self) -> GrpoLearner:
+        return GrpoLearner.create(self.config, ray_options=self.session.placement().learners.ray_options(), log_dir=self.log_dir)
 
     async def start_rewards(self) -> RewardPool:
         return await RewardPool.start(self.config, ray_options=self.session.placement().rewards.ray_options(), log_dir=self.log_dir)
 
-    async def load_learner(self, learner: LearnerGroup, resume_folder: Path | None) -> None:
+    async def load_learner(self, learner: GrpoLearner, resume_folder: Path | None) -> None:
         """Load the model in every rank, at a checkpoint where one is given."""
         await learner.start(
             self.prepared.model_path,
@@ -56,7 +56,7 @@ class RoleMaker:
             resume_folder=resume_folder,
         )
 
-    async def load_models(self, rollouts: RolloutPool, learner: LearnerGroup, resume_folder: Path | None) -> None:
+    async def load_models(self, rollouts: RolloutPool, learner: GrpoLearner, resume_folder: Path | None) -> None:
         """Load learner and engines at once, unless the engines serve a model that the learner must write first."""
         prepared = self.prepared
         if prepared.needs_served_model:
@@ -73,7 +73,7 @@ class Roles:
 
     rollouts: RolloutPool
     rewards: RewardPool
-    learner: LearnerGroup
+    learner: GrpoLearner
     _maker: RoleMaker
     _closing: list[Close]
 

@@ -32,7 +32,7 @@ from cluster.train.prepare_sft import PreparedSft, prepare_sft
 from configs.schema.model import WARM_MODEL
 from configs.schema.sft import SftConfig
 from learner.model.end_token import add_end_token
-from learner.sft.learner import SftGroup
+from learner.sft.learner import SftLearner
 
 
 def run_sft(config: SftConfig, resume: Resume = "auto", callbacks: Sequence[StepCallback] = ()) -> dict[str, Any]:
@@ -68,8 +68,8 @@ async def _train(
             await training.group.close()
 
 
-def _spawn(run: OpenRun[SftConfig], session: RaySession) -> SftGroup:
-    return SftGroup.create(run.config, ray_options=session.placement().learners.ray_options(), log_dir=run.directory.logs)
+def _spawn(run: OpenRun[SftConfig], session: RaySession) -> SftLearner:
+    return SftLearner.create(run.config, ray_options=session.placement().learners.ray_options(), log_dir=run.directory.logs)
 
 
 @dataclass
@@ -83,7 +83,7 @@ class SftRun:
     callbacks: Sequence[StepCallback]
     checkpoint: Checkpoint | None
     """The one that the run goes on from."""
-    group: SftGroup
+    group: SftLearner
     step: int = 0
     saved_step: int = -1
     """The step of the newest checkpoint; -1 before the ranks have loaded the model."""

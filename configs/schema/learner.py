@@ -5,24 +5,31 @@ The formulas of the objective and their sources are in `learner.grpo.loss`, `lea
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from configs.schema.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+
+LossType: TypeAlias = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"]
+AdvantageEstimator: TypeAlias = Literal["grpo", "rloo", "reinforce_plus_plus"]
+ScaleRewards: TypeAlias = Literal["group", "batch", "none"]
+ImportanceSamplingLevel: TypeAlias = Literal["token", "sequence"]
+ImportanceSamplingMode: TypeAlias = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "none"]
+KlEstimator: TypeAlias = Literal["k1", "k2", "k3"]
 
 
 class ObjectiveSection(Section):
     """The objective. The names are TRL's; `importance_sampling_mode` is TRL's `vllm_importance_sampling_mode`, `_cap` and `_floor` are its
     `_clip_max` and `_clip_min`."""
 
-    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = "bnpo"
+    loss_type: LossType = "bnpo"
     """How token losses are averaged: over each completion, then over completions (grpo); over all tokens (bnpo, dapo); over the most
     tokens there could be (dr_grpo). `cispo` averages as dapo does, and bounds the weight of a token instead of dropping its gradient."""
-    advantage_estimator: Literal["grpo", "rloo", "reinforce_plus_plus"] = "grpo"
+    advantage_estimator: AdvantageEstimator = "grpo"
     """What a completion's reward is compared with: its group's mean (grpo), the mean of the others in its group (rloo), or its group's mean
     and then the whole step's mean and deviation (reinforce_plus_plus)."""
-    scale_rewards: Literal["group", "batch", "none"] = "group"
+    scale_rewards: ScaleRewards = "group"
     """Which standard deviation divides the advantages of the estimator `grpo`."""
     num_iterations: PositiveInt = 1
     """Optimizer updates on each batch; clipping bounds what those after the first do."""
@@ -30,9 +37,9 @@ class ObjectiveSection(Section):
     """Lower clip range of the probability ratio."""
     epsilon_high: PositiveFloat | None = None
     """Upper clip range; `epsilon` when not given. Under `cispo` the largest ratio itself, such as 5."""
-    importance_sampling_level: Literal["token", "sequence"] = "token"
+    importance_sampling_level: ImportanceSamplingLevel = "token"
     """Level of the policy's ratio: of each token, or one for a completion, its tokens' geometric mean (GSPO; it wants `loss_type: grpo`)."""
-    importance_sampling_mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "none"] = "token_truncate"
+    importance_sampling_mode: ImportanceSamplingMode = "token_truncate"
     """How stale or mismatched samples are corrected: weighted by how much likelier they are now, each token or each whole completion, where
     a weight outside the bounds is moved to the bound (truncate) or to 0 (mask)."""
     importance_sampling_cap: PositiveFloat = 2.0
@@ -43,7 +50,7 @@ class ObjectiveSection(Section):
     """Leave completions that ended at the length limit out of the loss; they count in their group's statistics all the same."""
     beta: NonNegativeFloat = 0.0
     """Weight of the KL divergence to the adapter-off model; 0 computes none."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    kl_estimator: KlEstimator = "k3"
     """Estimator of the KL divergence; in the loss only k2 and k3 have a useful gradient."""
     kl_in_reward: bool = False
     """Subtract the divergence from the reward, before advantages, instead of adding it to the loss. Costs another pass over the batch."""
@@ -53,9 +60,14 @@ class ObjectiveSection(Section):
     """Weight of the entropy bonus, the mean entropy over tokens whatever `loss_type`."""
 
     @property
+    def kl_in_loss(self) -> bool:
+        """True where the loss has a KL term, and needs the log-probabilities of the adapter-off model."""
+        return self.beta > 0 and not self.kl_in_reward
+
+    @property
     def weighs_every_completion(self) -> bool:
-        """Whether a completion whose advantage is 0 has a gradient all the same."""
-        return (self.beta > 0 and not self.kl_in_reward) or self.entropy_coef > 0
+        """True where a completion whose advantage is 0 still has a gradient."""
+        return self.kl_in_loss or self.entropy_coef > 0
 
     @model_validator(mode="after")
     def _objective_is_one(self) -> ObjectiveSection:
@@ -106,7 +118,20 @@ class WarmStartSection(Section):
     """Falls linearly to a tenth."""
 
 
-class TrainingSection(Section):
+class OptimizerSection(Section):
+    """AdamW and clipping."""
+
+    adam_beta1: Fraction = 0.9
+    adam_beta2: Fraction = 0.999
+    adam_epsilon: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this global norm."""
+    offload_optimizer: bool = False
+    """Keep the float32 weights and Adam's moments in the host's memory, and step there: frees 12 bytes a trained parameter."""
+
+
+class TrainingSection(OptimizerSection):
     """A ZeRO-2 group of ranks, and its optimizer."""
 
     ranks: PositiveInt = 1
@@ -129,15 +154,7 @@ class TrainingSection(Section):
     warmup_ratio: Fraction = 0.0
     """Share of all steps over which the learning rate rises; `warmup_steps` wins."""
     warmup_steps: NonNegativeInt | None = None
-    adam_beta1: Fraction = 0.9
-    adam_beta2: Fraction = 0.999
-    adam_epsilon: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.0
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradients are clipped to this global norm."""
     gradient_checkpointing: bool = False
-    offload_optimizer: bool = False
-    """Keep the float32 weights and Adam's moments in the host's memory, and step there: frees 12 bytes a trained parameter."""
     max_nonfinite_steps: PositiveInt = 3
     """So many steps in a row without a finite loss and gradient end the run."""
     process_group_timeout_s: PositiveFloat = 100.0

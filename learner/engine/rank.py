@@ -87,11 +87,10 @@ class Rank(Generic[Config]):
 
     def _make_engine(self, policy: Policy, total_steps: int) -> LearnerEngine:
         from learner.engine.schedule import Schedule
-        from learner.engine.zero2_engine import LearnerEngine, OptimizerSettings
+        from learner.engine.zero2_engine import LearnerEngine
 
         learner = self._config.learner
-        settings = OptimizerSettings(**{field.name: getattr(learner, field.name) for field in fields(OptimizerSettings)})
-        return LearnerEngine(policy, settings, Schedule.of(learner, total_steps))
+        return LearnerEngine(policy, learner, Schedule.of(learner, total_steps))
 
     def _count_nonfinite(self, applied: bool, batches: Sequence[MicroBatch], step: int) -> None:
         if applied:

@@ -20,7 +20,7 @@ from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 from learner.engine.rank import Rank
 
-BLAME_S = 5.0
+BLAME_WAIT_S = 5.0
 """How long to wait for the other ranks' errors after the first: a dead rank is reported later than those that lost it."""
 
 
@@ -80,7 +80,7 @@ class Ranks:
         _, pending = await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
         if any(future.done() and future.exception() for future in futures):
             if pending:
-                await asyncio.wait(pending, timeout=BLAME_S)
+                await asyncio.wait(pending, timeout=BLAME_WAIT_S)
             errors = {rank: error for rank, future in enumerate(futures) if future.done() and (error := future.exception())}
             await self.close()
             raise self._explain(errors) from None

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from configs.contracts.errors import CheckpointError
+from configs.schema.learner import OptimizerSection
+from learner.buffer_sizes import BUCKET_ELEMENTS
 from learner.engine.schedule import Schedule
 from learner.model.policy import Policy
 
@@ -25,18 +27,6 @@ STATE_FILE = "learner.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
 ADAPTER_FOLDER = "adapter"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizerSettings:
-    """AdamW and clipping, under TRL's names."""
-
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-8
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    offload_optimizer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +78,7 @@ class LearnerEngine:
     as well.
     """
 
-    def __init__(self, policy: Policy, settings: OptimizerSettings, schedule: Schedule) -> None:
+    def __init__(self, policy: Policy, settings: OptimizerSection, schedule: Schedule) -> None:
         import deepspeed
         import torch.distributed
 
@@ -226,10 +216,9 @@ class LearnerEngine:
             moments["step"].zero_()
 
 
-def _deepspeed_config(policy: Policy, settings: OptimizerSettings) -> dict[str, Any]:
+def _deepspeed_config(policy: Policy, settings: OptimizerSection) -> dict[str, Any]:
     on_gpu = policy.device.type == "cuda"
-    # DeepSpeed allocates whole buckets, however small the adapter.
-    bucket = min(int(5e7) if on_gpu else int(5e6), sum(parameter.numel() for parameter in policy.trainable().values()))
+    bucket = min(BUCKET_ELEMENTS["cuda" if on_gpu else "cpu"], sum(parameter.numel() for parameter in policy.trainable().values()))
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

@@ -6,11 +6,11 @@ Dimensions: `_P` prompts of a step, `_G` completions of one prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from configs.contracts.records import ScoredGroup
+from configs.schema.learner import AdvantageEstimator, ScaleRewards
 
 STD_EPSILON = 1e-4
 """Added to the standard deviation before dividing, as in TRL's GRPOTrainer."""
@@ -18,8 +18,6 @@ STD_EPSILON = 1e-4
 WHITENING_EPSILON = 1e-8
 """The same of REINFORCE++, as in its author's OpenRLHF."""
 
-ScaleRewards = Literal["group", "batch", "none"]
-AdvantageEstimator = Literal["grpo", "rloo", "reinforce_plus_plus"]
 Rewards = Sequence[Sequence[float | None]]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from configs.contracts.metrics import Metric
-from learner.grpo.loss import Objective, grpo_loss
+from configs.schema.learner import ObjectiveSection
+from learner.grpo.loss import grpo_loss
 from learner.packing import Denominators, MicroBatch
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class BatchLoss:
         self,
         policy: Policy,
         batch: MicroBatch,
-        objective: Objective,
+        objective: ObjectiveSection,
         denominators: Denominators,
         *,
         temperature: float,

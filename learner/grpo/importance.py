@@ -9,15 +9,12 @@ Dimensions: `_N` completion tokens, `_C` completions of a micro-batch.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from configs.contracts.metrics import Max, Mean, Metric, Min
-
-Level = Literal["token", "sequence"]
-ImportanceSamplingMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "none"]
+from configs.schema.learner import ImportanceSamplingLevel, ImportanceSamplingMode
 
 
 def sum_by_completion(values_N: Tensor, completion_N: Tensor, lengths_C: Tensor) -> Tensor:
@@ -25,7 +22,9 @@ def sum_by_completion(values_N: Tensor, completion_N: Tensor, lengths_C: Tensor)
     return values_N.new_zeros(len(lengths_C)).index_add(0, completion_N, values_N)
 
 
-def policy_ratio(logprobs_N: Tensor, old_logprobs_N: Tensor, completion_N: Tensor, lengths_C: Tensor, *, level: Level) -> Tensor:
+def policy_ratio(
+    logprobs_N: Tensor, old_logprobs_N: Tensor, completion_N: Tensor, lengths_C: Tensor, *, level: ImportanceSamplingLevel
+) -> Tensor:
     """pi / pi_old of every token, differentiable in `logprobs_N`: [N].
 
     `token`: of the token itself (PPO; arXiv:2402.03300, eq. 3). `sequence`: of its completion, (pi(o) / pi_old(o))^(1/|o|), the same for all
@@ -81,7 +80,9 @@ def mean_at(level: str, values_N: Tensor, completion_N: Tensor, lengths_C: Tenso
     return mean(sum_by_completion(values_N.double(), completion_N, lengths_C) / lengths_C)
 
 
-def clip_metrics(is_low_N: Tensor, is_high_N: Tensor, completion_N: Tensor, lengths_C: Tensor, *, level: Level) -> dict[str, Metric]:
+def clip_metrics(
+    is_low_N: Tensor, is_high_N: Tensor, completion_N: Tensor, lengths_C: Tensor, *, level: ImportanceSamplingLevel
+) -> dict[str, Metric]:
     """TRL's `clip_ratio/*`: shares of what lies outside the clip range on the side where that stops the gradient."""
     if not is_low_N.numel():
         return {}

@@ -1,4 +1,4 @@
-"""LearnerGroup: the handle on all ranks of the learner that trains by GRPO.
+"""GrpoLearner: the handle on all ranks of the learner that trains by GRPO.
 
 start ─► step ─► step ─► ...          each call goes to every rank, and the first rank that fails ends the group (`learner.engine.ranks`)
            └► adapter (rank 0)
@@ -40,10 +40,10 @@ class WarmStartProgress:
     loss: float
 
 
-class LearnerGroup:
+class GrpoLearner:
     """All ranks of the learner. Make one with `create`, then `start` it. After a LearnerError it is dead: make another.
 
-    Example: `group = LearnerGroup.create(config, ray_options={}, log_dir=run / "logs")`, `await group.start(path, 100)`,
+    Example: `group = GrpoLearner.create(config, ray_options={}, log_dir=run / "logs")`, `await group.start(path, 100)`,
     `report = await group.step(groups, step=0)`, `adapter_ref = await group.export_adapter()`, `await group.close()`.
     """
 
@@ -53,7 +53,7 @@ class LearnerGroup:
         self._num_tokens = 0
 
     @classmethod
-    def create(cls, config: RunConfig, *, ray_options: dict[str, Any], log_dir: Path) -> LearnerGroup:
+    def create(cls, config: RunConfig, *, ray_options: dict[str, Any], log_dir: Path) -> GrpoLearner:
         """Start one actor a rank; their imports begin at once. `ray_options` say where (labels, placement group)."""
         return cls(config, Ranks.create(LearnerWorker, config, ray_options=ray_options, log_dir=log_dir))
 

@@ -9,16 +9,12 @@ Dimensions: `_N` completion tokens, `_C` completions of a micro-batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from configs.contracts.metrics import Metric, Sum
+from configs.schema.learner import KlEstimator, LossType, ObjectiveSection
 from learner.grpo.importance import (
-    ImportanceSamplingMode,
-    Level,
     clip_metrics,
     importance_weights,
     mean,
@@ -27,32 +23,6 @@ from learner.grpo.importance import (
     sampling_metrics,
 )
 from learner.packing import Denominators
-
-LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"]
-KlEstimator = Literal["k1", "k2", "k3"]
-
-
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """The constants of the loss, under TRL's names (`configs.schema.learner.ObjectiveSection`)."""
-
-    loss_type: LossType
-    epsilon: float = 0.2
-    epsilon_high: float | None = None
-    importance_sampling_level: Level = "token"
-    importance_sampling_mode: ImportanceSamplingMode = "token_truncate"
-    importance_sampling_cap: float = 2.0
-    importance_sampling_floor: float = 0.0
-    beta: float = 0.0
-    kl_estimator: KlEstimator = "k3"
-    kl_in_reward: bool = False
-    use_bias_correction_kl: bool = False
-    entropy_coef: float = 0.0
-
-    @property
-    def kl_in_loss(self) -> bool:
-        """Whether the loss has a KL term, and needs the reference's log-probabilities."""
-        return self.beta > 0 and not self.kl_in_reward
 
 
 def token_weights(loss_type: LossType, lengths_C: Tensor, completion_N: Tensor, denominators: Denominators) -> Tensor:
@@ -98,7 +68,7 @@ def grpo_loss(
     advantages_C: Tensor,
     lengths_C: Tensor,
     completion_N: Tensor,
-    objective: Objective,
+    objective: ObjectiveSection,
     denominators: Denominators,
     old_logprobs_N: Tensor | None = None,
     reference_logprobs_N: Tensor | None = None,
@@ -159,7 +129,7 @@ def grpo_loss(
 
 
 def _surrogate(
-    logprobs_N: Tensor, ratio_N: Tensor, advantages_N: Tensor, completion_N: Tensor, lengths_C: Tensor, objective: Objective
+    logprobs_N: Tensor, ratio_N: Tensor, advantages_N: Tensor, completion_N: Tensor, lengths_C: Tensor, objective: ObjectiveSection
 ) -> tuple[Tensor, dict[str, Metric]]:
     """What is maximised, before weights: [N], and how often it was clipped."""
     level = objective.importance_sampling_level

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,6 @@ from learner.packing import Denominators, MicroBatch, TrainedGroup, pack, traine
 
 if TYPE_CHECKING:
     from learner.engine.zero2_engine import LearnerEngine
-    from learner.grpo.loss import Objective
     from learner.model.policy import Policy
     from learner.sft.trainer import SupervisedTrainer
 
@@ -36,20 +34,20 @@ class LearnerWorker(Rank[RunConfig]):
         self._policy: Policy
         self._engine: LearnerEngine
         self._flops: FlopCount
-        self._objective: Objective
         self._warm_start: SupervisedTrainer
 
     def begin_warm_start(self, model_path: str, demonstrations: pa.Table) -> None:
         """Load the model for supervised training of all its weights."""
+        from configs.schema.learner import OptimizerSection
         from learner.engine.schedule import Schedule
-        from learner.engine.zero2_engine import LearnerEngine, OptimizerSettings
+        from learner.engine.zero2_engine import LearnerEngine
         from learner.sft.trainer import RowOrder, SupervisedTrainer
 
         settings = self._config.learner.warm_start
         if settings is None:
             raise LearnerError("learner.warm_start is not configured, but a warm start was asked for; set it")
         schedule = Schedule("linear", settings.learning_rate, warmup_steps=0, total_steps=settings.max_steps, min_rate=0.1)
-        engine = LearnerEngine(self._load_policy(model_path, full=True), OptimizerSettings(), schedule)
+        engine = LearnerEngine(self._load_policy(model_path, full=True), OptimizerSection(), schedule)
         order = RowOrder(len(demonstrations), settings.train_batch_size, self._config.seed)
         self._warm_start = SupervisedTrainer(engine, demonstrations, order, self._config.learner.token_budget)
 
@@ -69,10 +67,8 @@ class LearnerWorker(Rank[RunConfig]):
 
     def start(self, model_path: str, total_steps: int, resume_folder: Path | None, canary_token_ids: Sequence[int]) -> dict[str, int]:
         """Load base and adapter and make the engine, from a checkpoint if one is given. Returns what `save` was told to remember."""
-        from learner.grpo.loss import Objective
 
         self._policy = self._load_policy(model_path, full=False)
-        self._objective = Objective(**{field.name: getattr(self._config.learner, field.name) for field in fields(Objective)})
         self._engine = self._make_engine(self._policy, total_steps)
         self._flops = FlopCount.of(self._policy)
         self._canary_token_ids = tuple(canary_token_ids)
@@ -90,13 +86,13 @@ class LearnerWorker(Rank[RunConfig]):
     def step(
         self, bodies: Sequence[Any], advantages_PG: Sequence[Sequence[float | None]], denominators: Denominators, step: int
     ) -> RankReport:
-        """One step; `bodies` are references to this rank's groups. See `LearnerGroup.step`."""
+        """One step; `bodies` are references to this rank's groups. See `GrpoLearner.step`."""
         from learner.grpo.batch_loss import BatchLoss
 
         num_iterations, temperature = self._config.learner.num_iterations, self._config.actors.temperature
         batches = self._packed(trained_groups(bodies, advantages_PG))
         losses = [
-            BatchLoss(self._policy, batch, self._objective, denominators, temperature=temperature, num_iterations=num_iterations)
+            BatchLoss(self._policy, batch, self._config.learner, denominators, temperature=temperature, num_iterations=num_iterations)
             for batch in batches
         ]
         began = time.monotonic()

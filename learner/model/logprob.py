@@ -20,10 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 26}
-"""Most logits that exist at once, by device. On a CPU 64 MiB in float32, 110 tokens of a 151,936-token vocabulary: products with the head
-run at 75 to 87 % of the core's best rate, with half as many tokens at 57 to 76 %, with twice as many at 78 to 91 %. On a GPU 256 MiB, 440
-tokens: operations for each byte of a bfloat16 head that is read, where an H100 can do 295 (by arithmetic, not measured)."""
+from learner.buffer_sizes import CHUNK_LOGITS
 
 
 def token_logprobs(

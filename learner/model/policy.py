@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from configs.contracts.errors import AdapterError, ConfigError
 from configs.contracts.records import Adapter, AdapterManifest, Canary, TensorSlot, adapter_sha256
 from configs.schema.model import ModelSection
+from learner.buffer_sizes import ATTENTION_WIDTH_PER_HIDDEN
 from learner.model.attention import FLEX, attention_mask
 from learner.model.logprob import token_logprobs
 from learner.model.quantised import keep_one_kernel, loading_options
@@ -30,10 +31,6 @@ from learner.packing import MicroBatch
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
-
-ATTENTION_WIDTH_PER_HIDDEN = 6.0
-"""Row width, in hidden sizes, at which attention costs as much as the linear layers: 12 H^2 against 2 T H multiplications a token.
-Flat: on a CPU core, steps of the quickstart at 2 to 16 hidden sizes took the same time within a tenth."""
 
 SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Largest accepted |difference|, in nats, from the model's own logits: rounding of 32 bits, or of logits held in 16."""

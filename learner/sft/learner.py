@@ -1,4 +1,4 @@
-"""SftGroup: the handle on all ranks of a supervised fine-tuning.
+"""SftLearner: the handle on all ranks of a supervised fine-tuning.
 
 start ─► step ─► step ─► evaluate ─► ...      each call goes to every rank, and the first rank that fails ends the group (`learner.engine.ranks`)
            └► save
@@ -17,7 +17,7 @@ from learner.engine.ranks import Ranks
 from learner.sft.worker import SftWorker
 
 
-class SftGroup:
+class SftLearner:
     """All ranks of a supervised fine-tuning. Make one with `create`, then `start` it. After a LearnerError it is dead: make another."""
 
     def __init__(self, ranks: Ranks) -> None:
@@ -25,7 +25,7 @@ class SftGroup:
         self._num_tokens = 0
 
     @classmethod
-    def create(cls, config: SftConfig, *, ray_options: dict[str, Any], log_dir: Path) -> SftGroup:
+    def create(cls, config: SftConfig, *, ray_options: dict[str, Any], log_dir: Path) -> SftLearner:
         """Start one actor a rank; their imports begin at once. `ray_options` say where."""
         return cls(Ranks.create(SftWorker, config, ray_options=ray_options, log_dir=log_dir))
 

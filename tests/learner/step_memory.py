@@ -16,10 +16,11 @@ import numpy as np
 import psutil
 import torch
 
+from configs.schema.learner import OptimizerSection
 from configs.schema.run import RunConfig
 from learner.engine.schedule import Schedule
 from learner.engine.throughput import peak_memory_bytes
-from learner.engine.zero2_engine import LearnerEngine, OptimizerSettings, join_process_group
+from learner.engine.zero2_engine import LearnerEngine, join_process_group
 from learner.model.policy import Policy, one_sequence
 from learner.packing import MicroBatch, TrainedCompletion, TrainedGroup, pack
 from learner.sft.trainer import sft_loss
@@ -66,7 +67,7 @@ def main() -> None:
     join_process_group(rank=0, world_size=1, address="127.0.0.1", port=port, on_gpu=False, timeout_s=30)
     imports_bytes = after_a_small_step(config)
     policy = Policy.load(config.model, config.model.path, gradient_checkpointing=config.learner.gradient_checkpointing)
-    engine = LearnerEngine(policy, OptimizerSettings(), Schedule("constant", 1e-3, 0, 10))
+    engine = LearnerEngine(policy, OptimizerSection(), Schedule("constant", 1e-3, 0, 10))
     batches = pack(
         groups_of(config, policy.causal.config.vocab_size),
         token_budget=config.learner.token_budget,

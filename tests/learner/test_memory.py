@@ -98,25 +98,19 @@ def test_the_estimate_of_a_dry_run_is_within_15_percent(name: str, gradient_chec
     assert gradient_checkpointing or dominant > 0.5 * found.learner_bytes
 
 
-def test_the_estimate_knows_the_learners_constants() -> None:
-    from learner.model import logprob, policy
-
-    assert estimate.CHUNK_LOGITS == logprob.CHUNK_LOGITS
-    assert estimate.ATTENTION_WIDTH_PER_HIDDEN == policy.ATTENTION_WIDTH_PER_HIDDEN
-
-
 def optimizer_elements(path: str, port: int, world_size: int, rank: int) -> tuple[int, int]:
     """(elements of moments and master weights that this rank keeps after a step, parameters of the adapter)."""
     import torch
 
+    from configs.schema.learner import OptimizerSection
     from learner.engine.schedule import Schedule
-    from learner.engine.zero2_engine import LearnerEngine, OptimizerSettings, join_process_group
+    from learner.engine.zero2_engine import LearnerEngine, join_process_group
     from learner.model.policy import Policy, one_sequence
 
     torch.set_num_threads(1)
     join_process_group(rank=rank, world_size=world_size, address="127.0.0.1", port=port, on_gpu=False, timeout_s=60)
     policy = Policy.load(ModelSection(path=path, dtype="float32", lora=LoraSection(r=4)), path)
-    engine = LearnerEngine(policy, OptimizerSettings(), Schedule("constant", 1e-3, 0, 10))
+    engine = LearnerEngine(policy, OptimizerSection(), Schedule("constant", 1e-3, 0, 10))
     packed = policy.tensors(one_sequence(range(1, 20)))
     engine.step([lambda model: model(packed)[0].sum()])
     optimizer: Any = engine._engine.optimizer

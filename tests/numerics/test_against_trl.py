@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from configs.contracts.metrics import merge, values
+from configs.schema.learner import ObjectiveSection
 from learner.grpo.importance import importance_weights
-from learner.grpo.loss import Objective, grpo_loss
+from learner.grpo.loss import grpo_loss
 from learner.model.policy import Policy
 from learner.model.tiny_model import TinyShape, create_tiny_model
 from learner.packing import Denominators, MicroBatch, TrainedCompletion, TrainedGroup, pack
@@ -144,7 +145,7 @@ def packed(samples: list[Sample]) -> list[MicroBatch]:
     return pack(groups, token_budget=24, attention_width=100.0)
 
 
-def ours(policy: Policy, samples: list[Sample], objective: Objective) -> tuple[Tensor, dict[str, float]]:
+def ours(policy: Policy, samples: list[Sample], objective: ObjectiveSection) -> tuple[Tensor, dict[str, float]]:
     lengths_PG = [[len(s.completion_ids) for s in samples]]
     denominators = Denominators.of(lengths_PG, [[s.advantage for s in samples]], [[s.masked for s in samples]], LONGEST)
     total, metrics = torch.zeros(()), []
@@ -198,7 +199,7 @@ def test_loss_gradients_and_metrics_are_trls(case: dict[str, Any], masked: bool,
     samples[1].masked = masked
     expected = theirs(trainer, samples, mode)
     expected_gradients = torch.autograd.grad(expected, list(parameters.values()))
-    loss, metrics = ours(policy, samples, Objective(**case, importance_sampling_cap=1.3, importance_sampling_floor=0.8))
+    loss, metrics = ours(policy, samples, ObjectiveSection(**case, importance_sampling_cap=1.3, importance_sampling_floor=0.8))
     gradients = torch.autograd.grad(loss, list(parameters.values()))
     assert abs(loss.item() - expected.item()) < LOSS_TOLERANCE
     assert max(float(gradient.abs().max()) for gradient in expected_gradients) > 100 * GRADIENT_TOLERANCE

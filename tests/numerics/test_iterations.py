@@ -17,7 +17,7 @@ from torch import Tensor
 from configs.contracts.records import RolloutGroup, ScoredGroup, StepReport
 from configs.schema.model import LoraSection, ModelSection
 from configs.schema.run import RunConfig
-from learner.grpo.learner import LearnerGroup
+from learner.grpo.learner import GrpoLearner
 from learner.model.policy import Policy
 from tests.bodies import opened
 from tests.learner.rollouts import run_config, scored_groups
@@ -46,7 +46,7 @@ def adapter_folder(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def distributed_step(config: RunConfig, groups: list[ScoredGroup], log_dir: Path) -> tuple[StepReport, dict[str, np.ndarray]]:
     async def step() -> tuple[StepReport, dict[str, np.ndarray]]:
-        group = LearnerGroup.create(config, ray_options={}, log_dir=log_dir)
+        group = GrpoLearner.create(config, ray_options={}, log_dir=log_dir)
         await group.start(config.model.path, 10)
         report = await group.step(groups, step=0)
         adapter = await group.export_adapter()

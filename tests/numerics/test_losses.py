@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from configs.contracts.metrics import values
+from configs.schema.learner import ObjectiveSection
 from learner.grpo.importance import importance_weights
-from learner.grpo.loss import Objective, grpo_loss, kl_estimates
+from learner.grpo.loss import grpo_loss, kl_estimates
 from learner.packing import Denominators
 
 LENGTHS = (3, 7, 1, 5)
@@ -43,7 +44,7 @@ def completions() -> list[range]:
     return [range(start, start + length) for start, length in zip(starts, LENGTHS, strict=True)]
 
 
-def correction(rhos: list[float], t: int, o: Objective) -> float:
+def correction(rhos: list[float], t: int, o: ObjectiveSection) -> float:
     """Truncated importance sampling, sequence masks and IcePop (arXiv:2510.18855) on pi_old / pi_behaviour of a completion's tokens."""
     if o.importance_sampling_mode == "none":
         return 1.0
@@ -60,7 +61,7 @@ def divergence(logprob: Tensor, reference: Tensor, estimator: str) -> Tensor:
     return {"k1": -torch.log(r), "k2": torch.log(r) ** 2 / 2, "k3": (r - 1) - torch.log(r)}[estimator]
 
 
-def from_the_paper(data: dict[str, Tensor], o: Objective, *, one_update: bool) -> Tensor:
+def from_the_paper(data: dict[str, Tensor], o: ObjectiveSection, *, one_update: bool) -> Tensor:
     """arXiv:2402.03300 eq. 3 and 4 (grpo), arXiv:2503.14476 eq. 8 (dapo; bnpo over one batch), arXiv:2503.20783 section 3.2 (dr_grpo),
     arXiv:2507.18071 eq. 5 and 7 (gspo), arXiv:2506.13585 eq. 4 (cispo)."""
     epsilon_high = o.epsilon if o.epsilon_high is None else o.epsilon_high
@@ -93,7 +94,7 @@ def from_the_paper(data: dict[str, Tensor], o: Objective, *, one_update: bool) -
 
 
 def ours(
-    data: dict[str, Tensor], objective: Objective, *, one_update: bool, logprobs_N: Tensor, entropies_N: Tensor | None = None
+    data: dict[str, Tensor], objective: ObjectiveSection, *, one_update: bool, logprobs_N: Tensor, entropies_N: Tensor | None = None
 ) -> tuple[Tensor, dict[str, float]]:
     lengths_C = torch.tensor(LENGTHS)
     loss, metrics = grpo_loss(
@@ -132,7 +133,7 @@ CASES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("one_update", [True, False])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
 def test_loss_is_the_papers_in_value_and_gradient(case: dict[str, Any], one_update: bool) -> None:
-    objective = Objective(**case)
+    objective = ObjectiveSection(**case)
     data = made_up(3)
     for name in ("logprobs_N", "entropies_N"):
         data[name].requires_grad_()
@@ -158,7 +159,7 @@ def test_loss_is_the_papers_in_value_and_gradient(case: dict[str, Any], one_upda
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_clip_metrics_count_what_the_paper_clips(level: Any) -> None:
-    objective = Objective("grpo", epsilon=0.05, epsilon_high=0.08, importance_sampling_level=level)
+    objective = ObjectiveSection(loss_type="grpo", epsilon=0.05, epsilon_high=0.08, importance_sampling_level=level)
     data = made_up(3)
     low_C, high_C = [], []
     for i, places in enumerate(completions()):
@@ -183,14 +184,14 @@ def test_cispo_counts_what_it_bounds() -> None:
         for i, places in enumerate(completions())
         for t in places
     ]
-    _, metrics = ours(data, Objective("cispo", epsilon_high=1.1), one_update=False, logprobs_N=data["logprobs_N"].float())
+    _, metrics = ours(data, ObjectiveSection(loss_type="cispo", epsilon_high=1.1), one_update=False, logprobs_N=data["logprobs_N"].float())
     assert 0 < metrics["cispo_clip_ratio"] == pytest.approx(sum(bounded) / len(bounded))
     assert not any(name.startswith("clip_ratio") for name in metrics)
 
 
 def test_one_update_clips_nothing() -> None:
     data = made_up(3)
-    _, metrics = ours(data, Objective("dapo", epsilon=0.01), one_update=True, logprobs_N=data["logprobs_N"].float())
+    _, metrics = ours(data, ObjectiveSection(loss_type="dapo", epsilon=0.01), one_update=True, logprobs_N=data["logprobs_N"].float())
     assert metrics["clip_ratio/region_mean"] == 0 and metrics["entropy"] == pytest.approx(data["entropies_N"].mean().item())
     assert metrics["sampling/importance_ratio/max"] <= 2 + TOLERANCE
 
@@ -198,17 +199,17 @@ def test_one_update_clips_nothing() -> None:
 def test_sequence_ratios_are_averaged_over_completions() -> None:
     data = made_up(3)
     rhos_C = [math.exp(sum(float(data["old_N"][t] - data["behaviour_N"][t]) for t in places)) for places in completions()]
-    objective = Objective("grpo", importance_sampling_mode="sequence_truncate")
+    objective = ObjectiveSection(loss_type="grpo", importance_sampling_mode="sequence_truncate")
     _, metrics = ours(data, objective, one_update=False, logprobs_N=data["logprobs_N"].float())
     assert metrics["sampling/importance_ratio/mean"] == pytest.approx(sum(min(rho, 2.0) for rho in rhos_C) / len(rhos_C), rel=1e-5)
-    objective = Objective("grpo", importance_sampling_mode="none")
+    objective = ObjectiveSection(loss_type="grpo", importance_sampling_mode="none")
     _, metrics = ours(data, objective, one_update=False, logprobs_N=data["logprobs_N"].float())
     assert [name for name in metrics if name.startswith("sampling")] == ["sampling/logp_difference/mean", "sampling/logp_difference/max"]
 
 
 def test_split_into_micro_batches_the_parts_add_up() -> None:
     data = made_up(5)
-    objective = Objective("grpo", beta=0.1)
+    objective = ObjectiveSection(loss_type="grpo", beta=0.1)
     lengths_C = torch.tensor(LENGTHS)
     whole, _ = ours(data, objective, one_update=True, logprobs_N=data["logprobs_N"].float())
     total = torch.zeros(())
@@ -272,12 +273,12 @@ def test_gradients_of_the_divergence_are_what_the_docstring_says() -> None:
 @pytest.mark.parametrize(
     ("objective", "told"),
     [
-        (Objective("grpo", beta=0.1), r"beta 0\.1 needs"),
-        (Objective("grpo", entropy_coef=0.1), r"entropy_coef 0\.1 needs"),
-        (Objective("cispo"), "cispo needs epsilon_high"),
+        (ObjectiveSection(loss_type="grpo", beta=0.1), r"beta 0\.1 needs"),
+        (ObjectiveSection(loss_type="grpo", entropy_coef=0.1), r"entropy_coef 0\.1 needs"),
+        (ObjectiveSection.model_construct(loss_type="cispo"), "cispo needs epsilon_high"),
     ],
 )
-def test_what_a_term_needs_is_asked_for(objective: Objective, told: str) -> None:
+def test_what_a_term_needs_is_asked_for(objective: ObjectiveSection, told: str) -> None:
     n = sum(LENGTHS)
     lengths_C = torch.tensor(LENGTHS)
     with pytest.raises(ValueError, match=told):

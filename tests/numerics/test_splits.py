@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from configs.contracts.metrics import merge, values
+from configs.schema.learner import ObjectiveSection
 from configs.schema.model import LoraSection, ModelSection
 from learner.grpo.batch_loss import BatchLoss
-from learner.grpo.loss import Objective
 from learner.model.policy import Policy
 from learner.packing import Denominators, MicroBatch, TrainedCompletion, TrainedGroup, balance, pack
 from tests.learner.rollouts import MAX_COMPLETION_LENGTH, trained_groups
@@ -111,7 +111,7 @@ def policy(tiny_qwen2: Path) -> Policy:
 
 
 def two_updates(
-    policy: Policy, groups: list[TrainedGroup], split: Split, objective: Objective
+    policy: Policy, groups: list[TrainedGroup], split: Split, objective: ObjectiveSection
 ) -> tuple[list[float], list[list[Tensor]], dict[str, float]]:
     """Losses and gradients before and after a change of the weights, and all metrics."""
     lengths_PG = [[len(c.token_ids_T) for c in group.completions] for group in groups]
@@ -148,7 +148,7 @@ def two_updates(
 )
 def test_a_step_is_the_same_however_it_is_cut(made_of: str, case: dict[str, Any], policy: Policy) -> None:
     groups = MADE_OF[made_of]()
-    objective = Objective(**case)
+    objective = ObjectiveSection(**case)
     losses, gradients, metrics = two_updates(policy, groups, packed, objective)
     assert np.isfinite(losses).all() and losses[0] != losses[1]
     assert all(max(float(part.abs().max()) for part in update) > 20 * GRADIENT_TOLERANCE for update in gradients)
@@ -166,6 +166,6 @@ def test_the_splits_are_splits_and_the_cases_clip_something(policy: Policy) -> N
     groups = MADE_OF["ragged"]()
     assert len(packed(groups)) == 1 and len(SPLITS["accumulated"](groups)) >= 4 and len(SPLITS["unpacked"](groups)) == 9
     assert sum(batch.tokens for batch in SPLITS["unshared"](groups)) > sum(batch.tokens for batch in packed(groups))
-    found = [two_updates(policy, groups, packed, Objective(**case))[2] for case in CASES[1:4]]
+    found = [two_updates(policy, groups, packed, ObjectiveSection(**case))[2] for case in CASES[1:4]]
     clipped = [metrics.get("clip_ratio/region_mean", metrics.get("cispo_clip_ratio", 0.0)) for metrics in found]
     assert all(0 < share < 1 for share in clipped), clipped

@@ -14,7 +14,7 @@ import torch
 from configs.contracts.records import ScoredGroup
 from configs.schema.model import LoraSection, ModelSection
 from examples.grpo_in_one_file import Batch, group_advantages, grpo_step, pad
-from learner.grpo.learner import LearnerGroup
+from learner.grpo.learner import GrpoLearner
 from learner.model.policy import Policy
 from tests.bodies import opened
 from tests.learner.rollouts import MAX_COMPLETION_LENGTH, run_config, scored_groups
@@ -71,7 +71,7 @@ def test_a_step_is_the_one_file_step(
     groups = scored_groups(11, ray.put, left_out=0)
 
     async def distributed_step() -> tuple[Any, dict[str, np.ndarray]]:
-        group = LearnerGroup.create(config, ray_options={}, log_dir=tmp_path)
+        group = GrpoLearner.create(config, ray_options={}, log_dir=tmp_path)
         await group.start(str(tiny_qwen2), 10)
         report = await group.step(groups, step=0)
         adapter = await group.export_adapter()

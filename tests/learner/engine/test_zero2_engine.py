@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from configs.contracts.errors import CheckpointError
+from configs.schema.learner import OptimizerSection
 from configs.schema.model import LoraSection, ModelSection
 from learner.engine.schedule import Schedule
-from learner.engine.zero2_engine import LearnerEngine, OptimizerSettings
+from learner.engine.zero2_engine import LearnerEngine
 from learner.model.policy import PackedTensors, Policy
 from tests.learner.rollouts import VOCABULARY
 
@@ -31,7 +32,7 @@ def load(path: Path, dtype: str) -> Policy:
 
 
 def engine_of(policy: Policy, rate: float = 1e-2, *, offload: bool = False) -> LearnerEngine:
-    return LearnerEngine(policy, OptimizerSettings(offload_optimizer=offload), Schedule("constant", rate, 0, 10))
+    return LearnerEngine(policy, OptimizerSection(offload_optimizer=offload), Schedule("constant", rate, 0, 10))
 
 
 def packed(policy: Policy) -> PackedTensors:

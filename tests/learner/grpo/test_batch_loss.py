@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from configs.contracts.metrics import Max, Min
+from configs.schema.learner import ObjectiveSection
 from configs.schema.model import LoraSection, ModelSection
 from learner.grpo.batch_loss import BatchLoss
-from learner.grpo.loss import Objective, grpo_loss
+from learner.grpo.loss import grpo_loss
 from learner.model.policy import Policy
 from learner.packing import Denominators, pack
 from tests.learner.rollouts import trained_groups
@@ -34,7 +35,7 @@ def test_several_updates_under_dropout_are_compared_with_an_evaluating_pass(num_
     policy = policy_of(tiny_qwen2, dropout)
     assert policy.has_dropout == (dropout > 0)
     (batch,) = pack(trained_groups(1, prompts=1), token_budget=4096, attention_width=100.0)
-    objective = Objective("dapo", epsilon=0.01)
+    objective = ObjectiveSection(loss_type="dapo", epsilon=0.01)
     loss = BatchLoss(policy, batch, objective, DENOMINATORS, temperature=0.8, num_iterations=num_iterations)
     packed = policy.tensors(batch)
     evaluated_N = policy.evaluated_logprobs(packed, 0.8)
@@ -67,9 +68,9 @@ def test_the_reference_is_computed_once_a_step_and_only_for_the_loss(tiny_qwen2:
     policy.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
     (batch,) = pack(trained_groups(1, prompts=1), token_budget=4096, attention_width=100.0)
     for objective, expected in (
-        (Objective("dapo", beta=0.1), [False, True, True]),
-        (Objective("dapo", beta=0.1, kl_in_reward=True, kl_estimator="k1"), [True, True]),
-        (Objective("dapo"), [True, True]),
+        (ObjectiveSection(loss_type="dapo", beta=0.1), [False, True, True]),
+        (ObjectiveSection(loss_type="dapo", beta=0.1, kl_in_reward=True, kl_estimator="k1"), [True, True]),
+        (ObjectiveSection(loss_type="dapo"), [True, True]),
     ):
         passes.clear()
         loss = BatchLoss(policy, batch, objective, DENOMINATORS, temperature=1.0, num_iterations=2)
@@ -80,11 +81,13 @@ def test_the_reference_is_computed_once_a_step_and_only_for_the_loss(tiny_qwen2:
 @pytest.mark.parametrize(
     "objective",
     [
-        Objective("grpo", importance_sampling_level="sequence", importance_sampling_mode="sequence_mask", beta=0.1, entropy_coef=0.1),
-        Objective("cispo", epsilon_high=5.0, importance_sampling_mode="none"),
+        ObjectiveSection(
+            loss_type="grpo", importance_sampling_level="sequence", importance_sampling_mode="sequence_mask", beta=0.1, entropy_coef=0.1
+        ),
+        ObjectiveSection(loss_type="cispo", epsilon_high=5.0, importance_sampling_mode="none"),
     ],
 )
-def test_a_rank_with_nothing_to_train_takes_part(objective: Objective, tiny_qwen2: Path) -> None:
+def test_a_rank_with_nothing_to_train_takes_part(objective: ObjectiveSection, tiny_qwen2: Path) -> None:
     """Its loss is 0, differentiable (the ranks reduce gradients together), and it has no part in smallest and largest values."""
     policy = policy_of(tiny_qwen2, 0.0)
     (batch,) = pack([], token_budget=64, attention_width=100.0)

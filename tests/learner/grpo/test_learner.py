@@ -1,4 +1,4 @@
-"""LearnerGroup over real Ray, DeepSpeed and gloo.
+"""GrpoLearner over real Ray, DeepSpeed and gloo.
 
 Protected: a step trains and reports; the same batch in another order is the same step, bit for bit; a resumed run is the
 uninterrupted one, bit for bit, and may go on with another number of ranks; a batch that is not finite is skipped, saved, and ends the
@@ -26,7 +26,7 @@ from configs.contracts.records import adapter_sha256
 from configs.schema.run import RunConfig
 from learner.engine.ranks import Ranks
 from learner.grpo.batch_metrics import batch_metrics
-from learner.grpo.learner import LearnerGroup, WarmStartProgress
+from learner.grpo.learner import GrpoLearner, WarmStartProgress
 from learner.packing import Denominators
 from tests.learner.rollouts import run_config, scored_groups
 
@@ -41,13 +41,13 @@ def run(work: Awaitable[Result]) -> Result:
     return asyncio.run(main())
 
 
-async def started(config: RunConfig, log_dir: Path, resume_folder: Path | None = None) -> LearnerGroup:
-    group = LearnerGroup.create(config, ray_options={}, log_dir=log_dir)
+async def started(config: RunConfig, log_dir: Path, resume_folder: Path | None = None) -> GrpoLearner:
+    group = GrpoLearner.create(config, ray_options={}, log_dir=log_dir)
     await group.start(config.model.path, 10, resume_folder, canary_token_ids=(3, 1, 4, 1, 5))
     return group
 
 
-async def steps(group: LearnerGroup, seeds: range) -> list[tuple[float, float, str]]:
+async def steps(group: GrpoLearner, seeds: range) -> list[tuple[float, float, str]]:
     """(loss, gradient norm, adapter hash) after one step on each seed's batch."""
     results = []
     for seed in seeds:
@@ -102,7 +102,7 @@ def test_ranks_over_nf4_share_one_model(quantisable: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_checkpoint_goes_on_alike_on_another_number_of_ranks(tiny_qwen2: Path, tmp_path: Path) -> None:
-    async def go_on(ranks: int, folder: str, checkpoint: Path | None) -> LearnerGroup:
+    async def go_on(ranks: int, folder: str, checkpoint: Path | None) -> GrpoLearner:
         return await started(run_config(tiny_qwen2, ranks=ranks), tmp_path / folder, checkpoint)
 
     async def scenario() -> None:
@@ -168,7 +168,7 @@ def test_truncated_completions_are_masked_but_counted(tmp_path: Path) -> None:
     ]
 
     def prepared(**learner: Any) -> Any:
-        group = LearnerGroup(run_config(tmp_path, scale_rewards="none", **learner), Ranks([], tmp_path))
+        group = GrpoLearner(run_config(tmp_path, scale_rewards="none", **learner), Ranks([], tmp_path))
         return group._advantages(groups, group._estimated(groups))
 
     assert prepared() == ([(2.0, -2.0, None, None)] * 2, Denominators(6, 64, 24)), "an advantage of 0 is not computed, but counted"
@@ -240,7 +240,7 @@ def test_warm_start_learns_and_saves_a_model(tiny_qwen2: Path, tmp_path: Path) -
     progress: list[WarmStartProgress] = []
 
     async def scenario() -> None:
-        group = LearnerGroup.create(config, ray_options={}, log_dir=tmp_path)
+        group = GrpoLearner.create(config, ray_options={}, log_dir=tmp_path)
         await group.warm_start(str(tmp_path / "model"), rows, tmp_path / "out", progress.append)
         await group.start(str(tmp_path / "out"), 10)
         assert (await group.export_adapter()).manifest.version == 0

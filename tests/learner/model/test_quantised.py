@@ -16,10 +16,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from configs.schema.learner import ObjectiveSection, OptimizerSection
 from configs.schema.model import LoraSection, ModelSection
 from learner.engine.schedule import Schedule
-from learner.engine.zero2_engine import LearnerEngine, OptimizerSettings
-from learner.grpo.loss import Objective, grpo_loss
+from learner.engine.zero2_engine import LearnerEngine
+from learner.grpo.loss import grpo_loss
 from learner.model.policy import Policy
 from learner.model.quantised import save_dequantised
 from learner.packing import Denominators, MicroBatch, pack
@@ -57,7 +58,7 @@ def loss_of(batch: MicroBatch, denominators: Denominators, model: Policy, *, pol
         advantages_C=packed.advantages_C,
         lengths_C=packed.lengths_C,
         completion_N=packed.completion_N,
-        objective=Objective("grpo", beta=0.1),
+        objective=ObjectiveSection(loss_type="grpo", beta=0.1),
         denominators=denominators,
         reference_logprobs_N=policy.reference_logprobs(packed),
     )[0]
@@ -65,7 +66,7 @@ def loss_of(batch: MicroBatch, denominators: Denominators, model: Policy, *, pol
 
 def grpo_step(policy: Policy) -> tuple[float, dict[str, Tensor], np.ndarray]:
     """(gradient norm, float32 masters, exported adapter) after one step of the engine in several micro-batches."""
-    engine = LearnerEngine(policy, OptimizerSettings(adam_epsilon=1e-3), Schedule("constant", 1e-2, 0, 10))
+    engine = LearnerEngine(policy, OptimizerSection(adam_epsilon=1e-3), Schedule("constant", 1e-2, 0, 10))
     micro_batches, denominators = batches(policy)
     assert len(micro_batches) > 1
     outcome = engine.step([partial(loss_of, batch, denominators, policy=policy) for batch in micro_batches])

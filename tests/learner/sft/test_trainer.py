@@ -26,7 +26,7 @@ from configs.schema.model import ModelSection
 from configs.schema.sft import SftConfig
 from learner.model.policy import Policy
 from learner.sft.demonstrations import demonstrations, num_trained, pack_demonstrations
-from learner.sft.learner import SftGroup
+from learner.sft.learner import SftLearner
 from learner.sft.trainer import RowOrder, sft_loss
 from tests.learner.rollouts import VOCABULARY
 
@@ -89,9 +89,9 @@ def stored(table: pa.Table, path: Path) -> Path:
     return path
 
 
-async def started(settings: SftConfig, table: pa.Table, folder: Path, resume_folder: Path | None = None) -> SftGroup:
+async def started(settings: SftConfig, table: pa.Table, folder: Path, resume_folder: Path | None = None) -> SftLearner:
     folder.mkdir(exist_ok=True)
-    group = SftGroup.create(settings, ray_options={}, log_dir=folder)
+    group = SftLearner.create(settings, ray_options={}, log_dir=folder)
     files = stored(table, folder / "train.arrow"), stored(table.slice(0, 5), folder / "eval.arrow")
     await group.start(settings.model.path, *files, total_steps=6, resume_folder=resume_folder)
     return group
@@ -168,7 +168,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     asked = config(tiny_qwen2, model=model, **settings)
     arithmetic = ("train/loss", "train/grad_norm", "train/learning_rate", "num_tokens", "entropy")
 
-    async def steps(group: SftGroup, first: int, last: int) -> list[dict[str, float]]:
+    async def steps(group: SftLearner, first: int, last: int) -> list[dict[str, float]]:
         return [{name: (await group.step(index))[name] for name in arithmetic} for index in range(first, last)]
 
     async def scenario() -> None:
