@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from actors.engine.adapter_store import remove_abandoned, run_folder, shared_memory
+from actors.engine.adapter_folders import remove_abandoned, run_folder, shared_memory
 from actors.gang import assign_gangs
 from actors.handle import WorkerHandle
 from actors.worker import WorkerStatus

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actors.engine.adapter_store import AdapterStore, shared_memory
+from actors.engine.adapter_folders import AdapterStore, shared_memory
 from actors.gang import GangBarrier
 from configs.contracts.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
 from configs.contracts.logs import redirect_output

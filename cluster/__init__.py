@@ -1,3 +1,3 @@
-"""Where processes run, and every command."""
+"""The roof: starts the processes, runs the loop, and holds every command."""
 
 import rollcast as rollcast  # `python -m cluster` is another way in: it binds the names of the packages first

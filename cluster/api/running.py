@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a training left."""
+    """The results of a training."""
 
     out_dir: Path
     exit_reason: str

@@ -18,13 +18,13 @@ from rich.console import Console
 
 from actors.prompts.eval_sets import EvalSet
 from actors.prompts.rendering import load_tokenizer
-from cluster.comparison.compared_models import Contestant, Request, config_without_file
+from cluster.comparison.compared_models import CompareArguments, ComparedModel, config_without_file
 from cluster.comparison.differences import ComparedSet, compare_set, comparison_table, summary_of
 from cluster.comparison.page import write_comparison
 from cluster.evaluation.evaluate import answer_rows
 from cluster.evaluation.measurement import Answers
 from cluster.evaluation.plan import EvaluationPlan
-from cluster.evaluation.run import NOTHING_WRITTEN, ask_set, load_target, open_output, say_doubts, with_model_path
+from cluster.evaluation.run import NOTHING_WRITTEN, evaluate_set, load_target, open_output, warn_of_base, with_model_path
 from cluster.evaluation.serving import serving
 from cluster.evaluation.sets import open_sets
 from cluster.evaluation.table import remarks
@@ -39,8 +39,8 @@ from configs.schema.run import RunConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Said = dict[str, list[Answers]]
-"""Model -> what it said to every data set."""
+AnswersByModel = dict[str, list[Answers]]
+"""Answers of each model, by its name: one `Answers` for every data set."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Engine:
 
     config: RunConfig
     model_path: str
-    contestants: Sequence[Contestant]
+    models: Sequence[ComparedModel]
 
 
-def run_comparison(asked: Request, settings: Sequence[str], output: Path | None, console: Console) -> list[ComparedSet]:
+def run_comparison(asked: CompareArguments, settings: Sequence[str], output: Path | None, console: Console) -> list[ComparedSet]:
     """Ask every model every prompt; writes `comparison.parquet`, `comparison.html`, `summary.json` and `config.yaml`.
 
     Args:
@@ -64,7 +64,7 @@ def run_comparison(asked: Request, settings: Sequence[str], output: Path | None,
     """
     overrides = [*asked.overrides, *settings]
     if asked.config is None:
-        config, run = config_without_file(asked.contestants, overrides), None
+        config, run = config_without_file(asked.models, overrides), None
     else:
         config, run = load_target(asked.config, overrides, console)
     plan = EvaluationPlan.of(config)
@@ -72,23 +72,23 @@ def run_comparison(asked: Request, settings: Sequence[str], output: Path | None,
     folder = (output or home / "comparisons" / time.strftime("%Y%m%d-%H%M%S")).absolute()
     logs = open_output(folder, config)
     base_path = model_to_serve(config, run or folder, logs)
-    engines = list(_engines(config, base_path, asked.contestants))
-    say_doubts([one.adapter for one in asked.contestants], base_path, console)
+    engines = list(_engines(config, base_path, asked.models))
+    warn_of_base([one.adapter for one in asked.models], base_path, console)
     tokenizer = _shared_tokenizer(config, engines)
     sets = open_sets(with_model_path(config, base_path), tokenizer, folder / "data")
     said = _ask_all(engines, sets, plan, logs, console)
-    by_set = [{one.name: said[one.name][number] for one in asked.contestants} for number in range(len(sets))]
+    by_set = [{one.name: said[one.name][number] for one in asked.models} for number in range(len(sets))]
     compared = [compare_set(answers, plan.seed) for answers in by_set]
-    _write(compared, {one.name: one.source if one.source != "the base model" else base_path for one in asked.contestants}, folder)
+    _write(compared, {one.name: one.source if one.source != "the base model" else base_path for one in asked.models}, folder)
     _show(compared, folder, console)
     return compared
 
 
-def _engines(config: RunConfig, base_path: str, contestants: Sequence[Contestant]) -> Iterator[Engine]:
-    on_base = [one for one in contestants if one.model is None]
+def _engines(config: RunConfig, base_path: str, models: Sequence[ComparedModel]) -> Iterator[Engine]:
+    on_base = [one for one in models if one.model is None]
     if on_base:
         yield Engine(able_to_serve(with_model_path(config, base_path), [one.adapter for one in on_base]), base_path, on_base)
-    for one in contestants:
+    for one in models:
         if one.model is not None:
             yield Engine(able_to_serve(with_model_path(config, str(one.model)), []), str(one.model), [one])
 
@@ -100,30 +100,30 @@ def _shared_tokenizer(config: RunConfig, engines: Sequence[Engine]) -> PreTraine
         ConfigError: the models do not share one, or are saved with different chat templates.
     """
     trusted, eos_token = config.model.trust_remote_code, config.model.eos_token
-    folders = {one.name: folder for each in engines for one in each.contestants if (folder := one.adapter or one.model)}
+    folders = {one.name: folder for each in engines for one in each.models if (folder := one.adapter or one.model)}
     first = engines[0]
-    with_base = first.contestants[0].model is None and all(one.adapter is None for one in first.contestants)
+    with_base = first.models[0].model is None and all(one.adapter is None for one in first.models)
     template = chat_template_of(config, [*([Path(first.model_path)] if with_base else []), *folders.values()])
     tokenizer = load_tokenizer(first.model_path, template, trusted, first.config.model.revision, eos_token)
     for name, folder in folders.items():
         if has_tokenizer(folder) and str(folder) != first.model_path:
             refuse_other_tokenizer(
-                name, load_tokenizer(str(folder), template, trusted, eos_token=eos_token), first.contestants[0].name, tokenizer
+                name, load_tokenizer(str(folder), template, trusted, eos_token=eos_token), first.models[0].name, tokenizer
             )
     return tokenizer
 
 
-def _ask_all(engines: Sequence[Engine], sets: Sequence[EvalSet], plan: EvaluationPlan, logs: Path, console: Console) -> Said:
-    said: Said = {}
+def _ask_all(engines: Sequence[Engine], sets: Sequence[EvalSet], plan: EvaluationPlan, logs: Path, console: Console) -> AnswersByModel:
+    said: AnswersByModel = {}
 
-    async def ask() -> Said:
+    async def ask() -> AnswersByModel:
         for number, engine in enumerate(engines):
             run_name = f"{session.namespace}-{number}"
             console.print(f"starting engines on {engine.model_path}", markup=False, highlight=False, soft_wrap=True)
             async with serving(engine.config, engine.model_path, session.placement(), log_dir=logs, run_name=run_name) as served:
-                for one in engine.contestants:
+                for one in engine.models:
                     await served.install(one.adapter)
-                    said[one.name] = [await ask_set(served, each, plan, console, one.name) for each in sets]
+                    said[one.name] = [await evaluate_set(served, each, plan, console, one.name) for each in sets]
         return said
 
     with RaySession(engines[0].config, logs, namespace=f"compare-{os.getpid()}-{time.time_ns()}", learner=False) as session:

@@ -21,7 +21,7 @@ NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
 
 @dataclass(frozen=True)
-class Contestant:
+class ComparedModel:
     """One model of a comparison: an adapter on the base model, a whole model, or (neither) the base model itself."""
 
     name: str
@@ -30,75 +30,75 @@ class Contestant:
 
     @property
     def source(self) -> str:
-        """Where it comes from, for people."""
+        """Name of the folder it is loaded from, to be shown."""
         return str(self.adapter or self.model or "the base model")
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the command line asks to compare."""
+class CompareArguments:
+    """The arguments of `rollcast compare`."""
 
     config: str | None
-    contestants: Sequence[Contestant]
+    models: Sequence[ComparedModel]
     overrides: Sequence[str]
 
 
-def read_arguments(arguments: Sequence[str]) -> Request:
+def read_arguments(arguments: Sequence[str]) -> CompareArguments:
     """`CONFIG` (a YAML file or run directory), `base`, `name=PATH` and `section.key=value`, in any order.
 
     Raises:
         ConfigError: no model is named, one twice, or a path holds none.
     """
-    configs, contestants, overrides = [], [], []
+    configs, models, overrides = [], [], []
     for argument in arguments:
         name, equals, path = argument.partition("=")
         if argument == BASE:
-            contestants.append(Contestant(BASE))
+            models.append(ComparedModel(BASE))
         elif equals and ("." in name or name in RunConfig.model_fields):
             overrides.append(argument)
         elif equals:
-            contestants.append(_contestant(name, Path(path)))
+            models.append(_compared_model(name, Path(path)))
         else:
             configs.append(argument)
     if len(configs) > 1:
         raise ConfigError(
             f"{' and '.join(configs)}: one file or run directory says what is compared on; write models as name=PATH, or base"
         )
-    names = [contestant.name for contestant in contestants]
+    names = [model.name for model in models]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled:
         raise ConfigError(f"{doubled} is named twice; give each model a name of its own")
     if not names:
         raise ConfigError("no model to compare is named; write base for the base model, and name=PATH for adapters or whole models")
-    return Request(configs[0] if configs else None, contestants, overrides)
+    return CompareArguments(configs[0] if configs else None, models, overrides)
 
 
-def _contestant(name: str, path: Path) -> Contestant:
+def _compared_model(name: str, path: Path) -> ComparedModel:
     path = path.expanduser().absolute()
     for folder in (path, path / "adapter"):  # a run directory stands for its result
         if (folder / "adapter_config.json").exists():
-            return Contestant(name, adapter=folder)
+            return ComparedModel(name, adapter=folder)
     if (path / "config.json").exists():
-        return Contestant(name, model=path)
+        return ComparedModel(name, model=path)
     raise ConfigError(
         f"{name}={path} holds neither an adapter (adapter_config.json), nor a model (config.json), nor a run with a result; correct the path"
     )
 
 
-def config_without_file(contestants: Sequence[Contestant], overrides: Sequence[str]) -> RunConfig:
+def config_without_file(models: Sequence[ComparedModel], overrides: Sequence[str]) -> RunConfig:
     """A run that says no more than the models do: the adapters' base model, the accuracy reward, and the CPU where there is no GPU.
 
     Raises:
         ConfigError: the adapters have different base models, or there is none; or no data set is named.
     """
-    bases = {_base_of(one.adapter): one for one in contestants if one.adapter}
+    bases = {_base_of(one.adapter): one for one in models if one.adapter}
     if len(bases) > 1:
         (first, one), (second, other), *_ = bases.items()
         raise ConfigError(
             f"{one.name} is an adapter of {first}, and {other.name} of {second}: adapters are compared on one base model; merge them, and compare "
             "whole models"
         )
-    whole = next((str(one.model) for one in contestants if one.model), None)
+    whole = next((str(one.model) for one in models if one.model), None)
     path = next(iter(bases), whole)
     if path is None:
         raise ConfigError("only base is named, and nothing says which model it is: give a YAML file or a run directory before it")

@@ -24,7 +24,7 @@ class ComparedSet:
     answers: Mapping[str, Answers]
     """By model, in the order in which they were named; the first is what the others are compared with."""
     differences: Mapping[str, Difference]
-    """Of every model but the first, in the mean value of the judge, over the prompts that count for both."""
+    """Difference of every later model to the first in the judge's mean value, over the prompts that count for both."""
 
     @property
     def models(self) -> list[str]:

@@ -20,7 +20,7 @@ PROMPTS_OF_A_SET = 200
 
 @dataclass(frozen=True)
 class ShownAnswer:
-    """What one model said to a prompt: its first completion, and how many of all were right."""
+    """The answer of one model to a prompt: its first completion, and how many of all were right."""
 
     model: str
     style: int

@@ -93,7 +93,7 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
     logs = open_output(output, config)
     model_path = model_to_serve(config, run or output, logs)
     served_config = able_to_serve(with_model_path(config, model_path), [adapter])
-    say_doubts([adapter], model_path, console)
+    warn_of_base([adapter], model_path, console)
     template = chat_template_of(config, [adapter] if adapter else [])
     model = served_config.model
     tokenizer = load_tokenizer(model_path, template, model.trust_remote_code, model.revision, model.eos_token)
@@ -103,7 +103,7 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
     async def ask() -> list[Answers]:
         async with serving(served_config, model_path, session.placement(), log_dir=logs, run_name=session.namespace) as served:
             await served.install(adapter)
-            return [await ask_set(served, each, plan, console) for each in sets]
+            return [await evaluate_set(served, each, plan, console) for each in sets]
 
     with RaySession(served_config, logs, namespace=f"evaluate-{os.getpid()}-{time.time_ns()}", learner=False) as session:
         found = run_until_stopped(ask(), NOTHING_WRITTEN)
@@ -134,7 +134,7 @@ def with_model_path(config: RunConfig, model_path: str) -> RunConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"path": model_path, "revision": None})})
 
 
-def say_doubts(adapters: Iterable[Path | None], model_path: str, console: Console) -> None:
+def warn_of_base(adapters: Iterable[Path | None], model_path: str, console: Console) -> None:
     """Say which adapters were trained on other weights than those that the engines load."""
     for adapter in adapters:
         if adapter is not None and (doubt := doubt_about_base(adapter, model_path)) is not None:
@@ -155,7 +155,7 @@ def open_output(output: Path, config: RunConfig) -> Path:
     return output / "logs"
 
 
-async def ask_set(served: Serving, asked: EvalSet, plan: EvaluationPlan, console: Console, label: str = "") -> Answers:
+async def evaluate_set(served: Serving, asked: EvalSet, plan: EvaluationPlan, console: Console, label: str = "") -> Answers:
     """Evaluate one data set and show its progress."""
     with counting(f"{label} {asked.name}".strip(), len(asked.prompts), console) as advance:
         return await evaluate(served.rollouts, served.rewards, asked, plan, step=0, on_done=lambda: advance(1))

@@ -24,7 +24,7 @@ from rich.console import Console
 from actors.prompts.rendering import load_tokenizer
 from actors.prompts.source import PromptSource
 from actors.prompts.streamed import open_prompts
-from cluster.evaluation.run import say_doubts, with_model_path
+from cluster.evaluation.run import warn_of_base, with_model_path
 from cluster.evaluation.serving import Serving, serving
 from cluster.loop.sampling import sample_and_score
 from cluster.models.base import model_to_serve
@@ -162,7 +162,7 @@ def measure_pass_rates(config: RunConfig, plan: PassRatePlan, console: Console) 
     config, logs = _all_rows(config), _made(plan.output.with_name(f"{plan.output.name}.logs"))
     model_path = model_to_serve(config, config.out_dir, logs)
     served = able_to_serve(with_model_path(config, model_path), [plan.adapter])
-    say_doubts([plan.adapter], model_path, console)
+    warn_of_base([plan.adapter], model_path, console)
     model = served.model
     tokenizer = load_tokenizer(model_path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
     prompts = open_prompts(config.data, tokenizer, seed=config.seed, folder=logs)

@@ -1,4 +1,8 @@
-"""The metrics of a step, under the names of docs/metrics.md, and the summary of a run."""
+"""The metrics of a step that the loop knows (time, idle shares, tokens a second, window, sync), and the summary of a run.
+
+Under the names of docs/metrics.md. Metrics of rewards and batches come from `learner.grpo.batch_metrics`, those of the loss from
+`learner.grpo.loss` and `learner.grpo.importance`, and those of speed from `learner.engine.throughput`; they are passed on here.
+"""
 
 from __future__ import annotations
 

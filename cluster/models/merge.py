@@ -37,16 +37,16 @@ class MergeSource:
     adapter: Path
     base: str
     output: Path
-    """Where the merged model goes when nothing else is said."""
+    """Folder of the merged model unless another is named."""
     revision: str | None = None
     trust_remote_code: bool = False
     texts: tuple[str, ...] = ()
     note: str = ""
-    """What a person should know of the choice of the base."""
+    """Remarks on the choice of the base, to be shown."""
 
 
 def find_source(path: Path, base: str | None = None) -> MergeSource:
-    """What to merge, of a run directory or of a PEFT folder.
+    """Find the adapter and the base to merge, from a run directory or a PEFT folder.
 
     A run's base is the model that its adapter was trained on and served with: what the learner loaded, or of a quantised base that was
     served dequantised, that one.

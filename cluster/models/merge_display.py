@@ -1,4 +1,4 @@
-"""What a person sees of a merge."""
+"""The display of a merge."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def trained_on_another(settings: Mapping[str, Any], base: str) -> str | None:
 
 
 def doubt_about_base(folder: Path, base: str) -> str | None:
-    """What to tell people when an adapter names a local model as its own that is still there, and holds other weights than `base`.
+    """Return a warning when the adapter was trained on a local model whose weights differ from those of `base`; the weights are meaningless there.
 
     It is no error: a base that was rounded or quantised on purpose has other weights as well. Where the files are of other sizes (another
     type, other shards) nobody can tell.
@@ -82,7 +82,7 @@ def doubt_about_base(folder: Path, base: str) -> str | None:
 
 
 def _other_weights(first: Path, second: Path) -> bool:
-    """Whether two folders have the same weight files by name and size, and differ in some of the places that are looked at."""
+    """Return True when two folders hold weight files of the same names and sizes that differ in a sample of their bytes."""
     files = [{file.name: file.stat().st_size for file in each.glob("*.safetensors")} for each in (first, second)]
     if files[0] != files[1]:
         return False

@@ -47,7 +47,7 @@ def _saved_template(folder: Path) -> str | None:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a tokenizer is saved there."""
+    """Return True when a tokenizer is saved in the folder."""
     return (folder / "tokenizer.json").exists() or (folder / "tokenizer_config.json").exists()
 
 

@@ -1,1 +1,1 @@
-"""What a run leaves on disk, and what it shows while it runs."""
+"""The files that a run leaves on disk, and the display while it runs."""

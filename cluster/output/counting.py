@@ -1,4 +1,4 @@
-"""How far counted work is: a bar in a terminal, and a line every half minute where there is none, such as the log of a job."""
+"""Progress of counted work: a bar in a terminal, and a line every half minute where there is none, such as the log of a job."""
 
 from __future__ import annotations
 

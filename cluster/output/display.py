@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live panel in a terminal, plain lines where there is none."""
+"""The display of a run: a live panel in a terminal, plain lines where there is none."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHOWN = (
 )
 """Label, metric and format of what is shown of every step."""
 
-SHOWN_OF_SFT = (
+SFT_METRICS = (
     ("loss", "train/loss", "{:.4f}"),
     ("token accuracy", "train/mean_token_accuracy", "{:.1%}"),
     ("held-out loss", "eval/loss", "{:.4f}"),

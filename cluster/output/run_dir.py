@@ -59,7 +59,7 @@ class RunDirectory:
 
     @property
     def finished(self) -> bool:
-        """Whether a run in this folder came to its end: there is nothing to resume."""
+        """True when the run in this folder came to its end: there is nothing to resume."""
         return ended_well(self.read_summary())
 
     def read_summary(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class RunDirectory:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """What the `summary.json` of a run directory holds; nothing where there is none."""
+    """Read the `summary.json` of a run directory; empty where there is none."""
     try:
         return json.loads((path / "summary.json").read_text())
     except (OSError, ValueError):
@@ -109,7 +109,7 @@ COMPLETED_REASONS = ("finished", "data exhausted")
 
 
 def ended_well(summary: Mapping[str, Any]) -> bool:
-    """Whether a run came to its end: there is nothing to resume."""
+    """Return True when a run came to its end: there is nothing to resume."""
     return summary.get("exit_reason") in COMPLETED_REASONS
 
 

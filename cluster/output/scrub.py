@@ -73,5 +73,5 @@ def _without_tokens(text: str) -> str:
 
 
 def secret_values() -> list[str]:
-    """What variables of the environment hold whose names end in TOKEN, KEY, PASSWORD or the like."""
+    """Return the values of environment variables whose names end in TOKEN, KEY, PASSWORD or the like."""
     return [value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET]

@@ -45,11 +45,11 @@ class MetricSinks:
         self.close(failed=kind is not None)
 
     def emit(self, step: int, metrics: Mapping[str, float]) -> None:
-        """What a step was."""
+        """Write one step's metrics to every sink."""
         self._emit(step, {"time": time.time()}, metrics)
 
     def emit_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """What an evaluation of the policy after a step gave: a line of its own, as it may come when later steps are done."""
+        """Write an evaluation's metrics as a separate line; it may arrive after later steps."""
         self._emit(step, {}, metrics)
 
     def _emit(self, step: int, extra: Mapping[str, float], metrics: Mapping[str, float]) -> None:
@@ -89,7 +89,7 @@ class MetricSinks:
             self.wandb.completions(step, rows)
 
     def summarise(self, values: Mapping[str, float]) -> None:
-        """What came of the whole run, where a sink takes such."""
+        """Write the results of the whole run to the sinks that show them."""
         if self.wandb is not None:
             self.wandb.summarise(values)
 

@@ -83,7 +83,7 @@ class HubUploads:
 
     @property
     def command(self) -> str:
-        """What to type to push the run's result."""
+        """The command that pushes the run's result."""
         return " ".join(["rollcast", "push", str(self.run), *self._options()])
 
     def after_save(self, step: int, adapter: Path) -> None:

@@ -1,12 +1,18 @@
-"""The curves of a model card: four charts of the report as one SVG that needs no style sheet."""
+"""The curves of a model card: charts of the report as one SVG that needs no style sheet.
+
+python -m cluster.publish.curves_image RUN Reward Accuracy > curves.svg
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from xml.etree import ElementTree as Xml
 
-from cluster.report.charts import HEIGHT, WIDTH, Chart
-from cluster.report.curves import charts_titled
-from cluster.report.record import RunRecord
+from cluster.report.charts import charts_titled
+from cluster.report.drawing import HEIGHT, WIDTH, Chart
+from cluster.report.record import RunRecord, read_run
 
 TITLES = ("Reward", "Accuracy", "Parts of the reward", "Entropy, nats", "KL to the reference, nats", "Length, tokens")
 """The first four that the run has."""
@@ -28,9 +34,9 @@ STYLE = (
 )
 
 
-def curves_svg(run: RunRecord) -> str | None:
-    """The image, or None where the run has logged nothing to draw."""
-    charts = charts_titled(run, TITLES)[:COUNT]
+def curves_svg(run: RunRecord, titles: Sequence[str] = TITLES) -> str | None:
+    """Draw the first charts of these titles that the run has; None where it has none of them."""
+    charts = charts_titled(run, titles)[:COUNT]
     if not charts:
         return None
     cell_height = TITLE_HEIGHT + HEIGHT + KEYS_HEIGHT
@@ -58,3 +64,7 @@ def _draw(cell: Xml.Element, chart: Chart) -> None:
         key = Xml.SubElement(cell, "text", {"x": str(x + 22), "y": str(y + 4)})
         key.text = f"{label} {value}"
         x += 30 + 6.2 * len(key.text)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(curves_svg(read_run(Path(sys.argv[1])), sys.argv[2:] or TITLES) or "")

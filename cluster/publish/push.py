@@ -19,7 +19,7 @@ from configs.yaml_files import read_yaml
 
 
 def collect(source: Path, *, merged: bool, adapter: Path | None, console: Console) -> Publication:
-    """What `rollcast push` would push.
+    """Collect the files that `rollcast push` pushes.
 
     Args:
         source: run directory (of a run of stages the last one counts), or the folder of an adapter or a model.
@@ -57,7 +57,7 @@ def collect(source: Path, *, merged: bool, adapter: Path | None, console: Consol
 
 
 def _of_fine_tuning(run: Path, *, merged: bool, adapter: Path | None) -> Publication:
-    """What a supervised fine-tuning left: its adapter, or the whole model where it trained every weight."""
+    """Find the result of a supervised fine-tuning: its adapter, or the whole model where it trained every weight."""
     if merged or adapter:
         raise ConfigError(
             f"{run} is a supervised fine-tuning, and --merged and --adapter are for runs of GRPO: leave them out, or push a folder by itself, "

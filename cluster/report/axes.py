@@ -61,7 +61,7 @@ def _round_steps(least: float) -> Iterable[float]:
 
 
 def wants_log(finite: np.ndarray) -> bool:
-    """Whether values, nearly all positive, span orders of magnitude."""
+    """Return True when nearly all values are positive and they span orders of magnitude."""
     positive = finite[finite > 0]
     return len(positive) > 0.8 * len(finite) and float(positive.max() / positive.min()) >= LOG_FROM_RATIO
 

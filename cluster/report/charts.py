@@ -1,323 +1,215 @@
-"""Charts as inline SVG, drawn here: lines over steps with their raw points, and stacked shares.
-
-A chart is drawn for a width of 360 px and grows with its place, so that its text is readable on a phone. Colours and dashes are classes
-(`s0`, `s1`, ...) that the page's style sheet defines for light and dark. What `page.js` shows under the pointer stands in `data-` attributes.
-"""
+"""Which metrics become which charts. A metric that a run did not log makes no chart."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
-from xml.etree import ElementTree as Xml
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import numpy as np
 
-from cluster.report.axes import Axis, Scale, decades, robust_range, short, tick_texts, wants_log
-from cluster.report.samples import shown
+from cluster.report.axes import Scale
+from cluster.report.drawing import Chart, LineChart, Mark, Series, StackedChart
+from cluster.report.record import HeldOut, RunRecord
 
-WIDTH, HEIGHT = 360, 200
-LEFT, RIGHT, TOP, BOTTOM = 46, 350, 10, 176
-"""The frame of the curves, in units of the drawing."""
+POINTS = 240
+"""Of a line in the report of one run; several runs share a budget, so that the file stays below 2 MB."""
 
-COLOURS = 8
-REST_STYLE = 6
-"""Grey: time in which nothing of interest was done."""
-
-BINS = 48
-"""Most bars of a stacked chart."""
-
-LARGEST = 1e30
-"""Beyond this no axis can be drawn: such values are counted as non-finite."""
+OVERLAID_POINTS, FEWEST_POINTS = 480, 24
+RAW_UP_TO_RUNS = 3
+OTHER_CHARTS = 24
+"""Charts of metrics that are not named here, such as those of a reward's own `log_metric`."""
 
 
 @dataclass(frozen=True)
-class Series:
-    """A line: its values at its steps, both of the same length. Every non-finite value is a gap, and is marked."""
-
-    label: str
-    steps: np.ndarray
-    values: np.ndarray
-    style: int = 0
-    """Which colour and dash."""
-
-    @property
-    def drawable(self) -> np.ndarray:
-        return np.isfinite(self.values) & (np.abs(self.values) < LARGEST)
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A single measurement with its interval, such as a held-out accuracy."""
-
-    label: str
-    step: int
-    value: float
-    low: float
-    high: float
-    style: int = 1
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One figure of the page."""
+class Curve:
+    """A chart of one run: several metrics. Of several runs: one chart a metric, a line a run."""
 
     title: str
-    svg: str
-    keys: Sequence[tuple[str, str, int]]
-    """Label, last value of the smoothed line, and style of every line."""
-    note: str = ""
-    key_shape: Literal["line", "bar"] = "line"
-
-
-@dataclass
-class LineChart:
-    """Lines over steps, smoothed over their raw points."""
-
-    title: str
-    series: Sequence[Series]
+    lines: tuple[tuple[str, str], ...]
+    """Label and metric; with `*` in the metric, a line for each that fits, labelled by what the star stands for."""
     scale: Scale = "plain"
     smooth: bool = True
     note: str = ""
-    marks: Sequence[Mark] = ()
-    resumed_at: Sequence[int] = ()
-    points: int = 240
-    """Most points of a line; a line of more steps is drawn over the range of its raw values."""
-    with_raw: bool = True
-    _notes: list[str] = field(default_factory=list)
-
-    def draw(self) -> Chart | None:
-        """The chart, or None where there is nothing to draw."""
-        self.series = [each for each in self.series if each.drawable.any()]
-        if not self.series:
-            return None
-        steps, values = self._axes()
-        svg = _canvas(self._said(), steps, values)
-        for step in self.resumed_at:
-            _line(svg, x := float(steps.at(step)), TOP, x, BOTTOM, "resumed")
-        for each in self.series:
-            self._draw_series(svg, each, steps, values)
-        for mark in self.marks:
-            _draw_mark(svg, mark, steps, values)
-        _line(svg, 0, TOP, 0, BOTTOM, "cursor")
-        return Chart(self.title, Xml.tostring(svg, encoding="unicode"), self._keys(), self._full_note())
-
-    def _keys(self) -> list[tuple[str, str, int]]:
-        keys = []
-        for each in self.series:
-            line = smoothed(np.where(each.drawable, each.values, np.nan), self._window(each))
-            keys.append((shown(each.label), short(float(line[each.drawable][-1]), self.scale), each.style))
-        for label, style in dict.fromkeys((mark.label, mark.style) for mark in self.marks):
-            keys.append((label, " → ".join(short(mark.value, self.scale) for mark in self.marks if mark.label == label), style))
-        return keys
-
-    def _window(self, each: Series) -> int:
-        return smoothing_window(len(each.values)) if self.smooth else 1
-
-    def _axes(self) -> tuple[Axis, Axis]:
-        finite = np.concatenate([each.values[each.drawable] for each in self.series] + [[mark.low, mark.high] for mark in self.marks])
-        bounds = np.concatenate([each.steps for each in self.series] + [[mark.step] for mark in self.marks])
-        steps = Axis.spanning(float(bounds.min()), float(bounds.max()), LEFT, RIGHT)
-        if self.scale == "share" and finite.min() >= 0 and finite.max() <= 1:
-            return steps, Axis(0.0, 1.0, BOTTOM, TOP, scale="share")
-        if self.scale == "log" and wants_log(finite):
-            positive = finite[finite > 0]
-            if len(positive) < len(finite):
-                self._notes.append("values of 0 have no place on a logarithmic axis")
-            return steps, Axis(*decades(positive), BOTTOM, TOP, scale="log")
-        low, high = robust_range(finite) if self.scale == "spiky" else (float(finite.min()), float(finite.max()))
-        beyond = int(((finite < low) | (finite > high)).sum())
-        if beyond:
-            self._notes.append(f"{beyond} {_plural('value', beyond)} beyond the frame, to {short(_farthest(finite))}")
-        return steps, Axis.spanning(low, high, BOTTOM, TOP)
-
-    def _draw_series(self, svg: Xml.Element, each: Series, steps: Axis, values: Axis) -> None:
-        group = Xml.SubElement(svg, "g", {"class": f"s{each.style % COLOURS}"})
-        clean = np.where(each.drawable, each.values, np.nan)
-        if values.scale == "log":
-            clean = np.where(clean > 0, clean, np.nan)
-        window = self._window(each)
-        if window > 1 and self.with_raw:
-            _draw_raw(group, each.steps, clean, steps, values, self.points)
-        chosen = np.unique(np.linspace(0, len(clean) - 1, min(self.points, len(clean))).round().astype(int))
-        line, at = smoothed(clean, window)[chosen], each.steps[chosen]
-        path = Xml.SubElement(group, "path", {"class": "line", "d": path_through(steps.at(at), values.at(line), _breaks(at, line))})
-        path.set("data-name", shown(each.label))
-        path.set("data-x", " ".join(str(int(step)) for step in at))
-        path.set("data-y", " ".join(_digits(value) for value in line))
-        self._mark_gaps(svg, each, steps)
-
-    def _mark_gaps(self, svg: Xml.Element, each: Series, steps: Axis) -> None:
-        lost = each.steps[~each.drawable]
-        if len(lost):
-            self._notes.append(f"{each.label}: {len(lost)} {_plural('step', len(lost))} without a finite value, the first {lost[0]}")
-        for x in np.unique(steps.at(lost).round()):
-            Xml.SubElement(svg, "path", {"class": "lost", "d": f"M{x - 3:g} {TOP - 7}l3 6l3-6z"})
-
-    def _said(self) -> str:
-        """The chart in words, for who does not see it."""
-        parts = []
-        for each in self.series:
-            finite = each.values[each.drawable]
-            first, last, low, high = (short(float(value), self.scale) for value in (finite[0], finite[-1], finite.min(), finite.max()))
-            parts.append(f"{each.label} {first} at first, {last} at last, between {low} and {high}")
-        return shown(f"{self.title}, steps {self.series[0].steps[0]} to {self.series[0].steps[-1]}: {'; '.join(parts)}")
-
-    def _full_note(self) -> str:
-        return "; ".join(part for part in (self.note, *self._notes) if part)
 
 
-@dataclass
-class StackedChart:
-    """How the time of the steps divides: bars of shares that add up to 1, each over some steps."""
+@dataclass(frozen=True)
+class TimeShares:
+    """A chart of one run: how a role divides the time of a step. Of several runs: `idle` of each."""
 
     title: str
-    steps: np.ndarray
-    parts: Sequence[tuple[str, np.ndarray]]
-    """Label and seconds of each part, at each step; what is left of the whole is `rest`."""
-    whole: np.ndarray
-    """Seconds of each step."""
+    parts: tuple[tuple[str, str], ...]
     rest: str
+    idle: str
+    workers: str = ""
+    """Setting with the number of workers over which the parts are summed; the whole is so many times the step."""
     note: str = ""
 
-    def draw(self) -> Chart | None:
-        usable = np.isfinite(self.whole) & (self.whole > 0) & np.all([np.isfinite(part) for _, part in self.parts], axis=0)
-        if not usable.any():
-            return None
-        rows, whole = np.stack([np.maximum(part[usable], 0.0) for _, part in self.parts]), self.whole[usable]
-        labels = [*(label for label, _ in self.parts), self.rest]
-        totals = _shares(rows.sum(axis=1, keepdims=True), whole.sum(keepdims=True))[:, 0]
-        said = ", ".join(f"{label} {share:.0%}" for label, share in zip(labels, totals, strict=True))
-        at = self.steps[usable]
-        steps = Axis.spanning(float(at[0]), float(at[-1]), LEFT, RIGHT)
-        svg = _canvas(f"{self.title}: {said} of the time", steps, Axis(0.0, 1.0, BOTTOM, TOP, scale="share"))
-        self._draw_bars(svg, labels, at, rows, whole)
-        _line(svg, 0, TOP, 0, BOTTOM, "cursor")
-        keys = [(label, f"{share:.0%}", self._style(row)) for row, (label, share) in enumerate(zip(labels, totals, strict=True))]
-        return Chart(self.title, Xml.tostring(svg, encoding="unicode"), keys, self.note, "bar")
 
-    def _draw_bars(self, svg: Xml.Element, labels: Sequence[str], at: np.ndarray, rows: np.ndarray, whole: np.ndarray) -> None:
-        edges = np.unique(np.linspace(0, len(at), min(BINS, len(at)) + 1).round().astype(int))
-        shares = _shares(np.add.reduceat(rows, edges[:-1], axis=1), np.add.reduceat(whole, edges[:-1]))
-        borders = LEFT + (RIGHT - LEFT) * edges / edges[-1]
-        heights = np.vstack([np.zeros(shares.shape[1]), shares.cumsum(axis=0)])
-        middles = at[(edges[:-1] + edges[1:] - 1) // 2]
-        for row, label in enumerate(labels):
-            outline = [
-                f"M{left:.1f} {_vertical(low):.1f}H{right:.1f}V{_vertical(high):.1f}H{left:.1f}z"
-                for left, right, low, high in zip(borders[:-1], borders[1:], heights[row], heights[row + 1], strict=True)
-                if high - low > 1e-4
-            ]
-            group = Xml.SubElement(svg, "g", {"class": f"s{self._style(row)}"})
-            path = Xml.SubElement(group, "path", {"class": "bar", "d": "".join(outline), "data-name": label})
-            path.set("data-x", " ".join(str(int(step)) for step in middles))
-            path.set("data-y", " ".join(_digits(value) for value in shares[row]))
+SECTIONS: tuple[tuple[str, tuple[Curve | TimeShares, ...]], ...] = (
+    (
+        "Learning",
+        (
+            Curve("Reward", (("reward", "train/reward"),)),
+            Curve("Parts of the reward", (("", "rewards/*/mean"),), note="mean of each reward before its weight"),
+            Curve("Accuracy", (("sampled", "train/accuracy"),), "share"),
+            Curve(
+                "Evaluation", (("", "eval/*/accuracy"), ("", "eval/*/reward")), smooth=False, note="of the data sets asked while training"
+            ),
+            Curve("Evaluation: pass@k and majority", (("", "eval/*/pass@*"), ("", "eval/*/maj@*")), "share", smooth=False),
+            Curve("Spread within groups", (("standard deviation", "reward_std"),), note="0 teaches nothing"),
+            Curve("Groups of equal rewards", (("share", "frac_reward_zero_std"),), "share"),
+            Curve("Entropy, nats", (("entropy", "entropy"),)),
+            Curve("KL to the reference, nats", (("kl", "kl"),), "log"),
+            Curve("Gradient norm", (("before clipping", "train/grad_norm"),), "log"),
+            Curve("Learning rate", (("learning rate", "train/learning_rate"),), smooth=False),
+            Curve("Loss", (("loss", "train/loss"), ("held out", "eval/loss")), "spiky"),
+            Curve("Token accuracy", (("trained", "train/mean_token_accuracy"), ("held out", "eval/mean_token_accuracy")), "share"),
+            Curve("Clipped tokens", (("", "clip_ratio/*"),), "share"),
+        ),
+    ),
+    (
+        "Completions",
+        (
+            Curve(
+                "Length, tokens",
+                (("mean", "completions/mean_length"), ("shortest", "completions/min_length"), ("longest", "completions/max_length")),
+            ),
+            Curve("Cut off at the limit", (("share", "completions/clipped_ratio"),), "share"),
+            Curve("Evaluation: length, tokens", (("", "eval/*/mean_length"),), smooth=False),
+            Curve("Evaluation: cut off at the limit", (("", "eval/*/clipped_ratio"),), "share", smooth=False),
+        ),
+    ),
+    (
+        "Staleness and mismatch",
+        (
+            Curve("Staleness, steps", (("mean", "staleness/mean"), ("max", "staleness/max"))),
+            Curve(
+                "Log-probability difference, nats",
+                (("mean", "sampling/logp_difference/mean"), ("max", "sampling/logp_difference/max")),
+                "log",
+                note="engine against learner, at the sampled tokens",
+            ),
+            Curve("Importance ratio", (("", "sampling/importance_ratio/*"),)),
+            Curve("Canary difference after a sync", (("difference", "sync/canary_difference"),), "log"),
+        ),
+    ),
+    (
+        "Speed",
+        (
+            TimeShares(
+                "Learner's time", (("training", "timing/train_s"), ("waiting for groups", "timing/wait_s")), "other", "learner/idle"
+            ),
+            TimeShares("Engines' time", (("sampling", "timing/generate_s"),), "idle", "rollout/idle"),
+            TimeShares("Reward workers' time", (("grading", "timing/score_s"),), "idle", "", workers="rewards.num_workers"),
+            Curve("Step time, s", (("step", "step_time"),), "spiky"),
+            Curve("Tokens per second", (("sampled", "rollout/tokens_per_s"), ("trained", "learner/tokens_per_s"))),
+            Curve("Tokens trained on", (("tokens", "num_tokens"),), smooth=False),
+            Curve("Adapter sync, s", (("whole", "sync/total_s"), ("engines paused", "sync/paused_s")), "spiky"),
+            Curve("Groups in the window", (("ready", "window/ready"), ("in flight", "window/in_flight"))),
+            Curve("Groups sampled again", (("too old", "window/reissued_stale"),), smooth=False, note="since the start"),
+            Curve("Fill of the packed rows", (("used", "packing/fill"),), "share"),
+        ),
+    ),
+)
 
-    def _style(self, row: int) -> int:
-        return row if row < len(self.parts) else REST_STYLE
-
-
-def _shares(parts_s: np.ndarray, whole_s: np.ndarray) -> np.ndarray:
-    """Shares of the whole with the rest as the last row. Clocks of several processes may add up to a little more than the step."""
-    shares = parts_s / np.maximum(whole_s, parts_s.sum(axis=0))
-    return np.vstack([shares, 1.0 - shares.sum(axis=0)])
-
-
-def _vertical(share: float) -> float:
-    return BOTTOM + (TOP - BOTTOM) * share
-
-
-def smoothing_window(count: int) -> int:
-    """How many steps a smoothed line averages over: a twenty-fifth of all, odd, and 1 for a run too short for it."""
-    return min(401, count // 25 | 1) if count >= 50 else 1
-
-
-def smoothed(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred mean over `window` steps, of those that are there; what is NaN stays NaN."""
-    if window == 1:
-        return values
-    there, kernel = np.isfinite(values), np.ones(window)
-    sums = np.convolve(np.where(there, values, 0.0), kernel, mode="same")
-    counts = np.convolve(there.astype(float), kernel, mode="same")
-    return np.where(there, sums / np.maximum(counts, 1.0), np.nan)
-
-
-def _draw_raw(group: Xml.Element, at: np.ndarray, values: np.ndarray, steps: Axis, axis: Axis, points: int) -> None:
-    """The raw values: a dot each, or the range of every stretch where there are too many."""
-    if len(values) <= points:
-        dots = zip(steps.at(at), axis.at(values), strict=True)
-        Xml.SubElement(group, "path", {"class": "raw", "d": "".join(f"M{x:.1f} {y:.1f}h0" for x, y in dots if y == y)})
-        return
-    stretches = [part for part in np.array_split(np.arange(len(values)), points // 2) if np.isfinite(values[part]).any()]
-    x = steps.at(np.array([at[part].mean() for part in stretches]))
-    low = axis.at(np.array([np.nanmin(values[part]) for part in stretches]))
-    high = axis.at(np.array([np.nanmax(values[part]) for part in stretches]))
-    around = [f"{across:.1f} {up:.1f}" for across, up in (*zip(x, low, strict=True), *zip(x[::-1], high[::-1], strict=True))]
-    Xml.SubElement(group, "path", {"class": "range", "d": f"M{'L'.join(around)}z"})
+ALSO_KNOWN = ("reward", "train/*", "rewards/*", "eval/*", "sync/bytes", "timing/*", "learner/idle", "rollout/idle", "epoch")
+"""Metrics that need no chart of their own: aliases, and what the charts above are made of."""
 
 
-def path_through(x: np.ndarray, y: np.ndarray, breaks: np.ndarray) -> str:
-    """An SVG path through the points; it is interrupted at non-finite ones, and before each index where `breaks` is true."""
-    drawn: list[str] = []
-    pen_down = False
-    for across, up, broken in zip(x, y, breaks, strict=True):
-        if not math.isfinite(up):
-            pen_down = False
-            continue
-        if pen_down and not broken:
-            drawn.append(f"L{across:.1f} {up:.1f}")
-        else:
-            drawn.append(f"M{across:.1f} {up:.1f}h0")  # a point alone is a dot
-        pen_down = True
-    return "".join(drawn)
+@dataclass(frozen=True)
+class Section:
+    title: str
+    charts: Sequence[Chart]
 
 
-def _breaks(steps: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Where a stretch of steps without the metric ends: metrics of every tenth step are joined, a hole is not."""
-    gaps = np.diff(steps, prepend=steps[0])
-    usual = float(np.median(gaps[1:])) if len(values) > 1 else 1.0
-    return gaps > 10 * usual
+def draw_sections(runs: Sequence[RunRecord]) -> list[Section]:
+    """Every section that has a chart."""
+    found = [
+        Section(title, [chart for spec in specs for drawn in _drawn(spec, runs) if (chart := drawn)])
+        for title, specs in (*SECTIONS, ("Also logged", tuple(_others(runs))))
+    ]
+    return [section for section in found if section.charts]
 
 
-def _farthest(finite: np.ndarray) -> float:
-    return float(finite[np.argmax(np.abs(finite - np.median(finite)))])
+def charts_titled(run: RunRecord, titles: Sequence[str]) -> list[Chart]:
+    """Charts of one run by their titles, in that order; those that it has not are left out."""
+    specs = {spec.title: spec for _, specs in SECTIONS for spec in specs if isinstance(spec, Curve)}
+    return [chart for title in titles if (chart := _one_run(specs[title], run)) is not None]
 
 
-def _canvas(said: str, steps: Axis, values: Axis) -> Xml.Element:
-    """An empty chart with its axes; `said` is what a screen reader says of it."""
-    svg = Xml.Element("svg", {"class": "chart", "viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "tabindex": "0", "aria-label": said})
-    svg.set("data-steps", f"{steps.low:.10g} {steps.high:.10g} {LEFT} {RIGHT}")
-    svg.set("data-scale", "share" if values.scale == "share" else "")
-    for tick, text in zip(heights := values.ticks(5), tick_texts(heights, values.scale), strict=True):
-        y = float(values.at(tick))
-        _line(svg, LEFT, y, RIGHT, y, "grid")
-        _label(svg, LEFT - 5, y + 4, text, "end")
-    whole = [tick for tick in steps.ticks(5) if tick == int(tick)]
-    for tick, text in zip(whole, tick_texts(whole, "plain"), strict=True):
-        _label(svg, float(steps.at(tick)), BOTTOM + 16, text, "middle" if steps.at(tick) < RIGHT - 8 else "end")
-    return svg
+def _others(runs: Sequence[RunRecord]) -> Iterator[Curve]:
+    known = [*ALSO_KNOWN, *(pattern for _, specs in SECTIONS for spec in specs if isinstance(spec, Curve) for _, pattern in spec.lines)]
+    names = sorted({name for run in runs for name in run.metrics})
+    others = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in known)]
+    for name in others[:OTHER_CHARTS]:
+        yield Curve(
+            name, ((name, name),), note=f"{len(others) - OTHER_CHARTS} more are in metrics.jsonl" * (name in others[OTHER_CHARTS - 1 :])
+        )
 
 
-def _line(svg: Xml.Element, x1: float, y1: float, x2: float, y2: float, name: str) -> None:
-    Xml.SubElement(svg, "path", {"class": name, "d": f"M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"})
+def _drawn(spec: Curve | TimeShares, runs: Sequence[RunRecord]) -> Iterator[Chart | None]:
+    if len(runs) > 1:
+        yield from _overlaid(spec if isinstance(spec, Curve) else Curve(spec.title, (("idle", spec.idle),), "share"), runs)
+    elif isinstance(spec, TimeShares):
+        yield _time_shares(spec, runs[0])
+    else:
+        yield _one_run(spec, runs[0])
 
 
-def _label(svg: Xml.Element, x: float, y: float, text: str, anchor: str) -> None:
-    Xml.SubElement(svg, "text", {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor}).text = text
+def _one_run(spec: Curve, run: RunRecord) -> Chart | None:
+    lines = list(dict.fromkeys(_lines(spec, [run])))
+    series = [Series(label, *run.metrics[name], style=style) for style, (label, name) in enumerate(lines)]
+    marks = _held_out_marks(run) if spec.title == "Accuracy" else ()
+    return LineChart(spec.title, series, spec.scale, spec.smooth, spec.note, marks, run.resumed_at, POINTS).draw()
 
 
-def _draw_mark(svg: Xml.Element, mark: Mark, steps: Axis, values: Axis) -> None:
-    group = Xml.SubElement(svg, "g", {"class": f"s{mark.style % COLOURS}"})
-    x, y, low, high = float(steps.at(mark.step)), *(float(values.at(value)) for value in (mark.value, mark.low, mark.high))
-    outline = f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 4:.1f} {low:.1f}h8M{x - 4:.1f} {high:.1f}h8"
-    Xml.SubElement(group, "path", {"class": "interval", "d": outline})
-    Xml.SubElement(group, "circle", {"class": "mark", "cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": "4"})
+def _overlaid(spec: Curve, runs: Sequence[RunRecord]) -> Iterator[Chart | None]:
+    lines = _lines(spec, runs)
+    points = min(POINTS, max(FEWEST_POINTS, OVERLAID_POINTS // len(runs)))
+    for label, name in lines:
+        title = spec.title if len(lines) == 1 else f"{spec.title}: {label}"
+        series = [Series(run.label, *run.metrics[name], style=style) for style, run in enumerate(runs) if name in run.metrics]
+        chart = LineChart(title, series, spec.scale, spec.smooth, spec.note, points=points, with_raw=len(runs) <= RAW_UP_TO_RUNS)
+        yield chart.draw()
 
 
-def _digits(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else ""
+def _lines(spec: Curve, runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    """Label and name of every metric of the chart that some run has."""
+    names = list(dict.fromkeys(name for run in runs for name in run.metrics))
+    found = []
+    for label, pattern in spec.lines:
+        before, _, after = pattern.partition("*")
+        fitting = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+        found += [(label or name.removeprefix(before).removesuffix(after), name) for name in fitting]
+    return found
 
 
-def _plural(noun: str, count: int) -> str:
-    return noun if count == 1 else f"{noun}s"
+def _time_shares(spec: TimeShares, run: RunRecord) -> Chart | None:
+    needed = ["step_time", *(name for _, name in spec.parts)]
+    if any(name not in run.metrics for name in needed):
+        return None
+    steps = run.metrics["step_time"].steps
+    parts = [(label, _at(run, name, steps)) for label, name in spec.parts]
+    workers = run.setting(spec.workers) if spec.workers else 1
+    whole = run.metrics["step_time"].values * (workers if isinstance(workers, int) else 1)
+    return StackedChart(spec.title, steps, parts, whole, spec.rest, spec.note).draw()
+
+
+def _at(run: RunRecord, name: str, steps: np.ndarray) -> np.ndarray:
+    """A metric at these steps, NaN where it was not logged."""
+    found = np.full(len(steps), np.nan)
+    of_metric, values = run.metrics[name]
+    _, here, there = np.intersect1d(steps, of_metric, return_indices=True)
+    found[here] = values[there]
+    return found
+
+
+def _held_out_marks(run: RunRecord) -> list[Mark]:
+    """Held-out accuracy before and after training, with its intervals."""
+    marks: list[Mark] = []
+    evaluations: list[tuple[HeldOut | None, int]] = [(run.before, 0), (run.after, run.last_step)]
+    for evaluation, step in evaluations:
+        if evaluation is not None and (interval := evaluation.interval) is not None:
+            marks.append(Mark("held-out, greedy", step, evaluation.accuracy, interval.low, interval.high))
+    return marks

@@ -30,7 +30,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class State:
-    """How a run ended. `kind` is good, neutral or bad."""
+    """The end of a run, in words. `kind` is good, neutral or bad."""
 
     text: str
     kind: str
@@ -51,7 +51,7 @@ class RewardRow:
 
 
 def state_of(run: RunRecord) -> State:
-    """What the summary says of the end, or that there is none."""
+    """Say how the run ended, from its summary, or that it has none."""
     reason = run.summary.get("exit_reason")
     if run.running:
         return State("still running", "neutral")
@@ -152,7 +152,7 @@ def phase_rows(run: RunRecord) -> list[tuple[str, str]]:
 
 
 def accounting(run: RunRecord) -> list[tuple[str, str]]:
-    """What became of every prompt drawn."""
+    """List the fate of every prompt drawn."""
     found = run.summary.get("accounting")
     return [(name.replace("_", " "), _plain(value)) for name, value in found.items()] if isinstance(found, dict) else []
 
@@ -164,7 +164,7 @@ def _plain(value: Any) -> str:
 
 
 def all_were_counted(run: RunRecord) -> bool:
-    """Whether the outcomes are those of every completion since the last start, or of the sampled ones on disk."""
+    """Return True when the outcomes are of every completion since the last start, False when of the sampled ones on disk."""
     return bool(_counted(run))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.report import facts
-from cluster.report.curves import draw_sections
+from cluster.report.charts import draw_sections
 from cluster.report.record import RunRecord, name_apart, read_run
 from cluster.report.samples import read_samples, shown
 from configs.contracts.errors import RunDirectoryError
@@ -91,5 +91,5 @@ def render_page(folder: Path, name: str, **values: Any) -> str:
 
 
 def _hash(text: str) -> str:
-    """What a content security policy names an inline block by."""
+    """Return the hash by which a content security policy allows an inline block."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""What a run directory says of its run, read for a report: nothing in it has to be there, whole, or finite."""
+"""Reads a run directory for a report. Any file may be missing, cut short, or hold numbers that are not finite."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class RunRecord:
 
     @property
     def supervised(self) -> bool:
-        """Whether it imitated demonstrations: there are no completions and no rewards."""
+        """True for supervised fine-tuning, which has no completions and no rewards."""
         return self.setting("learner.use_peft") is not None
 
     def total(self, name: str) -> float:
@@ -114,7 +114,7 @@ def read_run(path: Path, *, running: bool | None = None) -> RunRecord:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a live process holds the lock of a run directory."""
+    """Return True when a live process holds the lock of a run directory."""
     try:
         with (path / "run.lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

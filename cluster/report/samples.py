@@ -29,7 +29,7 @@ _OWN_COLUMNS = frozenset(COMPLETION_COLUMNS)
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one reward gave one completion."""
+    """The value that one reward gave one completion, and its outcome."""
 
     reward: str
     value: float | None
@@ -61,7 +61,7 @@ class SampledGroup:
     data: Mapping[str, str]
     completions: Sequence[SampledCompletion]
     size: int
-    """How many completions the file holds for this prompt."""
+    """Number of completions that the file holds for this prompt."""
 
     @property
     def long(self) -> bool:
@@ -88,7 +88,7 @@ def _spread(count: int, wanted: int) -> list[int]:
 
 
 def count_outcomes(folder: Path, most_files: int = 50) -> dict[str, dict[str, int]]:
-    """How often each outcome of each reward stands in the sampled completions, of at most so many files evenly over the run."""
+    """Count each outcome of each reward in the sampled completions, in at most `most_files` files spread evenly over the run."""
     files = sorted(folder.glob("step-*.parquet"))
     counts: dict[str, dict[str, int]] = {}
     for index in _spread(len(files), min(most_files, max(2, len(files)))):

@@ -21,7 +21,7 @@ from cluster.models.base import whole_folder
 from cluster.models.starting_adapter import with_starting_adapter
 from cluster.output import checkpoint
 from cluster.output.checkpoint import Checkpoint
-from cluster.output.display import SHOWN_OF_SFT, RunDisplay
+from cluster.output.display import SFT_METRICS, RunDisplay
 from cluster.output.run_dir import Resume
 from cluster.output.sinks import MetricSinks, truncate_metrics
 from cluster.output.wandb_sink import require_wandb
@@ -46,7 +46,7 @@ def run_sft(config: SftConfig, resume: Resume = "auto", callbacks: Sequence[Step
     """
     config = with_starting_adapter(config)
     require_wandb(config)
-    with open_run(config, resume, RunDisplay(config.cluster.logging_steps, SHOWN_OF_SFT)) as run:
+    with open_run(config, resume, RunDisplay(config.cluster.logging_steps, SFT_METRICS)) as run:
         run.begin()
         prepared = prepare_sft(config, run.directory, run.display)
         found = run.checkpoint_to_resume(prepared.identity(config))

@@ -24,7 +24,7 @@ from configs.loading import dump_config, stage_configs
 from configs.schema.run import RunConfig
 from configs.yaml_files import read_yaml
 
-KEPT_OF_A_SUMMARY = ("steps", "accuracy_before", "accuracy_after", "exit_reason")
+SUMMARY_KEYS = ("steps", "accuracy_before", "accuracy_after", "exit_reason")
 
 
 def run_stages(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _run_in_order(stages: tuple[RunConfig, ...], directory: RunDirectory, displa
 
 def _summary(summaries: Mapping[str, Mapping[str, Any]], exit_reason: str) -> dict[str, Any]:
     """Collect the results of each stage, and the accuracy before the first and after the last."""
-    stages = [{"name": name, **{key: found.get(key) for key in KEPT_OF_A_SUMMARY}} for name, found in summaries.items()]
+    stages = [{"name": name, **{key: found.get(key) for key in SUMMARY_KEYS}} for name, found in summaries.items()]
     return {
         "stages": stages,
         "steps": sum(stage["steps"] or 0 for stage in stages),

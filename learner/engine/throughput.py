@@ -1,4 +1,4 @@
-"""What a step computes: tokens, floating-point operations, their share of the device's peak (MFU), and peak memory.
+"""Counts the work of a step: tokens, floating-point operations, their share of the device's peak (MFU), and peak memory.
 
 Dimensions: `_B` rows, `_T` tokens of a row, `_C` completions of a micro-batch.
 """
@@ -55,11 +55,11 @@ class FlopCount:
     """
 
     linear_per_token: int
-    """Of all linear layers but the head, for every token of a row."""
+    """Operations of all linear layers but the head, for every token of a row."""
     head_per_prediction: int
-    """Of the vocabulary projection, for every token that is predicted."""
+    """Operations of the vocabulary projection, for every token that is predicted."""
     attention_per_pair: int
-    """Of all layers, for every token and token that it may look at: two products of a head's width forward, four backward."""
+    """Operations of attention in all layers, for every pair of a token and one that it sees: two products of a head's width forward, four backward."""
 
     @classmethod
     def of(cls, policy: Policy) -> FlopCount:

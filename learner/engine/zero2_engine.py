@@ -31,12 +31,12 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """What one step did."""
+    """The result of one step."""
 
     applied: bool
     """False when loss or gradient was not finite on some rank: that update, and those that were to follow it in the step, were left out."""
     updates: int
-    """How many times loss and gradient were computed."""
+    """Number of times that loss and gradient were computed."""
     grad_norm: float
     """Before clipping, the mean over the updates."""
     learning_rate: float

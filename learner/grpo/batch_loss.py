@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class BatchLoss:
-    """What `LearnerEngine.step` calls once an update. Log-probabilities that do not change between a step's updates are kept.
+    """The loss of one micro-batch, called by `LearnerEngine.step` once an update. Keeps log-probabilities that do not change between updates.
 
     pi_old costs no pass of its own: it is what the first update computes anyhow. Only where dropout makes that a random draw, and further
     updates are to be compared with it, it comes from an evaluating pass.

@@ -1,4 +1,4 @@
-"""What a step's summaries and scores say, without opening a body: the metrics that need no model."""
+"""The metrics of a batch that need no model, from summaries and scores, without opening a body."""
 
 from __future__ import annotations
 

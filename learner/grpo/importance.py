@@ -105,7 +105,7 @@ def sampling_metrics(
     *,
     mode: ImportanceSamplingMode,
 ) -> dict[str, Metric]:
-    """How far the sampler is from the learner, and what weights correct it; no weights where none do."""
+    """Metrics of the distance between sampler and learner, and of the weights that correct it; no weights where there are none."""
     if not old_logprobs_N.numel():
         return {}
     difference_N = (old_logprobs_N - behaviour_logprobs_N).abs()

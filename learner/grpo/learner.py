@@ -155,7 +155,7 @@ class GrpoLearner:
         await self._ranks.close()
 
     async def _kl_penalties(self, groups: Sequence[ScoredGroup]) -> tuple[list[list[float]], dict[str, Metric]]:
-        """What the divergence takes off each completion's reward, beta x sum_t (log pi_old - log pi_ref), and its mean over tokens.
+        """Compute the penalty that the divergence takes off each completion's reward, beta x sum_t (log pi_old - log pi_ref), and its mean over tokens.
 
         As in RLOO (arXiv:2402.14740) and TRL's RLOOTrainer; the reward is one number for the completion, so is the penalty.
         """

@@ -131,7 +131,7 @@ def grpo_loss(
 def _surrogate(
     logprobs_N: Tensor, ratio_N: Tensor, advantages_N: Tensor, completion_N: Tensor, lengths_C: Tensor, objective: ObjectiveSection
 ) -> tuple[Tensor, dict[str, Metric]]:
-    """What is maximised, before weights: [N], and how often it was clipped."""
+    """Return the surrogate objective of each token before weights, [N], and its clip metrics."""
     level = objective.importance_sampling_level
     if objective.loss_type == "cispo":
         if objective.epsilon_high is None:

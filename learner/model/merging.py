@@ -52,14 +52,14 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class MergeJob:
-    """What to merge into what."""
+    """One merge: the adapter, its base, and the folder to write."""
 
     adapter: Path
     """A PEFT folder."""
     base: str
     """Local folder or hub id of the unquantised model."""
     folder: Path
-    """Where the merged model goes; it does not exist."""
+    """Folder of the merged model; it must not exist."""
     dtype: str = "bfloat16"
     revision: str | None = None
     trust_remote_code: bool = False
@@ -73,18 +73,18 @@ class MergeOutcome:
 
     parameters: int
     nbytes: int
-    """Of the folder."""
+    """Bytes of the folder."""
     modules: int
-    """That the adapter was on."""
+    """Modules that the adapter was merged into."""
     checked_tokens: int
     mean_difference: float
     max_difference: float
     mean_effect: float
-    """Of the adapter: the mean difference between the base with it and without it."""
+    """Mean difference between the base with the adapter and without it."""
 
     @property
     def rounding_drowns_the_adapter(self) -> bool:
-        """Whether the saved precision changed as much as half of what training did."""
+        """True where rounding to the saved precision changed the model by more than half of what training did."""
         return self.mean_difference > 0.5 * self.mean_effect
 
 

@@ -125,7 +125,8 @@ class Policy(nn.Module):
 
     @property
     def attention_width(self) -> float:
-        """What `batch.pack` wants to know of this model. FlexAttention skips what no token sees, so wide rows cost it nothing."""
+        """Row width at which attention costs as much as the linear layers, for `learner.packing.pack`. Infinite for FlexAttention: it skips
+        what no token sees, so that wide rows cost nothing."""
         if self.attn_implementation == FLEX:
             return math.inf
         return ATTENTION_WIDTH_PER_HIDDEN * self.causal.config.hidden_size
@@ -162,7 +163,7 @@ class Policy(nn.Module):
 
     @property
     def has_dropout(self) -> bool:
-        """Whether training draws at random what evaluating does not: dropout of the adapter or of the model."""
+        """True where training is random and evaluating is not: the adapter or the model has dropout."""
         rates = [module.p for module in self.modules() if isinstance(module, nn.Dropout)]
         return any(rate > 0 for rate in (*rates, getattr(self.causal.config, "attention_dropout", 0.0)))
 

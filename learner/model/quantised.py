@@ -37,7 +37,7 @@ def require_bitsandbytes(quantization: str) -> None:
 
 
 def loading_options(model: ModelSection, device: str) -> dict[str, Any]:
-    """What `from_pretrained` is told so that it quantises while it loads, layer by layer: the whole model is never held unquantised.
+    """Return the arguments by which `from_pretrained` quantises layer by layer while it loads; the whole model is never held unquantised.
 
     `nf4`: 4-bit NormalFloat in blocks of 64 whose scales are quantised too (QLoRA, arXiv:2305.14314, section 3), multiplied in
     `model.dtype`. `int8`: LLM.int8() (arXiv:2208.07339), which quantises each token's activations as well, but for features over 6.

@@ -1,1 +1,1 @@
-"""How a reward is called, timed out, killed, and summed with the others."""
+"""Calls rewards under a time-out, kills those that hang, and sums their values."""

@@ -1,4 +1,4 @@
-"""How one reward function is called for a group, and what becomes of whatever it does. Runs inside a grader.
+"""Calls one reward function for a group, and turns whatever it does into values and outcomes. Runs inside a grader.
 
 The calling convention is TRL's: `fn(prompts=, completions=, completion_ids=, <columns>=, trainer_state=, log_extra=,
 log_metric=)` -> one number or None for each completion; functions without `**kwargs` get only what they name.

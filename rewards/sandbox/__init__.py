@@ -1,1 +1,1 @@
-"""Where a model's programs run: the jail on this machine, Piston, and rented machines."""
+"""The places where a model's programs run: the jail on this machine, Piston, and rented machines."""

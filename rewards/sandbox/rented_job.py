@@ -1,4 +1,4 @@
-"""What runs on a rented machine: it compiles a program there, and runs it under limits. rewards/sandbox/rented.py sends this file's text.
+"""The job on a rented machine: compiles a program there, and runs it under limits. rewards/sandbox/rented.py sends this file's text.
 
 Python 3.8 and its standard library only, and no import of ours: the machine has neither.
 """

@@ -1,4 +1,4 @@
-"""Where code that a model wrote runs: one interface for the jail on this node and for services elsewhere.
+"""Runs code that a model wrote: one interface for the jail on this node and for services elsewhere.
 
     with make_runner("local").prepare(Program("python", {"main.py": code})) as program:
         result = program.run("1 2\\n", limits=Limits(wall_s=5))

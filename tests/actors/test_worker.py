@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
-from actors.engine.adapter_store import run_folder, shared_memory
+from actors.engine.adapter_folders import run_folder, shared_memory
 from actors.handle import WorkerHandle
 from configs.contracts.errors import AdapterError, PoisonPromptError, RolloutError
 from configs.contracts.records import AdapterRef, Canary, Gang, RolloutGroup, RolloutRequest, adapter_sha256

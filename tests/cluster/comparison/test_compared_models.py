@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.comparison.compared_models import Contestant, config_without_file, read_arguments
+from cluster.comparison.compared_models import ComparedModel, config_without_file, read_arguments
 from cluster.models.tokenizers import chat_template_of, refuse_other_tokenizer
 from configs.contracts.errors import ConfigError
 from configs.schema.run import RunConfig
@@ -33,8 +33,8 @@ def test_the_command_line_is_read_in_any_order(tmp_path: Path) -> None:
         ["run.yaml", "base", f"sft={sft}", "actors.top_p=0.9", f"grpo={run.parent}", f"whole={tmp_path / 'whole'}", "seed=3"]
     )
     assert found.config == "run.yaml" and found.overrides == ["actors.top_p=0.9", "seed=3"]
-    assert found.contestants == [
-        Contestant("base"), Contestant("sft", adapter=sft), Contestant("grpo", adapter=run), Contestant("whole", model=tmp_path / "whole")
+    assert found.models == [
+        ComparedModel("base"), ComparedModel("sft", adapter=sft), ComparedModel("grpo", adapter=run), ComparedModel("whole", model=tmp_path / "whole")
     ]  # fmt: skip
 
 
@@ -60,15 +60,15 @@ def test_a_name_twice_is_refused(tmp_path: Path) -> None:
 
 def test_without_a_file_the_adapters_say_the_base_model(tmp_path: Path) -> None:
     one, two = adapter(tmp_path / "one"), adapter(tmp_path / "two")
-    config = config_without_file([Contestant("base"), Contestant("one", adapter=one), Contestant("two", adapter=two)], DATA)
+    config = config_without_file([ComparedModel("base"), ComparedModel("one", adapter=one), ComparedModel("two", adapter=two)], DATA)
     assert config.model.path == "some/base" and config.evaluation.data == ("gsm8k",)
     other = adapter(tmp_path / "other", base="another/base")
     with pytest.raises(ConfigError, match="one is an adapter of some/base, and other of another/base"):
-        config_without_file([Contestant("one", adapter=one), Contestant("other", adapter=other)], DATA)
+        config_without_file([ComparedModel("one", adapter=one), ComparedModel("other", adapter=other)], DATA)
     with pytest.raises(ConfigError, match="only base is named, and nothing says which model it is"):
-        config_without_file([Contestant("base")], DATA)
+        config_without_file([ComparedModel("base")], DATA)
     with pytest.raises(ConfigError, match="no data set is named"):
-        config_without_file([Contestant("one", adapter=one)], [])
+        config_without_file([ComparedModel("one", adapter=one)], [])
 
 
 def test_all_are_asked_by_one_chat_template(tmp_path: Path) -> None:

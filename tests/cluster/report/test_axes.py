@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cluster.report.axes import Axis, short, tick_texts
-from cluster.report.charts import smoothed
+from cluster.report.drawing import smoothed
 
 
 def test_smoothing_is_the_centred_mean_of_what_is_there() -> None:

@@ -18,7 +18,7 @@ from cluster.evaluation.statistics import wilson
 from cluster.output.run_dir import RunDirectory
 from cluster.output.sinks import truncate_metrics
 from cluster.report import leave_report, write_report
-from cluster.report.charts import BOTTOM, LEFT, RIGHT, TOP
+from cluster.report.drawing import BOTTOM, LEFT, RIGHT, TOP
 from configs.contracts.errors import RunDirectoryError
 from tests import REPOSITORY
 from tests.cluster.pages import Page

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.engine.adapter_store import AdapterStore, remove_abandoned
+from actors.engine.adapter_folders import AdapterStore, remove_abandoned
 from configs.contracts.errors import AdapterError
 from configs.contracts.records import Adapter, AdapterManifest, TensorSlot, adapter_sha256
 
