@@ -142,10 +142,10 @@ async def latencies(count: int, timeout_s: float, hang_share: float) -> Latencie
             for index in hangs:
                 group.texts_G[index] = f"{WORKING}{HANG}"
             started_s = time.perf_counter()
-            (verdict,) = await graders.grade(group)
+            (report,) = await graders.grade(group)
             taken_s = time.perf_counter() - started_s
-            assert [verdict.outcomes[index] for index in hangs] == ["timeout"] * len(hangs)
-            assert verdict.outcomes.count("scored") == GROUP_SIZE - len(hangs)
+            assert [report.outcomes[index] for index in hangs] == ["timeout"] * len(hangs)
+            assert report.outcomes.count("scored") == GROUP_SIZE - len(hangs)
             found.all_groups.append(taken_s)
             if hangs:
                 found.beyond_deadlines.append(taken_s - timeout_s * len(hangs))

@@ -90,8 +90,8 @@ class RewardWorker:
         started_s = time.monotonic()
         with self._clock.busy():
             group = RolloutGroup(table)
-            verdicts = await self._graders.grade(as_input(group, step, self._graders.need_token_ids))
-            scores = aggregate(self._section, group, verdicts, time.monotonic() - started_s)
+            reports = await self._graders.grade(as_input(group, step, self._graders.need_token_ids))
+            scores = aggregate(self._section, group, reports, time.monotonic() - started_s)
         return WorkerReport(scores, self._clock.total_s(), self._graders.replaced)
 
     async def ping(self) -> None:

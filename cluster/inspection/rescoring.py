@@ -21,14 +21,14 @@ from actors.rows.rows import Rows, load_rows
 from cluster.output.completions import COMPLETION_COLUMNS, DATA_PREFIX, OUTCOME_PREFIX, REWARD_PREFIX, table_of
 from cluster.output.counting import counting
 from configs.contracts.errors import ConfigError, DataError, RewardError
-from configs.contracts.records import FAILED_OUTCOMES, RewardColumn
+from configs.contracts.records import FAILED_OUTCOMES, Grades
 from configs.schema.rewards import RewardsSection
 from configs.schema.run import RunConfig
 from rewards import validate
 from rewards.functions.group_input import GroupInput
-from rewards.grading.calling import Verdict
+from rewards.grading.calling import GradeReport
 from rewards.grading.graders import Graders
-from rewards.grading.scoring import column_of, weighted_sums
+from rewards.grading.scoring import grades_of, weighted_sums
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,8 @@ async def _score(section: RewardsSection, file: CompletionFile, count: int, cons
 
             async def work() -> None:
                 for indices in waiting:
-                    verdicts = await graders.grade(file.group_input(indices))
-                    _record(section, found, indices, verdicts)
+                    reports = await graders.grade(file.group_input(indices))
+                    _record(section, found, indices, reports)
                     advance(len(indices))
 
             working = asyncio.gather(*(work() for _ in range(count)))
@@ -211,15 +211,15 @@ async def _score(section: RewardsSection, file: CompletionFile, count: int, cons
     return found
 
 
-def _record(section: RewardsSection, found: Rescored, indices: Sequence[int], verdicts: Sequence[Verdict]) -> None:
-    """Write the verdicts on one group into `found`, at its row numbers."""
-    columns: dict[str, RewardColumn] = {}
-    for spec, verdict in zip(section.functions, verdicts, strict=True):
-        column = columns[spec.label] = column_of(section, verdict)
+def _record(section: RewardsSection, found: Rescored, indices: Sequence[int], reports: Sequence[GradeReport]) -> None:
+    """Write the reports on one group into `found`, at its row numbers."""
+    columns: dict[str, Grades] = {}
+    for spec, report in zip(section.functions, reports, strict=True):
+        column = columns[spec.label] = grades_of(section, report)
         for index, value, outcome in zip(indices, column.values_G, column.outcomes_G, strict=True):
             found.values[spec.label][index], found.outcomes[spec.label][index] = value, outcome
-        if verdict.error:
-            found.errors.setdefault(spec.label, f"reward {spec.name}: {verdict.error}")
+        if report.error:
+            found.errors.setdefault(spec.label, f"reward {spec.name}: {report.error}")
     for index, reward in zip(indices, weighted_sums(section, columns), strict=True):
         found.rewards[index] = reward
 

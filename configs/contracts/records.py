@@ -245,8 +245,8 @@ class RolloutGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class RewardColumn:
-    """What one reward said of a group."""
+class Grades:
+    """The grades of one reward for a group: a value and an outcome for each completion."""
 
     values_G: tuple[float | None, ...]
     """None where it does not apply, or failed under `on_error: exclude`."""
@@ -257,14 +257,14 @@ class RewardColumn:
 class Scores:
     """A scored group, without its body.
 
-    Example: `Scores(PromptId(0, 17), 0, (1.0, None), {"accuracy": RewardColumn((1.0, None), ("scored", "timeout"))}, 0.02)`.
+    Example: `Scores(PromptId(0, 17), 0, (1.0, None), {"accuracy": Grades((1.0, None), ("scored", "timeout"))}, 0.02)`.
     """
 
     prompt_id: PromptId
     attempt: int
     rewards_G: tuple[float | None, ...]
     """Weighted sum of the rewards that apply; None where none does: left out of the group's statistics and of the loss."""
-    columns: Mapping[str, RewardColumn]
+    columns: Mapping[str, Grades]
     score_s: float
     normalised_G: tuple[float | None, ...] | None = None
     """Under `rewards.aggregation: normalize_then_sum`: the weighted sum of the rewards normalised in the group."""

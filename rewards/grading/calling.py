@@ -35,7 +35,7 @@ class TrainerState:
 
 
 @dataclass(slots=True)
-class Verdict:
+class GradeReport:
     """The values and outcomes that a reward gave to some completions of a group, in order."""
 
     values: list[float | None]
@@ -46,17 +46,17 @@ class Verdict:
     extras: dict[str, list[Any]] = field(default_factory=dict)
 
     @classmethod
-    def failed(cls, outcome: Outcome, count: int, error: str) -> Verdict:
+    def failed(cls, outcome: Outcome, count: int, error: str) -> GradeReport:
         return cls([None] * count, [outcome] * count, error)
 
 
-def judge_completion(reward: PerCompletionReward, group: GroupInput, index: int) -> Verdict:
+def grade_completion(reward: PerCompletionReward, group: GroupInput, index: int) -> GradeReport:
     """One completion under a per-completion reward."""
     try:
         grade = reward.grade(group, index)
     except BaseException:
-        return Verdict.failed("crashed", 1, last_traceback())
-    return Verdict([grade.value], [grade.outcome])
+        return GradeReport.failed("crashed", 1, last_traceback())
+    return GradeReport([grade.value], [grade.outcome])
 
 
 class _Log:
@@ -76,7 +76,7 @@ class _Log:
         self.metrics.setdefault(str(name), []).append(float(value))
 
 
-def judge_group(reward: Reward, group: GroupInput, runner: asyncio.Runner) -> Verdict:
+def grade_group(reward: Reward, group: GroupInput, runner: asyncio.Runner) -> GradeReport:
     """A whole group under a function of the user. `runner` keeps one event loop for asynchronous functions."""
     size = len(group.texts_G)
     log = _Log(size)
@@ -85,10 +85,10 @@ def judge_group(reward: Reward, group: GroupInput, runner: asyncio.Runner) -> Ve
         if inspect.isawaitable(values):
             values = runner.run(_finished(values))
     except BaseException:
-        return Verdict.failed("crashed", size, last_traceback())
-    verdict = _checked(values, size)
-    verdict.metrics, verdict.extras = log.metrics, log.extras
-    return verdict
+        return GradeReport.failed("crashed", size, last_traceback())
+    report = _checked(values, size)
+    report.metrics, report.extras = log.metrics, log.extras
+    return report
 
 
 async def _finished(awaitable: Any) -> Any:
@@ -112,24 +112,24 @@ def _arguments(reward: Reward, group: GroupInput, log: _Log) -> dict[str, Any]:
     return {parameter.name: arguments[parameter.name] for parameter in parameters if parameter.name in arguments}
 
 
-def _checked(values: Any, size: int) -> Verdict:
+def _checked(values: Any, size: int) -> GradeReport:
     if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
         kind = type(values).__name__
-        return Verdict.failed("invalid", size, f"it gave a {kind}; a reward gives a list, one number or None for each completion")
+        return GradeReport.failed("invalid", size, f"it gave a {kind}; a reward gives a list, one number or None for each completion")
     try:
         listed = list(values)
     except BaseException:
-        return Verdict.failed("crashed", size, last_traceback())
+        return GradeReport.failed("crashed", size, last_traceback())
     if len(listed) != size:
-        return Verdict.failed("invalid", size, f"it gave {len(listed)} values for {size} completions; give one for each")
-    verdict = Verdict([], [])
+        return GradeReport.failed("invalid", size, f"it gave {len(listed)} values for {size} completions; give one for each")
+    report = GradeReport([], [])
     for index, value in enumerate(listed):
         number, outcome = _number(value)
-        verdict.values.append(number)
-        verdict.outcomes.append(outcome)
-        if outcome == "invalid" and not verdict.error:
-            verdict.error = f"value {index} is {_short(value)}; a reward is a finite number, or None where it does not apply"
-    return verdict
+        report.values.append(number)
+        report.outcomes.append(outcome)
+        if outcome == "invalid" and not report.error:
+            report.error = f"value {index} is {_short(value)}; a reward is a finite number, or None where it does not apply"
+    return report
 
 
 def _number(value: Any) -> tuple[float | None, Outcome]:

@@ -86,10 +86,10 @@ class DirectReward(PerCompletionReward):
         if isinstance(self._reward, TextReward):  # its siblings do not matter, and may be many
             group, index = replace(group, texts_G=[group.texts_G[index]], token_ids_G=[]), 0
         columns = {"reward": self._name, "params": json.dumps(self._params), "columns": group.columns}
-        verdict = _GRADER.grade(replace(group, columns=columns), index, self._timeout_s)
-        if verdict.error:
-            logger.warning("reward %s gave None to a completion: %s", self.__name__, verdict.error)
-        return Grade(verdict.values[0], verdict.outcomes[0])
+        report = _GRADER.grade(replace(group, columns=columns), index, self._timeout_s)
+        if report.error:
+            logger.warning("reward %s gave None to a completion: %s", self.__name__, report.error)
+        return Grade(report.values[0], report.outcomes[0])
 
 
 class Builtin(PerCompletionReward):
@@ -119,7 +119,7 @@ class _Grader:
         self._lost: asyncio.Future[None] | None = None
 
     def grade(self, group: GroupInput, index: int, timeout_s: float | None) -> Any:
-        """Grade completion `index`, and return its verdict. Starts what is not yet started."""
+        """Grade completion `index`, and return its report. Starts what is not yet started."""
         with self._lock:
             if self._graders is None:
                 self._start()

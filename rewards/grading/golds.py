@@ -100,8 +100,8 @@ async def _outcomes(
 
     async def work() -> None:
         for place, row in waiting:
-            verdicts = await graders.grade(GroupInput("", probes, [[] for _ in probes], dict(row), step=0))
-            found[place] = [verdict.outcomes[number] for number, verdict in enumerate(verdicts)]
+            reports = await graders.grade(GroupInput("", probes, [[] for _ in probes], dict(row), step=0))
+            found[place] = [report.outcomes[number] for number, report in enumerate(reports)]
             advance()
 
     try:

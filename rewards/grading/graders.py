@@ -25,7 +25,7 @@ from configs.contracts.records import Outcome
 from rewards.functions.group_input import GroupInput
 from rewards.functions.per_completion import PerCompletionReward
 from rewards.functions.registry import load
-from rewards.grading.calling import Verdict
+from rewards.grading.calling import GradeReport
 
 FRONT_DOOR = Path(__file__).parents[2] / "rollcast.py"
 """Runs a module of this project as a program."""
@@ -138,30 +138,30 @@ class _Output:
 
 @dataclass
 class _Progress:
-    """The steps of a group, and the verdicts on those that are done."""
+    """The steps of a group, and the reports on those that are done."""
 
     group: GroupInput
     steps: list[Step]
-    verdicts: list[Verdict]
+    reports: list[GradeReport]
     timeout_s: float
     """Deadline for one completion."""
     done: int = 0
 
-    def record(self, verdict: Verdict) -> None:
-        """Store the verdict of the next step."""
+    def record(self, report: GradeReport) -> None:
+        """Store the report of the next step."""
         step = self.steps[self.done]
         self.done += 1
         if step.completion is None:
-            self.verdicts[step.reward] = verdict
+            self.reports[step.reward] = report
             return
-        whole = self.verdicts[step.reward]
-        whole.values += verdict.values
-        whole.outcomes += verdict.outcomes
-        whole.error = whole.error or verdict.error
+        whole = self.reports[step.reward]
+        whole.values += report.values
+        whole.outcomes += report.outcomes
+        whole.error = whole.error or report.error
 
     def fail(self, outcome: Outcome, error: str) -> None:
         step = self.steps[self.done]
-        self.record(Verdict.failed(outcome, len(self.group.texts_G) if step.completion is None else 1, error))
+        self.record(GradeReport.failed(outcome, len(self.group.texts_G) if step.completion is None else 1, error))
 
 
 @dataclass
@@ -306,8 +306,8 @@ class Graders:
         except OSError:
             return  # the warden is gone, which `on_lost` has told
 
-    async def grade(self, group: GroupInput) -> list[Verdict]:
-        """Every reward's verdict on a group, in order. Raises RewardError when a replaced grader can't load the rewards any more."""
+    async def grade(self, group: GroupInput) -> list[GradeReport]:
+        """Every reward's report on a group, in order. Raises RewardError when a replaced grader can't load the rewards any more."""
         size = len(group.texts_G)
         steps = [
             Step(reward, completion)
@@ -316,14 +316,14 @@ class Graders:
         ]
         return await self._finish(group, steps, self.timeout_s)
 
-    async def grade_step(self, group: GroupInput, step: Step, timeout_s: float | None = None) -> Verdict:
+    async def grade_step(self, group: GroupInput, step: Step, timeout_s: float | None = None) -> GradeReport:
         """Do one step of a group, under a deadline of its own if one is given."""
-        verdicts = await self._finish(group, [step], self.timeout_s if timeout_s is None else timeout_s)
-        return verdicts[step.reward]
+        reports = await self._finish(group, [step], self.timeout_s if timeout_s is None else timeout_s)
+        return reports[step.reward]
 
-    async def _finish(self, group: GroupInput, steps: list[Step], timeout_s: float) -> list[Verdict]:
+    async def _finish(self, group: GroupInput, steps: list[Step], timeout_s: float) -> list[GradeReport]:
         """Do these steps, on another grader whenever one must be replaced."""
-        progress = _Progress(group, steps, [Verdict([], []) for _ in self._per_completion], timeout_s)
+        progress = _Progress(group, steps, [GradeReport([], []) for _ in self._per_completion], timeout_s)
         while progress.done < len(steps):
             idle = await self._idle.get()
             if isinstance(idle, RewardError):
@@ -342,7 +342,7 @@ class Graders:
                 self._idle.put_nowait(idle)
             else:
                 self._replace(grader, output)
-        return progress.verdicts
+        return progress.reports
 
     async def _go_on(self, grader: _Grader, output: _Output, progress: _Progress) -> bool:
         """Let one grader do the steps that are left. False when it must be replaced."""
@@ -359,7 +359,7 @@ class Graders:
             if isinstance(answer, _Exited):
                 progress.fail("crashed", f"its process {answer}{_quoted(output)}")
                 return False
-            progress.record(Verdict(**answer))
+            progress.record(GradeReport(**answer))
         last = await grader.answer(self.timeout_s)
         if isinstance(last, dict) and last["left_children"]:
             print("a reward left processes running after its group; they are ended, and its grader is replaced", flush=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
-from configs.contracts.records import FAILED_OUTCOMES, RewardColumn, RolloutGroup, Scores
+from configs.contracts.records import FAILED_OUTCOMES, Grades, RolloutGroup, Scores
 from configs.schema.rewards import RewardsSection
 from rewards.functions.group_input import GroupInput
-from rewards.grading.calling import Verdict
+from rewards.grading.calling import GradeReport
 
 STD_EPSILON = 1e-4
 """Added to the deviation of a reward before dividing, as in TRL."""
@@ -25,7 +25,7 @@ def as_input(group: RolloutGroup, step: int, with_token_ids: bool) -> GroupInput
     )
 
 
-def aggregate(section: RewardsSection, group: RolloutGroup, verdicts: Sequence[Verdict], score_s: float) -> Scores:
+def aggregate(section: RewardsSection, group: RolloutGroup, reports: Sequence[GradeReport], score_s: float) -> Scores:
     """The scores of a group.
 
     A reward's None takes no part in the sum. A reward that *failed* (timeout, crash, invalid value) is not a None: under
@@ -35,10 +35,10 @@ def aggregate(section: RewardsSection, group: RolloutGroup, verdicts: Sequence[V
     Args:
         section: names, weights, `aggregation` and `on_error`.
         group: the scored group, of G completions.
-        verdicts: one for each reward of the section, in order, each of G values.
+        reports: one for each reward of the section, in order, each of G values.
         score_s: wall seconds that scoring took.
     """
-    columns = {spec.label: column_of(section, verdict) for spec, verdict in zip(section.functions, verdicts, strict=True)}
+    columns = {spec.label: grades_of(section, report) for spec, report in zip(section.functions, reports, strict=True)}
     rewards_G = weighted_sums(section, columns)
     return Scores(
         prompt_id=group.prompt_id,
@@ -47,26 +47,26 @@ def aggregate(section: RewardsSection, group: RolloutGroup, verdicts: Sequence[V
         columns=columns,
         score_s=score_s,
         normalised_G=_normalised_sums(section, columns, rewards_G) if section.aggregation == "normalize_then_sum" else None,
-        metrics={name: fmean(values) for verdict in verdicts for name, values in verdict.metrics.items()},
-        extras={name: tuple(values) for verdict in verdicts for name, values in verdict.extras.items()},
-        first_error=_first_error(section, verdicts),
+        metrics={name: fmean(values) for report in reports for name, values in report.metrics.items()},
+        extras={name: tuple(values) for report in reports for name, values in report.extras.items()},
+        first_error=_first_error(section, reports),
     )
 
 
-def column_of(section: RewardsSection, verdict: Verdict) -> RewardColumn:
+def grades_of(section: RewardsSection, report: GradeReport) -> Grades:
     """A reward's values and outcomes; what failed is None, or 0.0 under `on_error: zero`."""
     on_failure = 0.0 if section.on_error == "zero" else None
-    values = (on_failure if outcome in FAILED_OUTCOMES else value for value, outcome in zip(verdict.values, verdict.outcomes, strict=True))
-    return RewardColumn(tuple(values), tuple(verdict.outcomes))
+    values = (on_failure if outcome in FAILED_OUTCOMES else value for value, outcome in zip(report.values, report.outcomes, strict=True))
+    return Grades(tuple(values), tuple(report.outcomes))
 
 
-def weighted_sums(section: RewardsSection, columns: Mapping[str, RewardColumn]) -> tuple[float | None, ...]:
+def weighted_sums(section: RewardsSection, columns: Mapping[str, Grades]) -> tuple[float | None, ...]:
     """The reward of every completion of a group; None where no reward applies, or one of weight failed."""
     size = len(next(iter(columns.values())).values_G)
     return tuple(_weighted_sum(section, columns, index) for index in range(size))
 
 
-def _weighted_sum(section: RewardsSection, columns: Mapping[str, RewardColumn], index: int) -> float | None:
+def _weighted_sum(section: RewardsSection, columns: Mapping[str, Grades], index: int) -> float | None:
     parts: list[float] = []
     for spec in section.functions:
         column = columns[spec.label]
@@ -78,9 +78,7 @@ def _weighted_sum(section: RewardsSection, columns: Mapping[str, RewardColumn], 
     return sum(parts) if parts else None
 
 
-def _normalised_sums(
-    section: RewardsSection, columns: Mapping[str, RewardColumn], rewards_G: Sequence[float | None]
-) -> tuple[float | None, ...]:
+def _normalised_sums(section: RewardsSection, columns: Mapping[str, Grades], rewards_G: Sequence[float | None]) -> tuple[float | None, ...]:
     """Sum over rewards k of w_k (r_k - mean(r_k)) / (std(r_k) + 1e-4), the statistics over the completions to which k applies.
 
     GDPO (arXiv:2601.05242, section 3), as TRL's `multi_objective_aggregation="normalize_then_sum"`. Where a reward says None its
@@ -99,8 +97,8 @@ def _normalised_sums(
     return tuple(None if reward is None else total for reward, total in zip(rewards_G, sums_G, strict=True))
 
 
-def _first_error(section: RewardsSection, verdicts: Sequence[Verdict]) -> str:
-    for spec, verdict in zip(section.functions, verdicts, strict=True):
-        if verdict.error:
-            return f"reward {spec.name}: {verdict.error}"
+def _first_error(section: RewardsSection, reports: Sequence[GradeReport]) -> str:
+    for spec, report in zip(section.functions, reports, strict=True):
+        if report.error:
+            return f"reward {spec.name}: {report.error}"
     return ""

@@ -34,7 +34,7 @@ from configs.contracts.errors import RollcastError
 from rewards.functions.group_input import GroupInput
 from rewards.functions.per_completion import PerCompletionReward
 from rewards.functions.registry import load
-from rewards.grading.calling import Verdict, judge_completion, judge_group, last_traceback
+from rewards.grading.calling import GradeReport, grade_completion, grade_group, last_traceback
 
 MOST_MESSAGE_BYTES = 65_536
 """A message on the control socket is small; one datagram each."""
@@ -185,7 +185,7 @@ def serve(channel: socket.socket, specs: Sequence[tuple[str, dict[str, Any]]]) -
 
     First line out: `{"loaded": [...]}`, for each reward `[per completion, needs token ids]`, or `{"failed": traceback}`. A task is
     `{"group": GroupInput, "steps": [[reward, completion], ...]}`, where the completion is null for a whole group. For each step
-    one `Verdict` goes back, and after the last `{"left_children": bool}`.
+    one `GradeReport` goes back, and after the last `{"left_children": bool}`.
     """
     me = os.getpid()
     try:
@@ -208,13 +208,13 @@ def serve(channel: socket.socket, specs: Sequence[tuple[str, dict[str, Any]]]) -
         group = GroupInput(**task["group"])
         for reward, completion in task["steps"]:
             if completion is None:
-                verdict = judge_group(rewards[reward], group, runner)
+                report = grade_group(rewards[reward], group, runner)
             else:
-                verdict = judge_completion(rewards[reward], group, completion)
+                report = grade_completion(rewards[reward], group, completion)
             if os.getpid() != me:
                 os._exit(0)  # a fork that came back from a user's function
             _flush_output()
-            _send(channel, _as_json(verdict))
+            _send(channel, _as_json(report))
         _send(channel, {"left_children": _has_children()})
 
 
@@ -224,10 +224,10 @@ def _flush_output() -> None:
             stream.flush()
 
 
-def _as_json(verdict: Verdict) -> dict[str, Any]:
-    if len(verdict.values) == 1 and not verdict.error and not verdict.metrics and not verdict.extras:
-        return {"values": verdict.values, "outcomes": verdict.outcomes}
-    return asdict(verdict)
+def _as_json(report: GradeReport) -> dict[str, Any]:
+    if len(report.values) == 1 and not report.error and not report.metrics and not report.extras:
+        return {"values": report.values, "outcomes": report.outcomes}
+    return asdict(report)
 
 
 def _send(channel: socket.socket, message: dict[str, Any]) -> None:

@@ -9,10 +9,10 @@ from cluster.evaluation.measurement import Answers, Evaluation, Sampled, measure
 from cluster.evaluation.plan import EvaluationPlan
 from configs.contracts.records import (
     Completion,
+    Grades,
     GroupSummary,
     Prompt,
     PromptId,
-    RewardColumn,
     RolloutGroup,
     RolloutRequest,
     Sampling,
@@ -46,7 +46,7 @@ def sampled(
     truncated = tuple(length >= 10 for length in lengths_G)
     summary = GroupSummary(asked.id, 0, 2, tuple(lengths_G), truncated, version, version, "rollout 0", 0.1)
     outcomes: Any = tuple(outcomes_G or ["scored"] * G)
-    column = RewardColumn(tuple(values_G), outcomes)
+    column = Grades(tuple(values_G), outcomes)
     scores = Scores(asked.id, 0, tuple(values_G), {reward: column}, 0.01)
     return Sampled(asked, summary, body, scores, tuple(answers_G or texts_G))
 

@@ -12,7 +12,7 @@ from cluster.evaluation.measurement import Evaluation
 from cluster.output.completions import completion_rows, write_completions
 from cluster.output.run_dir import RunDirectory
 from cluster.output.sinks import MetricSinks
-from configs.contracts.records import Outcome, RewardColumn, ScoredGroup, Scores
+from configs.contracts.records import Grades, Outcome, ScoredGroup, Scores
 from configs.loading import dump_config, load_config
 from tests import REPOSITORY
 from tests.bodies import NO_BODY
@@ -80,7 +80,7 @@ def log_completions(
     group = rollout_group(texts_G, index=step, conversational=True, **columns)
     values_G = tuple(float(index) for index in range(len(texts_G)))
     scored: list[Outcome] = ["scored"] * len(texts_G)
-    column = RewardColumn(values_G, tuple(outcomes_G or scored))
+    column = Grades(values_G, tuple(outcomes_G or scored))
     scores = Scores(group.prompt_id, 0, values_G, {reward: column}, 0.1)
     rows = completion_rows(step, [ScoredGroup(NO_BODY, summary_of(group), scores)], [group.table], {})
     return write_completions(folder / "completions", step, rows)

@@ -9,10 +9,10 @@ import numpy as np
 
 from configs.contracts.records import (
     Completion,
+    Grades,
     GroupSummary,
     Prompt,
     PromptId,
-    RewardColumn,
     RolloutGroup,
     RolloutRequest,
     Sampling,
@@ -91,7 +91,7 @@ def scored_groups(
             worker="rollout 0",
             generate_s=0.1,
         )
-        column = RewardColumn(rewards_G, tuple("skipped" if reward is None else "scored" for reward in rewards_G))
+        column = Grades(rewards_G, tuple("skipped" if reward is None else "scored" for reward in rewards_G))
         scores = Scores(PromptId(0, index), 0, rewards_G, {"accuracy": column}, 0.0)
         groups.append(ScoredGroup(put(RolloutGroup.build(request, completions).table), summary, scores))
     return groups

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.output.completions import completion_rows, table_of, write_completions
-from configs.contracts.records import GroupSummary, PromptId, RewardColumn, ScoredGroup, Scores
+from configs.contracts.records import Grades, GroupSummary, PromptId, ScoredGroup, Scores
 from tests import REPOSITORY
 from tests.bodies import NO_BODY
 from tests.rewards.groups import rollout_group
@@ -41,7 +41,7 @@ def of_a_run(tmp_path: Path) -> Path:
         [("4", ["<answer>4</answer>", "<answer>5</answer>"]), ("9", ["<answer>9</answer>", "nine"])]
     ):
         body = rollout_group(texts_G, index=index, conversational=True, solution=solution, step="a column of the data of that name")
-        column = RewardColumn((1.0, 1.0), ("scored", "scored"))
+        column = Grades((1.0, 1.0), ("scored", "scored"))
         scores = Scores(PromptId(0, index), 0, (1.0, 1.0), {"accuracy": column}, 0.1)
         summary = GroupSummary(PromptId(0, index), 0, 2, (2, 2), (False, False), 0, 0, "rollout-0", 0.1)
         groups.append(ScoredGroup(NO_BODY, summary, scores))

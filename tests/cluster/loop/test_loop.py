@@ -16,10 +16,10 @@ from configs.contracts.records import (
     AdapterManifest,
     AdapterRef,
     BodyRef,
+    Grades,
     GroupSummary,
     Prompt,
     PromptId,
-    RewardColumn,
     RolloutRequest,
     Sampling,
     ScoredGroup,
@@ -88,7 +88,7 @@ class ConstantRewards:
         assert body is NO_BODY
         if summary.prompt_id.index == self.fail_at:
             raise RewardError("no such column")
-        return Scores(summary.prompt_id, summary.attempt, (0.0, 1.0), {"accuracy": RewardColumn((0.0, 1.0), ("scored", "scored"))}, 0.0)
+        return Scores(summary.prompt_id, summary.attempt, (0.0, 1.0), {"accuracy": Grades((0.0, 1.0), ("scored", "scored"))}, 0.0)
 
 
 @dataclass

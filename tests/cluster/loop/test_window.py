@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from cluster.loop.window import Window
 from configs.contracts.errors import AccountingError
-from configs.contracts.records import GroupSummary, PromptId, RewardColumn, ScoredGroup, Scores
+from configs.contracts.records import Grades, GroupSummary, PromptId, ScoredGroup, Scores
 from tests.bodies import NO_BODY
 
 
 def scored(prompt_id: PromptId, version: int, rewards: tuple[float, ...] = (0.0, 1.0), attempt: int = 0) -> ScoredGroup:
     summary = GroupSummary(prompt_id, attempt, 3, (5, 6), (False, False), version, version, "rollout 0", 0.1)
-    column = RewardColumn(rewards, ("scored",) * len(rewards))
+    column = Grades(rewards, ("scored",) * len(rewards))
     return ScoredGroup(NO_BODY, summary, Scores(prompt_id, attempt, rewards, {"accuracy": column}, 0.0))
 
 

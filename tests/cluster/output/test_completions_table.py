@@ -12,7 +12,7 @@ from rich.console import Console
 from cluster.output.completions import completion_rows, write_completions
 from cluster.output.completions_table import chosen_rows, completions_table
 from cluster.output.display import RunDisplay
-from configs.contracts.records import PromptId, RewardColumn, ScoredGroup, Scores
+from configs.contracts.records import Grades, PromptId, ScoredGroup, Scores
 from tests.bodies import NO_BODY
 from tests.rewards.groups import rollout_group, summary_of
 
@@ -22,7 +22,7 @@ def rows_of(texts_PG: list[list[str]], advantages: bool = True) -> list[dict[str
     for index, texts_G in enumerate(texts_PG):
         body = rollout_group(texts_G, index=index, conversational=True)
         values_G = tuple(float(n) for n in range(len(texts_G)))
-        scores = Scores(body.prompt_id, 0, values_G, {"accuracy": RewardColumn(values_G, ("scored",) * len(texts_G))}, 0.1)
+        scores = Scores(body.prompt_id, 0, values_G, {"accuracy": Grades(values_G, ("scored",) * len(texts_G))}, 0.1)
         groups.append(ScoredGroup(NO_BODY, summary_of(body), scores))
         bodies.append(body.table)
         found[PromptId(0, index), 0] = tuple(value - 0.5 for value in values_G)

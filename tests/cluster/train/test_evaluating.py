@@ -17,10 +17,10 @@ from configs.contracts.errors import RewardError
 from configs.contracts.records import (
     AdapterRef,
     Completion,
+    Grades,
     GroupSummary,
     Prompt,
     PromptId,
-    RewardColumn,
     RolloutGroup,
     RolloutRequest,
     Scores,
@@ -77,7 +77,7 @@ class Rewards:
         if self.error:
             raise self.error
         G = len(summary.completion_tokens_G)
-        return Scores(summary.prompt_id, 0, (1.0,) * G, {"accuracy": RewardColumn((1.0,) * G, ("scored",) * G)}, 0.0)
+        return Scores(summary.prompt_id, 0, (1.0,) * G, {"accuracy": Grades((1.0,) * G, ("scored",) * G)}, 0.0)
 
 
 def evaluations(

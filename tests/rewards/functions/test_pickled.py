@@ -30,11 +30,11 @@ def graded(name: str, *texts: str, **params: Any) -> list[float | None]:
             [(name, params)], count=1, timeout_s=20.0, memory_limit_bytes=4 << 30, cwd=REPOSITORY, on_lost=lambda: pytest.fail("lost")
         )
         try:
-            (verdict,) = await graders.grade(GroupInput("p", list(texts), [[]] * len(texts), {}, 0))
+            (report,) = await graders.grade(GroupInput("p", list(texts), [[]] * len(texts), {}, 0))
         finally:
             await graders.close()
-        assert not verdict.error
-        return verdict.values
+        assert not report.error
+        return report.values
 
     return asyncio.run(main())
 

@@ -12,7 +12,7 @@ import pytest
 
 from rewards.functions.group_input import GroupInput
 from rewards.functions.registry import load
-from rewards.grading.calling import Verdict, judge_group
+from rewards.grading.calling import GradeReport, grade_group
 
 GROUP = GroupInput("2+2?", ["4", "five"], [[52], [53, 54]], {"solution": "4", "level": 3}, step=7)
 CHAT = GroupInput([{"role": "user", "content": "2+2?"}], ["4", "five"], [[52], [53, 54]], {}, step=0)
@@ -24,8 +24,8 @@ def runner() -> Iterator[asyncio.Runner]:
         yield runner
 
 
-def judge(function: Any, runner: asyncio.Runner, group: GroupInput = GROUP) -> Verdict:
-    return judge_group(function, group, runner)
+def judge(function: Any, runner: asyncio.Runner, group: GroupInput = GROUP) -> GradeReport:
+    return grade_group(function, group, runner)
 
 
 def test_everything_is_passed_to_a_function_that_takes_it(runner: asyncio.Runner) -> None:
@@ -91,16 +91,16 @@ def test_logged_values_come_back(runner: asyncio.Runner) -> None:
         log_metric("share", 0.75)
         return [1.0, 1.0]
 
-    verdict = judge(reward, runner)
-    assert verdict.metrics == {"share": [0.25, 0.75]}
-    assert verdict.extras["length"] == [1, 4]
-    assert [len(value) for value in verdict.extras["object"]] == [len(str(object)), 10_000]
+    report = judge(reward, runner)
+    assert report.metrics == {"share": [0.25, 0.75]}
+    assert report.extras["length"] == [1, 4]
+    assert [len(value) for value in report.extras["object"]] == [len(str(object)), 10_000]
 
 
 def test_a_log_of_wrong_length_is_an_error(runner: asyncio.Runner) -> None:
-    verdict = judge(lambda completions, log_extra: log_extra("a", [1]), runner)
-    assert verdict.outcomes == ["crashed", "crashed"]
-    assert "log_extra('a') got 1 values for 2 completions" in verdict.error
+    report = judge(lambda completions, log_extra: log_extra("a", [1]), runner)
+    assert report.outcomes == ["crashed", "crashed"]
+    assert "log_extra('a') got 1 values for 2 completions" in report.error
 
 
 @pytest.mark.parametrize(
@@ -123,9 +123,9 @@ def test_a_log_of_wrong_length_is_an_error(runner: asyncio.Runner) -> None:
     ],
 )
 def test_what_is_not_a_number_is_never_a_silent_zero(values: Any, numbers: Any, outcomes: Any, runner: asyncio.Runner) -> None:
-    verdict = judge(lambda completions: values, runner)
-    assert (verdict.values, verdict.outcomes) == (numbers, outcomes)
-    assert bool(verdict.error) == ("invalid" in outcomes)
+    report = judge(lambda completions: values, runner)
+    assert (report.values, report.outcomes) == (numbers, outcomes)
+    assert bool(report.error) == ("invalid" in outcomes)
 
 
 def test_numpy_values_count(runner: asyncio.Runner) -> None:
@@ -138,11 +138,11 @@ def test_an_exception_is_a_crash_with_its_traceback(error: BaseException, runner
     def reward(completions: list[str]) -> list[float]:
         raise error
 
-    verdict = judge(reward, runner)
-    assert verdict.outcomes == ["crashed", "crashed"]
-    assert "in reward" in verdict.error and type(error).__name__ in verdict.error
+    report = judge(reward, runner)
+    assert report.outcomes == ["crashed", "crashed"]
+    assert "in reward" in report.error and type(error).__name__ in report.error
 
 
 def test_a_missing_column_is_named(runner: asyncio.Runner) -> None:
-    verdict = judge(lambda completions, topic: [1.0, 1.0], runner)
-    assert "missing 1 required positional argument: 'topic'" in verdict.error
+    report = judge(lambda completions, topic: [1.0, 1.0], runner)
+    assert "missing 1 required positional argument: 'topic'" in report.error

@@ -22,7 +22,7 @@ import pytest
 
 from configs.contracts.errors import RewardError
 from rewards.functions.group_input import GroupInput
-from rewards.grading.calling import Verdict
+from rewards.grading.calling import GradeReport
 from rewards.grading.graders import Graders
 from tests import REPOSITORY
 
@@ -101,31 +101,31 @@ async def settled(graders: Graders, warden: int, count: int = 1) -> float:
 )
 def test_an_attack_costs_its_own_reward_and_group(attack: str, outcome: str, says: str) -> None:
     async def act(graders: Graders) -> None:
-        verdicts = await graders.grade(group("attack", "b"))
-        assert [verdict.outcomes for verdict in verdicts] == [["scored"] * 2, [outcome] * 2, ["scored"] * 2]
-        assert verdicts[1].values == [None, None]
-        assert says in verdicts[1].error
+        reports = await graders.grade(group("attack", "b"))
+        assert [report.outcomes for report in reports] == [["scored"] * 2, [outcome] * 2, ["scored"] * 2]
+        assert reports[1].values == [None, None]
+        assert says in reports[1].error
         assert await settled(graders, graders.pids()[0]) < REPLACED_WITHIN_S
         again = await graders.grade(group("fine", "b"))
-        assert [verdict.outcomes for verdict in again] == [["scored"] * 2] * 3
+        assert [report.outcomes for report in again] == [["scored"] * 2] * 3
         assert again[1].values == [1.0, 1.0]
 
     with_graders("tag_count", f"{ATTACKS}:{attack}", "format", act=act, timeout_s=HANG_TIMEOUT_S if outcome == "timeout" else 20.0)
 
 
 def test_a_single_value_that_is_nan_is_invalid_alone() -> None:
-    async def act(graders: Graders) -> Verdict:
+    async def act(graders: Graders) -> GradeReport:
         return (await graders.grade(group("attack", "b")))[0]
 
-    verdict = with_graders(f"{ATTACKS}:nan", act=act)
-    assert (verdict.values, verdict.outcomes) == ([None, 1.0], ["invalid", "scored"])
+    report = with_graders(f"{ATTACKS}:nan", act=act)
+    assert (report.values, report.outcomes) == ([None, 1.0], ["invalid", "scored"])
 
 
 @pytest.mark.parametrize("attack", ["daemon", "orphan", "return_twice"])
 def test_processes_left_behind_are_ended_after_the_group(attack: str) -> None:
     async def act(graders: Graders) -> None:
-        (verdict,) = await graders.grade(group("attack", "b"))
-        assert verdict.values == [1.0, 1.0]
+        (report,) = await graders.grade(group("attack", "b"))
+        assert report.values == [1.0, 1.0]
         assert await settled(graders, graders.pids()[0]) < REPLACED_WITHIN_S
 
     with_graders(f"{ATTACKS}:{attack}", act=act)
@@ -200,11 +200,11 @@ def test_token_ids_and_relative_paths_reach_a_users_function(tmp_path: Path) -> 
         "def f(completions, completion_ids, log_metric):\n    log_metric('n', 2)\n    return [sum(t) for t in completion_ids]\n"
     )
 
-    async def act(graders: Graders) -> Verdict:
+    async def act(graders: Graders) -> GradeReport:
         assert graders.need_token_ids
         return (await graders.grade(group("a", "b")))[0]
 
-    async def main() -> Verdict:
+    async def main() -> GradeReport:
         graders = await Graders.start(
             [("mine.py:f", {})], count=1, timeout_s=5, memory_limit_bytes=1 << 30, cwd=tmp_path, on_lost=lambda: None
         )
@@ -213,8 +213,8 @@ def test_token_ids_and_relative_paths_reach_a_users_function(tmp_path: Path) -> 
         finally:
             await graders.close()
 
-    verdict = asyncio.run(main())
-    assert (verdict.values, verdict.metrics) == ([1.0, 1.0], {"n": [2.0]})
+    report = asyncio.run(main())
+    assert (report.values, report.metrics) == ([1.0, 1.0], {"n": [2.0]})
 
 
 TOKEN_REWARDS = (
@@ -229,11 +229,11 @@ TOKEN_REWARDS = (
 def test_token_ids_reach_the_rewards_that_count_tokens() -> None:
     """The texts are equally long: only the token ids, of 0, 2 and 4 tokens, tell the completions apart."""
 
-    async def act(graders: Graders) -> list[Verdict]:
+    async def act(graders: Graders) -> list[GradeReport]:
         assert graders.need_token_ids
         return await graders.grade(GroupInput("2+2?", ["\\boxed{4}"] * 3, [[], [7, 7], [7, 8, 7, 8]], {"solution": "4"}, 0))
 
-    values = [verdict.values for verdict in with_graders("format", *TOKEN_REWARDS, act=act)]
+    values = [report.values for report in with_graders("format", *TOKEN_REWARDS, act=act)]
     assert values[0] == [0.0, 0.0, 0.0]
     assert values[1] == [0.5, 0.0, -0.5]
     assert values[2] == pytest.approx([1.0, 0.75, 0.5])
@@ -243,13 +243,13 @@ def test_token_ids_reach_the_rewards_that_count_tokens() -> None:
 def test_token_ids_are_not_asked_for_by_rewards_over_text() -> None:
     names = ("reasoning_accuracy", "length", "cosine", "reasoning_steps", "code_format", "repetition_penalty")
 
-    async def act(graders: Graders) -> list[Verdict]:
+    async def act(graders: Graders) -> list[GradeReport]:
         assert not graders.need_token_ids
         return await graders.grade(GroupInput("2+2?", ["\\boxed{4}", "a a a a"], [], {"solution": "4"}, 0))
 
-    verdicts = with_graders(*names, ("fluency", {"language": "zh"}), act=act)
-    assert all(None not in verdict.values and not verdict.error for verdict in verdicts)
-    assert verdicts[1].values == [-0.5, 0.0], "nine characters and right, seven and wrong"
+    reports = with_graders(*names, ("fluency", {"language": "zh"}), act=act)
+    assert all(None not in report.values and not report.error for report in reports)
+    assert reports[1].values == [-0.5, 0.0], "nine characters and right, seven and wrong"
 
 
 @pytest.mark.parametrize(("reward", "library"), [(("cosine", {}), "math_verify"), (("fluency", {"language": "zh"}), "jieba")])
@@ -257,7 +257,7 @@ def test_the_warden_has_loaded_what_graders_need(reward: tuple[str, dict[str, An
     """So that a grader that replaces another has it too, at once."""
     (tmp_path / "loaded.py").write_text("import sys\ndef f(completions, name):\n    return [float(n in sys.modules) for n in name]\n")
 
-    async def act(graders: Graders) -> list[Verdict]:
+    async def act(graders: Graders) -> list[GradeReport]:
         return await graders.grade(group("a", name=library, solution="4"))
 
     assert with_graders(f"{tmp_path / 'loaded.py'}:f", reward, act=act)[0].values == [1.0]

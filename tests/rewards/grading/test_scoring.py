@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from configs.schema.rewards import RewardsSection
-from rewards.grading.calling import Verdict
+from rewards.grading.calling import GradeReport
 from rewards.grading.scoring import aggregate, as_input
 from tests.rewards.groups import rollout_group
 
 GROUP = rollout_group(["a", "b", "c"], solution="4")
 
-ACCURACY = Verdict([1.0, None, 0.0], ["scored", "timeout", "scored"], "no answer within 10 s")
-FORMAT = Verdict([1.0, 0.5, None], ["scored", "scored", "skipped"], metrics={"share": [0.0, 1.0]}, extras={"note": ["x", "y", "z"]})
+ACCURACY = GradeReport([1.0, None, 0.0], ["scored", "timeout", "scored"], "no answer within 10 s")
+FORMAT = GradeReport([1.0, 0.5, None], ["scored", "scored", "skipped"], metrics={"share": [0.0, 1.0]}, extras={"note": ["x", "y", "z"]})
 
 
 def section(on_error: str = "exclude", accuracy_weight: float = 2.0) -> RewardsSection:
@@ -40,7 +40,7 @@ def test_a_reward_of_weight_zero_only_watches() -> None:
 
 
 def test_a_completion_of_which_all_rewards_say_none_has_no_reward() -> None:
-    nothing = Verdict([None] * 3, ["skipped"] * 3)
+    nothing = GradeReport([None] * 3, ["skipped"] * 3)
     assert aggregate(section(), GROUP, [nothing, nothing], 0.1).rewards_G == (None, None, None)
 
 
@@ -56,8 +56,8 @@ def test_scores_carry_columns_metrics_extras_and_the_first_error() -> None:
 
 def normalised(accuracy: list[float | None], form: list[float | None]) -> tuple[tuple[float | None, ...], bool]:
     settings = section().model_copy(update={"aggregation": "normalize_then_sum"})
-    verdicts = [Verdict(values, ["skipped" if value is None else "scored" for value in values]) for values in (accuracy, form)]
-    scores = aggregate(settings, GROUP, verdicts, 0.1)
+    reports = [GradeReport(values, ["skipped" if value is None else "scored" for value in values]) for values in (accuracy, form)]
+    scores = aggregate(settings, GROUP, reports, 0.1)
     return scores.training_rewards_G, scores.zero_variance
 
 
@@ -82,7 +82,7 @@ def test_zero_variance_is_judged_on_what_advantages_come_from() -> None:
     # the plain sums are equal, 2 x 0.25 + 0.5 x 0 = 2 x 0 + 0.5 x 1, but each reward has a preference
     assert not normalised([0.25, 0.0, 0.0], [0.0, 1.0, 1.0])[1]
     assert aggregate(
-        section(), GROUP, [Verdict([0.25, 0.0, 0.0], ["scored"] * 3), Verdict([0.0, 1.0, 1.0], ["scored"] * 3)], 0.1
+        section(), GROUP, [GradeReport([0.25, 0.0, 0.0], ["scored"] * 3), GradeReport([0.0, 1.0, 1.0], ["scored"] * 3)], 0.1
     ).zero_variance
 
 
