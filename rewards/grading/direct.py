@@ -169,7 +169,7 @@ class _Grader:
             self._lost.set_result(None)
 
     async def _graded(self, group: GroupInput, index: int, timeout_s: float | None) -> Any:
-        from rewards.grading.graders import Step
+        from rewards.grading.progress import Step
 
         graders, lost = self._graders, self._lost
         if graders is not None and lost is not None:

@@ -18,150 +18,21 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from configs.contracts.errors import RewardError
-from configs.contracts.records import Outcome
 from rewards.functions.group_input import GroupInput
 from rewards.functions.per_completion import PerCompletionReward
 from rewards.functions.registry import load
 from rewards.grading.calling import GradeReport
+from rewards.grading.grader_process import Exited, GraderOutput, GraderProcess
+from rewards.grading.progress import Progress, Step
 
 FRONT_DOOR = Path(__file__).parents[2] / "rollcast.py"
 """Runs a module of this project as a program."""
 
 LOAD_TIMEOUT_S = 120.0
 """Starting the warden and importing a user's module take no longer than this."""
-
-CAPTURED_BYTES = 65_536
-"""So much of the output of one grader and group is passed on; the rest is dropped."""
-
-TAIL_BYTES = 2000
-"""So much output is quoted in the error of a grader that died."""
-
-
-class Step(NamedTuple):
-    """The unit that a deadline kills: `Step(reward=0, completion=3)`; completion None is the whole group."""
-
-    reward: int
-    completion: int | None
-
-
-class _Exited(NamedTuple):
-    code: int
-
-    def __str__(self) -> str:
-        if self.code < 0:
-            return f"was ended by {signal.Signals(-self.code).name}"
-        return f"exited with code {self.code}"
-
-
-class _Grader(asyncio.Protocol):
-    """One grader process: its channel, its output, and what came back."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.transport: asyncio.Transport | None = None
-        self.answers: asyncio.Queue[dict[str, Any] | _Exited] = asyncio.Queue()
-        self.exited = asyncio.get_running_loop().create_future()
-        self._line = bytearray()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
-
-    def data_received(self, data: bytes) -> None:
-        self._line += data
-        *lines, rest = self._line.split(b"\n")
-        for line in lines:
-            self.answers.put_nowait(json.loads(line))
-        self._line = bytearray(rest)
-
-    def exit(self, code: int) -> None:
-        self.answers.put_nowait(_Exited(code))
-        if not self.exited.done():
-            self.exited.set_result(code)
-
-    async def answer(self, timeout_s: float) -> dict[str, Any] | _Exited | None:
-        """The next answer; None when there was none in time."""
-        if not self.answers.empty():
-            return self.answers.get_nowait()
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self.answers.get()
-        except TimeoutError:
-            await asyncio.sleep(0)  # this process may have been held up itself: take what has come meanwhile
-            return None if self.answers.empty() else self.answers.get_nowait()
-
-
-class _Output:
-    """The output of a grader: passed on to this process's stdout up to a cap, its end kept for error messages."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._passed = 0
-        self.tail = b""
-        os.set_blocking(fd, False)
-        asyncio.get_running_loop().add_reader(fd, self._read)
-
-    def drain(self) -> None:
-        """Take what is still in the pipe: a process's end may be known before its last words were read."""
-        while self._read():
-            pass
-
-    def _read(self) -> bool:
-        try:
-            data = os.read(self._fd, 1 << 20) if self._fd >= 0 else b""
-        except BlockingIOError:
-            return False
-        if not data:
-            self.close()
-            return False
-        self.tail = (self.tail + data[-TAIL_BYTES:])[-TAIL_BYTES:]
-        shown = data[: max(0, CAPTURED_BYTES - self._passed)]
-        if shown:
-            sys.stdout.write(shown.decode(errors="replace"))
-            sys.stdout.flush()
-        if self._passed < CAPTURED_BYTES <= self._passed + len(data):
-            print("\n[rollcast: a reward prints too much; the rest of its output for this group is dropped]", flush=True)
-        self._passed += len(data)
-        return True
-
-    def new_group(self) -> None:
-        self._passed, self.tail = 0, b""
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            asyncio.get_running_loop().remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-
-
-@dataclass
-class _Progress:
-    """The steps of a group, and the reports on those that are done."""
-
-    group: GroupInput
-    steps: list[Step]
-    reports: list[GradeReport]
-    timeout_s: float
-    """Deadline for one completion."""
-    done: int = 0
-
-    def record(self, report: GradeReport) -> None:
-        """Store the report of the next step."""
-        step = self.steps[self.done]
-        self.done += 1
-        if step.completion is None:
-            self.reports[step.reward] = report
-            return
-        whole = self.reports[step.reward]
-        whole.values += report.values
-        whole.outcomes += report.outcomes
-        whole.error = whole.error or report.error
-
-    def fail(self, outcome: Outcome, error: str) -> None:
-        step = self.steps[self.done]
-        self.record(GradeReport.failed(outcome, len(self.group.texts_G) if step.completion is None else 1, error))
 
 
 @dataclass
@@ -176,9 +47,9 @@ class Graders:
     _per_completion: list[bool] = field(default_factory=list)
     _own_limits: list[Callable[[dict[str, Any]], float]] = field(default_factory=list)
     """For each reward, what it may take over one completion by limits of its own, in seconds, from the group's columns."""
-    _idle: asyncio.LifoQueue[tuple[_Grader, _Output] | RewardError] = field(default_factory=asyncio.LifoQueue)
+    _idle: asyncio.LifoQueue[tuple[GraderProcess, GraderOutput] | RewardError] = field(default_factory=asyncio.LifoQueue)
     """Last in, first out: the grader that worked last has the fullest caches."""
-    _graders: dict[int, _Grader] = field(default_factory=dict)
+    _graders: dict[int, GraderProcess] = field(default_factory=dict)
     _started: int = 0
     _closing: bool = False
     _replacements: set[asyncio.Task[None]] = field(default_factory=set)
@@ -261,9 +132,9 @@ class Graders:
         if not self._closing:
             self._on_lost()
 
-    async def _spawn(self) -> tuple[_Grader, _Output]:
+    async def _spawn(self) -> tuple[GraderProcess, GraderOutput]:
         self._started += 1
-        grader = self._graders[self._started] = _Grader(self._started)
+        grader = self._graders[self._started] = GraderProcess(self._started)
         ours, theirs = socket.socketpair()
         output_r, output_w = os.pipe()
         try:
@@ -272,7 +143,7 @@ class Graders:
             theirs.close()
             os.close(output_w)
         ours.setblocking(False)
-        output = _Output(output_r)
+        output = GraderOutput(output_r)
         await asyncio.get_running_loop().create_connection(lambda: grader, sock=ours)
         hello = await grader.answer(LOAD_TIMEOUT_S)
         if isinstance(hello, dict) and "loaded" in hello:
@@ -282,14 +153,14 @@ class Graders:
         self._discard(grader, output)
         raise RewardError(_why_not_loaded(hello, output))
 
-    def _discard(self, grader: _Grader, output: _Output) -> None:
+    def _discard(self, grader: GraderProcess, output: GraderOutput) -> None:
         if grader.number in self._graders:
             self._control.send(json.dumps({"kill": grader.number}).encode())
         if grader.transport:
             grader.transport.close()
         output.close()
 
-    def _replace(self, grader: _Grader, output: _Output) -> None:
+    def _replace(self, grader: GraderProcess, output: GraderOutput) -> None:
         self._discard(grader, output)
         if self._closing:
             return
@@ -323,7 +194,7 @@ class Graders:
 
     async def _finish(self, group: GroupInput, steps: list[Step], timeout_s: float) -> list[GradeReport]:
         """Do these steps, on another grader whenever one must be replaced."""
-        progress = _Progress(group, steps, [GradeReport([], []) for _ in self._per_completion], timeout_s)
+        progress = Progress(group, steps, [GradeReport([], []) for _ in self._per_completion], timeout_s)
         while progress.done < len(steps):
             idle = await self._idle.get()
             if isinstance(idle, RewardError):
@@ -344,7 +215,7 @@ class Graders:
                 self._replace(grader, output)
         return progress.reports
 
-    async def _go_on(self, grader: _Grader, output: _Output, progress: _Progress) -> bool:
+    async def _go_on(self, grader: GraderProcess, output: GraderOutput, progress: Progress) -> bool:
         """Let one grader do the steps that are left. False when it must be replaced."""
         output.new_group()
         task = {"group": asdict(progress.group), "steps": progress.steps[progress.done :]}
@@ -356,7 +227,7 @@ class Graders:
             if answer is None:
                 progress.fail("timeout", f"no answer within {deadline_s:g} s; its process was killed")
                 return False
-            if isinstance(answer, _Exited):
+            if isinstance(answer, Exited):
                 progress.fail("crashed", f"its process {answer}{_quoted(output)}")
                 return False
             progress.record(GradeReport(**answer))
@@ -365,7 +236,7 @@ class Graders:
             print("a reward left processes running after its group; they are ended, and its grader is replaced", flush=True)
         return isinstance(last, dict) and not last["left_children"]
 
-    def _deadline_s(self, progress: _Progress) -> float:
+    def _deadline_s(self, progress: Progress) -> float:
         """For the next step."""
         step = progress.steps[progress.done]
         if step.completion is None:
@@ -396,15 +267,15 @@ def _own_limit(name: str, params: dict[str, Any]) -> Callable[[dict[str, Any]], 
     return reward.deadline_s if isinstance(reward, PerCompletionReward) else lambda columns: 0.0
 
 
-def _why_not_loaded(hello: dict[str, Any] | _Exited | None, output: _Output) -> str:
+def _why_not_loaded(hello: dict[str, Any] | Exited | None, output: GraderOutput) -> str:
     if hello is None:
         return f"the rewards were not loaded within {LOAD_TIMEOUT_S:g} s"
-    if isinstance(hello, _Exited):
+    if isinstance(hello, Exited):
         return f"loading the rewards ended the grader process: it {hello}{_quoted(output)}; is rewards.memory_limit_bytes large enough?"
     return f"a reward cannot be loaded:\n{hello['failed']}"
 
 
-def _quoted(output: _Output) -> str:
+def _quoted(output: GraderOutput) -> str:
     output.drain()
     text = output.tail.decode(errors="replace").strip()
     return f"; its last output:\n{text}" if text else ""

@@ -1,0 +1,45 @@
+"""The steps of one group, and how far its grading is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from configs.contracts.records import Outcome
+from rewards.functions.group_input import GroupInput
+from rewards.grading.calling import GradeReport
+
+
+class Step(NamedTuple):
+    """The unit that a deadline kills: `Step(reward=0, completion=3)`; completion None is the whole group."""
+
+    reward: int
+    completion: int | None
+
+
+@dataclass
+class Progress:
+    """The steps of a group, and the reports on those that are done."""
+
+    group: GroupInput
+    steps: list[Step]
+    reports: list[GradeReport]
+    timeout_s: float
+    """Deadline for one completion."""
+    done: int = 0
+
+    def record(self, report: GradeReport) -> None:
+        """Store the report of the next step."""
+        step = self.steps[self.done]
+        self.done += 1
+        if step.completion is None:
+            self.reports[step.reward] = report
+            return
+        whole = self.reports[step.reward]
+        whole.values += report.values
+        whole.outcomes += report.outcomes
+        whole.error = whole.error or report.error
+
+    def fail(self, outcome: Outcome, error: str) -> None:
+        step = self.steps[self.done]
+        self.record(GradeReport.failed(outcome, len(self.group.texts_G) if step.completion is None else 1, error))
