@@ -1,13 +1,8 @@
 """RolloutPool: all rollout workers of a run, behind one interface.
 
-    one task per slot:   spawn ─► start ─► install the current adapter ─► ready ─► watch ──lost──► kill, start again (bounded)
+    slots:               keep one worker each (`actors.slots`)
     rollout:             choose the ready worker with the fewest tokens in hand ─► ask ──lost──► same prompt on another worker, attempt + 1
     broadcast:           install on every started worker at once; a worker that fails is lost, and its slot starts another
-
-A slot outlives its workers. With two slots, and worker 1 lost at time t:
-
-    slot 0   worker 0 ──────────────────────────────►
-    slot 1   worker 1 ────────── lost at t, worker 1' ► its prompts are sampled again on worker 0, or on worker 1' when that is ready
 
 Whichever call first discovers that a worker is lost (a request, the watchdog, a broadcast) records it by `WorkerHandle.lose`.
 """
@@ -27,15 +22,14 @@ from typing import Any
 from actors.engine.adapter_folders import remove_abandoned, run_folder, shared_memory
 from actors.gang import assign_gangs
 from actors.handle import WorkerHandle
+from actors.slots import WorkerSlots
 from actors.worker import WorkerStatus
-from configs.contracts.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
-from configs.contracts.logs import tail
+from configs.contracts.errors import AdapterError, PoisonPromptError
 from configs.contracts.records import AdapterManifest, AdapterRef, BodyRef, GroupSummary, PromptId, RolloutRequest, SyncReport
 from configs.schema.run import RunConfig
 
 CLOSE_S = 15.0
 KILLED_GONE_S = 3.0
-WATCH_S = 2.0
 MAX_ENGINE_DEATHS = 2
 """Engines that may die with the same prompt in hand before it is blamed and no longer sampled."""
 
@@ -54,24 +48,12 @@ class RolloutPool:
 
     def __init__(self, config: RunConfig, spawn: Callable[[int], WorkerHandle], log_dir: Path, run_name: str) -> None:
         """See `create`. `spawn(index)` starts a worker's process and returns at once."""
-        self._config = config
-        self._spawn = spawn
-        self._log_dir = log_dir
         self._run_name = run_name
-        self._workers = {index: spawn(index) for index in range(config.actors.num_workers)}
-        self._slots: list[asyncio.Task[None]] = []
-        self._model_path = ""
-        self._adapter: AdapterRef | None = None
+        self._slots = WorkerSlots(config.actors, spawn, log_dir)
         self._broadcasting = asyncio.Lock()
-        self._changed = asyncio.Condition()
-        self._failure: RolloutError | None = None
-        self._ever_started = False
-        self._failed_starts = 0
         self._gang_numbers = itertools.count()
         self._gang_workers: dict[str, WorkerHandle] = {}
         self._engine_deaths: Counter[PromptId] = Counter()
-        self.restarts = 0
-        """Workers replaced so far."""
 
     @classmethod
     def create(cls, config: RunConfig, *, ray_options: dict[str, Any], log_dir: Path, run_name: str) -> RolloutPool:
@@ -94,9 +76,12 @@ class RolloutPool:
         Raises:
             RolloutError: no worker could start.
         """
-        self._model_path = model_path
-        self._slots = [asyncio.create_task(self._keep_slot(index)) for index in range(self._config.actors.num_workers)]
-        await self._until(lambda: all(worker.facts for worker in self._workers.values()))
+        await self._slots.start(model_path)
+
+    @property
+    def restarts(self) -> int:
+        """Workers replaced so far."""
+        return self._slots.restarts
 
     def assign(self, requests: Sequence[RolloutRequest]) -> list[RolloutRequest]:
         """Make the prompts of one synchronous step gangs, spread evenly over the ready workers.
@@ -104,7 +89,7 @@ class RolloutPool:
         All of them must then be passed to `rollout` at once: a gang starts when its last member has arrived. Without a ready
         worker the requests are returned unchanged.
         """
-        ready = [worker for worker in self._ordered() if worker.ready]
+        ready = self._slots.ready
         if not ready:
             return list(requests)
         assigned = assign_gangs(requests, len(ready), f"gang {next(self._gang_numbers)}")
@@ -145,85 +130,39 @@ class RolloutPool:
         async with self._broadcasting:
             self._refuse_old(adapter, rewind)
             began = time.monotonic()
-            self._adapter = adapter
-            await self._announce()
-            started = [worker for worker in self._ordered() if worker.facts and not worker.lost.done()]
-            await asyncio.gather(*(self._install(worker) for worker in started))
-            await self._until(lambda: self.version == adapter.version)
+            self._slots.adapter = adapter
+            await self._slots.announce()
+            started = [worker for worker in self._slots.workers if worker.facts and not worker.lost.done()]
+            await asyncio.gather(*(self._slots.install(worker) for worker in started))
+            await self._slots.until(lambda: self.version == adapter.version)
             return self._report(adapter.manifest, time.monotonic() - began, [worker.name for worker in started if worker.lost.done()])
 
     @property
     def version(self) -> int:
         """The lowest version that a ready worker has confirmed; -1 if none is ready."""
-        return min((worker.version for worker in self._workers.values() if worker.ready), default=-1)
+        return min((worker.version for worker in self._slots.ready), default=-1)
 
     async def status(self) -> dict[str, WorkerStatus | None]:
         """Status of every worker, by name; None for one that is starting or does not answer within a second."""
-        workers = self._ordered()
+        workers = self._slots.workers
         answers = await asyncio.gather(*(worker.status(1.0) for worker in workers))
         return {worker.name: answer for worker, answer in zip(workers, answers, strict=True)}
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers that have started."""
-        return [worker.facts.pid for worker in self._ordered() if worker.facts]
+        return [worker.facts.pid for worker in self._slots.workers if worker.facts]
 
     def engine_pids(self) -> list[int]:
         """Process ids of their engines."""
-        return [pid for worker in self._ordered() if worker.facts for pid in worker.facts.engine_pids]
+        return [pid for worker in self._slots.workers if worker.facts for pid in worker.facts.engine_pids]
 
     async def close(self) -> None:
         """End all workers and engines, and remove the adapters from shared memory. Takes at most about `CLOSE_S`."""
-        for slot in self._slots:
-            slot.cancel()
-        await asyncio.gather(*self._slots, return_exceptions=True)
-        workers = self._ordered()
-        self._workers.clear()
-        self._failure = self._failure or RolloutError("the pool was closed while work was in hand")
-        await self._announce()
-        await asyncio.gather(*(worker.close(CLOSE_S) for worker in workers))
+        await self._slots.close(CLOSE_S)
         await asyncio.to_thread(self._remove_adapters)
 
-    def _ordered(self) -> list[WorkerHandle]:
-        return [self._workers[index] for index in sorted(self._workers)]
-
-    async def _keep_slot(self, index: int) -> None:
-        try:
-            while True:
-                worker = self._workers[index]
-                await self._bring_up(worker)
-                if not worker.lost.done():
-                    await self._watch(worker)
-                worker.kill()
-                if not self._may_replace(worker):
-                    return await self._give_up(index, worker.lost.result())
-                self.restarts += 1
-                self._workers[index] = self._spawn(index)
-        except Exception as error:
-            await self._give_up(index, RolloutError(f"{type(error).__name__}: {error}"))
-
-    def _may_replace(self, worker: WorkerHandle) -> bool:
-        if worker.facts is None:
-            self._failed_starts += 1
-        # if no worker has ever started, the configuration is wrong, and another try would only delay the error
-        hopeless = not self._ever_started and self._failed_starts >= self._config.actors.num_workers
-        return not hopeless and self.restarts < self._config.actors.max_restarts
-
-    async def _bring_up(self, worker: WorkerHandle) -> None:
-        await worker.start(self._model_path, self._config.actors.start_timeout_s)
-        self._ever_started |= worker.facts is not None
-        await self._announce()
-        if not worker.lost.done():
-            await self._until(lambda: self._adapter is not None)
-            await self._install(worker)
-
-    async def _install(self, worker: WorkerHandle) -> None:
-        async with worker.installing:
-            assert self._adapter is not None
-            await worker.install(self._adapter)
-        await self._announce()
-
     def _report(self, manifest: AdapterManifest, total_s: float, failed: list[str]) -> SyncReport:
-        times = [worker.times for worker in self._ordered() if worker.ready and worker.times]
+        times = [worker.times for worker in self._slots.ready if worker.times]
         return SyncReport(
             version=manifest.version,
             nbytes=manifest.nbytes,
@@ -233,22 +172,11 @@ class RolloutPool:
             failed_workers=tuple(failed),
         )
 
-    async def _watch(self, worker: WorkerHandle) -> None:
-        limit_s = self._config.actors.progress_timeout_s
-        while not worker.lost.done():
-            await asyncio.wait([worker.lost], timeout=min(WATCH_S, limit_s / 4))
-            status = await worker.status(limit_s)
-            if status is None:
-                worker.lose(RolloutError(f"it did not answer for {limit_s:g} s; it is replaced", role=worker.name), engine_died=True)
-            elif status.stalled_s > limit_s:
-                reason = f"its engine has work and has sampled no token for {status.stalled_s:.1f} s; it is replaced"
-                worker.lose(RolloutError(reason, role=worker.name), engine_died=True)
-
     async def _pick(self, request: RolloutRequest) -> WorkerHandle:
         if request.gang and (worker := self._gang_workers.get(request.gang.name)) and worker.ready:
             return worker
-        await self._until(lambda: any(worker.ready for worker in self._workers.values()))
-        return min((worker for worker in self._ordered() if worker.ready), key=lambda worker: worker.tokens_in_hand)
+        await self._slots.until(lambda: self._slots.ready)
+        return min(self._slots.ready, key=lambda worker: worker.tokens_in_hand)
 
     def _count_engine_death(self, worker: WorkerHandle, prompt_id: PromptId) -> None:
         if not worker.engine_died:
@@ -258,29 +186,12 @@ class RolloutPool:
             raise PoisonPromptError(f"prompt {prompt_id} was in {MAX_ENGINE_DEATHS} engines when they died; it is not sampled again")
 
     def _refuse_old(self, adapter: AdapterRef, rewind: bool) -> None:
-        if self._adapter and adapter.version <= self._adapter.version and not rewind:
+        current = self._slots.adapter
+        if current and adapter.version <= current.version and not rewind:
             raise AdapterError(
-                f"adapter {adapter.version} is not newer than {self._adapter.version}, which the workers have; versions only grow, but after "
+                f"adapter {adapter.version} is not newer than {current.version}, which the workers have; versions only grow, but after "
                 "the learner was restored (rewind)"
             )
-
-    async def _give_up(self, index: int, error: RollcastError) -> None:
-        del self._workers[index]
-        if not self._workers and self._failure is None:
-            log_tail = tail(self._log_dir / f"rollout-{index}.log")
-            reason = f"no rollout worker is left after {self.restarts} replacements (actors.max_restarts); the last one: {error.message}"
-            self._failure = RolloutError(reason, role=f"rollout {index}", log_tail=log_tail)
-        await self._announce()
-
-    async def _announce(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-    async def _until(self, condition: Callable[[], object]) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._failure is not None or condition())
-        if self._failure is not None:
-            raise self._failure
 
     def _remove_adapters(self) -> None:
         """Remove the adapters that killed workers of this node left; their locks end only when the processes are gone."""

@@ -75,7 +75,7 @@ async def until(condition: Callable[[], bool], limit_s: float = 120.0) -> None:
 
 def ready(pool: RolloutPool, seen: set[int]) -> bool:
     seen.update(pool.worker_pids() + pool.engine_pids())
-    return sum(worker.ready for worker in pool._workers.values()) == 2
+    return len(pool._slots.ready) == 2
 
 
 async def sample_and_strike(pool: RolloutPool, seen: set[int], first_index: int, strike: Callable[[], None]) -> list[int]:

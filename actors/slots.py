@@ -1,0 +1,145 @@
+"""The slots of a pool: each keeps one rollout worker alive, and starts another when it is lost.
+
+    one task per slot:   spawn ─► start ─► install the current adapter ─► ready ─► watch ──lost──► kill, start again (bounded)
+
+A slot outlives its workers. With two slots, and worker 1 lost at time t:
+
+    slot 0   worker 0 ──────────────────────────────►
+    slot 1   worker 1 ────────── lost at t, worker 1' ► its prompts are sampled again on worker 0, or on worker 1' when that is ready
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from actors.handle import WorkerHandle
+from configs.contracts.errors import RollcastError, RolloutError
+from configs.contracts.logs import tail
+from configs.contracts.records import AdapterRef
+from configs.schema.actors import ActorsSection
+
+WATCH_S = 2.0
+
+
+class WorkerSlots:
+    """The workers of a pool by the number of their slot. Supervises them; the pool routes work to them."""
+
+    def __init__(self, actors: ActorsSection, spawn: Callable[[int], WorkerHandle], log_dir: Path) -> None:
+        """See `RolloutPool`. Every worker's process is spawned at once."""
+        self._actors = actors
+        self._spawn = spawn
+        self._log_dir = log_dir
+        self._workers = {index: spawn(index) for index in range(actors.num_workers)}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Condition()
+        self._failure: RolloutError | None = None
+        self._ever_started = False
+        self._failed_starts = 0
+        self.adapter: AdapterRef | None = None
+        """The adapter that every worker is to have."""
+        self.restarts = 0
+        """Workers replaced so far."""
+
+    @property
+    def workers(self) -> list[WorkerHandle]:
+        """The workers that live, in the order of their slots."""
+        return [self._workers[index] for index in sorted(self._workers)]
+
+    @property
+    def ready(self) -> list[WorkerHandle]:
+        """The workers that sample with the current adapter or the one before it."""
+        return [worker for worker in self.workers if worker.ready]
+
+    async def start(self, model_path: str) -> None:
+        """Load the model in every worker; returns when all have, or have been replaced by one that has.
+
+        Raises:
+            RolloutError: no worker could start.
+        """
+        self._tasks = [asyncio.create_task(self._keep(index, model_path)) for index in list(self._workers)]
+        await self.until(lambda: all(worker.facts for worker in self._workers.values()))
+
+    async def install(self, worker: WorkerHandle) -> None:
+        """Give a worker the current adapter."""
+        async with worker.installing:
+            assert self.adapter is not None
+            await worker.install(self.adapter)
+        await self.announce()
+
+    async def announce(self) -> None:
+        """Wake everything that waits in `until`."""
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until the condition holds.
+
+        Raises:
+            RolloutError: no worker is left and none may be started.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._failure is not None or condition())
+        if self._failure is not None:
+            raise self._failure
+
+    async def close(self, limit_s: float) -> None:
+        """End all workers and their engines within the limit."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        workers = self.workers
+        self._workers.clear()
+        self._failure = self._failure or RolloutError("the pool was closed while work was in hand")
+        await self.announce()
+        await asyncio.gather(*(worker.close(limit_s) for worker in workers))
+
+    async def _keep(self, index: int, model_path: str) -> None:
+        try:
+            while True:
+                worker = self._workers[index]
+                await self._bring_up(worker, model_path)
+                if not worker.lost.done():
+                    await self._watch(worker)
+                worker.kill()
+                if not self._may_replace(worker):
+                    return await self._give_up(index, worker.lost.result())
+                self.restarts += 1
+                self._workers[index] = self._spawn(index)
+        except Exception as error:
+            await self._give_up(index, RolloutError(f"{type(error).__name__}: {error}"))
+
+    def _may_replace(self, worker: WorkerHandle) -> bool:
+        if worker.facts is None:
+            self._failed_starts += 1
+        # if no worker has ever started, the configuration is wrong, and another try would only delay the error
+        hopeless = not self._ever_started and self._failed_starts >= self._actors.num_workers
+        return not hopeless and self.restarts < self._actors.max_restarts
+
+    async def _bring_up(self, worker: WorkerHandle, model_path: str) -> None:
+        await worker.start(model_path, self._actors.start_timeout_s)
+        self._ever_started |= worker.facts is not None
+        await self.announce()
+        if not worker.lost.done():
+            await self.until(lambda: self.adapter is not None)
+            await self.install(worker)
+
+    async def _watch(self, worker: WorkerHandle) -> None:
+        limit_s = self._actors.progress_timeout_s
+        while not worker.lost.done():
+            await asyncio.wait([worker.lost], timeout=min(WATCH_S, limit_s / 4))
+            status = await worker.status(limit_s)
+            if status is None:
+                worker.lose(RolloutError(f"it did not answer for {limit_s:g} s; it is replaced", role=worker.name), engine_died=True)
+            elif status.stalled_s > limit_s:
+                reason = f"its engine has work and has sampled no token for {status.stalled_s:.1f} s; it is replaced"
+                worker.lose(RolloutError(reason, role=worker.name), engine_died=True)
+
+    async def _give_up(self, index: int, error: RollcastError) -> None:
+        del self._workers[index]
+        if not self._workers and self._failure is None:
+            log_tail = tail(self._log_dir / f"rollout-{index}.log")
+            reason = f"no rollout worker is left after {self.restarts} replacements (actors.max_restarts); the last one: {error.message}"
+            self._failure = RolloutError(reason, role=f"rollout {index}", log_tail=log_tail)
+        await self.announce()
