@@ -1,4 +1,4 @@
-"""Sizes that decide how much memory a step takes. No torch: the estimate of a dry run reads them in the driver."""
+"""Sizes of the largest buffers of a step, by device. No torch: the memory estimate of a dry run reads them in the driver."""
 
 from __future__ import annotations
 
@@ -11,7 +11,3 @@ head that is read, where an H100 can do 295 (by arithmetic, not measured)."""
 
 BUCKET_ELEMENTS = {"cpu": int(5e6), "cuda": int(5e7)}
 """Most gradient elements that DeepSpeed reduces over the ranks at once. It allocates whole buckets, however small the adapter."""
-
-ATTENTION_WIDTH_PER_HIDDEN = 6.0
-"""Row width, in hidden sizes, at which attention costs as much as the linear layers: 12 H^2 against 2 T H multiplications a token.
-Flat: on a CPU core, steps of the quickstart at 2 to 16 hidden sizes took the same time within a tenth."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from cluster.models.shape import ModelShape
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
-from learner.buffer_sizes import ATTENTION_WIDTH_PER_HIDDEN, BUCKET_ELEMENTS, CHUNK_LOGITS
+from learner.buffer_sizes import BUCKET_ELEMENTS, CHUNK_LOGITS
+from learner.packing import FLEX_ATTENTION, BatchShape, TrainedCompletion, TrainedGroup, attention_width, batch_shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def _activations(config: RunConfig | SftConfig, shape: ModelShape, element_bytes
     device = "cuda" if config.learner.gpus_per_rank else "cpu"
     chunk_bytes = 8 if element_bytes == 4 else 10  # two buffers in float32, and the factors of the product with a bfloat16 head
     chunk = chunk_bytes * min(max(CHUNK_LOGITS[device], shape.vocabulary), predictions * shape.vocabulary)
-    flex = config.model.attn_implementation == "flex_attention"
+    flex = config.model.attn_implementation == FLEX_ATTENTION
     ends = tokens * shape.hidden * element_bytes * 3
     if config.learner.gradient_checkpointing:
         kept, workspace = shape.layers * tokens * shape.hidden * element_bytes + ends, {"chunk": chunk, "layer": layer * 3 // 2}
@@ -115,27 +117,19 @@ def _activations(config: RunConfig | SftConfig, shape: ModelShape, element_bytes
     }
 
 
-def micro_batch(config: RunConfig | SftConfig, shape: ModelShape) -> tuple[int, int, int]:
-    """(rows, width, predicted tokens) of a full micro-batch of the longest prompts and completions, as `learner.packing.pack` makes it.
-
-    A row of width P + k C holds a prompt and k of its completions; k is chosen to cost least, attention included. For supervised fine-tuning,
-    a row holds one demonstration of the longest length.
-    """
+def micro_batch(config: RunConfig | SftConfig, shape: ModelShape) -> BatchShape:
+    """Size of the largest micro-batch that the learner packs if all prompts and completions, or demonstrations, have the longest length."""
+    learner = config.learner
     if isinstance(config, SftConfig):
-        width_T = -(-config.data.max_length // 8) * 8
-        rows = max(1, min(config.learner.token_budget // width_T, -(-config.learner.train_batch_size // config.learner.ranks)))
-        return rows, width_T, rows * width_T
-    prompt, completion, group = config.data.max_prompt_length, config.actors.max_completion_length - 1, config.actors.num_generations
-    flex = config.model.attn_implementation == "flex_attention"
-    attention_width = math.inf if flex else ATTENTION_WIDTH_PER_HIDDEN * shape.hidden
+        groups = [_longest_group(1, config.data.max_length - 1, 1)] * -(-learner.train_batch_size // learner.ranks)
+    else:
+        group = _longest_group(config.data.max_prompt_length, config.actors.max_completion_length, config.actors.num_generations)
+        groups = [group] * -(-config.groups_per_step // learner.ranks)
+    width = attention_width(shape.hidden, config.model.attn_implementation)
+    return max(batch_shapes(groups, token_budget=learner.token_budget, attention_width=width), key=lambda batch: batch.rows * batch.width)
 
-    def width(k: int) -> int:
-        return -(-(prompt + k * completion) // 8) * 8
 
-    def cost(k: int) -> float:
-        return -(-group // k) * width(k) * (1 + width(k) / attention_width)
-
-    best = min((k for k in range(1, group + 1) if k == 1 or width(k) <= config.learner.token_budget), key=cost)
-    rows = min(config.learner.token_budget // width(best), -(-config.groups_per_step // config.learner.ranks) * -(-group // best))
-    rows = max(1, rows)
-    return rows, width(best), rows * best * (completion + 1)
+def _longest_group(prompt: int, completion: int, generations: int) -> TrainedGroup:
+    """A group by its lengths alone; its tokens are views of one 0, which take no memory."""
+    prompt_T, completion_T = (np.broadcast_to(np.int32(0), length) for length in (prompt, completion))
+    return TrainedGroup(prompt_T, (TrainedCompletion(completion_T, completion_T, 0.0),) * generations)

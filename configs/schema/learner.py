@@ -65,6 +65,12 @@ class ObjectiveSection(Section):
         return self.beta > 0 and not self.kl_in_reward
 
     @property
+    def largest_ratio(self) -> float:
+        """Upper bound of the probability ratio pi / pi_old: `epsilon_high` itself under `cispo`, else 1 + the upper clip range."""
+        high = self.epsilon if self.epsilon_high is None else self.epsilon_high
+        return high if self.loss_type == "cispo" else 1.0 + high
+
+    @property
     def weighs_every_completion(self) -> bool:
         """True where a completion whose advantage is 0 still has a gradient."""
         return self.kl_in_loss or self.entropy_coef > 0
@@ -118,21 +124,8 @@ class WarmStartSection(Section):
     """Falls linearly to a tenth."""
 
 
-class OptimizerSection(Section):
-    """AdamW and clipping."""
-
-    adam_beta1: Fraction = 0.9
-    adam_beta2: Fraction = 0.999
-    adam_epsilon: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.0
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradients are clipped to this global norm."""
-    offload_optimizer: bool = False
-    """Keep the float32 weights and Adam's moments in the host's memory, and step there: frees 12 bytes a trained parameter."""
-
-
-class TrainingSection(OptimizerSection):
-    """A ZeRO-2 group of ranks, and its optimizer."""
+class RanksSection(Section):
+    """A ZeRO-2 group of ranks, the size of its steps, and their learning rate."""
 
     ranks: PositiveInt = 1
     """Learner processes, one GPU (or CPU core) each, in one ZeRO-2 group."""
@@ -154,7 +147,25 @@ class TrainingSection(OptimizerSection):
     warmup_ratio: Fraction = 0.0
     """Share of all steps over which the learning rate rises; `warmup_steps` wins."""
     warmup_steps: NonNegativeInt | None = None
+
+
+class OptimizerSection(Section):
+    """AdamW and clipping."""
+
+    adam_beta1: Fraction = 0.9
+    adam_beta2: Fraction = 0.999
+    adam_epsilon: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this global norm."""
+
+
+class TrainingSection(OptimizerSection, RanksSection):
+    """A group of ranks and its optimizer. A dumped configuration lists the keys of `RanksSection` first, then the optimizer's, then these."""
+
     gradient_checkpointing: bool = False
+    offload_optimizer: bool = False
+    """Keep the float32 weights and Adam's moments in the host's memory, and step there: frees 12 bytes a trained parameter."""
     max_nonfinite_steps: PositiveInt = 3
     """So many steps in a row without a finite loss and gradient end the run."""
     process_group_timeout_s: PositiveFloat = 100.0

@@ -1,4 +1,4 @@
-"""Rank: one process of a learner group, whatever it trains. Heavy imports are inside, so that the driver can import the class."""
+"""One process of the learner, called a rank, whatever it trains. Heavy imports are inside functions, so that the driver can import the class."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -15,29 +15,35 @@ import ray
 
 from configs.contracts.errors import NonFiniteError
 from configs.contracts.logs import redirect_output
+from configs.contracts.metrics import Metric
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 from learner.packing import MicroBatch
 
 if TYPE_CHECKING:
-    from learner.engine.zero2_engine import LearnerEngine
-    from learner.model.policy import Policy
-
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from configs.contracts.metrics import Metric
-
-if TYPE_CHECKING:
-    from learner.engine.zero2_engine import LearnerEngine
+    from learner.engine.zero2_engine import LearnerEngine, StepOutcome
     from learner.model.policy import Policy
 
 Config = TypeVar("Config", RunConfig, SftConfig)
 
 
+@dataclass(frozen=True, slots=True)
+class RankReport:
+    """One rank's part of a step. `metrics` are not divided yet; the other fields are the same on every rank."""
+
+    policy_version: int
+    applied: bool
+    grad_norm: float
+    learning_rate: float
+    metrics: dict[str, Metric]
+
+    @classmethod
+    def of(cls, policy_version: int, outcome: StepOutcome, metrics: dict[str, Metric]) -> RankReport:
+        return cls(policy_version, outcome.applied, outcome.grad_norm, outcome.learning_rate, metrics)
+
+
 class Rank(Generic[Config]):
-    """One rank. Every method but `rendezvous` and `where` is collective: the group calls it on all ranks at once."""
+    """One rank. Every method but `rendezvous` and `where` is collective: all ranks are called at once."""
 
     def __init__(self, config: Config, rank: int, log_dir: Path) -> None:
         redirect_output(log_dir / f"learner-{rank}.log")
@@ -50,17 +56,17 @@ class Rank(Generic[Config]):
         _import_heavy(self._on_gpu, max(1, int(config.learner.cpus_per_rank)))
 
     def where(self) -> tuple[int, str]:
-        """Process id, and address of the node."""
+        """Return the process id and the node's address."""
         return os.getpid(), ray.util.get_node_ip_address()
 
     def rendezvous(self) -> tuple[str, int]:
-        """Address of this node, and a port that is free now, where the ranks can meet."""
+        """Return this node's address and a port that is free now, for the ranks to meet at."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
     def join(self, address: str, port: int) -> None:
-        """Become a rank of the process group."""
+        """Enter the process group, and wait for the other ranks."""
         from learner.engine.zero2_engine import join_process_group
 
         learner = self._config.learner
@@ -90,9 +96,10 @@ class Rank(Generic[Config]):
         from learner.engine.zero2_engine import LearnerEngine
 
         learner = self._config.learner
-        return LearnerEngine(policy, learner, Schedule.of(learner, total_steps))
+        return LearnerEngine(policy, learner, Schedule.of(learner, total_steps), offload=learner.offload_optimizer)
 
     def _count_nonfinite(self, applied: bool, batches: Sequence[MicroBatch], step: int) -> None:
+        """Save the batches of a skipped step; too many such steps in a row raise NonFiniteError."""
         if applied:
             self._nonfinite_in_row = 0
             return
@@ -103,14 +110,14 @@ class Rank(Generic[Config]):
         limit = self._config.learner.max_nonfinite_steps
         if self._nonfinite_in_row >= limit:
             raise NonFiniteError(
-                f"loss or gradient was not finite in {self._nonfinite_in_row} steps in a row, and learner.max_nonfinite_steps is {limit}; "
-                f"the batches are in {stem}-*.npz; lower learner.learning_rate or look for what is wrong with them",
+                f"loss or gradient was not finite in {self._nonfinite_in_row} steps in a row, and learner.max_nonfinite_steps is {limit}. "
+                f"Lower learner.learning_rate, or inspect the batches in {stem}-*.npz",
                 role=f"learner rank {self._rank}",
             )
 
 
 def _import_heavy(on_gpu: bool, threads: int) -> None:
-    """Import what `start` will need, so that the group's ranks do it while the rollout engines start."""
+    """Import the libraries that `start` needs early, while the rollout engines start."""
     from learner.engine.zero2_engine import import_deepspeed
 
     import_deepspeed(on_gpu=on_gpu)
@@ -118,14 +125,3 @@ def _import_heavy(on_gpu: bool, threads: int) -> None:
         importlib.import_module(module)
     torch = importlib.import_module("torch")
     torch.set_num_threads(threads)
-
-
-@dataclass(frozen=True, slots=True)
-class RankReport:
-    """One rank's part of a step. Metrics are not divided yet; the rest is the same on every rank."""
-
-    policy_version: int
-    applied: bool
-    grad_norm: float
-    learning_rate: float
-    metrics: dict[str, Metric]

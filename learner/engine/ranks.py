@@ -1,31 +1,32 @@
-"""Ranks: all processes of a learner group, the only place that says `.remote` to all of them.
+"""All ranks of the learner as one group. Calls to all of them go through here.
 
-Each call goes to every rank; the first rank that fails ends the group: the others, which would wait for it, are killed within seconds, and a
-LearnerError names the rank and quotes the end of its log.
+Each call goes to every rank. The first rank that fails ends the group: the others, which would wait for it for ever, are killed within
+seconds, and a LearnerError names the failed rank and quotes the end of its log.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from configs.contracts.errors import LearnerError, RollcastError, unwrapped
 from configs.contracts.logs import tail
-from configs.schema.run import RunConfig
-from configs.schema.sft import SftConfig
-from learner.engine.rank import Rank
+from learner.engine.rank import Config, Rank
 
 BLAME_WAIT_S = 5.0
-"""How long to wait for the other ranks' errors after the first: a dead rank is reported later than those that lost it."""
+"""Time to wait for the other ranks' errors after the first: Ray reports a dead rank later than the ranks that lost their connection to it."""
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class Ranks:
-    """The processes of one group. After a LearnerError it is dead: make another."""
+    """The processes of one group. After a LearnerError it is dead: make another. Ray's actor handles have no types that help here."""
 
     def __init__(self, workers: Sequence[Any], log_dir: Path) -> None:
         self._alive = list(workers)
@@ -33,15 +34,20 @@ class Ranks:
         self._joined = False
 
     @classmethod
-    def create(cls, worker: type[Rank[Any]], config: RunConfig | SftConfig, *, ray_options: dict[str, Any], log_dir: Path) -> Ranks:
-        """Start one actor a rank; their imports begin at once. `ray_options` say where (labels, placement group)."""
+    def create(cls, worker: type[Rank[Config]], config: Config, *, ray_options: Mapping[str, object], log_dir: Path) -> Ranks:
+        """Start one actor per rank, whose imports begin at once.
+
+        Args:
+            ray_options: placement of the actors: labels, placement group.
+        """
         learner = config.learner
-        options = {
+        options: dict[str, Any] = {
             "num_cpus": learner.cpus_per_rank,
             "num_gpus": learner.gpus_per_rank,
             "max_restarts": 0,
             "max_task_retries": 0,
-        } | ray_options
+            **ray_options,
+        }
         actor = ray.remote(worker).options(**options)
         return cls([actor.remote(config, rank, log_dir) for rank in range(learner.ranks)], log_dir)
 
@@ -49,24 +55,30 @@ class Ranks:
     def workers(self) -> list[Any]:
         """Actor handles by rank."""
         if not self._alive:
-            raise LearnerError("the learner group is closed; make another one")
+            raise LearnerError("the learner's ranks were closed; create a new learner")
         return self._alive
 
     async def join(self) -> None:
-        """Make one process group of the ranks; once."""
+        """Make one process group of the ranks. Later calls do nothing."""
         if self._joined:
             return
-        address, port = (await self.settle([self.workers[0].rendezvous.remote()]))[0]
-        await self.everywhere("join", address, port)
+        address, port = (await self.settle([remote(self.workers[0], Rank.rendezvous)]))[0]
+        await self.everywhere(Rank.join, address, port)
         self._joined = True
 
-    async def everywhere(self, method: str, *arguments: Any) -> list[Any]:
-        """Call a method on every rank; its results by rank."""
-        return await self.settle([getattr(worker, method).remote(*arguments) for worker in self.workers])
+    async def everywhere(
+        self, method: Callable[Concatenate[Any, Arguments], Result], *arguments: Arguments.args, **named: Arguments.kwargs
+    ) -> list[Result]:
+        """Call a method with the same arguments on every rank; returns the results by rank. Example: `everywhere(Rank.where)`."""
+        return await self.settle([remote(worker, method, *arguments, **named) for worker in self.workers])
+
+    async def each(self, method: Callable[..., Result], arguments_R: Sequence[Sequence[object]]) -> list[Result]:
+        """Call a method on every rank with that rank's own arguments; returns the results by rank."""
+        return await self.settle([remote(worker, method, *own) for worker, own in zip(self.workers, arguments_R, strict=True)])
 
     async def pids(self) -> list[int]:
         """Process ids by rank."""
-        return [pid for pid, _ in await self.everywhere("where")]
+        return [pid for pid, _ in await self.everywhere(Rank.where)]
 
     async def close(self) -> None:
         """End all ranks. Safe to call twice, and after an error."""
@@ -74,8 +86,8 @@ class Ranks:
             ray.kill(worker)
         self._alive = []
 
-    async def settle(self, references: Sequence[Any]) -> list[Any]:
-        """Results by rank; on the first error the group is ended and the error that explains it raised."""
+    async def settle(self, references: Sequence[ray.ObjectRef[Result]]) -> list[Result]:
+        """Await results. On the first error, end the group and raise the error that explains it."""
         futures = [asyncio.wrap_future(reference.future()) for reference in references]
         _, pending = await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
         if any(future.done() and future.exception() for future in futures):
@@ -87,7 +99,7 @@ class Ranks:
         return [future.result() for future in futures]
 
     def _explain(self, errors: dict[int, BaseException]) -> RollcastError:
-        """A dead process explains the others' errors; then come our own errors, then any."""
+        """The error to raise: a dead process explains the others' errors, then come our own errors, then any other."""
 
         def weight(rank: int) -> tuple[int, int]:
             error = errors[rank]
@@ -102,7 +114,12 @@ class Ranks:
         died = isinstance(error, (ActorDiedError, ActorUnavailableError))
         message = "the process died" if died else f"{type(error).__name__}: {error}"
         return LearnerError(
-            f"{message}; the group was ended and must be made again from the last checkpoint",
+            f"{message}; all ranks were ended, resume from the last checkpoint",
             role=f"learner rank {rank}",
             log_tail=tail(self._log_dir / f"learner-{rank}.log"),
         )
+
+
+def remote(worker: Any, method: Callable[..., Result], *arguments: object, **named: object) -> ray.ObjectRef[Result]:
+    """Call `method` of the actor's class on `worker`, in its process."""
+    return getattr(worker, method.__name__).remote(*arguments, **named)

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the optimizer steps done, equal to transformers' schedulers; nothing to save or restore."""
+"""Learning rate as a function of the optimizer steps done, equal to transformers' schedulers. It has no state to save."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Schedule:
 
     @classmethod
     def of(cls, learner: TrainingSection, total_steps: int) -> Schedule:
-        """The schedule of a run; `warmup_steps` wins over `warmup_ratio`, which is rounded up (`TrainingArguments.get_warmup_steps`)."""
+        """Make the schedule of a run. `warmup_steps` wins over `warmup_ratio`, which is rounded up (`TrainingArguments.get_warmup_steps`)."""
         warmup = learner.warmup_steps if learner.warmup_steps is not None else math.ceil(total_steps * learner.warmup_ratio)
         floor = learner.min_lr_rate if learner.lr_scheduler_type == "cosine_with_min_lr" else 0.0
         return cls(learner.lr_scheduler_type, learner.learning_rate, warmup, total_steps, floor)
 
     def learning_rate(self, steps_done: int) -> float:
-        """The rate of the step that follows `steps_done` steps."""
+        """Rate of the step after `steps_done` steps."""
         if self.kind == "constant":
             return self.peak
         if steps_done < self.warmup_steps:

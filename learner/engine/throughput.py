@@ -1,4 +1,4 @@
-"""Counts the work of a step: tokens, floating-point operations, their share of the device's peak (MFU), and peak memory.
+"""Cost of a step: tokens, floating-point operations, their share of the device's peak rate (MFU), and peak memory.
 
 Dimensions: `_B` rows, `_T` tokens of a row, `_C` completions of a micro-batch.
 """
@@ -37,29 +37,29 @@ PEAK_BF16_FLOPS = {
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
-"""Dense bfloat16 operations a second with float32 accumulation, from the makers' data sheets; the longest name that a device's contains."""
+"""Dense bfloat16 operations per second with float32 accumulation, from the makers' data sheets. The longest matching name counts."""
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Peak of a device by the name that torch gives it; None where it is not known."""
+    """Peak rate of a device, by the name that torch gives it; None if it is not known."""
     known = [name for name in PEAK_BF16_FLOPS if f"{name} " in f"{device_name} ".replace("-", " ")]
     return PEAK_BF16_FLOPS[max(known, key=len)] if known else None
 
 
 @dataclass(frozen=True, slots=True)
 class FlopCount:
-    """Floating-point operations of one forward and backward of a model, without what is computed twice (checkpointing): "model FLOPs".
+    """Floating-point operations of one forward and backward pass ("model FLOPs"); gradient checkpointing's second forward is not counted.
 
-    A matrix of n weights takes 2 n operations a token forward, 2 n to pass the gradient through, and 2 n for its own gradient if it is
-    trained (Kaplan et al. 2020, arXiv:2001.08361, section 2.1). So a frozen base costs 4 n and an adapter 6 n.
+    For each token, a matrix of n weights takes 2 n operations forward, 2 n to pass the gradient through, and 2 n for its own gradient if it
+    is trained (Kaplan et al. 2020, arXiv:2001.08361, section 2.1). So a frozen base costs 4 n and an adapter 6 n.
     """
 
     linear_per_token: int
-    """Operations of all linear layers but the head, for every token of a row."""
+    """Operations in all linear layers except the head, for every token of a row."""
     head_per_prediction: int
-    """Operations of the vocabulary projection, for every token that is predicted."""
+    """Operations in the vocabulary projection, for every predicted token."""
     attention_per_pair: int
-    """Operations of attention in all layers, for every pair of a token and one that it sees: two products of a head's width forward, four backward."""
+    """Operations in all layers, for every pair of a token and one that it sees: two products of a head's width forward, four backward."""
 
     @classmethod
     def of(cls, policy: Policy) -> FlopCount:
@@ -76,7 +76,7 @@ class FlopCount:
         )
 
     def step(self, batches: Sequence[MicroBatch]) -> int:
-        """Operations of a step on these micro-batches, padding not counted."""
+        """Operations of a step on these micro-batches, without padding."""
         tokens = sum(batch.tokens for batch in batches)
         predictions = sum(len(batch.source_N) for batch in batches)
         return (
@@ -87,33 +87,33 @@ class FlopCount:
 
 
 def allowed_pairs(batch: MicroBatch) -> int:
-    """Pairs of a token and one that it looks at: every token sees as many as its position says, and itself."""
+    """Count the pairs of a token and one that it sees. A token at position p sees p earlier tokens and itself."""
     return int((batch.position_ids_BT[batch.segment_ids_BT >= 0] + 1).sum())
 
 
 def unshared_tokens(batch: MicroBatch) -> int:
-    """Tokens that would be computed if every completion had its prompt to itself."""
+    """Tokens to compute if no completions shared a prompt."""
     firsts = np.cumsum(batch.lengths_C) - batch.lengths_C
     prompt_tokens_C = batch.position_ids_BT.ravel()[batch.source_N[firsts]] + 1
     return int((prompt_tokens_C + batch.lengths_C - 1).sum())
 
 
 def packing_metrics(batches: Sequence[MicroBatch]) -> dict[str, Metric]:
-    """`packing/fill`: used share of the rows. `packing/prefix_saving`: share of the tokens that sharing prompts saved."""
+    """Measure `packing/fill`, the used share of the rows, and `packing/prefix_saving`, the share of tokens saved by sharing prompts."""
     tokens = sum(batch.tokens for batch in batches)
     unshared = sum(unshared_tokens(batch) for batch in batches)
     return packing_fill(batches) | {"packing/prefix_saving": Mean(unshared - tokens, unshared)}
 
 
 def packing_fill(batches: Sequence[MicroBatch]) -> dict[str, Metric]:
-    """`packing/fill`: used share of the rows."""
+    """Measure `packing/fill`, the used share of the rows."""
     return {"packing/fill": Mean(sum(batch.tokens for batch in batches), sum(batch.segment_ids_BT.size for batch in batches))}
 
 
 def speed_metrics(batches: Sequence[MicroBatch], flops: FlopCount, seconds: float, ranks: int, device: torch.device) -> dict[str, Metric]:
-    """One rank's part of the step's rates, which add up to those of all ranks, and its peak memory.
+    """Measure one rank's part of the step's rates, which add up to the whole group's, and its peak memory.
 
-    `mfu` is absent where the device's peak is not known. `seconds` are those of this rank's step, waiting for the others included.
+    `mfu` is absent if the device's peak is not known. `seconds` is the duration of this rank's step, with the time it waited for others.
     """
     tokens = sum(batch.tokens for batch in batches)
     predictions = sum(len(batch.source_N) for batch in batches)
@@ -127,7 +127,7 @@ def speed_metrics(batches: Sequence[MicroBatch], flops: FlopCount, seconds: floa
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory since the process began: allocated by torch on a GPU, resident (VmHWM) on a CPU; 0 where the system does not tell."""
+    """Peak memory since the process began: allocated by torch on a GPU, resident (VmHWM) on a CPU; 0 if the system does not report it."""
     if device.type == "cuda":
         import torch
 

@@ -1,7 +1,13 @@
 """DeepSpeed ZeRO-2 around the policy: accumulate, step, save, load. The only file that imports deepspeed.
 
-State is saved by parameter name, not by shard, so that a run may go on with another number of ranks: `save` gathers each
-parameter's float32 master and Adam moments over the ranks, `load` hands every rank its part again.
+Every rank holds all weights and computes gradients on its own micro-batches. ZeRO-2 sums the gradients over the ranks and gives each rank
+1/R of them, with 1/R of the float32 master weights and of Adam's moments; each rank steps its share and sends the new weights to the others.
+
+    rank 0   micro-batches 0 1 2 ─ backward ─┐                  ┌─► share 0: clip, AdamW ─┐
+    rank 1   micro-batches 3 4   ─ backward ─┴─ sum gradients ──┴─► share 1: clip, AdamW ─┴─ gather weights
+
+State is saved by parameter name, not by share, so that a run may resume with another number of ranks: `save` gathers each parameter's
+float32 master and Adam moments over the ranks, and `load` gives every rank its share again.
 """
 
 from __future__ import annotations
@@ -12,7 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -21,6 +28,7 @@ from configs.contracts.errors import CheckpointError
 from configs.schema.learner import OptimizerSection
 from learner.buffer_sizes import BUCKET_ELEMENTS
 from learner.engine.schedule import Schedule
+from learner.model.adapters import save_adapter
 from learner.model.policy import Policy
 
 STATE_FILE = "learner.json"
@@ -28,22 +36,34 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 ADAPTER_FOLDER = "adapter"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
+Loss = Callable[[Policy], Tensor]
+"""Computes one micro-batch's part of the loss, a scalar, under the model that it is given."""
+
+
+class SavedState(TypedDict):
+    """Content of `STATE_FILE`."""
+
+    steps_done: int
+    updates: int
+    world_size: int
+    facts: dict[str, int]
+
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """The result of one step."""
+    """Result of one step, the same on every rank."""
 
     applied: bool
-    """False when loss or gradient was not finite on some rank: that update, and those that were to follow it in the step, were left out."""
+    """False if loss or gradient was not finite on some rank: that update and the rest of the step's updates were skipped."""
     updates: int
     """Number of times that loss and gradient were computed."""
     grad_norm: float
-    """Before clipping, the mean over the updates."""
+    """Norm of the gradient before clipping, averaged over the updates."""
     learning_rate: float
 
 
 def join_process_group(*, rank: int, world_size: int, address: str, port: int, on_gpu: bool, timeout_s: float) -> None:
-    """Make this process one rank of the learner: NCCL on GPUs, gloo on CPUs. Waits until all ranks have come.
+    """Make this process one rank of the learner: NCCL on GPUs, gloo on CPUs. Returns when all ranks have joined.
 
     Call it before any other use of deepspeed in the process.
     """
@@ -55,16 +75,16 @@ def join_process_group(*, rank: int, world_size: int, address: str, port: int, o
     )
 
 
-def import_deepspeed(*, on_gpu: bool) -> Any:
-    """Import deepspeed so that it compiles nothing. On a GPU torch.compile works afterwards, for FlexAttention; on a CPU it does nothing."""
-    # Without this its import decorates functions with torch.compile, which loads the inductor: seconds, and a C++ compiler.
+def import_deepspeed(*, on_gpu: bool) -> ModuleType:
+    """Import deepspeed so that it compiles nothing. On a GPU torch.compile works afterwards, for FlexAttention; on a CPU it stays disabled."""
+    # Otherwise the import decorates functions with torch.compile, which loads the inductor: it takes seconds and a C++ compiler.
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     if not on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
     import deepspeed.ops
 
-    # With no op said to be compatible, `init_distributed` does not build its shared-memory collectives: two minutes, and a C++ compiler.
+    # If no op is listed as compatible, `init_distributed` does not build its shared-memory collectives: two minutes, and a C++ compiler.
     setattr(deepspeed.ops, "__compatible_ops__", {})  # noqa: B010 (the type checker does not know the attribute)
     if on_gpu:
         del os.environ["TORCHDYNAMO_DISABLE"]
@@ -74,11 +94,11 @@ def import_deepspeed(*, on_gpu: bool) -> Any:
 class LearnerEngine:
     """One rank's engine. Every method is collective: all ranks call it, in the same order.
 
-    `steps_done` counts the steps, skipped ones included, and not their updates: the policy version, which the window and the engines count
-    as well.
+    `steps_done` is the policy version: it counts steps, skipped ones included, and not their updates.
     """
 
-    def __init__(self, policy: Policy, settings: OptimizerSection, schedule: Schedule) -> None:
+    def __init__(self, policy: Policy, optimizer: OptimizerSection, schedule: Schedule, *, offload: bool = False) -> None:
+        """Wrap `policy`; `offload` keeps the optimizer's state, and steps, in the host's memory."""
         import deepspeed
         import torch.distributed
 
@@ -88,20 +108,21 @@ class LearnerEngine:
         self._updates = 0
         self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self._parameters = policy.trainable()
-        optimizer = torch.optim.AdamW(
+        adam = torch.optim.AdamW(
             self._parameters.values(),
             lr=schedule.peak,
-            betas=(settings.adam_beta1, settings.adam_beta2),
-            eps=settings.adam_epsilon,
-            weight_decay=settings.weight_decay,
+            betas=(optimizer.adam_beta1, optimizer.adam_beta2),
+            eps=optimizer.adam_epsilon,
+            weight_decay=optimizer.weight_decay,
         )
-        self._engine: Any = deepspeed.initialize(model=policy, optimizer=optimizer, config=_deepspeed_config(policy, settings))[0]
+        settings = _deepspeed_settings(policy, optimizer.max_grad_norm, offload=offload)
+        self._engine: Any = deepspeed.initialize(model=policy, optimizer=adam, config=settings)[0]
 
-    def step(self, losses: Sequence[Callable[[Policy], Tensor]], *, num_iterations: int = 1) -> StepOutcome:
-        """One step of `num_iterations` optimizer updates at one learning rate, each on the sum of `losses` over all ranks.
+    def step(self, losses: Sequence[Loss], *, num_iterations: int = 1) -> StepOutcome:
+        """Do `num_iterations` optimizer updates at one learning rate, each on the sum of `losses` over all ranks.
 
-        `losses` are called in order, once an update, each made and differentiated before the next. Every rank passes at least one; their
-        numbers may differ.
+        Every update calls each of `losses` once, in order, and differentiates it before it calls the next. Every rank passes at least one
+        loss; ranks may pass different numbers of them.
         """
         learning_rate = self.schedule.learning_rate(self.steps_done)
         for group in self._engine.optimizer.param_groups:
@@ -114,20 +135,23 @@ class LearnerEngine:
         self.steps_done += 1
         return StepOutcome(applied, len(norms), sum(norms) / len(norms), learning_rate)
 
-    def _update(self, losses: Sequence[Callable[[Policy], Tensor]]) -> bool:
-        """One optimizer update; whether loss and gradient were finite on every rank, without which it changes nothing."""
+    def _update(self, losses: Sequence[Loss]) -> bool:
+        """Do one optimizer update. Returns False, having changed nothing, if loss or gradient was not finite on some rank."""
+        # Gradients are reduced over the ranks once, after the last loss: ranks may have different numbers of losses, and would wait for
+        # one another for ever if each backward reduced.
         with self._engine.coalesce_grad_reduction():
-            for make_loss in losses:
-                loss = make_loss(self._engine)
-                # A loss that is not finite makes every gradient of this rank NaN, so DeepSpeed's check, which all ranks agree on, finds it.
+            for loss_of in losses:
+                loss = loss_of(self._engine)
+                # DeepSpeed's check of gradients is collective, a check of losses is not. So a loss that is not finite makes this rank's
+                # gradients NaN, and all ranks skip the update together.
                 poison = 1.0 if bool(torch.isfinite(loss)) else float("nan")
-                # DeepSpeed averages gradients over ranks; the loss is a part of a sum.
+                # The step's loss is a sum over ranks, and DeepSpeed averages: with 2 ranks it would take (a + b) / 2 of a + b.
                 self._engine.backward(loss * (self.world_size * poison), scale_wrt_gas=False)
         self._engine.set_gradient_accumulation_boundary(True)
         self._engine.step()
         applied = not self._engine.optimizer.overflow
         if not applied:
-            # With offload and bfloat16, DeepSpeed 0.19.8 would keep the sum of a skipped step and add every later one to it.
+            # With offload and bfloat16, DeepSpeed 0.19.8 keeps the gradients of a skipped update and would add those of later ones to them.
             self._engine.optimizer.averaged_gradients.clear()
         return applied
 
@@ -140,56 +164,57 @@ class LearnerEngine:
         if self.rank == 0:
             save_file(state, folder / OPTIMIZER_FILE)
             if self.policy.adapted:
-                self.policy.save_adapter(folder / ADAPTER_FOLDER)
-            (folder / STATE_FILE).write_text(
-                json.dumps({"steps_done": self.steps_done, "updates": self._updates, "world_size": self.world_size, "facts": dict(facts)})
-            )
+                save_adapter(self.policy, folder / ADAPTER_FOLDER)
+            saved = SavedState(steps_done=self.steps_done, updates=self._updates, world_size=self.world_size, facts=dict(facts))
+            (folder / STATE_FILE).write_text(json.dumps(saved))
         torch.distributed.barrier()
 
     def load(self, folder: Path) -> dict[str, int]:
-        """Go on from what `save` wrote, with any number of ranks. With the same number, the run goes on bit for bit. Returns the facts.
+        """Restore what `save` wrote, with any number of ranks; with the same number the run continues bit for bit. Returns the facts.
 
         Raises:
-            CheckpointError: something is missing, or belongs to another model or adapter.
+            CheckpointError: a file is missing or damaged, or belongs to another model or adapter.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
-            facts = json.loads((folder / STATE_FILE).read_text())
+            saved: SavedState = json.loads((folder / STATE_FILE).read_text())
             state = load_file(folder / OPTIMIZER_FILE)
-            random_states = load_file(folder / f"rng-{self.rank}.safetensors") if facts["world_size"] == self.world_size else None
+            random_states = load_file(folder / f"rng-{self.rank}.safetensors") if saved["world_size"] == self.world_size else None
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise CheckpointError(f"{folder} is no learner checkpoint that can be read ({error}); resume from another one") from error
+            raise CheckpointError(f"{folder} cannot be read as a learner checkpoint ({error}); resume from another one") from error
         expected = {f"{key}/{name}": tuple(parameter.shape) for name, parameter in self._parameters.items() for key in ("master", *MOMENTS)}
         if expected != {name: tuple(tensor.shape) for name, tensor in state.items()}:
             raise CheckpointError(
                 f"{folder} was written by another model or adapter than this run's: its tensors differ; check model.path and model.lora"
             )
-        self._scatter(state, facts["updates"])
-        self.steps_done, self._updates = facts["steps_done"], facts["updates"]
+        self._scatter(state, saved["updates"])
+        self.steps_done, self._updates = saved["steps_done"], saved["updates"]
         if random_states is not None:
             _restore_random_states(random_states)
-        return facts["facts"]
+        return saved["facts"]
 
     def close(self) -> None:
-        """Let go of DeepSpeed's hooks and buffers, so that another engine may be made in this process."""
+        """Free DeepSpeed's hooks and buffers, so that this process can make another engine."""
         self._engine.destroy()
 
     def _gather(self) -> dict[str, Tensor]:
-        """Master weights and moments of every parameter, whole, on the CPU of rank 0: `master/<name>`, `exp_avg/<name>`, `exp_avg_sq/<name>`."""
+        """Collect whole master weights and moments on the CPU of rank 0, named `master/<name>`, `exp_avg/<name>`, `exp_avg_sq/<name>`."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         self._ensure_moments()
-        state: dict[str, Any] = {}
+        state: dict[str, Tensor] = {}
         for name, parameter in self._parameters.items():
-            whole: dict[str, Any] = {f"master/{name}": safe_get_full_fp32_param(parameter)}
+            # Every rank has to ask, as each holds a share of the answer.
+            whole = {f"master/{name}": safe_get_full_fp32_param(parameter)}
             whole |= {f"{key}/{name}": safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
             if self.rank == 0:
-                state |= {key: tensor.cpu() for key, tensor in whole.items()}
+                state |= {key: tensor.cpu() for key, tensor in whole.items() if tensor is not None}
         return state
 
     def _scatter(self, state: dict[str, Tensor], updates: int) -> None:
+        """Set weights, this rank's share of master weights and moments, and Adam's count of updates."""
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         self._ensure_moments()
@@ -202,7 +227,7 @@ class LearnerEngine:
             moments["step"].fill_(updates)
 
     def _ensure_moments(self) -> None:
-        """Adam makes its moments in its first step; a step with zero gradients at rate 0 makes them and changes nothing."""
+        """Make Adam allocate its moments, which it does in its first step: a step with zero gradients at rate 0 changes nothing."""
         if self._engine.optimizer.state:
             return
         for group in self._engine.optimizer.param_groups:
@@ -216,13 +241,13 @@ class LearnerEngine:
             moments["step"].zero_()
 
 
-def _deepspeed_config(policy: Policy, settings: OptimizerSection) -> dict[str, Any]:
+def _deepspeed_settings(policy: Policy, max_grad_norm: float, *, offload: bool) -> dict[str, object]:
     on_gpu = policy.device.type == "cuda"
-    bucket = min(BUCKET_ELEMENTS["cuda" if on_gpu else "cpu"], sum(parameter.numel() for parameter in policy.trainable().values()))
-    config: dict[str, Any] = {
+    bucket = min(BUCKET_ELEMENTS[policy.device.type], sum(parameter.numel() for parameter in policy.trainable().values()))
+    settings: dict[str, object] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": settings.max_grad_norm,
+        "gradient_clipping": max_grad_norm,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 60,
@@ -233,14 +258,13 @@ def _deepspeed_config(policy: Policy, settings: OptimizerSection) -> dict[str, A
             "reduce_scatter": True,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
+            **({"offload_optimizer": {"device": "cpu", "pin_memory": on_gpu}} if offload else {}),
         },
     }
-    if settings.offload_optimizer:
-        config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
     if policy.dtype == torch.bfloat16:
-        config["bf16"] = {"enabled": True, "check_grad_overflow": True}
-        config["data_types"] = {"grad_accum_dtype": "fp32"}
-    return config
+        settings["bf16"] = {"enabled": True, "check_grad_overflow": True}
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings
 
 
 def _random_states() -> dict[str, Tensor]:

@@ -1,4 +1,14 @@
-"""Rewards of a step -> advantages. A reward of None is in no statistic, and its advantage is None.
+"""Rewards of a step -> advantages. A reward of None enters no statistic, and its advantage is None.
+
+The number keeps its name on its way to the loss, and changes its meaning twice:
+
+    rewards_PG                 a reward per completion
+      ├─ step_advantages
+    advantages_PG              compared with other completions; None where there is no reward. StepReport shows these
+      ├─ computed_advantages
+    computed_advantages_PG     None also where the learner need not compute the completion: masked, or 0 and without effect
+      ├─ learner.packing       TrainedCompletion.advantage -> MicroBatch.advantages_C, those that are not None
+    advantages_N               the completion's number for each of its tokens (learner.grpo.loss)
 
 Dimensions: `_P` prompts of a step, `_G` completions of one prompt.
 """
@@ -16,24 +26,24 @@ STD_EPSILON = 1e-4
 """Added to the standard deviation before dividing, as in TRL's GRPOTrainer."""
 
 WHITENING_EPSILON = 1e-8
-"""The same of REINFORCE++, as in its author's OpenRLHF."""
+"""Added to the standard deviation of REINFORCE++ before dividing, as in its author's OpenRLHF."""
 
 Rewards = Sequence[Sequence[float | None]]
+Advantages = list[tuple[float | None, ...]]
 
 
-def advantages_of(rewards_PG: Rewards, scale_rewards: ScaleRewards) -> list[tuple[float | None, ...]]:
-    """The group-relative advantage of every completion of a step: A = (r - mean(r_G)) / (std + 1e-4).
+def advantages_of(rewards_PG: Rewards, scale_rewards: ScaleRewards) -> Advantages:
+    """Compute the group-relative advantage of every completion of a step: A = (r - mean(r_G)) / (std + 1e-4).
 
-    `scale_rewards` chooses the standard deviation, as TRL's argument of that name does (`GRPOTrainer._generate_and_score_completions`):
-    `group`: that of the completion's own group (DeepSeekMath, arXiv:2402.03300, section 4.1.2);
-    `batch`: that of all rewards of the step (arXiv:2508.08221); `none`: nothing is divided (Dr. GRPO, arXiv:2503.20783, section 3.2).
-    Both deviations are the unbiased ones (torch's default, n - 1).
+    `scale_rewards` chooses the standard deviation, as TRL's argument of the same name does (`GRPOTrainer._generate_and_score_completions`):
+    `group`: of the completion's own group (DeepSeekMath, arXiv:2402.03300, section 4.1.2); `batch`: of all rewards of the step
+    (arXiv:2508.08221); `none`: no division (Dr. GRPO, arXiv:2503.20783, section 3.2). Deviations are unbiased (torch's default, n - 1).
 
     Args:
         rewards_PG: rewards of each group; None leaves the completion out of every statistic.
 
     Returns:
-        advantages_PG, None where the reward is None. A group of which fewer than two rewards apply gets 0.
+        advantages_PG, None where the reward is None. A group with fewer than two rewards gets 0.
     """
     values_PG = [_array(rewards_G) for rewards_G in rewards_PG]
     batch_std = _std(np.concatenate(values_PG)) if values_PG else 0.0
@@ -47,10 +57,10 @@ def advantages_of(rewards_PG: Rewards, scale_rewards: ScaleRewards) -> list[tupl
     return _as_given(advantages_PG, rewards_PG)
 
 
-def rloo_advantages(rewards_PG: Rewards) -> list[tuple[float | None, ...]]:
-    """The reward less the mean of the *other* rewards of its group, not divided (RLOO, arXiv:2402.14740, the leave-one-out estimator).
+def rloo_advantages(rewards_PG: Rewards) -> Advantages:
+    """Compute the reward less the mean of the *other* rewards of its group (RLOO, arXiv:2402.14740, the leave-one-out estimator).
 
-    That is n / (n - 1) times the reward less the group's mean, with n the rewards that apply. Arguments and results as in `advantages_of`.
+    This equals n / (n - 1) times (reward less the group's mean), where the group has n rewards. Arguments and results as in `advantages_of`.
     """
     advantages_PG = []
     for rewards_G in rewards_PG:
@@ -60,12 +70,12 @@ def rloo_advantages(rewards_PG: Rewards) -> list[tuple[float | None, ...]]:
     return _as_given(advantages_PG, rewards_PG)
 
 
-def reinforce_plus_plus_advantages(rewards_PG: Rewards, lengths_PG: Sequence[Sequence[int]]) -> list[tuple[float | None, ...]]:
-    """REINFORCE++ with a baseline (arXiv:2501.03262): the reward less its group's mean, then whitened over the step's *tokens*.
+def reinforce_plus_plus_advantages(rewards_PG: Rewards, lengths_PG: Sequence[Sequence[int]]) -> Advantages:
+    """Compute REINFORCE++ with a baseline (arXiv:2501.03262): the reward less its group's mean, whitened over the step's *tokens*.
 
-    A' = r - mean(r_G), A = (A' - mean) / (std + 1e-8), where mean and (unbiased) deviation are over all tokens of the step, each of which
-    has its completion's A': a long completion weighs more, as in the author's OpenRLHF and in verl. A group of which fewer than two rewards
-    apply has nothing to compare with: it is in no statistic, and gets 0. Arguments and results else as in `advantages_of`.
+    A' = r - mean(r_G), A = (A' - mean) / (std + 1e-8), where mean and (unbiased) deviation are over all tokens of the step, each with its
+    completion's A'. So a long completion weighs more, as in the author's OpenRLHF and in verl. A group with fewer than two rewards has
+    nothing to compare: it enters no statistic, and gets 0. Other arguments and results as in `advantages_of`.
     """
     centred_PG = [_centred(_array(rewards_G)) for rewards_G in rewards_PG]
     comparable_P = [np.count_nonzero(~np.isnan(centred_G)) > 1 for centred_G in centred_PG]
@@ -90,14 +100,14 @@ def step_advantages(
     *,
     estimator: AdvantageEstimator = "grpo",
     penalties_PG: Sequence[Sequence[float]] | None = None,
-) -> list[tuple[float | None, ...]]:
-    """Advantages of a step's groups.
+) -> Advantages:
+    """Compute the advantages of a step's groups.
 
-    Sums of normalised rewards (`rewards.aggregation: normalize_then_sum`) have mean 0 in every group; they are divided by their
-    deviation over the step, as in GDPO (arXiv:2601.05242) and TRL, whatever `scale_rewards` says.
+    Sums of normalised rewards (`rewards.aggregation: normalize_then_sum`) have mean 0 in every group. They are always divided by their
+    deviation over the step, as in GDPO (arXiv:2601.05242) and TRL; `scale_rewards` has no effect on them.
 
     Args:
-        penalties_PG: subtracted from the rewards first (`learner.kl_in_reward`); one that is not finite makes its advantage so.
+        penalties_PG: subtracted from the rewards first (`learner.kl_in_reward`). A penalty that is not finite gives an advantage that is not.
     """
     rewards_PG: Rewards = [group.scores.training_rewards_G for group in groups]
     if penalties_PG is not None:
@@ -113,8 +123,30 @@ def step_advantages(
     return advantages_of(rewards_PG, "batch" if normalised else scale_rewards)
 
 
+def computed_advantages(
+    advantages_PG: Sequence[Sequence[float | None]], masked_PG: Sequence[Sequence[bool]], *, keep_zeros: bool
+) -> Advantages:
+    """Advantages with None for completions that the learner need not compute: the masked ones and, unless `keep_zeros`, those with 0."""
+    computed_PG = [without_masked(advantages_G, masked_G) for advantages_G, masked_G in zip(advantages_PG, masked_PG, strict=True)]
+    return computed_PG if keep_zeros else [without_zeros(advantages_G) for advantages_G in computed_PG]
+
+
+def without_zeros(advantages_G: Sequence[float | None]) -> tuple[float | None, ...]:
+    """Replace advantages of 0 by None: such completions add nothing to the gradient, and need not be computed.
+
+    This holds only without a KL term or an entropy bonus. The denominators of the loss still count these completions.
+    Example: a group whose rewards are all equal, `(0.0, 0.0)`, becomes `(None, None)`.
+    """
+    return tuple(advantage or None for advantage in advantages_G)
+
+
+def without_masked(advantages_G: Sequence[float | None], masked_G: Sequence[bool]) -> tuple[float | None, ...]:
+    """Replace the advantages of masked completions by None (`learner.mask_truncated_completions`: DAPO, arXiv:2503.14476, section 3.4)."""
+    return tuple(None if masked else advantage for advantage, masked in zip(advantages_G, masked_G, strict=True))
+
+
 def group_std(rewards_G: Sequence[float | None]) -> float:
-    """Unbiased standard deviation of the rewards that apply; 0 for fewer than two."""
+    """Unbiased standard deviation of the rewards that are not None; 0 for fewer than two."""
     return _std(_array(rewards_G))
 
 
@@ -126,8 +158,8 @@ def _centred(values_G: np.ndarray) -> np.ndarray:
     return values_G - (np.nanmean(values_G) if np.isfinite(values_G).any() else 0.0)
 
 
-def _as_given(advantages_PG: Sequence[np.ndarray], rewards_PG: Rewards) -> list[tuple[float | None, ...]]:
-    """None where the reward was; a NaN that came from anything else stays, so that the step is seen not to be finite."""
+def _as_given(advantages_PG: Sequence[np.ndarray], rewards_PG: Rewards) -> Advantages:
+    """Put None where the reward is None. A NaN with another cause stays, so that the step is recognised as not finite."""
     return [
         tuple(None if reward is None else float(value) for value, reward in zip(*pair, strict=True))
         for pair in zip(advantages_PG, rewards_PG, strict=True)
@@ -137,17 +169,3 @@ def _as_given(advantages_PG: Sequence[np.ndarray], rewards_PG: Rewards) -> list[
 def _std(values: np.ndarray) -> float:
     applying = values[~np.isnan(values)]
     return float(applying.std(ddof=1)) if applying.size > 1 else 0.0
-
-
-def without_zeros(advantages_G: Sequence[float | None]) -> tuple[float | None, ...]:
-    """Advantages with None in place of 0: such a completion adds nothing to the gradient, and need not be computed.
-
-    Only where nothing but the advantage weighs a token (no KL term, no entropy bonus). The denominators of the loss count it all the same.
-    Example: a group whose rewards are all equal, `(0.0, 0.0)`, becomes `(None, None)`.
-    """
-    return tuple(advantage or None for advantage in advantages_G)
-
-
-def without_masked(advantages_G: Sequence[float | None], masked_G: Sequence[bool]) -> tuple[float | None, ...]:
-    """Advantages with None for completions that are masked (`learner.mask_truncated_completions`: DAPO, arXiv:2503.14476, section 3.4)."""
-    return tuple(None if masked else advantage for advantage, masked in zip(advantages_G, masked_G, strict=True))

@@ -1,4 +1,4 @@
-"""The loss of one micro-batch, made anew for each of a step's updates."""
+"""The loss of one micro-batch, computed again in each of a step's updates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from configs.contracts.metrics import Metric
 from configs.schema.learner import ObjectiveSection
-from learner.grpo.loss import grpo_loss
+from learner.grpo.importance import Completions
+from learner.grpo.loss import TokenLogprobs, grpo_loss
 from learner.packing import Denominators, MicroBatch
 
 if TYPE_CHECKING:
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class BatchLoss:
-    """The loss of one micro-batch, called by `LearnerEngine.step` once an update. Keeps log-probabilities that do not change between updates.
+    """One micro-batch's loss, which `LearnerEngine.step` calls once per update. Log-probabilities that stay the same are kept between updates.
 
-    pi_old costs no pass of its own: it is what the first update computes anyhow. Only where dropout makes that a random draw, and further
-    updates are to be compared with it, it comes from an evaluating pass.
+    pi_old costs no pass of its own: the first update computes it anyway. With dropout the first update's values are a random draw, so if
+    more updates are to be compared with pi_old, it is computed once without dropout.
     """
 
     def __init__(
@@ -43,29 +44,26 @@ class BatchLoss:
         self._reference_logprobs_N: Tensor | None = None
 
     def __call__(self, model: Policy) -> Tensor:
+        """Compute the loss under `model` (the policy, or DeepSpeed's wrapper of it), and append its metrics to `metrics`."""
         packed = self._policy.tensors(self._batch)
         if not self.metrics:
-            self._look_back(packed)
-        logprobs_N, entropies_N = model(packed, self._temperature, self._objective.entropy_coef > 0)
+            self._evaluate_other_policies(packed)
+        predicted = model(packed, self._temperature, self._objective.entropy_coef > 0)
         loss, metrics = grpo_loss(
-            logprobs_N,
-            behaviour_logprobs_N=packed.behaviour_logprobs_N,
-            advantages_C=packed.advantages_C,
-            lengths_C=packed.lengths_C,
-            completion_N=packed.completion_N,
-            objective=self._objective,
-            denominators=self._denominators,
-            old_logprobs_N=self._old_logprobs_N,
-            reference_logprobs_N=self._reference_logprobs_N,
-            entropies_N=entropies_N,
+            TokenLogprobs(predicted.logprobs_N, packed.behaviour_logprobs_N, self._old_logprobs_N, self._reference_logprobs_N),
+            Completions(packed.completion_N, packed.lengths_C),
+            packed.advantages_C,
+            self._objective,
+            self._denominators,
+            predicted.entropies_N,
         )
         if self._old_logprobs_N is None:
-            self._old_logprobs_N = logprobs_N.detach()
+            self._old_logprobs_N = predicted.logprobs_N.detach()
         self.metrics.append(metrics)
         return loss
 
-    def _look_back(self, packed: PackedTensors) -> None:
-        """Passes of their own, at the beginning of the step."""
+    def _evaluate_other_policies(self, packed: PackedTensors) -> None:
+        """Compute reference and old log-probabilities, if needed, before the step's first update changes the weights."""
         if self._objective.kl_in_loss:
             self._reference_logprobs_N = self._policy.reference_logprobs(packed, self._temperature)
         if self._evaluates_old:

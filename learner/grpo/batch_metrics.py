@@ -1,4 +1,4 @@
-"""The metrics of a batch that need no model, from summaries and scores, without opening a body."""
+"""Metrics of a step's groups that need neither a model nor the groups' bodies."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from configs.contracts.records import ScoredGroup
 from learner.grpo.advantage import group_std
 
 ZERO_STD = 1e-8
-"""A group whose rewards deviate no more than this teaches nothing (`torch.isclose` to 0, as in TRL)."""
+"""A group whose rewards have no larger standard deviation teaches nothing (`torch.isclose` to 0, as in TRL)."""
 
 
 def batch_metrics(groups: Sequence[ScoredGroup], step: int) -> dict[str, Metric]:
-    """Lengths, rewards and staleness of a step's groups, under TRL's names.
+    """Measure lengths, rewards and staleness of a step's groups, under TRL's names.
 
     Args:
         step: optimizer steps done before this one; a group's staleness is `step - min_policy_version`.

@@ -1,11 +1,11 @@
-"""LearnerWorker: one rank of the learner in one Ray process, which trains by GRPO. Heavy imports are inside, so that the driver can import the class."""
+"""One rank of the learner that trains by GRPO. Heavy imports are inside functions, so that the driver can import the class."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ import ray
 from configs.contracts.errors import LearnerError
 from configs.contracts.metrics import Sum, merge
 from configs.contracts.records import AdapterManifest, RolloutGroup
+from configs.schema.learner import OptimizerSection
 from configs.schema.run import RunConfig
 from learner.engine.rank import Rank, RankReport
 from learner.engine.throughput import FlopCount, packing_metrics, speed_metrics
@@ -21,12 +22,13 @@ from learner.packing import Denominators, MicroBatch, TrainedGroup, pack, traine
 
 if TYPE_CHECKING:
     from learner.engine.zero2_engine import LearnerEngine
+    from learner.grpo.batch_loss import BatchLoss
     from learner.model.policy import Policy
     from learner.sft.trainer import SupervisedTrainer
 
 
 class LearnerWorker(Rank[RunConfig]):
-    """One rank of GRPO. Every method but `export_adapter` is collective too."""
+    """One rank of GRPO. Every method but `export_adapter` is collective."""
 
     def __init__(self, config: RunConfig, rank: int, log_dir: Path) -> None:
         super().__init__(config, rank, log_dir)
@@ -38,7 +40,6 @@ class LearnerWorker(Rank[RunConfig]):
 
     def begin_warm_start(self, model_path: str, demonstrations: pa.Table) -> None:
         """Load the model for supervised training of all its weights."""
-        from configs.schema.learner import OptimizerSection
         from learner.engine.schedule import Schedule
         from learner.engine.zero2_engine import LearnerEngine
         from learner.sft.trainer import RowOrder, SupervisedTrainer
@@ -52,7 +53,7 @@ class LearnerWorker(Rank[RunConfig]):
         self._warm_start = SupervisedTrainer(engine, demonstrations, order, self._config.learner.token_budget)
 
     def warm_start_steps(self, first: int, last: int) -> list[float]:
-        """Steps `first` to `last` (exclusive); this rank's parts of their losses."""
+        """Take steps `first` to `last` (exclusive). Returns this rank's parts of their losses."""
         return [self._warm_start.step(index).metrics["train/loss"].value for index in range(first, last)]
 
     def end_warm_start(self, model_path: str, out_folder: Path) -> None:
@@ -66,8 +67,7 @@ class LearnerWorker(Rank[RunConfig]):
         del self._warm_start
 
     def start(self, model_path: str, total_steps: int, resume_folder: Path | None, canary_token_ids: Sequence[int]) -> dict[str, int]:
-        """Load base and adapter and make the engine, from a checkpoint if one is given. Returns what `save` was told to remember."""
-
+        """Load base and adapter and make the engine, from a checkpoint if one is given. Returns the facts given to `save`, or none."""
         self._policy = self._load_policy(model_path, full=False)
         self._engine = self._make_engine(self._policy, total_steps)
         self._flops = FlopCount.of(self._policy)
@@ -75,7 +75,7 @@ class LearnerWorker(Rank[RunConfig]):
         return {} if resume_folder is None else self._engine.load(resume_folder)
 
     def save_dequantised(self, folder: Path) -> None:
-        """Write the base as this rank computes with it, for the engines to serve. Rank 0 writes."""
+        """Write the base, as the ranks compute with it, for the engines to serve. Rank 0 writes."""
         from learner.model.end_token import copy_tokenizer
         from learner.model.quantised import save_dequantised
 
@@ -84,60 +84,75 @@ class LearnerWorker(Rank[RunConfig]):
             copy_tokenizer(self._policy.base_model, folder)
 
     def step(
-        self, bodies: Sequence[Any], advantages_PG: Sequence[Sequence[float | None]], denominators: Denominators, step: int
+        self,
+        bodies: Sequence[ray.ObjectRef[pa.Table]],
+        advantages_PG: Sequence[Sequence[float | None]],
+        denominators: Denominators,
+        step: int,
     ) -> RankReport:
-        """One step; `bodies` are references to this rank's groups. See `GrpoLearner.step`."""
-        from learner.grpo.batch_loss import BatchLoss
+        """Take one step on this rank's groups, given by references of their bodies. See `GrpoLearner.step`.
 
-        num_iterations, temperature = self._config.learner.num_iterations, self._config.actors.temperature
+        Args:
+            advantages_PG: None where a completion need not be computed.
+            denominators: counts of all ranks' groups.
+        """
         batches = self._packed(trained_groups(bodies, advantages_PG))
-        losses = [
-            BatchLoss(self._policy, batch, self._config.learner, denominators, temperature=temperature, num_iterations=num_iterations)
-            for batch in batches
-        ]
+        losses = self._losses(batches, denominators)
         began = time.monotonic()
-        outcome = self._engine.step(losses, num_iterations=num_iterations)
-        computed = batches * outcome.updates
-        speed = speed_metrics(computed, self._flops, time.monotonic() - began, self._config.learner.ranks, self._policy.device)
+        outcome = self._engine.step(losses, num_iterations=self._config.learner.num_iterations)
+        seconds = time.monotonic() - began
+        speed = speed_metrics(batches * outcome.updates, self._flops, seconds, self._config.learner.ranks, self._policy.device)
         self._count_nonfinite(outcome.applied, batches, step)
         metrics = merge(metrics for loss in losses for metrics in loss.metrics)
-        # Sums over the micro-batches of one update: of several updates they are averaged.
+        # A Sum adds up the micro-batches of one update; over several updates it is averaged.
         metrics = {name: Sum(m.value / outcome.updates) if isinstance(m, Sum) else m for name, m in metrics.items()}
         metrics |= packing_metrics(batches) | speed
-        return RankReport(self._engine.steps_done, outcome.applied, outcome.grad_norm, outcome.learning_rate, metrics)
+        return RankReport.of(self._engine.steps_done, outcome, metrics)
 
-    def kl_sums(self, bodies: Sequence[Any], scored_PG: Sequence[Sequence[float | None]]) -> list[list[float]]:
-        """Sums over each completion's tokens of log pi - log pi_ref, in nats, for this rank's groups: [P][G].
+    def kl_sums(self, bodies: Sequence[ray.ObjectRef[pa.Table]], scored_PG: Sequence[Sequence[float | None]]) -> list[list[float]]:
+        """Sum log pi - log pi_ref over each completion's tokens, for this rank's groups: [P][G], in nats.
 
-        The policy as it stands, without dropout, against the adapter-off model; 0 where `scored_PG` is None, or there is no token.
+        Compares the present policy, without dropout, with the adapter-off model. 0 if `scored_PG` is None or the completion has no token.
         """
-        from learner.grpo.importance import sum_by_completion
+        from learner.grpo.importance import Completions
 
         temperature = self._config.actors.temperature
         sums = np.zeros(sum(map(len, scored_PG)))
         for batch in self._packed(trained_groups(bodies, scored_PG)):
             packed = self._policy.tensors(batch)
             difference_N = self._policy.evaluated_logprobs(packed, temperature) - self._policy.reference_logprobs(packed, temperature)
-            sums[batch.index_C] = sum_by_completion(difference_N.double(), packed.completion_N, packed.lengths_C).cpu().numpy()
+            completions = Completions(packed.completion_N, packed.lengths_C)
+            sums[batch.index_C] = completions.sums(difference_N.double()).cpu().numpy()
         ends = np.cumsum([len(scored_G) for scored_G in scored_PG], dtype=np.int64)
         return [part.tolist() for part in np.split(sums, ends[:-1])] if len(ends) else []
 
     def export_adapter(self) -> tuple[AdapterManifest, np.ndarray]:
-        """The adapter as it stands: two return values, so that the caller owns the buffer and it outlives this process."""
-        adapter = self._policy.export(self._engine.steps_done, self._canary_token_ids)
+        """Export the present adapter. Called with two return values, so that the caller owns the buffer, which then outlives this process."""
+        from learner.model.adapters import export_adapter
+
+        adapter = export_adapter(self._policy, self._engine.steps_done, self._canary_token_ids)
         return adapter.manifest, adapter.buffer
 
     def save(self, folder: Path, facts: dict[str, int]) -> None:
-        """Write the learner's state under `folder`, and `facts` with it."""
+        """Write the learner's state and `facts` under `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         self._engine.save(folder, facts)
+
+    def _losses(self, batches: Sequence[MicroBatch], denominators: Denominators) -> list[BatchLoss]:
+        from learner.grpo.batch_loss import BatchLoss
+
+        learner, temperature = self._config.learner, self._config.actors.temperature
+        return [
+            BatchLoss(self._policy, batch, learner, denominators, temperature=temperature, num_iterations=learner.num_iterations)
+            for batch in batches
+        ]
 
     def _packed(self, groups: Sequence[TrainedGroup]) -> list[MicroBatch]:
         return pack(groups, token_budget=self._config.learner.token_budget, attention_width=self._policy.attention_width)
 
 
-def trained_groups(bodies: Sequence[Any], advantages_PG: Sequence[Sequence[float | None]]) -> list[TrainedGroup]:
-    """The bodies that are referred to, each with its advantages; completions are numbered on through all of them."""
+def trained_groups(bodies: Sequence[ray.ObjectRef[pa.Table]], advantages_PG: Sequence[Sequence[float | None]]) -> list[TrainedGroup]:
+    """Fetch the bodies and give each its advantages. Completions are numbered through all groups: 4 and 4 of them get 0-3 and 4-7."""
     starts = np.cumsum([0, *map(len, advantages_PG)])
     return [
         trained_group(RolloutGroup(table), advantages_G, first_index=int(start))

@@ -1,4 +1,4 @@
-"""Demonstrations as the ranks read them, and as rows are packed. No torch: the driver makes tables too.
+"""Demonstrations: the table that ranks read, and its rows packed into micro-batches. No torch: the driver makes tables too.
 
 Dimensions: `_T` tokens of a sequence, `_N` predictions of a micro-batch.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +18,10 @@ from learner.packing import MicroBatch, TrainedCompletion, TrainedGroup, pack
 
 
 def demonstrations(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> pa.Table:
-    """A table of (prompt token ids, completion token ids), of which the completions are imitated.
+    """Make a table of rows (prompt token ids, completion token ids) whose completions are imitated.
 
     Raises:
-        DataError: one of them is empty.
+        DataError: a prompt or a completion is empty.
     """
     if not all(len(prompt_ids) and len(completion_ids) for prompt_ids, completion_ids in rows):
         raise DataError("a demonstration has an empty prompt or completion; remove it")
@@ -31,22 +30,22 @@ def demonstrations(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> pa.Ta
 
 
 def open_demonstrations(path: Path) -> pa.Table:
-    """The table in a file, mapped into memory."""
+    """Map the table of a file into memory."""
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 @dataclass(frozen=True, slots=True)
 class PackedDemonstrations:
-    """A micro-batch of whole sequences, and what of it is imitated."""
+    """A micro-batch of whole sequences, with all predictions and with those that count."""
 
     packed: MicroBatch
-    """It predicts every token behind a sequence's first imitated one, the turns of others included."""
+    """Predicts every token from a sequence's first imitated one to its last, including other speakers' turns between them."""
     imitated: MicroBatch
-    """The same rows with the predictions that the loss is over."""
+    """The same rows with only the predictions of imitated tokens, which the loss is computed from."""
 
 
 def pack_demonstrations(table: pa.Table, rows: Sequence[int], *, token_budget: int, attention_width: float) -> list[PackedDemonstrations]:
-    """Pack these rows of a table, none of which sees another, as `learner.packing.pack` does."""
+    """Pack rows of a table as `learner.packing.pack` does. No row sees another."""
     sequences = [_sequence(table, row, index) for index, row in enumerate(rows)]
     batches = pack([group for group, _ in sequences], token_budget=token_budget, attention_width=attention_width)
     masks = [trained_T for _, trained_T in sequences]
@@ -54,26 +53,31 @@ def pack_demonstrations(table: pa.Table, rows: Sequence[int], *, token_budget: i
 
 
 def lengths(table: pa.Table, rows: Sequence[int]) -> list[int]:
-    """Tokens of each of these rows."""
+    """Number of tokens of each of these rows."""
     return [len(table.column("token_ids")[row]) for row in rows]
 
 
 def num_trained(table: pa.Table, rows: Sequence[int]) -> int:
-    """Tokens of these rows that are imitated."""
+    """Number of imitated tokens in these rows."""
     return sum(int(_numpy(table.column("trained")[row]).sum()) for row in rows)
 
 
 def _sequence(table: pa.Table, row: int, index: int) -> tuple[TrainedGroup, np.ndarray]:
-    """A row as a prompt and one completion, from its first imitated token to its last; and which of the completion's tokens are imitated."""
+    """Split a row into a prompt and one completion, and return which tokens of the completion are imitated.
+
+    tokens       u u A A u A A u       u: a user's, A: imitated
+    prompt       u u
+    completion       A A u A A         its mask: 1 1 0 1 1. The last u is dropped, as nothing after it is imitated.
+    """
     token_ids_T, trained_T = _numpy(table.column("token_ids")[row]), _numpy(table.column("trained")[row])
-    places = np.flatnonzero(trained_T)
-    first, end = int(places[0]), int(places[-1]) + 1
+    imitated = np.flatnonzero(trained_T)
+    first, end = int(imitated[0]), int(imitated[-1]) + 1
     completion = TrainedCompletion(token_ids_T[first:end], np.zeros(end - first, np.float32), 1.0, index)
     return TrainedGroup(token_ids_T[:first], (completion,)), trained_T[first:end]
 
 
 def _only(batch: MicroBatch, masks: Sequence[np.ndarray]) -> MicroBatch:
-    """The predictions of imitated tokens alone; the head is not computed for others."""
+    """Keep only the predictions of imitated tokens, so that the head is not computed for others."""
     if not len(batch.index_C):
         return batch
     trained_N = np.concatenate([masks[index] for index in batch.index_C])
@@ -86,5 +90,5 @@ def _only(batch: MicroBatch, masks: Sequence[np.ndarray]) -> MicroBatch:
     )
 
 
-def _numpy(value: Any) -> np.ndarray:
+def _numpy(value: pa.ListScalar) -> np.ndarray:
     return value.values.to_numpy(zero_copy_only=False)

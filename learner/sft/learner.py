@@ -1,18 +1,17 @@
-"""SftLearner: the handle on all ranks of a supervised fine-tuning.
+"""The driver's handle on all ranks of a supervised fine-tuning.
 
-start ─► step ─► step ─► evaluate ─► ...      each call goes to every rank, and the first rank that fails ends the group (`learner.engine.ranks`)
+start ─► step ─► step ─► evaluate ─► ...      each call goes to every rank; the first rank that fails ends all (`learner.engine.ranks`)
            └► save
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from configs.contracts.metrics import Max, Mean, merge, values
 from configs.schema.sft import SftConfig
-from learner.engine.rank import RankReport
 from learner.engine.ranks import Ranks
 from learner.sft.worker import SftWorker
 
@@ -25,8 +24,8 @@ class SftLearner:
         self._num_tokens = 0
 
     @classmethod
-    def create(cls, config: SftConfig, *, ray_options: dict[str, Any], log_dir: Path) -> SftLearner:
-        """Start one actor a rank; their imports begin at once. `ray_options` say where."""
+    def create(cls, config: SftConfig, *, ray_options: Mapping[str, object], log_dir: Path) -> SftLearner:
+        """Start one actor per rank, placed by `ray_options`. Their imports begin at once."""
         return cls(Ranks.create(SftWorker, config, ray_options=ray_options, log_dir=log_dir))
 
     async def start(
@@ -39,32 +38,32 @@ class SftLearner:
         row_limit: int | None = None,
         resume_folder: Path | None = None,
     ) -> None:
-        """Load model and data on every rank; go on from `resume_folder` (written by `save`) if given.
+        """Load model and data on every rank; continue from `resume_folder` (written by `save`) if given.
 
         Args:
-            train_file: demonstrations in the format `DEMONSTRATION_SCHEMA`, which every rank can read.
-            eval_file: those that the loss is measured on.
-            total_steps: the learning rate's schedule ends there.
-            row_limit: rows to train on in all steps together; None goes round for ever.
+            train_file: demonstrations in the format `DEMONSTRATION_SCHEMA`, on a path that every rank can read.
+            eval_file: demonstrations to measure the loss on.
+            total_steps: end of the learning rate's schedule.
+            row_limit: rows to train on in all steps together; None repeats epochs for ever.
 
         Raises:
             CheckpointError: the folder cannot be read, or was written by another model.
-            ConfigError: the model is not one that can be trained.
+            ConfigError: the learner cannot train this model.
             LearnerError: a rank failed.
         """
         await self._ranks.join()
-        facts = await self._ranks.everywhere("start", model_path, train_file, eval_file, total_steps, row_limit, resume_folder)
+        facts = await self._ranks.everywhere(SftWorker.start, model_path, train_file, eval_file, total_steps, row_limit, resume_folder)
         self._num_tokens = facts[0].get("num_tokens", 0)
 
     async def step(self, index: int) -> dict[str, float]:
-        """Step `index`, 0-based. Returns its metrics.
+        """Take step `index`, 0-based. Returns its metrics.
 
         Raises:
-            NonFiniteError: too many steps in a row were not finite.
-            LearnerError: a rank failed; the group is dead.
+            NonFiniteError: loss or gradient was not finite in too many steps in a row.
+            LearnerError: a rank failed; this learner is dead.
         """
         began = time.monotonic()
-        reports: list[RankReport] = await self._ranks.everywhere("step", index)
+        reports = await self._ranks.everywhere(SftWorker.step, index)
         step_s = time.monotonic() - began
         merged = merge(report.metrics for report in reports)
         tokens = int(merged.pop("tokens").value)
@@ -79,21 +78,21 @@ class SftLearner:
         return values(merged)
 
     async def evaluate(self) -> dict[str, float]:
-        """`eval/loss` in nats per imitated token, and `eval/mean_token_accuracy`, on the held-out rows."""
-        return values(merge(await self._ranks.everywhere("evaluate")))
+        """Measure `eval/loss`, in nats per imitated token, and `eval/mean_token_accuracy` on the held-out rows."""
+        return values(merge(await self._ranks.everywhere(SftWorker.evaluate)))
 
     async def save(self, folder: Path) -> None:
-        """Write everything that `start(resume_folder=folder)` needs; with an adapter also that, as a PEFT folder."""
-        await self._ranks.everywhere("save", folder, {"num_tokens": self._num_tokens})
+        """Write everything that `start(resume_folder=folder)` needs, and the adapter, if one is trained, as a PEFT folder."""
+        await self._ranks.everywhere(SftWorker.save, folder, {"num_tokens": self._num_tokens})
 
     async def save_model(self, folder: Path) -> None:
         """Write the whole model as a transformers folder, without its tokenizer."""
-        await self._ranks.everywhere("save_model", folder)
+        await self._ranks.everywhere(SftWorker.save_model, folder)
 
     async def worker_pids(self) -> list[int]:
         """Process ids by rank."""
         return await self._ranks.pids()
 
     async def close(self) -> None:
-        """End all ranks. Safe to call twice, and after an error."""
+        """End all ranks. May be called twice, and after an error."""
         await self._ranks.close()

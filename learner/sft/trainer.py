@@ -1,6 +1,6 @@
-"""Supervised fine-tuning: cross-entropy on what demonstrations imitate, on the same engine and the same packing as GRPO.
+"""Supervised fine-tuning: cross-entropy of the imitated tokens, on the same engine and the same packing as GRPO.
 
-Whether an adapter or every weight is trained is the policy's matter; the warm start of a run and `rollcast sft` both train here.
+The policy decides whether an adapter or every weight is trained. The warm start of a run and `rollcast sft` both train here.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from learner.packing import MicroBatch, balance
 from learner.sft.demonstrations import PackedDemonstrations, lengths, num_trained, pack_demonstrations
 
 EVALUATED_AT_ONCE = 64
-"""Rows a rank packs together when it measures the held-out loss: enough to fill rows well."""
+"""Demonstrations that a rank packs together when it measures the held-out loss: enough to fill rows well."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowOrder:
-    """Which rows each step trains on: all of them in every epoch, each epoch in an order of its own."""
+    """Rows of each step. Every epoch has every row once, in its own order."""
 
     rows: int
     batch_size: int
     seed: int
     limit: int | None = None
-    """Rows in all, over which the last step may have fewer; None goes on for ever."""
+    """Total number of rows, so that the last step may have fewer; None repeats epochs for ever."""
     shuffle: bool = True
 
     def of_step(self, index: int) -> list[int]:
@@ -51,7 +51,7 @@ class RowOrder:
 
 @dataclass(frozen=True, slots=True)
 class SupervisedStep:
-    """One rank's part of a step. The sum of `train/loss` over ranks is nats per imitated token."""
+    """One rank's part of a step. `train/loss`, summed over ranks, is in nats per imitated token."""
 
     outcome: StepOutcome
     batches: list[MicroBatch]
@@ -63,7 +63,7 @@ class SupervisedTrainer:
 
     def __init__(self, engine: LearnerEngine, table: pa.Table, order: RowOrder, token_budget: int) -> None:
         if not len(table):
-            raise DataError("there are no demonstrations to imitate; give some, or remove learner.warm_start")
+            raise DataError("there are no demonstrations to imitate; add some, or remove learner.warm_start")
         self.engine = engine
         self._table = table
         self._order = order
@@ -75,7 +75,7 @@ class SupervisedTrainer:
         return self.engine.policy
 
     def step(self, index: int) -> SupervisedStep:
-        """Optimizer step `index`, 0-based: the mean over all imitated tokens of its rows."""
+        """Take optimizer step `index`, 0-based, on the mean over all imitated tokens of its rows."""
         rows = self._order.of_step(index)
         mine = balance(lengths(self._table, rows), self.engine.world_size)[self.engine.rank]
         batches = self._packed(self._table, [rows[i] for i in mine])
@@ -91,7 +91,7 @@ class SupervisedTrainer:
         return SupervisedStep(outcome, imitated, metrics)
 
     def evaluate(self, table: pa.Table) -> dict[str, Metric]:
-        """This rank's part of the loss on held-out rows, without dropout: nats per imitated token, each counted alike."""
+        """Measure this rank's part of the loss on held-out rows, without dropout, in nats per imitated token."""
         mine = balance(lengths(table, range(len(table))), self.engine.world_size)[self.engine.rank]
         found: list[dict[str, Metric]] = []
         for start in range(0, len(mine), EVALUATED_AT_ONCE):
@@ -100,33 +100,29 @@ class SupervisedTrainer:
         return merge(found)
 
     def close(self) -> None:
-        """Let go of the engine, so that another may be made in this process."""
+        """Free the engine, so that this process can make another."""
         self.engine.close()
 
     def _packed(self, table: pa.Table, rows: Sequence[int]) -> list[PackedDemonstrations]:
         return pack_demonstrations(table, rows, token_budget=self._token_budget, attention_width=self.policy.attention_width)
 
     def _loss(self, batch: MicroBatch, num_tokens: int, found: list[dict[str, Metric]], model: Policy) -> Tensor:
-        packed = self.policy.tensors(batch)
-        likeliest_N = torch.zeros(len(packed.target_ids_N), dtype=torch.bool, device=self.policy.device)
-        logprobs_N, entropies_N = model(packed, likeliest_N=likeliest_N)
-        loss, metrics = sft_loss(logprobs_N, num_tokens=num_tokens)
-        found.append(metrics | {"train/mean_token_accuracy": _mean(likeliest_N), "entropy": _mean(entropies_N)})
+        predicted = model(self.policy.tensors(batch))
+        loss, metrics = sft_loss(predicted.logprobs_N, num_tokens=num_tokens)
+        found.append(metrics | {"train/mean_token_accuracy": _mean(predicted.is_likeliest_N), "entropy": _mean(predicted.entropies_N)})
         return loss
 
     def _evaluated(self, batch: MicroBatch) -> dict[str, Metric]:
-        packed = self.policy.tensors(batch)
-        likeliest_N = torch.zeros(len(packed.target_ids_N), dtype=torch.bool, device=self.policy.device)
         with torch.no_grad(), self.policy.evaluating():
-            logprobs_N, _ = self.policy(packed, likeliest_N=likeliest_N)
-        return {"eval/loss": _mean(-logprobs_N), "eval/mean_token_accuracy": _mean(likeliest_N)}
+            predicted = self.policy(self.policy.tensors(batch))
+        return {"eval/loss": _mean(-predicted.logprobs_N), "eval/mean_token_accuracy": _mean(predicted.is_likeliest_N)}
+
+
+def sft_loss(logprobs_N: Tensor, *, num_tokens: int) -> tuple[Tensor, dict[str, Metric]]:
+    """Compute the cross-entropy of a micro-batch's imitated tokens, divided by all `num_tokens` of the step. Returns (scalar, metrics)."""
+    loss = -logprobs_N.sum() / num_tokens
+    return loss, {"train/loss": Sum(loss.item())}
 
 
 def _mean(values_N: Tensor) -> Mean:
     return Mean(float(values_N.double().sum()), float(len(values_N)))
-
-
-def sft_loss(logprobs_N: Tensor, *, num_tokens: int) -> tuple[Tensor, dict[str, Metric]]:
-    """Cross-entropy of the completion tokens, averaged over all `num_tokens` of the step. Returns (scalar, metrics)."""
-    loss = -logprobs_N.sum() / num_tokens
-    return loss, {"train/loss": Sum(loss.item())}

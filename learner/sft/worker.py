@@ -1,4 +1,4 @@
-"""SftWorker: one rank of a supervised fine-tuning in one Ray process. Heavy imports are inside, so that the driver can import the class."""
+"""One rank of a supervised fine-tuning. Heavy imports are inside functions, so that the driver can import the class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SftWorker(Rank[SftConfig]):
     def start(
         self, model_path: str, train_file: Path, eval_file: Path, total_steps: int, row_limit: int | None, resume_folder: Path | None
     ) -> dict[str, int]:
-        """Load model and data and make the engine, from a checkpoint if one is given. Returns what `save` was told to remember."""
+        """Load model and data and make the engine, from a checkpoint if one is given. Returns the facts given to `save`, or none."""
         from learner.sft.demonstrations import open_demonstrations
         from learner.sft.trainer import RowOrder, SupervisedTrainer
 
@@ -36,22 +36,21 @@ class SftWorker(Rank[SftConfig]):
         return {} if resume_folder is None else self._trainer.engine.load(resume_folder)
 
     def step(self, index: int) -> RankReport:
-        """Step `index`, 0-based."""
+        """Take step `index`, 0-based."""
         done = self._trainer.step(index)
         self._count_nonfinite(done.outcome.applied, done.batches, index)
-        outcome = done.outcome
-        return RankReport(self._trainer.engine.steps_done, outcome.applied, outcome.grad_norm, outcome.learning_rate, done.metrics)
+        return RankReport.of(self._trainer.engine.steps_done, done.outcome, done.metrics)
 
     def evaluate(self) -> dict[str, Metric]:
-        """This rank's part of the loss on the held-out rows."""
+        """Measure this rank's part of the loss on the held-out rows."""
         return self._trainer.evaluate(self._held_out)
 
     def save(self, folder: Path, facts: dict[str, int]) -> None:
-        """Write the learner's state under `folder`, and `facts` with it."""
+        """Write the learner's state and `facts` under `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         self._trainer.engine.save(folder, facts)
 
     def save_model(self, folder: Path) -> None:
-        """Write the whole model, of which every weight was trained. Rank 0 writes."""
+        """Write the whole model, after a training of every weight. Rank 0 writes."""
         if self._rank == 0:
             self._trainer.policy.save_model(folder)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from configs.contracts.metrics import merge, values
 from configs.schema.learner import ObjectiveSection
-from learner.grpo.importance import importance_weights
-from learner.grpo.loss import grpo_loss
+from learner.grpo.importance import Completions, importance_weights
+from learner.grpo.loss import TokenLogprobs, grpo_loss
 from learner.model.policy import Policy
 from learner.model.tiny_model import TinyShape, create_tiny_model
 from learner.packing import Denominators, MicroBatch, TrainedCompletion, TrainedGroup, pack
@@ -130,7 +130,7 @@ def weights_of(samples: list[Sample], mode: Any) -> Tensor:
     lengths_C = torch.tensor([len(s.completion_ids) for s in samples])
     completion_N = torch.repeat_interleave(torch.arange(len(samples)), lengths_C)
     old_N, behaviour_N = torch.cat([s.old_T for s in samples]), torch.cat([s.behaviour_T for s in samples])
-    return importance_weights(old_N, behaviour_N, completion_N, lengths_C, mode=mode, cap=1.3, floor=0.8)
+    return importance_weights(old_N, behaviour_N, Completions(completion_N, lengths_C), mode=mode, cap=1.3, floor=0.8)
 
 
 def packed(samples: list[Sample]) -> list[MicroBatch]:
@@ -153,19 +153,20 @@ def ours(policy: Policy, samples: list[Sample], objective: ObjectiveSection) -> 
     assert len(batches) > 1
     for batch in batches:
         tensors = policy.tensors(batch)
-        logprobs_N, entropies_N = policy(tensors, TEMPERATURE, objective.entropy_coef > 0)
+        predicted = policy(tensors, TEMPERATURE, objective.entropy_coef > 0)
         here = [samples[index] for index in batch.index_C]
         loss, parts = grpo_loss(
-            logprobs_N,
-            behaviour_logprobs_N=tensors.behaviour_logprobs_N,
-            advantages_C=tensors.advantages_C,
-            lengths_C=tensors.lengths_C,
-            completion_N=tensors.completion_N,
-            objective=objective,
-            denominators=denominators,
-            old_logprobs_N=torch.cat([s.old_T for s in here]),
-            reference_logprobs_N=torch.cat([s.reference_T for s in here]),
-            entropies_N=entropies_N,
+            TokenLogprobs(
+                predicted.logprobs_N,
+                tensors.behaviour_logprobs_N,
+                old_N=torch.cat([s.old_T for s in here]),
+                reference_N=torch.cat([s.reference_T for s in here]),
+            ),
+            Completions(tensors.completion_N, tensors.lengths_C),
+            tensors.advantages_C,
+            objective,
+            denominators,
+            predicted.entropies_N,
         )
         total = total + loss
         metrics.append(parts)

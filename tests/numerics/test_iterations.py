@@ -18,6 +18,7 @@ from configs.contracts.records import RolloutGroup, ScoredGroup, StepReport
 from configs.schema.model import LoraSection, ModelSection
 from configs.schema.run import RunConfig
 from learner.grpo.learner import GrpoLearner
+from learner.model.adapters import save_adapter
 from learner.model.policy import Policy
 from tests.bodies import opened
 from tests.learner.rollouts import run_config, scored_groups
@@ -40,7 +41,7 @@ def adapter_folder(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -
         for name, parameter in policy.trainable().items():
             if "lora_B" in name:
                 parameter.normal_(0, 0.1)
-    policy.save_adapter(folder)
+    save_adapter(policy, folder)
     return folder
 
 

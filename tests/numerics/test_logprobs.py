@@ -29,7 +29,7 @@ def test_chunks_change_neither_values_nor_gradients(chunk_logits: int, temperatu
     weight_N = torch.randn(11, dtype=torch.float64)
     distribution = torch.distributions.Categorical(logits=hidden_NH @ head_VH.T / temperature)
     expected = torch.autograd.grad((distribution.log_prob(target_ids_N) * weight_N).sum(), (hidden_NH, head_VH))
-    logprobs_N, entropies_N = token_logprobs(hidden_NH, head_VH, target_ids_N, temperature=temperature, chunk_logits=chunk_logits)
+    logprobs_N, entropies_N, _ = token_logprobs(hidden_NH, head_VH, target_ids_N, temperature=temperature, chunk_logits=chunk_logits)
     gradients = torch.autograd.grad((logprobs_N * weight_N).sum(), (hidden_NH, head_VH))
     torch.testing.assert_close(logprobs_N, distribution.log_prob(target_ids_N), rtol=0, atol=1e-12)  # float64 throughout: rounding only
     torch.testing.assert_close(entropies_N, distribution.entropy(), rtol=0, atol=1e-12)
@@ -46,7 +46,7 @@ def test_entropies_are_differentiated_when_asked(chunk_logits: int, temperature:
 
     def both(hidden_NH: torch.Tensor, head_VH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         options = {"temperature": temperature, "chunk_logits": chunk_logits}
-        return token_logprobs(hidden_NH, head_VH, target_ids_N, entropy_gradient=True, **options)  # type: ignore[arg-type]
+        return token_logprobs(hidden_NH, head_VH, target_ids_N, entropy_gradient=True, **options)[:2]  # type: ignore[arg-type]
 
     assert torch.autograd.gradcheck(both, (hidden_NH, head_VH))  # finite differences in float64: its own tolerances
     distribution = torch.distributions.Categorical(logits=hidden_NH @ head_VH.T / temperature)
@@ -62,7 +62,7 @@ def test_bfloat16_logits_are_accumulated_in_float32() -> None:
     torch.manual_seed(0)
     hidden_NH, head_VH = torch.randn(5, 64).bfloat16(), torch.randn(40, 64).bfloat16()
     target_ids_N = torch.randint(0, 40, (5,))
-    logprobs_N, _ = token_logprobs(hidden_NH, head_VH, target_ids_N)
+    logprobs_N = token_logprobs(hidden_NH, head_VH, target_ids_N).logprobs_N
     exact = torch.log_softmax(hidden_NH.double() @ head_VH.double().T, -1).gather(1, target_ids_N[:, None])[:, 0]
     # Logits are about 8, so holding them in bfloat16 would cost 8 x 2^-9 = 0.016; float32 sums of 64 terms cost 1e-5.
     assert (logprobs_N - exact).abs().max() < 1e-4
@@ -116,7 +116,7 @@ def test_packed_rows_give_what_transformers_gives_for_each_sequence_alone(
     expected = padded_float64(policy, groups)
     seen = 0
     for batch in pack(groups, token_budget=token_budget, attention_width=attention_width):
-        logprobs_N, entropies_N = (part.detach().numpy() for part in policy(policy.tensors(batch)))
+        logprobs_N, entropies_N = (part.detach().numpy() for part in policy(policy.tensors(batch))[:2])
         ends = np.cumsum(batch.lengths_C)
         for start, end in zip(ends - batch.lengths_C, ends, strict=True):
             target_ids_T = batch.target_ids_N[start:end].astype(np.int32)
@@ -142,7 +142,7 @@ def test_the_shortest_beside_the_longest_and_only_the_shortest(tiny_qwen2: Path,
     expected = [value for group in groups for value in padded_float64(policy, [group]).items()]
     found: list[tuple[bytes, np.ndarray, np.ndarray]] = []
     for batch in pack(groups, token_budget=256, attention_width=policy.attention_width):
-        logprobs_N, entropies_N = policy(policy.tensors(batch))
+        logprobs_N, entropies_N, _ = policy(policy.tensors(batch))
         logprobs_N.sum().backward()
         ends = np.cumsum(batch.lengths_C)
         for start, end in zip(ends - batch.lengths_C, ends, strict=True):

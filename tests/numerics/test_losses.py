@@ -14,8 +14,8 @@ from torch import Tensor
 
 from configs.contracts.metrics import values
 from configs.schema.learner import ObjectiveSection
-from learner.grpo.importance import importance_weights
-from learner.grpo.loss import grpo_loss, kl_estimates
+from learner.grpo.importance import Completions, importance_weights
+from learner.grpo.loss import TokenLogprobs, grpo_loss, kl_estimates
 from learner.packing import Denominators
 
 LENGTHS = (3, 7, 1, 5)
@@ -97,17 +97,19 @@ def ours(
     data: dict[str, Tensor], objective: ObjectiveSection, *, one_update: bool, logprobs_N: Tensor, entropies_N: Tensor | None = None
 ) -> tuple[Tensor, dict[str, float]]:
     lengths_C = torch.tensor(LENGTHS)
-    loss, metrics = grpo_loss(
+    logprobs = TokenLogprobs(
         logprobs_N,
-        behaviour_logprobs_N=data["behaviour_N"].float(),
-        advantages_C=data["advantages_C"].float(),
-        lengths_C=lengths_C,
-        completion_N=torch.repeat_interleave(torch.arange(len(LENGTHS)), lengths_C),
-        objective=objective,
-        denominators=Denominators(len(LENGTHS), sum(LENGTHS), MAX_LENGTH),
-        old_logprobs_N=None if one_update else data["old_N"].float(),
-        reference_logprobs_N=data["reference_N"].float(),
-        entropies_N=data["entropies_N"].float() if entropies_N is None else entropies_N,
+        data["behaviour_N"].float(),
+        old_N=None if one_update else data["old_N"].float(),
+        reference_N=data["reference_N"].float(),
+    )
+    loss, metrics = grpo_loss(
+        logprobs,
+        Completions(torch.repeat_interleave(torch.arange(len(LENGTHS)), lengths_C), lengths_C),
+        data["advantages_C"].float(),
+        objective,
+        Denominators(len(LENGTHS), sum(LENGTHS), MAX_LENGTH),
+        data["entropies_N"].float() if entropies_N is None else entropies_N,
     )
     return loss, values(metrics)
 
@@ -215,15 +217,13 @@ def test_split_into_micro_batches_the_parts_add_up() -> None:
     total = torch.zeros(())
     for i, places in enumerate(completions()):
         here = slice(places.start, places.stop)
+        logprobs_N, behaviour_N, reference_N = (data[name][here].float() for name in ("logprobs_N", "behaviour_N", "reference_N"))
         part, _ = grpo_loss(
-            data["logprobs_N"][here].float(),
-            behaviour_logprobs_N=data["behaviour_N"][here].float(),
-            advantages_C=data["advantages_C"][i : i + 1].float(),
-            lengths_C=lengths_C[i : i + 1],
-            completion_N=torch.zeros(len(places), dtype=torch.long),
-            objective=objective,
-            denominators=Denominators(len(LENGTHS), sum(LENGTHS), MAX_LENGTH),
-            reference_logprobs_N=data["reference_N"][here].float(),
+            TokenLogprobs(logprobs_N, behaviour_N, reference_N=reference_N),
+            Completions(torch.zeros(len(places), dtype=torch.long), lengths_C[i : i + 1]),
+            data["advantages_C"][i : i + 1].float(),
+            objective,
+            Denominators(len(LENGTHS), sum(LENGTHS), MAX_LENGTH),
         )
         total = total + part
     assert abs(total - whole) < TOLERANCE
@@ -234,8 +234,7 @@ def test_a_hopeless_sample_overflows_nothing(mode: Any, expected: list[float]) -
     weights_N = importance_weights(
         torch.tensor([0.0, -200.0]),
         torch.tensor([-300.0, 0.0]),
-        torch.tensor([0, 1]),
-        torch.tensor([1, 1]),
+        Completions(torch.tensor([0, 1]), torch.tensor([1, 1])),
         mode=mode,
         cap=2.0,
         floor=1e-9 if mode == "token_mask" else 0.0,
@@ -246,7 +245,11 @@ def test_a_hopeless_sample_overflows_nothing(mode: Any, expected: list[float]) -
 @pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
 def test_a_log_probability_that_is_not_finite_is_not_masked_away(mode: Any) -> None:
     broken = torch.tensor([float("nan")])
-    assert importance_weights(torch.zeros(1), broken, torch.tensor([0]), torch.tensor([1]), mode=mode, cap=2.0, floor=0.5).isnan().all()
+    assert (
+        importance_weights(torch.zeros(1), broken, Completions(torch.tensor([0]), torch.tensor([1])), mode=mode, cap=2.0, floor=0.5)
+        .isnan()
+        .all()
+    )
 
 
 def test_gradients_of_the_divergence_are_what_the_docstring_says() -> None:
@@ -275,7 +278,6 @@ def test_gradients_of_the_divergence_are_what_the_docstring_says() -> None:
     [
         (ObjectiveSection(loss_type="grpo", beta=0.1), r"beta 0\.1 needs"),
         (ObjectiveSection(loss_type="grpo", entropy_coef=0.1), r"entropy_coef 0\.1 needs"),
-        (ObjectiveSection.model_construct(loss_type="cispo"), "cispo needs epsilon_high"),
     ],
 )
 def test_what_a_term_needs_is_asked_for(objective: ObjectiveSection, told: str) -> None:
@@ -283,11 +285,14 @@ def test_what_a_term_needs_is_asked_for(objective: ObjectiveSection, told: str) 
     lengths_C = torch.tensor(LENGTHS)
     with pytest.raises(ValueError, match=told):
         grpo_loss(
-            torch.zeros(n),
-            behaviour_logprobs_N=torch.zeros(n),
-            advantages_C=torch.zeros(len(LENGTHS)),
-            lengths_C=lengths_C,
-            completion_N=torch.repeat_interleave(torch.arange(len(LENGTHS)), lengths_C),
-            objective=objective,
-            denominators=Denominators(4, n, MAX_LENGTH),
+            TokenLogprobs(torch.zeros(n), torch.zeros(n)),
+            Completions(torch.repeat_interleave(torch.arange(len(LENGTHS)), lengths_C), lengths_C),
+            torch.zeros(len(LENGTHS)),
+            objective,
+            Denominators(4, n, MAX_LENGTH),
         )
+
+
+def test_cispo_asks_for_its_bound() -> None:
+    with pytest.raises(ValueError, match="epsilon_high None with loss_type cispo"):
+        ObjectiveSection(loss_type="cispo")

@@ -15,6 +15,7 @@ from configs.contracts.records import ScoredGroup
 from configs.schema.model import LoraSection, ModelSection
 from examples.grpo_in_one_file import Batch, group_advantages, grpo_step, pad
 from learner.grpo.learner import GrpoLearner
+from learner.model.adapters import save_adapter
 from learner.model.policy import Policy
 from tests.bodies import opened
 from tests.learner.rollouts import MAX_COMPLETION_LENGTH, run_config, scored_groups
@@ -37,7 +38,7 @@ def adapter_folder(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -
         for name, parameter in policy.trainable().items():
             if "lora_B" in name:
                 parameter.normal_(0, 0.1)
-    policy.save_adapter(folder)
+    save_adapter(policy, folder)
     return folder
 
 

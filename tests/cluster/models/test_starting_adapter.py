@@ -15,6 +15,7 @@ from cluster.models.shape import TINY_SHAPE
 from cluster.models.starting_adapter import LINEAR_NAMES, doubt_about_base, with_starting_adapter
 from configs.contracts.errors import ConfigError
 from configs.schema.run import RunConfig
+from learner.model.adapters import export_adapter
 from learner.model.policy import Policy
 
 PREFIX = "base_model.model.model.layers"
@@ -70,7 +71,7 @@ def test_the_adapters_settings_are_the_runs(tmp_path: Path, tiny_model: Path) ->
     lora = config.model.lora
     assert (lora.r, lora.alpha, lora.use_rslora, lora.target_modules, lora.dropout) == (8, 24.0, True, ("q_proj", "v_proj"), 0.1)
     policy = Policy.load(config.model, str(tiny_model))
-    manifest = policy.export(0).manifest
+    manifest = export_adapter(policy, 0).manifest
     assert (manifest.r, manifest.alpha, manifest.use_rslora, manifest.target_modules) == (8, 24.0, True, ("q_proj", "v_proj"))
     assert policy.causal.model.layers[0].self_attn.q_proj.lora_dropout["default"].p == 0.1
     assert estimate(config, TINY_SHAPE).adapter_parameters == TINY_SHAPE.adapter_parameters(8)
@@ -173,7 +174,7 @@ def test_an_adapter_that_is_merged_leaves_the_runs_own_settings(tmp_path: Path, 
     config = with_starting_adapter(merging)
     assert (config.model.lora, config.model.adapter) == (given.model.lora, str(tmp_path / "a"))
     policy = Policy.load(config.model, str(tiny_model))
-    assert policy.export(0).manifest.r == 4
+    assert export_adapter(policy, 0).manifest.r == 4
     assert all(float(tensor.detach().abs().max()) == 0 for name, tensor in policy.trainable().items() if "lora_B" in name)
     other = merging.model_copy(
         update={"model": merging.model.model_copy(update={"adapter": str(folder(tmp_path / "b", tensors(scale=2)))})}

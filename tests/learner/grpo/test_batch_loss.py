@@ -11,7 +11,8 @@ from configs.contracts.metrics import Max, Min
 from configs.schema.learner import ObjectiveSection
 from configs.schema.model import LoraSection, ModelSection
 from learner.grpo.batch_loss import BatchLoss
-from learner.grpo.loss import grpo_loss
+from learner.grpo.importance import Completions
+from learner.grpo.loss import TokenLogprobs, grpo_loss
 from learner.model.policy import Policy
 from learner.packing import Denominators, pack
 from tests.learner.rollouts import trained_groups
@@ -44,17 +45,14 @@ def test_several_updates_under_dropout_are_compared_with_an_evaluating_pass(num_
         torch.manual_seed(seed)
         value = loss(policy)
         torch.manual_seed(seed)
-        logprobs_N, _ = policy(packed, 0.8)
+        logprobs_N = policy(packed, 0.8).logprobs_N
         olds.append(logprobs_N.detach())
         expected, _ = grpo_loss(
-            logprobs_N,
-            behaviour_logprobs_N=packed.behaviour_logprobs_N,
-            advantages_C=packed.advantages_C,
-            lengths_C=packed.lengths_C,
-            completion_N=packed.completion_N,
-            objective=objective,
-            denominators=DENOMINATORS,
-            old_logprobs_N=evaluated_N if num_iterations > 1 and dropout else olds[0],
+            TokenLogprobs(logprobs_N, packed.behaviour_logprobs_N, evaluated_N if num_iterations > 1 and dropout else olds[0]),
+            Completions(packed.completion_N, packed.lengths_C),
+            packed.advantages_C,
+            objective,
+            DENOMINATORS,
         )
         assert value.item() == expected.item()
     assert torch.equal(olds[0], evaluated_N) == (dropout == 0)

@@ -169,7 +169,7 @@ def test_truncated_completions_are_masked_but_counted(tmp_path: Path) -> None:
 
     def prepared(**learner: Any) -> Any:
         group = GrpoLearner(run_config(tmp_path, scale_rewards="none", **learner), Ranks([], tmp_path))
-        return group._advantages(groups, group._estimated(groups))
+        return group._computed(groups, group._advantages(groups))
 
     assert prepared() == ([(2.0, -2.0, None, None)] * 2, Denominators(6, 64, 24)), "an advantage of 0 is not computed, but counted"
     assert prepared(entropy_coef=0.1) == ([(2.0, -2.0, None, 0.0)] * 2, Denominators(6, 64, 24))

@@ -65,7 +65,7 @@ def test_implementations_agree(implementation: str, tiny_qwen2: Path, batch: Mic
     logprobs = {}
     for name in ("sdpa", implementation):
         policy = load(tiny_qwen2, name)
-        assert policy.attn_implementation == name
+        assert policy.causal.config._attn_implementation == name
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             logprobs[name] = policy(policy.tensors(batch))[0].numpy()
     assert np.abs(logprobs[implementation] - logprobs["sdpa"]).max() < TOLERANCE

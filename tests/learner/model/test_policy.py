@@ -11,6 +11,7 @@ import torch
 
 from configs.contracts.errors import AdapterError, ConfigError
 from configs.schema.model import LoraSection, ModelSection
+from learner.model.adapters import export_adapter, load_adapter, save_adapter
 from learner.model.policy import Policy
 
 
@@ -30,13 +31,13 @@ def randomise(policy: Policy) -> None:
 def test_an_adapter_goes_out_and_in_bit_for_bit(dtype: str, tiny_qwen2: Path) -> None:
     sender, receiver = load(tiny_qwen2, dtype=dtype), load(tiny_qwen2, dtype=dtype, seed=1)
     randomise(sender)
-    sent = sender.export(3, canary_token_ids=(5, 9, 2, 6))
+    sent = export_adapter(sender, 3, canary_token_ids=(5, 9, 2, 6))
     assert sent.buffer.dtype == np.uint8 and sent.manifest.nbytes == sent.buffer.nbytes == sent.manifest.slots[-1].end_byte
     assert (sent.manifest.version, sent.manifest.dtype, sent.manifest.r, sent.manifest.alpha) == (3, dtype, 4, 8.0)
     assert sent.manifest.slots[0].name == "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
     assert sent.manifest.target_modules == ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
-    receiver.load_adapter(sent)
-    received = receiver.export(3, canary_token_ids=(5, 9, 2, 6))
+    load_adapter(receiver, sent)
+    received = export_adapter(receiver, 3, canary_token_ids=(5, 9, 2, 6))
     assert np.array_equal(sent.buffer, received.buffer) and sent.manifest == received.manifest
 
 
@@ -44,7 +45,7 @@ def test_the_canary_is_what_transformers_says_of_the_sequence(tiny_qwen2: Path) 
     policy = load(tiny_qwen2, dropout=0.5)
     randomise(policy)
     token_ids = (5, 9, 2, 6, 33)
-    canary = policy.export(0, token_ids).manifest.canary
+    canary = export_adapter(policy, 0, token_ids).manifest.canary
     assert canary is not None and canary.token_ids == token_ids
     with torch.no_grad(), policy.evaluating():
         logits = policy.model(input_ids=torch.tensor([token_ids])).logits[0, :-1].double()
@@ -70,27 +71,27 @@ def test_values_that_are_not_finite_are_refused(tiny_qwen2: Path) -> None:
     with torch.no_grad():
         parameter[0, 0] = float("inf")
     with pytest.raises(AdapterError, match=r"version 4 has values in .*q_proj.lora_A.weight that are not finite"):
-        policy.export(4)
+        export_adapter(policy, 4)
 
 
 def test_a_damaged_or_foreign_adapter_is_refused(tiny_qwen2: Path) -> None:
     policy = load(tiny_qwen2)
-    adapter = policy.export(1)
+    adapter = export_adapter(policy, 1)
     damaged = adapter.buffer.copy()
     damaged[17] ^= 1
     with pytest.raises(AdapterError, match="does not match its hash"):
-        policy.load_adapter(dataclasses.replace(adapter, buffer=damaged))
+        load_adapter(policy, dataclasses.replace(adapter, buffer=damaged))
     with pytest.raises(AdapterError, match="other tensors"):
-        load(tiny_qwen2, r=8).load_adapter(adapter)
+        load_adapter(load(tiny_qwen2, r=8), adapter)
 
 
 def test_a_saved_folder_is_one_that_peft_loads(tiny_qwen2: Path, tmp_path: Path) -> None:
     policy = load(tiny_qwen2)
     randomise(policy)
-    policy.save_adapter(tmp_path)
+    save_adapter(policy, tmp_path)
     assert (tmp_path / "adapter_model.safetensors").exists()
     again = Policy.load(ModelSection(path=str(tiny_qwen2), dtype="float32", adapter=str(tmp_path)), str(tiny_qwen2))
-    assert np.array_equal(again.export(0).buffer, policy.export(0).buffer)
+    assert np.array_equal(export_adapter(again, 0).buffer, export_adapter(policy, 0).buffer)
 
 
 def test_models_that_packing_cannot_reproduce_are_refused(tiny_qwen2: Path, tmp_path: Path) -> None:

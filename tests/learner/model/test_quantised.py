@@ -20,7 +20,9 @@ from configs.schema.learner import ObjectiveSection, OptimizerSection
 from configs.schema.model import LoraSection, ModelSection
 from learner.engine.schedule import Schedule
 from learner.engine.zero2_engine import LearnerEngine
-from learner.grpo.loss import grpo_loss
+from learner.grpo.importance import Completions
+from learner.grpo.loss import TokenLogprobs, grpo_loss
+from learner.model.adapters import export_adapter
 from learner.model.policy import Policy
 from learner.model.quantised import save_dequantised
 from learner.packing import Denominators, MicroBatch, pack
@@ -51,16 +53,13 @@ def batches(policy: Policy) -> tuple[list[MicroBatch], Denominators]:
 
 def loss_of(batch: MicroBatch, denominators: Denominators, model: Policy, *, policy: Policy) -> Tensor:
     packed = policy.tensors(batch)
-    logprobs_N, _ = model(packed)
+    logprobs_N = model(packed).logprobs_N
     return grpo_loss(
-        logprobs_N,
-        behaviour_logprobs_N=packed.behaviour_logprobs_N,
-        advantages_C=packed.advantages_C,
-        lengths_C=packed.lengths_C,
-        completion_N=packed.completion_N,
-        objective=ObjectiveSection(loss_type="grpo", beta=0.1),
-        denominators=denominators,
-        reference_logprobs_N=policy.reference_logprobs(packed),
+        TokenLogprobs(logprobs_N, packed.behaviour_logprobs_N, reference_N=policy.reference_logprobs(packed)),
+        Completions(packed.completion_N, packed.lengths_C),
+        packed.advantages_C,
+        ObjectiveSection(loss_type="grpo", beta=0.1),
+        denominators,
     )[0]
 
 
@@ -72,7 +71,7 @@ def grpo_step(policy: Policy) -> tuple[float, dict[str, Tensor], np.ndarray]:
     outcome = engine.step([partial(loss_of, batch, denominators, policy=policy) for batch in micro_batches])
     assert outcome.applied
     masters = {name: tensor for name, tensor in engine._gather().items() if name.startswith("master/")}
-    return outcome.grad_norm, masters, policy.export(1).buffer
+    return outcome.grad_norm, masters, export_adapter(policy, 1).buffer
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
@@ -92,7 +91,9 @@ def test_a_step_over_nf4_is_the_step_over_the_dequantised_weights(
     assert norm == pytest.approx(plain_norm, rel=1e-6)
     assert masters.keys() == plain_masters.keys()
     assert all((tensor - plain_masters[name]).abs().max() < 1e-6 for name, tensor in masters.items())
-    assert quantised.export(1).manifest.slots == plain.export(1).manifest.slots, "an adapter is served under the same names"
+    assert export_adapter(quantised, 1).manifest.slots == export_adapter(plain, 1).manifest.slots, (
+        "an adapter is served under the same names"
+    )
     assert dtype == "float32" or np.array_equal(buffer, plain_buffer)
 
 
@@ -118,7 +119,7 @@ def test_evaluating_changes_neither_values_nor_later_gradients(quantisable: Path
     policy = load(quantisable)
     evaluated_T = policy.sequence_logprobs(TOKEN_IDS)
     packed = policy.tensors(one_sequence(TOKEN_IDS))
-    logprobs_T, _ = policy(packed)
+    logprobs_T = policy(packed).logprobs_N
     logprobs_T.sum().backward()
     assert np.array_equal(evaluated_T, logprobs_T.detach().numpy())
     assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in policy.trainable().values())
