@@ -1,19 +1,18 @@
-"""The end tokens that a model folder names in generation_config.json: engines that serve the folder stop at each of them."""
+"""End tokens of a model folder, in generation_config.json: engines that serve the folder stop at each of them."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 
-def add_end_token(folder: Path, token_id: Any) -> None:
-    """Name another end token, beside those that are named.
+def add_end_token(folder: Path, token_id: object) -> None:
+    """Add an end token to those that the folder has.
 
     Args:
-        folder: of a model.
-        token_id: a tokenizer's `eos_token_id`; None, of one that has none, changes nothing.
+        folder: a model's folder.
+        token_id: a tokenizer's `eos_token_id`; None changes nothing.
 
     Raises:
         OSError: the folder cannot be written.
@@ -32,7 +31,7 @@ TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json",
 
 
 def copy_tokenizer(model_path: str, folder: Path) -> None:
-    """Copy what a tokenizer is loaded from, out of a model folder or a hub id."""
+    """Copy the files of a tokenizer into `folder`, from a model folder or a hub id."""
     source = Path(model_path)
     if not source.is_dir():
         from huggingface_hub import snapshot_download

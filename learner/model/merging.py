@@ -2,10 +2,10 @@
 
     base (as stored) ─► base + adapter: log-probabilities ─► W + s B A in float32, rounded once ─► folder ─► loaded again: log-probabilities
 
-At most one copy of the model is held, in its stored precision. Log-probabilities are computed in float32 whatever the weights are held in,
-by widening one module at a time, so that what is measured is the rounding of the merged weights and not that of activations.
+At most one copy of the model is held, in its stored precision. Log-probabilities are computed in float32, by widening the weights of one
+module at a time, so that the check measures the rounding of the merged weights and not the rounding of activations.
 
-Nothing heavy is imported at the top: the driver names the records, and a process of its own does the work.
+Nothing heavy is imported at the top: the driver uses the records, and a separate process does the work.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ from learner.model.end_token import add_end_token
 
 if TYPE_CHECKING:
     import numpy as np
+    from peft import PeftModel
     from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SHARD_SIZE = "5GB"
 MAX_CHECK_TOKENS = 256
-"""Of one checked text."""
+"""Tokens of one checked text; the rest is cut off."""
 
 TOLERANCE = {"float32": (1e-4, 1e-3), "float16": (0.01, 0.2), "bfloat16": (0.05, 1.0)}
-"""Largest accepted mean and largest single |difference| of token log-probabilities, in nats, between merged and adapted model.
+"""Largest accepted mean and single |difference| of token log-probabilities, in nats, between merged and adapted model.
 
-float32 changes the order of sums alone: 1e-6 on the quickstart's model. bfloat16 rounds every weight by up to 2^-8 of itself, which moves
+float32 changes only the order of sums: 1e-6 on the quickstart's model. bfloat16 rounds every weight by up to 2^-8 of itself, which moves
 each layer's output by about 0.2 %, and the log-probabilities of models of useful size by 0.005 to 0.02 on average; float16 has three more bits.
-A wrong scale or a module that was left out moves them by as much as the adapter does."""
+A wrong scale or a forgotten module moves them by as much as the adapter does."""
 
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "tokenizer.model")
 
@@ -44,10 +46,10 @@ PLAIN_TEXTS = (
     "Solve for x: 3x - 7 = 11. Show every step.",
     "Write a function that returns the n-th Fibonacci number.",
 )
-"""Prompts to check by where no others are at hand."""
+"""Prompts for the check if the job has no texts."""
 
 Progress = Callable[[str, int, int], None]
-"""What is being done, how many parts are done, and of how many."""
+"""Called with the name of the present work, the number of its parts that are done, and the number of all parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class MergeJob:
     revision: str | None = None
     trust_remote_code: bool = False
     texts: tuple[str, ...] = ()
-    """Rendered texts to check by, such as prompts with their completions; without any, a few prompts under the chat template."""
+    """Rendered texts for the check, such as prompts with their completions; if empty, a few prompts under the chat template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ def merge(job: MergeJob, progress: Progress = lambda *_: None) -> MergeOutcome:
     return outcome
 
 
-def _load(path: str, job: MergeJob, dtype: str = "auto") -> Any:
+def _load(path: str, job: MergeJob, dtype: str = "auto") -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     try:
@@ -131,8 +133,8 @@ def _load(path: str, job: MergeJob, dtype: str = "auto") -> Any:
     return causal.eval()
 
 
-def _adapted(causal: Any, job: MergeJob) -> Any:
-    """The base under its adapter, whose tensors are float32 and all have found their place."""
+def _adapted(causal: PreTrainedModel, job: MergeJob) -> PeftModel:
+    """Put the adapter on the base, in float32, and check that every tensor of it was loaded."""
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
@@ -150,8 +152,8 @@ def _adapted(causal: Any, job: MergeJob) -> Any:
     return adapted
 
 
-def _fold(adapted: Any, dtype: str, progress: Progress) -> int:
-    """W + s B A in float32 for every module of the adapter, rounded once to `dtype`; returns how many there were."""
+def _fold(adapted: PeftModel, dtype: str, progress: Progress) -> int:
+    """Set W + s B A, summed in float32 and rounded once to `dtype`, in every module of the adapter. Returns the number of modules."""
     import torch
     from peft.tuners.lora import LoraLayer
 
@@ -165,7 +167,7 @@ def _fold(adapted: Any, dtype: str, progress: Progress) -> int:
     return len(layers)
 
 
-def _save(model: Any, tokenizer: Any, job: MergeJob, parameters: int, progress: Progress) -> None:
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, job: MergeJob, parameters: int, progress: Progress) -> None:
     import torch
 
     dtype = getattr(torch, job.dtype)
@@ -184,8 +186,8 @@ def _save(model: Any, tokenizer: Any, job: MergeJob, parameters: int, progress: 
     progress("saving", 1, 1)
 
 
-def _tokenizer(job: MergeJob) -> Any:
-    """The adapter's own tokenizer, whose chat template it was trained with; else the base's."""
+def _tokenizer(job: MergeJob) -> PreTrainedTokenizerBase:
+    """Load the adapter's own tokenizer, with the chat template of its training, or the base's if there is none."""
     from transformers import AutoTokenizer
 
     own = any((job.adapter / name).exists() for name in TOKENIZER_FILES)
@@ -209,12 +211,12 @@ def _templated(tokenizer: Any) -> list[str]:
     ]
 
 
-def _token_ids(tokenizer: Any, text: str) -> list[int]:
+def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"][:MAX_CHECK_TOKENS]
 
 
-def _logprobs(model: Any, rows: Sequence[Sequence[int]], progress: Progress, what: str) -> np.ndarray:
-    """Log-probabilities of tokens 1.. of every row, one after another, in nats: float32 [sum of (len - 1)]."""
+def _logprobs(model: nn.Module, rows: Sequence[Sequence[int]], progress: Progress, what: str) -> np.ndarray:
+    """Compute log-probabilities of tokens 1.. of every row, one row after another, in nats: float32 [sum of (len - 1)]."""
     import numpy as np
     import torch
 
@@ -231,15 +233,15 @@ def _logprobs(model: Any, rows: Sequence[Sequence[int]], progress: Progress, wha
 
 @contextmanager
 def computing_in_float32(model: nn.Module) -> Iterator[None]:
-    """Every module computes in float32. Its weights are widened while it runs, and are what they were afterwards: the same tensors."""
+    """Make every module compute in float32 inside the block. Its weights are widened while it runs, then the same tensors are put back."""
     held: dict[int, list[tuple[nn.Parameter, Tensor]]] = {}
 
-    def widen(module: nn.Module, *_: Any) -> None:
+    def widen(module: nn.Module, *_: object) -> None:
         held[id(module)] = [(parameter, parameter.data) for parameter in module._parameters.values() if parameter is not None]
         for parameter, data in held[id(module)]:
             parameter.data = data.float()
 
-    def restore(module: nn.Module, *_: Any) -> None:
+    def restore(module: nn.Module, *_: object) -> None:
         for parameter, data in held.pop(id(module), []):
             parameter.data = data
 

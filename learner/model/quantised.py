@@ -21,13 +21,14 @@ from configs.schema.model import ModelSection
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 def require_bitsandbytes(quantization: str) -> None:
-    """Refuse a quantised run where bitsandbytes is not installed. Imports nothing.
+    """Check that bitsandbytes is installed if the run is quantised, without importing it.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is needed and not installed.
     """
     if quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
@@ -54,17 +55,17 @@ def loading_options(model: ModelSection, device: str) -> dict[str, Any]:
             bnb_4bit_compute_dtype=getattr(torch, model.dtype),
         )
     else:
-        # It says at every multiplication that it computes in float16.
+        # Otherwise it logs at every multiplication that it computes in float16.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         settings = BitsAndBytesConfig(load_in_8bit=True)
     return {"quantization_config": settings, "device_map": {"": device}}
 
 
 def keep_one_kernel(causal: Any) -> None:
-    """Compute without gradients as with them.
+    """Make 4-bit layers use the same kernel with and without gradients.
 
     On a CPU with AVX512-BF16, bitsandbytes 0.50 repacks a 4-bit layer for a bfloat16 kernel the first time it runs in evaluation mode,
-    for good: float32 models would lose 16 bits, and the layer its gradient.
+    and keeps it so: float32 models would lose 16 bits, and the layer its gradient.
     """
     for module in causal.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -72,7 +73,7 @@ def keep_one_kernel(causal: Any) -> None:
 
 
 def save_dequantised(causal: Any, folder: Path) -> None:
-    """Write the base under `causal` as a plain transformers folder, each weight the value that the quantised layers multiply with.
+    """Write the base of `causal` as a plain transformers folder, with the weights that the quantised layers multiply by.
 
     Args:
         causal: a transformers language model whose linear layers are NF4, with or without LoRA layers.
@@ -89,8 +90,8 @@ def save_dequantised(causal: Any, folder: Path) -> None:
     plain.save_pretrained(str(folder), safe_serialization=True)
 
 
-def _plain_weights(causal: Any) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and saved buffers under the names of the unquantised model without an adapter, on the CPU."""
+def _plain_weights(causal: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Iterate over parameters and saved buffers on the CPU, named as in the unquantised model without an adapter."""
     for path, module in causal.named_modules():
         parts = path.split(".")
         if any(part.startswith("lora_") for part in parts):
