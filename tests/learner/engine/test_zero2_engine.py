@@ -144,7 +144,7 @@ def test_a_truncated_checkpoint_is_recognised(name: str, tiny_qwen2: Path, tmp_p
     engine.save(tmp_path, {})
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="no learner checkpoint"):
+    with pytest.raises(CheckpointError, match="cannot be read as a learner checkpoint"):
         engine.load(tmp_path)
 
 
