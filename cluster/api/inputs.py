@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -18,9 +18,6 @@ from configs.schema.rewards import RewardSpec
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 from rewards.functions.pickled import write_reward
-
-if TYPE_CHECKING:
-    pass
 
 Settings = str | Path | Mapping[str, Any] | RunConfig
 SftSettings = str | Path | Mapping[str, Any] | SftConfig

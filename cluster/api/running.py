@@ -144,7 +144,7 @@ def merge(source: str | Path, output: Path | None = None, *, base: str | None = 
     return merge_adapter(find_source(Path(source), base), output, overwrite=overwrite)[0]
 
 
-def _trained(out_dir: Path, run: Callable[[Sequence[StepCallback]], dict[str, Any]], callbacks: Sequence[Callback]) -> RunResult:
+def _trained(out_dir: Path, run: Callable[[Sequence[StepCallback]], Mapping[str, Any]], callbacks: Sequence[Callback]) -> RunResult:
     interrupted = threading.Event()
 
     def after_step(step: FinishedStep) -> None:

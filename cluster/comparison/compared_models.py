@@ -6,14 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from configs.contracts.errors import ConfigError
 from configs.loading import config_of
 from configs.schema.run import RunConfig
-
-if TYPE_CHECKING:
-    pass
 
 BASE = "base"
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from cluster.loop.loop import StepRecord, TrainLoop
-from cluster.loop.window import Window
+from cluster.loop.window import AccountingTotals, Window
 from configs.contracts.records import SyncReport
 
 
@@ -96,7 +96,48 @@ def _sync_metrics(sync: SyncReport) -> dict[str, float]:
     }
 
 
-def run_summary(totals: RunTotals, loop: TrainLoop) -> dict[str, Any]:
+class Percentiles(TypedDict):
+    """The median and the 95th percentile, in seconds."""
+
+    p50: float
+    p95: float
+
+
+class SecondsPerStep(TypedDict):
+    """Mean seconds of a step, and of its parts, which overlap."""
+
+    step: float
+    generate: float
+    score: float
+    train: float
+
+
+class LoopSummary(TypedDict):
+    """The part of `summary.json` that the loop knows."""
+
+    steps: int
+    completions_per_s: float
+    tokens_per_s: float
+    learner_idle: float
+    rollout_idle: float
+    seconds_per_step: SecondsPerStep
+    sync_s: Percentiles
+    sync_paused_s: Percentiles
+    sync_bytes: int
+    canary_difference: float
+    reissued_stale: int
+    accounting: AccountingTotals
+
+
+class RunSummary(LoopSummary):
+    """The part of `summary.json` that is shown at the end of a run."""
+
+    accuracy_before: float | None
+    accuracy_after: float | None
+    exit_reason: str
+
+
+def run_summary(totals: RunTotals, loop: TrainLoop) -> LoopSummary:
     """The part of `summary.json` that the loop knows."""
     steps, syncs = len(totals.step_seconds), loop.adapter_sync.reports
     elapsed_s = loop.elapsed_s or 1e-9
@@ -126,7 +167,7 @@ IDLE_WORTH_SAYING = 0.15
 """Idle share of a role above which the summary says what to change."""
 
 
-def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+def summary_lines(summary: RunSummary) -> list[str]:
     """Say in a few lines how the run went, from `summary.json`."""
     before, after, sync = summary["accuracy_before"], summary["accuracy_after"], summary["sync_s"]
     lines = []
@@ -141,7 +182,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     return [*lines, f"accounting: {summary['accounting']}", f"ended: {summary['exit_reason']}"]
 
 
-def advice(summary: Mapping[str, Any]) -> str | None:
+def advice(summary: RunSummary) -> str | None:
     """One sentence on what bounds the run, if anything is idle enough to be worth a change."""
     learner, rollouts = summary["learner_idle"], summary["rollout_idle"]
     if max(learner, rollouts) < IDLE_WORTH_SAYING:
@@ -153,7 +194,7 @@ def advice(summary: Mapping[str, Any]) -> str | None:
     )
 
 
-def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+def percentiles(seconds: Sequence[float]) -> Percentiles:
     """The median and the 95th percentile (nearest rank)."""
     if not seconds:
         return {"p50": 0.0, "p95": 0.0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,27 +25,30 @@ DATA_PREFIX = "data/"
 """Before a column of the data set whose name is one of the above."""
 
 
+CompletionRow: TypeAlias = dict[str, Any]
+"""One completion as a row: columns of `COMPLETION_COLUMNS`, of the data, and of the rewards."""
+
 Advantages = Mapping[tuple[PromptId, int], tuple[float | None, ...]]
 """Of each group by its prompt and attempt."""
 
 
-def completion_rows(step: int, groups: Sequence[ScoredGroup], bodies: Sequence[pa.Table], advantages: Advantages) -> list[dict[str, Any]]:
+def completion_rows(step: int, groups: Sequence[ScoredGroup], bodies: Sequence[pa.Table], advantages: Advantages) -> list[CompletionRow]:
     """A row a completion: its row of the data set, each reward and outcome, its advantage and policy versions."""
-    rows: list[dict[str, Any]] = []
+    rows: list[CompletionRow] = []
     for group, table in zip(groups, bodies, strict=True):
         advantages_G = advantages.get((group.summary.prompt_id, group.summary.attempt))
         rows += group_rows(step, group.scores, RolloutGroup(table), advantages_G)
     return rows
 
 
-def write_completions(folder: Path, step: int, rows: Sequence[dict[str, Any]]) -> Path:
+def write_completions(folder: Path, step: int, rows: Sequence[CompletionRow]) -> Path:
     """One Parquet file for a step."""
     file = folder / f"step-{step:06d}.parquet"
     pq.write_table(table_of(rows), file)
     return file
 
 
-def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
+def table_of(rows: Sequence[CompletionRow]) -> pa.Table:
     """Rows as a table; a column whose values have no common type is kept as JSON text."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.table({name: _array([row.get(name) for row in rows]) for name in names})
@@ -58,14 +61,14 @@ def _array(values: list[Any]) -> pa.Array:
         return pa.array([None if value is None else json.dumps(value, ensure_ascii=False) for value in values])
 
 
-def group_rows(step: int, scores: Scores, body: RolloutGroup, advantages_G: Sequence[float | None] | None = None) -> list[dict[str, Any]]:
+def group_rows(step: int, scores: Scores, body: RolloutGroup, advantages_G: Sequence[float | None] | None = None) -> list[CompletionRow]:
     """A row a completion of one group; without advantages where nothing was trained."""
     advantages_G = advantages_G or (None,) * len(body)
     data = {f"{DATA_PREFIX}{name}" if name in COMPLETION_COLUMNS else name: value for name, value in body.columns.items()}
     texts, finish_reasons = body.texts_G, body.finish_reasons_G
     rows = []
     for index in range(len(body)):
-        row: dict[str, Any] = data | {name: values[index] for name, values in scores.extras.items()}
+        row: CompletionRow = data | {name: values[index] for name, values in scores.extras.items()}
         row |= {
             "step": step,
             "prompt_id": str(body.prompt_id),

@@ -65,7 +65,7 @@ class RunDirectory:
     def read_summary(self) -> dict[str, Any]:
         return read_summary(self.path)
 
-    def write_summary(self, summary: dict[str, Any]) -> Path:
+    def write_summary(self, summary: Mapping[str, object]) -> Path:
         return self.write("summary.json", json.dumps(summary, indent=2) + "\n")
 
     def write(self, name: str, text: str) -> Path:
@@ -108,7 +108,7 @@ COMPLETED_REASONS = ("finished", "data exhausted")
 """Reasons to end for which what a run leaves is its result."""
 
 
-def ended_well(summary: Mapping[str, Any]) -> bool:
+def ended_well(summary: Mapping[str, object]) -> bool:
     """Return True when a run came to its end: there is nothing to resume."""
     return summary.get("exit_reason") in COMPLETED_REASONS
 

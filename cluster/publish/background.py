@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from cluster.publish.hub import open_repository
 from configs.contracts.errors import HubError
@@ -31,6 +31,17 @@ FRONT_DOOR = str(Path(__file__).parents[2] / "rollcast.py")
 
 WIDE = {"COLUMNS": "400"}
 """So that an error stays one line of the log."""
+
+
+class HubSummary(TypedDict):
+    """The pushes of a run, as `hub` in `summary.json`."""
+
+    repo_id: str
+    pushed_steps: list[int]
+    failed_steps: list[int]
+    superseded: int
+    """Saves that were never pushed because a newer one came before their turn."""
+    last_error: str
 
 
 def open_hub(config: RunConfig) -> str | None:
@@ -103,7 +114,7 @@ class HubUploads:
         if self._working is None or self._working.done():
             self._working = asyncio.ensure_future(self._work())
 
-    async def finish(self, step: int, *, whole: bool) -> dict[str, Any]:
+    async def finish(self, step: int, *, whole: bool) -> HubSummary:
         """Push the run's result, and wait for it and the push before it, `push_timeout_s` together; returns what `summary.json` holds.
 
         Args:
@@ -116,8 +127,13 @@ class HubUploads:
             self.say(f"stopped, so the result is not pushed: go on with the same command, or push it with: {self.command}")
         elif not await self._push_result(step):
             self.say(f"WARNING: the result is not at {self.repo_id}. Nothing is lost; push it with: {self.command}")
-        found = {"repo_id": self.repo_id, "pushed_steps": self.pushed, "failed_steps": self.failed, "superseded": self.superseded}
-        return {**found, "last_error": self.last_error}
+        return {
+            "repo_id": self.repo_id,
+            "pushed_steps": self.pushed,
+            "failed_steps": self.failed,
+            "superseded": self.superseded,
+            "last_error": self.last_error,
+        }
 
     async def _push_result(self, step: int) -> bool:
         limit_s = self.settings.push_timeout_s

@@ -16,27 +16,6 @@ from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 from configs.yaml_files import dump_yaml
 
-
-def sft_card(config: SftConfig, summary: dict[str, Any]) -> str:
-    """A card in the hub's format: what imitates what, with which settings, and what came of it."""
-    adapted = config.learner.use_peft
-    front = f"---\nlibrary_name: {'peft' if adapted else 'transformers'}\nbase_model: {config.model.path}\ntags: [sft, {'lora, ' * adapted}rollcast]\n---\n"
-    results = [
-        ("steps", summary["steps"]),
-        ("tokens", summary["num_tokens"]),
-        ("held-out loss before, nats a token", summary["eval_loss_before"]),
-        ("held-out loss after", summary["eval_loss_after"]),
-    ]
-    lines = "\n".join(f"| {name} | {value} |" for name, value in results if value is not None)
-    return (
-        f"{front}\n# {'LoRA adapter of ' if adapted else ''}{config.model.path}{'' if adapted else ', fine-tuned'}\n\n"
-        f"Trained by supervised fine-tuning with rollcast on `{config.data.path}`: the loss is over the assistant's turns alone.\n\n"
-        f"| | |\n|---|---|\n{lines}\n\n"
-        f"The tokenizer beside it holds the chat template that was used in training; use it for inference as well.\n\n"
-        f"## Settings\n\n```yaml\n{dump_config(config)}```\n"
-    )
-
-
 REPOSITORY = "REPOSITORY"
 """Stands for the repository until it is known."""
 
@@ -85,6 +64,26 @@ def model_card(config: RunConfig, facts: CardFacts) -> str:
         f"Made with {_versions()}.\n",
     ]
     return "\n".join(part for part in parts if part)
+
+
+def sft_card(config: SftConfig, summary: Mapping[str, Any]) -> str:
+    """A card in the hub's format: what imitates what, with which settings, and what came of it."""
+    adapted = config.learner.use_peft
+    front = f"---\nlibrary_name: {'peft' if adapted else 'transformers'}\nbase_model: {config.model.path}\ntags: [sft, {'lora, ' * adapted}rollcast]\n---\n"
+    results = [
+        ("steps", summary["steps"]),
+        ("tokens", summary["num_tokens"]),
+        ("held-out loss before, nats a token", summary["eval_loss_before"]),
+        ("held-out loss after", summary["eval_loss_after"]),
+    ]
+    lines = "\n".join(f"| {name} | {value} |" for name, value in results if value is not None)
+    return (
+        f"{front}\n# {'LoRA adapter of ' if adapted else ''}{config.model.path}{'' if adapted else ', fine-tuned'}\n\n"
+        f"Trained by supervised fine-tuning with rollcast on `{config.data.path}`: the loss is over the assistant's turns alone.\n\n"
+        f"| | |\n|---|---|\n{lines}\n\n"
+        f"The tokenizer beside it holds the chat template that was used in training; use it for inference as well.\n\n"
+        f"## Settings\n\n```yaml\n{dump_config(config)}```\n"
+    )
 
 
 def hub_name(path: str) -> str | None:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from cluster.output import checkpoint
 from cluster.output.checkpoint import Checkpoint
@@ -59,10 +59,10 @@ class OpenRun(Generic[Config]):
     directory: RunDirectory
     display: RunDisplay
     resume: Resume
-    summary: dict[str, Any] = field(default_factory=dict)
+    summary: Mapping[str, object] = field(default_factory=dict)
     begun: bool = False
 
-    def checkpoint_to_resume(self, identity: Mapping[str, Any]) -> Checkpoint | None:
+    def checkpoint_to_resume(self, identity: Mapping[str, object]) -> Checkpoint | None:
         """The checkpoint that the run goes on from; None where it starts from the beginning.
 
         Args:
@@ -101,7 +101,7 @@ class OpenRun(Generic[Config]):
         """Write report.html; returns its path, or None where it could not be drawn."""
         return await asyncio.to_thread(leave_report, self.directory.path, self.display.say)
 
-    def log_stray_error(self, _loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    def log_stray_error(self, _loop: asyncio.AbstractEventLoop, context: Mapping[str, object]) -> None:
         """Write errors that nobody awaits any more to a log instead of the terminal, such as those of calls to a worker that is being closed."""
         with (self.directory.logs / "driver.log").open("a") as log:
             log.write(f"{context['message']}: {context.get('exception')!r}\n")

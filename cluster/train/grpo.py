@@ -10,29 +10,30 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NotRequired
 
 from actors.prompts.eval_sets import EvalSet
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.measurement import Evaluation
 from cluster.evaluation.plan import EvaluationPlan
 from cluster.loop.loop import LoopSettings, Snapshot, StepRecord, TrainLoop
-from cluster.loop.step_metrics import Busy, RunTotals, run_summary, summary_lines
+from cluster.loop.roles import Cursor
+from cluster.loop.step_metrics import Busy, RunSummary, RunTotals, run_summary, summary_lines
 from cluster.loop.window import Window
 from cluster.models.starting_adapter import with_starting_adapter
 from cluster.output import checkpoint
 from cluster.output.checkpoint import Checkpoint
-from cluster.output.completions import completion_rows, write_completions
+from cluster.output.completions import CompletionRow, completion_rows, write_completions
 from cluster.output.completions_table import chosen_rows
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import COMPLETED_REASONS, Resume
 from cluster.output.sinks import MetricSinks, truncate_metrics
 from cluster.output.wandb_sink import require_wandb
-from cluster.publish.background import HubUploads, open_hub
+from cluster.publish.background import HubSummary, HubUploads, open_hub
 from cluster.publish.folder import run_card
 from cluster.train.driver import FinishedStep, OpenRun, StepCallback, call_back, open_run, stop_on_signals, through_restarts
 from cluster.train.evaluating import TrainingEvaluations
@@ -44,7 +45,20 @@ from configs.schema.run import RunConfig
 from rewards import validate
 
 
-def run_training(config: RunConfig, resume: Resume = "auto", callbacks: Sequence[StepCallback] = ()) -> dict[str, Any]:
+class TrainingSummary(RunSummary):
+    """`summary.json` of a training."""
+
+    phase_s: dict[str, float]
+    rollout_workers_replaced: int
+    rewards: dict[str, object]
+    """The counters of the reward pool (`RewardPoolStatus`)."""
+    data: dict[str, object]
+    """The counts of the prompts (`PromptCounts`)."""
+    hub: NotRequired[HubSummary]
+    """The pushes to the hub, where the run is pushed."""
+
+
+def run_training(config: RunConfig, resume: Resume = "auto", callbacks: Sequence[StepCallback] = ()) -> TrainingSummary:
     """Run a whole training and return what `summary.json` holds.
 
     Args:
@@ -64,8 +78,9 @@ def run_training(config: RunConfig, resume: Resume = "auto", callbacks: Sequence
             session.placement()
             uploads = HubUploads.open(config, run.directory.path, repo_id, prepared.tokenizer, run.display.say)
             maker = RoleMaker(config, prepared, session, run.directory.logs, total_steps(config, prepared))
-            run.summary = asyncio.run(_train(run, maker, found, uploads, callbacks))
-        return run.summary
+            summary = asyncio.run(_train(run, maker, found, uploads, callbacks))
+            run.summary = summary
+        return summary
 
 
 def _prepared(run: OpenRun[RunConfig]) -> Prepared:
@@ -97,7 +112,7 @@ def total_steps(config: RunConfig, prepared: Prepared) -> int:
 
 async def _train(
     run: OpenRun[RunConfig], maker: RoleMaker, found: Checkpoint | None, uploads: HubUploads | None, callbacks: Sequence[StepCallback]
-) -> dict[str, Any]:
+) -> TrainingSummary:
     """Start the roles, train, evaluate, write; everything that was started is closed again."""
     asyncio.get_running_loop().set_exception_handler(run.log_stray_error)
     first_cursor = maker.prepared.prompts.cursor()
@@ -149,7 +164,7 @@ class TrainingRun:
     loop: TrainLoop | None = None
     """The loop that runs; a restart makes another."""
 
-    async def run_to_end(self, first_cursor: Mapping[str, Any]) -> dict[str, Any]:
+    async def run_to_end(self, first_cursor: Cursor) -> TrainingSummary:
         """Evaluate, train, evaluate, write; returns the summary.
 
         Args:
@@ -192,7 +207,7 @@ class TrainingRun:
         display.say(f"held-out accuracy {when} training: {found.accuracy:.3f}")
         return found
 
-    async def _train(self, first_cursor: Mapping[str, Any]) -> str:
+    async def _train(self, first_cursor: Cursor) -> str:
         """Run the loop from the checkpoint, or from the beginning; returns the reason for which it ended."""
         display = self.run.display
         self.loop = self._make_loop(first_cursor)
@@ -202,12 +217,12 @@ class TrainingRun:
             await self.evaluations.catch_up(step)
             return await self.loop.run()
 
-    def _make_loop(self, first_cursor: Mapping[str, Any]) -> TrainLoop:
+    def _make_loop(self, first_cursor: Cursor) -> TrainLoop:
         config, found, prompts = self.run.config, self.checkpoint, self.maker.prepared.prompts
         window = make_window(config, self.maker.total_steps)
         if found is not None:
             window.restore(found.state["window"], _stored_groups(found))
-        prompts.restore(found.state["cursor"] if found else dict(first_cursor))
+        prompts.restore(found.state["cursor"] if found else first_cursor)
         truncate_metrics(self.run.directory.path / "metrics.jsonl", found.step if found else 0)
         return TrainLoop(
             prompts=prompts,
@@ -244,7 +259,7 @@ class TrainingRun:
             self._show_completions(record.step, rows)
         call_back(self.callbacks, FinishedStep(record.step, steps, metrics, loop.stop))
 
-    def _show_completions(self, step: int, rows: list[dict[str, Any]]) -> None:
+    def _show_completions(self, step: int, rows: list[CompletionRow]) -> None:
         settings = self.run.config.cluster
         if not settings.log_completions or (step % settings.logging_steps and step != self.maker.total_steps):
             return
@@ -264,7 +279,7 @@ class TrainingRun:
         if self.uploads is not None and snapshot.step < self.maker.total_steps:
             self.uploads.after_save(snapshot.step, final / "learner" / "adapter")
 
-    async def _finish(self, reason: str, before: Evaluation | None, after: Evaluation | None) -> dict[str, Any]:
+    async def _finish(self, reason: str, before: Evaluation | None, after: Evaluation | None) -> TrainingSummary:
         """Write the final adapter with its tokenizer and card, the summary and the report; push them where asked."""
         run = self.run
         adapter = self._write_adapter()
@@ -272,7 +287,7 @@ class TrainingRun:
         file = run.directory.write_summary(summary)
         (adapter / "README.md").write_text(run_card(run.directory.path, run.config))
         report = await run.write_report()
-        self.sinks.summarise({name: summary[name] for name in ("accuracy_before", "accuracy_after") if summary[name] is not None})
+        self.sinks.summarise({name: value for name in ("accuracy_before", "accuracy_after") if (value := summary[name]) is not None})
         if self.uploads is not None:
             whole = reason in COMPLETED_REASONS
             summary["hub"] = await self.uploads.finish(self._running_loop.window.steps_taken, whole=whole)
@@ -288,7 +303,7 @@ class TrainingRun:
         self.maker.prepared.tokenizer.save_pretrained(folder)
         return folder
 
-    def _summary(self, reason: str, before: Evaluation | None, after: Evaluation | None) -> dict[str, Any]:
+    def _summary(self, reason: str, before: Evaluation | None, after: Evaluation | None) -> TrainingSummary:
         return {
             "accuracy_before": before.accuracy if before else None,
             "accuracy_after": after.accuracy if after else None,
@@ -300,7 +315,7 @@ class TrainingRun:
             "data": asdict(self.maker.prepared.prompts.counts),
         }
 
-    def _say_summary(self, summary: Mapping[str, Any], file: Path, report: Path | None) -> None:
+    def _say_summary(self, summary: TrainingSummary, file: Path, report: Path | None) -> None:
         tensorboard = "tensorboard" in self.run.config.cluster.report_to
         curves = f"; curves: tensorboard --logdir {file.parent / 'tensorboard'}" if tensorboard else ""
         left = [f"summary {file}; adapter {file.parent / 'adapter'}{curves}", *([f"report, for a browser: {report}"] if report else [])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from actors.prompts.demonstrations import DemonstrationFile, DemonstrationSource
 from actors.prompts.rendering import load_tokenizer
@@ -32,7 +32,7 @@ class PreparedSft:
         learner = config.learner
         return learner.max_steps if learner.max_steps > 0 else math.ceil((self.row_limit(config) or 0) / learner.train_batch_size)
 
-    def identity(self, config: SftConfig) -> dict[str, Any]:
+    def identity(self, config: SftConfig) -> dict[str, object]:
         """The settings that must be the same when a run goes on."""
         return {
             **config.model.identity,

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from cluster.models.base import whole_folder
 from cluster.models.starting_adapter import with_starting_adapter
@@ -35,7 +35,23 @@ from learner.model.end_token import add_end_token
 from learner.sft.learner import SftLearner
 
 
-def run_sft(config: SftConfig, resume: Resume = "auto", callbacks: Sequence[StepCallback] = ()) -> dict[str, Any]:
+class SftSummary(TypedDict):
+    """`summary.json` of a supervised fine-tuning."""
+
+    steps: int
+    train_loss: float | None
+    eval_loss_before: float | None
+    eval_loss_after: float | None
+    """Nats a token on the held-out sequences."""
+    num_tokens: int
+    data: dict[str, object]
+    held_out: dict[str, object]
+    """The counts of the sequences (`DemonstrationCounts`)."""
+    exit_reason: str
+    phase_s: dict[str, float]
+
+
+def run_sft(config: SftConfig, resume: Resume = "auto", callbacks: Sequence[StepCallback] = ()) -> SftSummary:
     """Run a whole supervised fine-tuning and return what `summary.json` holds.
 
     Args:
@@ -57,7 +73,7 @@ def run_sft(config: SftConfig, resume: Resume = "auto", callbacks: Sequence[Step
 
 async def _train(
     run: OpenRun[SftConfig], prepared: PreparedSft, session: RaySession, found: Checkpoint | None, callbacks: Sequence[StepCallback]
-) -> dict[str, Any]:
+) -> SftSummary:
     """Start the ranks, train, write; everything that was started is closed again."""
     with stop_on_signals(run.display.say) as signals, MetricSinks.open(run.config, run.directory.path, run.display.say) as sinks:
         training = SftRun(run, prepared, session, sinks, callbacks, found, _spawn(run, session))
@@ -89,7 +105,7 @@ class SftRun:
     """The step of the newest checkpoint; -1 before the ranks have loaded the model."""
     stop_reason: str = ""
 
-    async def run_to_end(self) -> dict[str, Any]:
+    async def run_to_end(self) -> SftSummary:
         """Train through restarts of the ranks, then write the result; returns the summary."""
         reason = await through_restarts(self._attempt, self._restore, self.run.config.cluster.max_learner_restarts, self.run.display.say)
         return await self._finish(reason)
@@ -170,7 +186,7 @@ class SftRun:
         await asyncio.to_thread(checkpoint.finish, folder, state, self.run.config.cluster.save_total_limit)
         self.saved_step = self.step
 
-    async def _finish(self, reason: str) -> dict[str, Any]:
+    async def _finish(self, reason: str) -> SftSummary:
         """Write the adapter or the model with its tokenizer and card, the summary and the report."""
         run = self.run
         metrics = _read_metrics(run.directory.path / "metrics.jsonl")
@@ -191,7 +207,7 @@ class SftRun:
             run.display.say(f"report, for a browser: {report}")
         return summary
 
-    def _summary(self, reason: str, metrics: Sequence[dict[str, float]], losses: Sequence[float]) -> dict[str, Any]:
+    def _summary(self, reason: str, metrics: Sequence[dict[str, float]], losses: Sequence[float]) -> SftSummary:
         return {
             "steps": self.step,
             "train_loss": next((line["train/loss"] for line in reversed(metrics) if "train/loss" in line), None),
@@ -204,7 +220,7 @@ class SftRun:
             "phase_s": self.run.phase_s,
         }
 
-    async def _write_result(self, reason: str, summary: dict[str, Any]) -> Path | None:
+    async def _write_result(self, reason: str, summary: SftSummary) -> Path | None:
         """Write the adapter of the last checkpoint; or the whole model, which is written at the end alone."""
         directory = self.run.directory
         if self.run.config.learner.use_peft:
@@ -222,7 +238,7 @@ class SftRun:
         return folder
 
 
-def _describe(folder: Path, run: OpenRun[SftConfig], prepared: PreparedSft, summary: dict[str, Any]) -> None:
+def _describe(folder: Path, run: OpenRun[SftConfig], prepared: PreparedSft, summary: SftSummary) -> None:
     """Write the tokenizer and the card beside the weights."""
     prepared.tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(sft_card(run.config, summary))

@@ -27,7 +27,7 @@ from configs.yaml_files import read_yaml
 SUMMARY_KEYS = ("steps", "accuracy_before", "accuracy_after", "exit_reason")
 
 
-def run_stages(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
+def run_stages(config: RunConfig, resume: Resume = "auto") -> dict[str, object]:
     """Run every stage that has not ended well yet; returns what `summary.json` holds.
 
     Args:
@@ -51,8 +51,8 @@ def run_stages(config: RunConfig, resume: Resume = "auto") -> dict[str, Any]:
         return summary
 
 
-def _run_in_order(stages: tuple[RunConfig, ...], directory: RunDirectory, display: RunDisplay) -> dict[str, Any]:
-    summaries: dict[str, dict[str, Any]] = {}
+def _run_in_order(stages: tuple[RunConfig, ...], directory: RunDirectory, display: RunDisplay) -> dict[str, object]:
+    summaries: dict[str, Mapping[str, Any]] = {}
     try:
         for number, stage in enumerate(stages, start=1):
             name = stage.out_dir.name
@@ -75,7 +75,7 @@ def _run_in_order(stages: tuple[RunConfig, ...], directory: RunDirectory, displa
     return summary
 
 
-def _summary(summaries: Mapping[str, Mapping[str, Any]], exit_reason: str) -> dict[str, Any]:
+def _summary(summaries: Mapping[str, Mapping[str, Any]], exit_reason: str) -> dict[str, object]:
     """Collect the results of each stage, and the accuracy before the first and after the last."""
     stages = [{"name": name, **{key: found.get(key) for key in SUMMARY_KEYS}} for name, found in summaries.items()]
     return {

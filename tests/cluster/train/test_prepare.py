@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from configs.loading import load_config, load_sft_config
 from learner.model.tiny_model import create_tiny_model
 
 
-def train(*overrides: str) -> dict[str, Any]:
+def train(*overrides: str) -> Mapping[str, Any]:
     return run_training(load_config("configs/quickstart.yaml", ["learner.warm_start=null", *overrides]))
 
 
-def sft(*overrides: str) -> dict[str, Any]:
+def sft(*overrides: str) -> Mapping[str, Any]:
     return run_sft(load_sft_config(Path("configs/quickstart_sft.yaml"), list(overrides)))
 
 
