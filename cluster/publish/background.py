@@ -27,7 +27,7 @@ from configs.schema.run import RunConfig
 
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
 FRONT_DOOR = str(Path(__file__).parents[2] / "rollcast.py")
-"""Where this package lies, whatever folder called `cluster` the current one may have."""
+"""The program that pushes, by its path: no folder of the user can stand in for it."""
 
 WIDE = {"COLUMNS": "400"}
 """So that an error stays one line of the log."""
