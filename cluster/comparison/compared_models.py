@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from configs.contracts.errors import ConfigError
 from configs.loading import config_of
 from configs.schema.run import RunConfig
+from configs.yaml_files import YamlValue
 
 BASE = "base"
 
@@ -100,10 +100,10 @@ def config_without_file(models: Sequence[ComparedModel], overrides: Sequence[str
     if path is None:
         raise ConfigError("only base is named, and nothing says which model it is: give a YAML file or a run directory before it")
     accuracy = {"name": "accuracy", "params": {"answer_style": "auto"}}
-    tree: dict[str, Any] = {"model": {"path": path}, "data": {"path": path}, "rewards": {"functions": [accuracy]}}
+    tree: dict[str, YamlValue] = {"model": {"path": path}, "data": {"path": path}, "rewards": {"functions": [accuracy]}}
     if not NVIDIA_DRIVER.exists():
-        tree["model"]["dtype"] = "float32"
-        tree |= {"actors": {"gpus_per_worker": 0}, "learner": {"gpus_per_rank": 0}}
+        on_cpu = {"model": {"path": path, "dtype": "float32"}, "actors": {"gpus_per_worker": 0}, "learner": {"gpus_per_rank": 0}}
+        tree |= on_cpu
     config = config_of(tree, "the command line", overrides)
     if not config.evaluation.data:
         raise ConfigError("no data set is named: give --data, or a YAML file or run directory whose held-out prompts are asked")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -86,7 +85,7 @@ def comparison_table(compared: ComparedSet) -> Table:
     return table
 
 
-def summary_of(sets: Sequence[ComparedSet]) -> list[dict[str, Any]]:
+def summary_of(sets: Sequence[ComparedSet]) -> list[dict[str, object]]:
     """As JSON."""
     return [
         {

@@ -43,7 +43,7 @@ class Checkpoint:
     def learner_folder(self) -> Path:
         return self.folder / "learner"
 
-    def require_same(self, identity: Mapping[str, Any]) -> None:
+    def require_same(self, identity: Mapping[str, object]) -> None:
         """Refuse to resume a run whose settings differ from those of the checkpoint.
 
         Args:
@@ -70,7 +70,7 @@ def begin(checkpoints: Path, step: int) -> Path:
     return folder
 
 
-def finish(folder: Path, state: Mapping[str, Any], keep: int | None) -> Path:
+def finish(folder: Path, state: Mapping[str, object], keep: int | None) -> Path:
     """Hash, fsync and publish a folder that `begin` made; remove all checkpoints but the newest `keep`."""
     (folder / "loop.json").write_text(json.dumps(state, indent=1))
     files = {str(file.relative_to(folder)): _fsynced_sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}

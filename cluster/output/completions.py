@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +25,7 @@ DATA_PREFIX = "data/"
 """Before a column of the data set whose name is one of the above."""
 
 
-CompletionRow: TypeAlias = dict[str, Any]
+CompletionRow: TypeAlias = dict[str, object]
 """One completion as a row: columns of `COMPLETION_COLUMNS`, of the data, and of the rewards."""
 
 Advantages = Mapping[tuple[PromptId, int], tuple[float | None, ...]]
@@ -48,13 +48,13 @@ def write_completions(folder: Path, step: int, rows: Sequence[CompletionRow]) ->
     return file
 
 
-def table_of(rows: Sequence[CompletionRow]) -> pa.Table:
+def table_of(rows: Sequence[Mapping[str, object]]) -> pa.Table:
     """Rows as a table; a column whose values have no common type is kept as JSON text."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.table({name: _array([row.get(name) for row in rows]) for name in names})
 
 
-def _array(values: list[Any]) -> pa.Array:
+def _array(values: list[object]) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError):

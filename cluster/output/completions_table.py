@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -14,16 +13,16 @@ from cluster.output.completions import REWARD_PREFIX
 PROMPT_CHARACTERS, COMPLETION_CHARACTERS = 160, 600
 """Of a longer prompt the end is shown, of a longer completion beginning and end."""
 
-Row = Mapping[str, Any]
+Row = Mapping[str, object]
 
 
-def chosen_rows(rows: Sequence[Row], count: int, *, unique_prompts: bool = False) -> list[dict[str, Any]]:
+def chosen_rows(rows: Sequence[Row], count: int, *, unique_prompts: bool = False) -> list[dict[str, object]]:
     """At most `count` of the rows that a run writes to Parquet, spread over the step's prompts: the first of each prompt, then the second, ...
 
     Returns:
         step, prompt, completion, each reward, reward and advantage: the columns of TRL's table.
     """
-    place: dict[Any, int] = {}
+    place: dict[object, int] = {}
     ranked = []
     for order, row in enumerate(rows):
         nth = place[row["prompt_id"]] = place.get(row["prompt_id"], -1) + 1
@@ -33,7 +32,7 @@ def chosen_rows(rows: Sequence[Row], count: int, *, unique_prompts: bool = False
     return [_shown(row) for _, _, row in ranked[:count]]
 
 
-def _shown(row: Row) -> dict[str, Any]:
+def _shown(row: Row) -> dict[str, object]:
     rewards = {name: value for name, value in row.items() if name.startswith(REWARD_PREFIX)}
     return {
         "step": row["step"],
@@ -55,7 +54,7 @@ def completions_table(rows: Sequence[Row]) -> Table:
         table.add_column(Text(name.removeprefix(REWARD_PREFIX)), justify="right")
     for row in rows:
         numbers = ("–" if row.get(name) is None else f"{row[name]:.3g}" for name in names)
-        table.add_row(Text(_tail(row["prompt"])), Text(_ends(row["completion"])), *numbers)
+        table.add_row(Text(_tail(str(row["prompt"]))), Text(_ends(str(row["completion"]))), *numbers)
     return table
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -39,6 +39,19 @@ SFT_METRICS = (
 """The same of a supervised fine-tuning."""
 
 
+class WarmStartStep(Protocol):
+    """A report of the supervised warm start, as the display reads it."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def total_steps(self) -> int: ...
+    @property
+    def loss(self) -> float:
+        """Mean loss since the previous report, in nats per token."""
+        ...
+
+
 @dataclass
 class RunDisplay:
     """Shows phases and steps. `seconds` holds the wall time of every phase that has ended."""
@@ -65,13 +78,13 @@ class RunDisplay:
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
-    def completions(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def completions(self, rows: Sequence[Mapping[str, object]]) -> None:
         """A table of completions, above the live panel where there is one."""
         if rows:
             self._console.print(completions_table(rows), soft_wrap=False)
 
-    def warm_start(self, progress: Any) -> None:
-        """Show how far the supervised warm start is; `progress` has step, total_steps and loss."""
+    def warm_start(self, progress: WarmStartStep) -> None:
+        """Show how far the supervised warm start is."""
         if progress.step % 50 == 0 or progress.step == progress.total_steps:
             self.say(f"           step {progress.step}/{progress.total_steps}  loss {progress.loss:.3f} nats/token")
 

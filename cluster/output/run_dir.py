@@ -17,7 +17,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
 from configs.contracts.errors import RunDirectoryError
 
@@ -62,7 +62,7 @@ class RunDirectory:
         """True when the run in this folder came to its end: there is nothing to resume."""
         return ended_well(self.read_summary())
 
-    def read_summary(self) -> dict[str, Any]:
+    def read_summary(self) -> dict[str, object]:
         return read_summary(self.path)
 
     def write_summary(self, summary: Mapping[str, object]) -> Path:
@@ -96,7 +96,7 @@ class RunDirectory:
         self.close()
 
 
-def read_summary(path: Path) -> dict[str, Any]:
+def read_summary(path: Path) -> dict[str, object]:
     """Read the `summary.json` of a run directory; empty where there is none."""
     try:
         return json.loads((path / "summary.json").read_text())

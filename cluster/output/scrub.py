@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import overload
 
 REMOVED = "(removed)"
 SECRET_NAME = re.compile(r"(?:^|[_-])(?:token|secret|password|passwd|api_?key|access_?key|credentials?)$", re.IGNORECASE)
@@ -26,7 +26,11 @@ LOCAL_PATH = re.compile(r"(?:file://)?(?:/[^/\n]+/[^\n]*|~/?[^\n]*)")
 """A whole value that is an absolute path of at least two parts; `/no_think` is none."""
 
 
-def scrubbed(value: Any, name: str = "") -> Any:
+@overload
+def scrubbed(value: Mapping[str, object], name: str = "") -> dict[str, object]: ...
+@overload
+def scrubbed(value: object, name: str = "") -> object: ...
+def scrubbed(value: object, name: str = "") -> object:
     """A JSON value without paths and secrets.
 
     Example:
@@ -46,7 +50,11 @@ def scrubbed(value: Any, name: str = "") -> Any:
     return scrubbed_text(value)
 
 
-def without_secrets(value: Any, name: str = "") -> Any:
+@overload
+def without_secrets(value: Mapping[str, object], name: str = "") -> dict[str, object]: ...
+@overload
+def without_secrets(value: object, name: str = "") -> object: ...
+def without_secrets(value: object, name: str = "") -> object:
     """A JSON value without secrets, its paths as they are: for a service that is the user's own."""
     if isinstance(value, Mapping):
         return {key: without_secrets(inner, str(key)) for key, inner in value.items()}

@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
 from cluster.output.wandb_sink import WandbSink
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
+
+if TYPE_CHECKING:
+    from ray.util.metrics import Gauge
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 
 @dataclass
@@ -24,8 +28,8 @@ class MetricSinks:
     tensorboard: bool = True
     wandb: WandbSink | None = None
     _jsonl: IO[str] | None = None
-    _events: Any = None
-    _gauges: dict[str, Any] = field(default_factory=dict)
+    _events: EventFileWriter | None = None
+    _gauges: dict[str, Gauge] = field(default_factory=dict)
 
     @classmethod
     def open(cls, config: RunConfig | SftConfig, folder: Path, say: Callable[[str], None] = print) -> MetricSinks:
@@ -83,7 +87,7 @@ class MetricSinks:
                 self._gauges[name].set_default_tags({"run": self.run_name})
             self._gauges[name].set(value)
 
-    def completions(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    def completions(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
         """A few completions of a step, where a sink takes such."""
         if self.wandb is not None:
             self.wandb.completions(step, rows)

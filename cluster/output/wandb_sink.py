@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cluster.output.scrub import without_secrets
 from configs.contracts.errors import ConfigError
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
+
+if TYPE_CHECKING:
+    import wandb
 
 DEFAULT_PROJECT = "rollcast"
 STEP = "train/global_step"
@@ -52,7 +55,7 @@ def require_wandb(config: RunConfig | SftConfig) -> None:
 class WandbSink:
     """One run at W&B, and the process that serves it. Should that end, the run goes on without W&B, and says so once."""
 
-    run: Any
+    run: wandb.Run
     say: Callable[[str], None] = print
     _lost: bool = False
 
@@ -92,13 +95,13 @@ class WandbSink:
         with self._going_on_without():
             self.run.log({**metrics, STEP: step})
 
-    def completions(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    def completions(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
         """A table of completions, a column for each value."""
         import wandb
 
-        columns: list[Any] = list(dict.fromkeys(name for row in rows for name in row))
+        names = dict.fromkeys(name for row in rows for name in row)
         with self._going_on_without():
-            table = wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
+            table = wandb.Table(columns=list(names), data=[tuple(row.get(name) for name in names) for row in rows])
             self.run.log({"completions": table, STEP: step})
 
     def summarise(self, values: Mapping[str, float]) -> None:

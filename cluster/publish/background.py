@@ -17,13 +17,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from cluster.publish.hub import open_repository
 from configs.contracts.errors import HubError
 from configs.contracts.logs import tail
 from configs.schema.cluster import PushToHubSection
 from configs.schema.run import RunConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
 FRONT_DOOR = str(Path(__file__).parents[2] / "rollcast.py")
@@ -79,7 +82,9 @@ class HubUploads:
     _working: asyncio.Task[None] | None = None
 
     @classmethod
-    def open(cls, config: RunConfig, run: Path, repo_id: str | None, tokenizer: Any, say: Callable[[str], None]) -> HubUploads | None:
+    def open(
+        cls, config: RunConfig, run: Path, repo_id: str | None, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
+    ) -> HubUploads | None:
         """For the run in `run`, whose repository `open_hub` opened; None where nothing is to be pushed."""
         settings = config.cluster.push_to_hub
         if settings is None or repo_id is None:

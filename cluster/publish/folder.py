@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -100,12 +99,16 @@ def run_card(run: Path, config: RunConfig) -> str:
 
 def card_facts(record: RunRecord, config: RunConfig, *, merged: bool = False, curves: str = "") -> CardFacts:
     """Read the facts of a card from a run directory."""
-    held_out = record.after or record.before
-    summary = {"steps": record.last_step, **{name: record.summary[name] for name in ("steps",) if name in record.summary}}
-    for when, evaluation in (("before", record.before), ("after", record.after)):
-        if evaluation is not None:
-            summary[f"accuracy_{when}"] = evaluation.accuracy
-    return CardFacts(summary, _last_metrics(record), held_out.prompts if held_out else 0, curves, merged)
+    held_out, steps = record.after or record.before, record.summary.get("steps")
+    return CardFacts(
+        steps=steps if isinstance(steps, int) else record.last_step,
+        accuracy_before=record.before.accuracy if record.before else None,
+        accuracy_after=record.after.accuracy if record.after else None,
+        last_metrics=_last_metrics(record),
+        held_out=held_out.prompts if held_out else 0,
+        curves=curves,
+        merged=merged,
+    )
 
 
 def _last_metrics(record: RunRecord) -> Mapping[str, float]:
@@ -128,7 +131,7 @@ def _content(file: Path) -> Content:
     if file.name not in SETTINGS_FILES:
         return file
     try:
-        settings: Any = json.loads(file.read_text(encoding="utf-8"))
+        settings: dict[str, object] = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         raise ConfigError(f"{file} is not readable as JSON; save the model again") from None
     # Only names: what else ends in `_token` there is an end of a sequence, and no secret.

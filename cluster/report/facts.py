@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 from cluster.output.run_dir import COMPLETED_REASONS
 from cluster.report.axes import short
@@ -157,7 +157,7 @@ def accounting(run: RunRecord) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), _plain(value)) for name, value in found.items()] if isinstance(found, dict) else []
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {count}" for name, count in value.items()) or NOTHING
     return f"{value:,}" if isinstance(value, int) else str(value)
@@ -239,7 +239,7 @@ def differing_settings(runs: Sequence[RunRecord]) -> list[list[str]]:
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
-def _flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flattened(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, value in settings.items():
         if isinstance(value, dict) and value:
             yield from _flattened(value, f"{prefix}{name}.")

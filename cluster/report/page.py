@@ -6,7 +6,6 @@ import base64
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from cluster.report import facts
 from cluster.report.charts import draw_sections
@@ -77,7 +76,7 @@ def render(runs: Sequence[RunRecord]) -> str:
     )
 
 
-def render_page(folder: Path, name: str, **values: Any) -> str:
+def render_page(folder: Path, name: str, **values: object) -> str:
     """Render `<name>.html.jinja` of a folder with the style of all pages and the script `<name>.js`; the page may load nothing else."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import yaml
@@ -52,9 +52,9 @@ class RunRecord:
     path: Path
     label: str
     metrics: dict[str, Metric] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, object] = field(default_factory=dict)
     settings_text: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
     before: HeldOut | None = None
     after: HeldOut | None = None
     running: bool = False
@@ -65,9 +65,9 @@ class RunRecord:
     def last_step(self) -> int:
         return max((int(metric.steps[-1]) for metric in self.metrics.values()), default=0)
 
-    def setting(self, name: str) -> Any:
+    def setting(self, name: str) -> object:
         """A setting by its dotted name, None where the file does not have it."""
-        value: Any = self.settings
+        value: object = self.settings
         for part in name.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         return value
@@ -170,7 +170,7 @@ def _text(file: Path) -> str:
         return ""
 
 
-def _mapping(text: str) -> dict[str, Any]:
+def _mapping(text: str) -> dict[str, object]:
     try:
         found = json.loads(text)
     except ValueError:
@@ -178,7 +178,7 @@ def _mapping(text: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _settings(text: str) -> dict[str, Any]:
+def _settings(text: str) -> dict[str, object]:
     try:
         found = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -100,7 +99,7 @@ def count_outcomes(folder: Path, most_files: int = 50) -> dict[str, dict[str, in
     return counts
 
 
-def _columns(file: Path, prefix: str) -> dict[str, list[Any]]:
+def _columns(file: Path, prefix: str) -> dict[str, list[object]]:
     try:
         names = [name for name in pq.read_schema(file).names if name.startswith(prefix)]
         return pq.read_table(file, columns=names).to_pydict()
@@ -109,7 +108,7 @@ def _columns(file: Path, prefix: str) -> dict[str, list[Any]]:
 
 
 def _groups(step: int, file: Path) -> Iterator[SampledGroup]:
-    rows_of: dict[str, list[dict[str, Any]]] = {}
+    rows_of: dict[str, list[dict[str, object]]] = {}
     for row in _rows(file):
         rows_of.setdefault(str(row.get("prompt_id")), []).append(row)
     for prompt_id, rows in list(rows_of.items())[:GROUPS_OF_A_STEP]:
@@ -120,7 +119,7 @@ def _groups(step: int, file: Path) -> Iterator[SampledGroup]:
         yield SampledGroup(step, prompt_id, shown(str(rows[0].get("prompt") or "")), _data(rows[0]), completions, len(rows))
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
+def _rows(file: Path) -> list[dict[str, object]]:
     try:
         names = [name for name in pq.read_schema(file).names if name not in ("completion_ids", "messages")]
         return pq.read_table(file, columns=names).to_pylist()
@@ -132,31 +131,36 @@ def _by_reward(completion: SampledCompletion) -> tuple[bool, float]:
     return completion.reward is None, -(completion.reward or 0.0)
 
 
-def _completion(row: Mapping[str, Any]) -> SampledCompletion:
+def _completion(row: Mapping[str, object]) -> SampledCompletion:
     names = [name.removeprefix(REWARD_PREFIX) for name in row if name.startswith(REWARD_PREFIX)]
+    tokens, versions = row.get("tokens"), row.get("policy_versions")
     return SampledCompletion(
         text=shown(str(row.get("completion") or "")),
         reward=_number(row.get("reward")),
         advantage=_number(row.get("advantage")),
-        judgements=[Judgement(name, _number(row.get(REWARD_PREFIX + name)), row.get(OUTCOME_PREFIX + name)) for name in names],
-        tokens=row.get("tokens"),
-        finish_reason=row.get("finish_reason"),
-        policy_versions=row.get("policy_versions") or [],
+        judgements=[Judgement(name, _number(row.get(REWARD_PREFIX + name)), _string(row.get(OUTCOME_PREFIX + name))) for name in names],
+        tokens=tokens if isinstance(tokens, int) else None,
+        finish_reason=_string(row.get("finish_reason")),
+        policy_versions=versions if isinstance(versions, list) else [],
     )
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def _data(row: Mapping[str, Any]) -> dict[str, str]:
+def _string(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _data(row: Mapping[str, object]) -> dict[str, str]:
     """The row of the data set, such as its solution."""
     names = [name for name in row if name not in _OWN_COLUMNS and not name.startswith((REWARD_PREFIX, OUTCOME_PREFIX))]
     present = [name for name in names if row[name] is not None][:DATA_COLUMNS]
     return {name.removeprefix(DATA_PREFIX): shown(_as_text(row[name]), DATA_CHARACTERS) for name in present}
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from cluster.models.starting_adapter import with_starting_adapter
 from cluster.output.display import RunDisplay
@@ -24,10 +24,31 @@ from configs.loading import dump_config, stage_configs
 from configs.schema.run import RunConfig
 from configs.yaml_files import read_yaml
 
-SUMMARY_KEYS = ("steps", "accuracy_before", "accuracy_after", "exit_reason")
+
+class StageResult(TypedDict):
+    """The result of one stage, as in `summary.json`. Numbers that the stage's own summary does not have are None."""
+
+    name: str
+    steps: int | None
+    accuracy_before: float | None
+    accuracy_after: float | None
+    exit_reason: str
 
 
-def run_stages(config: RunConfig, resume: Resume = "auto") -> dict[str, object]:
+class StagesSummary(TypedDict):
+    """`summary.json` of a run of stages."""
+
+    stages: list[StageResult]
+    steps: int
+    """Of all stages together."""
+    accuracy_before: float | None
+    """Before the first stage."""
+    accuracy_after: float | None
+    """After the last stage that ran."""
+    exit_reason: str
+
+
+def run_stages(config: RunConfig, resume: Resume = "auto") -> StagesSummary:
     """Run every stage that has not ended well yet; returns what `summary.json` holds.
 
     Args:
@@ -51,8 +72,8 @@ def run_stages(config: RunConfig, resume: Resume = "auto") -> dict[str, object]:
         return summary
 
 
-def _run_in_order(stages: tuple[RunConfig, ...], directory: RunDirectory, display: RunDisplay) -> dict[str, object]:
-    summaries: dict[str, Mapping[str, Any]] = {}
+def _run_in_order(stages: tuple[RunConfig, ...], directory: RunDirectory, display: RunDisplay) -> StagesSummary:
+    results: list[StageResult] = []
     try:
         for number, stage in enumerate(stages, start=1):
             name = stage.out_dir.name
@@ -62,27 +83,38 @@ def _run_in_order(stages: tuple[RunConfig, ...], directory: RunDirectory, displa
                 display.say("it has ended already" + _changed(stage))
             else:
                 found = run_training(stage)
-            summaries[name] = found
+            results.append(_result(name, found))
             if not ended_well(found):
                 break
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        directory.write_summary(_summary(summaries, f"failed: stage {stages[len(summaries)].out_dir.name}: {reason}"))
+        directory.write_summary(_summary(results, f"failed: stage {stages[len(results)].out_dir.name}: {reason}"))
         raise
-    summary = _summary(summaries, list(summaries.values())[-1]["exit_reason"])
+    summary = _summary(results, results[-1]["exit_reason"])
     directory.write_summary(summary)
-    leave_report(directory.path, display.say, [directory.path / name for name in summaries])
+    leave_report(directory.path, display.say, [directory.path / result["name"] for result in results])
     return summary
 
 
-def _summary(summaries: Mapping[str, Mapping[str, Any]], exit_reason: str) -> dict[str, object]:
-    """Collect the results of each stage, and the accuracy before the first and after the last."""
-    stages = [{"name": name, **{key: found.get(key) for key in SUMMARY_KEYS}} for name, found in summaries.items()]
+def _result(name: str, summary: Mapping[str, object]) -> StageResult:
+    """Read the `summary.json` of a stage."""
+    steps, before, after = (summary.get(key) for key in ("steps", "accuracy_before", "accuracy_after"))
     return {
-        "stages": stages,
-        "steps": sum(stage["steps"] or 0 for stage in stages),
-        "accuracy_before": stages[0]["accuracy_before"] if stages else None,
-        "accuracy_after": stages[-1]["accuracy_after"] if stages else None,
+        "name": name,
+        "steps": steps if isinstance(steps, int) else None,
+        "accuracy_before": before if isinstance(before, int | float) else None,
+        "accuracy_after": after if isinstance(after, int | float) else None,
+        "exit_reason": str(summary["exit_reason"]),
+    }
+
+
+def _summary(results: list[StageResult], exit_reason: str) -> StagesSummary:
+    """Put the results of the stages together."""
+    return {
+        "stages": results,
+        "steps": sum(result["steps"] or 0 for result in results),
+        "accuracy_before": results[0]["accuracy_before"] if results else None,
+        "accuracy_after": results[-1]["accuracy_after"] if results else None,
         "exit_reason": exit_reason,
     }
 
@@ -96,7 +128,7 @@ def _changed(stage: RunConfig) -> str:
     return f", with other settings, which it keeps ({'; '.join(changed)}); --resume none begins anew" if changed else ""
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
