@@ -6,9 +6,10 @@ No call raises because a worker is gone: a call that discovers a dead worker rec
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -21,6 +22,11 @@ from configs.schema.run import RunConfig
 
 if TYPE_CHECKING:
     from ray import ObjectRef
+
+Actor: TypeAlias = Any
+"""Ray's handle of a worker. Ray adds its remote methods at run time, so that they have no static types."""
+
+Result = TypeVar("Result")
 
 CONCURRENT_CALLS = 10_000
 """Limit for one worker. Its calls are coroutines that mostly wait, and `status` must never queue behind them."""
@@ -49,7 +55,7 @@ def group_cost(request: RolloutRequest) -> int:
 class WorkerHandle:
     """One worker process, from its start to its loss. The process that replaces it has a handle of its own."""
 
-    def __init__(self, index: int, actor: Any) -> None:
+    def __init__(self, index: int, actor: Actor) -> None:
         self.index = index
         self.name = f"rollout {index}"
         self.lost: asyncio.Future[RollcastError] = asyncio.get_running_loop().create_future()
@@ -66,12 +72,12 @@ class WorkerHandle:
         self._actor = actor
 
     @classmethod
-    def spawn(cls, config: RunConfig, index: int, run_name: str, log_dir: Path, ray_options: dict[str, Any]) -> WorkerHandle:
+    def spawn(cls, config: RunConfig, index: int, run_name: str, log_dir: Path, ray_options: Mapping[str, object]) -> WorkerHandle:
         """Start the process and return at once."""
-        own_env = ray_options.get("runtime_env", {})
         # Ray neither restarts nor retries: a new worker must first be given an adapter, and a retried sample is another sample
-        options = ray_options | {
-            "runtime_env": own_env | {"env_vars": engine_env(config) | own_env.get("env_vars", {})},
+        options: dict[str, object] = {
+            **ray_options,
+            "runtime_env": {"env_vars": engine_env(config)},
             "max_restarts": 0,
             "max_task_retries": 0,
             "max_concurrency": CONCURRENT_CALLS,
@@ -158,7 +164,7 @@ class WorkerHandle:
         """SIGKILL; Ray takes the engine with it."""
         ray.kill(self._actor, no_restart=True)
 
-    async def _answer(self, call: ObjectRef) -> Any:
+    async def _answer(self, call: ObjectRef[Result]) -> Result | None:
         """Await a call; None as soon as the worker is lost, because a call to a stopped process would never return."""
         answer = asyncio.wrap_future(call.future())  # type: ignore[attr-defined]
         await asyncio.wait([answer, self.lost], return_when=asyncio.FIRST_COMPLETED)

@@ -13,11 +13,10 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from actors.engine.adapter_folders import remove_abandoned, run_folder, shared_memory
 from actors.gang import assign_gangs
@@ -56,7 +55,7 @@ class RolloutPool:
         self._engine_deaths: Counter[PromptId] = Counter()
 
     @classmethod
-    def create(cls, config: RunConfig, *, ray_options: dict[str, Any], log_dir: Path, run_name: str) -> RolloutPool:
+    def create(cls, config: RunConfig, *, ray_options: Mapping[str, object], log_dir: Path, run_name: str) -> RolloutPool:
         """Spawn the workers' processes and return at once; they import vllm while the rest of the run is set up.
 
         Needs a running event loop, the one that will use the pool.

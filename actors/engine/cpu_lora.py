@@ -8,7 +8,7 @@ laid side by side in memory, so that one product shrinks for all of them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
@@ -78,8 +78,20 @@ PRODUCTS: dict[int, PackedA] = {}
 """Products by the `id` of a layer's tuple of A's, which lives as long as the model."""
 
 
+class Wrapper(Protocol):
+    """vLLM's wrapper of the products, as the three methods below see it."""
+
+    is_prefill: bool
+    token_slots: list[tuple[int, Rows]]
+    """Rows of the hidden states that each slot serves."""
+    sampler_slots: list[tuple[int, Rows]]
+    """Rows of the logits that each slot serves."""
+
+    def _update_base_metadata(self, mapping: LoRAMapping, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int) -> None: ...
+
+
 def update_metadata(
-    self: Any, mapping: LoRAMapping, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **_: object
+    self: Wrapper, mapping: LoRAMapping, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **_: object
 ) -> None:
     """Record the rows of the coming batch that each slot serves."""
     self._update_base_metadata(mapping, lora_index_to_id, max_loras, vocab_size)
@@ -90,7 +102,7 @@ def update_metadata(
 
 
 def add_lora_linear(
-    self: Any,
+    self: Wrapper,
     y: torch.Tensor,
     x: torch.Tensor,
     lora_a_stacked: tuple[torch.Tensor, ...],
@@ -107,7 +119,7 @@ def add_lora_linear(
 
 
 def add_lora_logits(
-    self: Any, y: torch.Tensor, x: torch.Tensor, lora_a_stacked: torch.Tensor, lora_b_stacked: torch.Tensor, scale: float, **_: object
+    self: Wrapper, y: torch.Tensor, x: torch.Tensor, lora_a_stacked: torch.Tensor, lora_b_stacked: torch.Tensor, scale: float, **_: object
 ) -> None:
     """Add the adapter's part to the logits, in place: y [B, V], x [B, in]."""
     for slot, rows in self.sampler_slots:

@@ -29,6 +29,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.inputs.engine import tokens_input
+from vllm.logprobs import FlatLogprobs
 from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
@@ -232,7 +233,7 @@ class Engine:
             await self._gate.wait()
             return await self._finish(*await self._submit(SamplingJob(token_ids, sampling, seed)))
 
-    async def sample_together(self, jobs: Sequence[SamplingJob]) -> list[Coroutine[Any, Any, Completion]]:
+    async def sample_together(self, jobs: Sequence[SamplingJob]) -> list[Coroutine[None, None, Completion]]:
         """Submit all jobs, in order, while the engine stands still, so that their batches are the same on every run.
 
         They do not use the semaphore: beyond `max_num_seqs` they wait inside the engine, in order. So no adapter may be loaded before they end.
@@ -371,15 +372,15 @@ class Engine:
         return self._completion(output)
 
     def _completion(self, output: CompletionOutput) -> Completion:
-        logprobs: Any = output.logprobs
+        logprobs = output.logprobs.logprobs if isinstance(output.logprobs, FlatLogprobs) else []
         token_ids = tuple(output.token_ids)
-        if output.finish_reason not in ("stop", "length") or len(logprobs.logprobs) != len(token_ids):
+        if output.finish_reason not in ("stop", "length") or len(logprobs) != len(token_ids):
             raise RolloutError(f"a completion ended by {output.finish_reason!r} after {len(token_ids)} tokens and is not used")
         reason: Literal["stop", "length"] = "stop" if output.finish_reason == "stop" else "length"
         ended = token_ids[-1:] == tuple(self._stop_token_ids)
         return Completion(
             token_ids=token_ids,
-            logprobs=tuple(logprobs.logprobs),
+            logprobs=tuple(logprobs),
             spans=tuple(VersionSpan(int(span.version), span.start, span.end) for span in output.weight_versions or ()),
             finish_reason=reason,
             text=self._tokenizer.decode(token_ids[:-1] if ended else token_ids, skip_special_tokens=True),

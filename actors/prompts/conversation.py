@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = Mapping[str, Any]
+"""A chat message: the texts `role` and `content`, and whatever else the chat template reads, such as tool calls."""
 
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _SHOWN_CHARACTERS = 40
@@ -160,14 +161,14 @@ def _encoded_apart(tokenizer: PreTrainedTokenizerBase, text: str, cuts: Sequence
     if tokenizer.is_fast:
         encoded = _encoded(tokenizer, pieces)
     else:
-        ids: Any = tokenizer(pieces, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = tokenizer(pieces, add_special_tokens=False, verbose=False)["input_ids"]
         encoded = [(np.asarray(each, np.int32), np.zeros((len(each), 2), np.int64)) for each in ids]
     shifted = [offsets_T2 + start for start, (_, offsets_T2) in zip(edges, encoded, strict=False)]
     return np.concatenate([token_ids_T for token_ids_T, _ in encoded]), np.concatenate(shifted)
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Encoded]:
-    found: Any = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return [
         (np.asarray(ids, np.int32), np.asarray(offsets, np.int64).reshape(-1, 2))
         for ids, offsets in zip(found["input_ids"], found["offset_mapping"], strict=True)
@@ -175,7 +176,7 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[E
 
 
 def _message(part: object) -> Message:
-    kept: dict[str, Any] = {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else {}
+    kept: dict[str, object] = {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else {}
     if "from" in kept and "value" in kept:
         role, content = SHAREGPT_ROLES.get(str(kept.pop("from"))), kept.pop("value")
         kept |= {"role": role, "content": content}

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -180,7 +180,7 @@ class DemonstrationSource:
             prompt_ids = self._renderer.tokenise([self._renderer.text(prompt, self._renderer.messages(prompt))])[0]
         except ValueError as error:
             raise DataError(f"{location} {error}") from None
-        completion_ids: Any = self.tokenizer(completion, add_special_tokens=False, verbose=False)["input_ids"]
+        completion_ids = np.asarray(self.tokenizer(completion, add_special_tokens=False, verbose=False)["input_ids"], np.int32)
         token_ids_T = np.asarray([*prompt_ids, *completion_ids, self.tokenizer.eos_token_id], np.int32)
         return Sample(token_ids_T, np.arange(len(token_ids_T)) >= len(prompt_ids))
 

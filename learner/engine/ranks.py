@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError
@@ -21,14 +21,17 @@ from learner.engine.rank import Config, Rank
 BLAME_WAIT_S = 5.0
 """Time to wait for the other ranks' errors after the first: Ray reports a dead rank later than the ranks that lost their connection to it."""
 
+Actor: TypeAlias = Any
+"""Ray's handle of one rank. Ray adds its remote methods at run time, so that they have no static types."""
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
 class Ranks:
-    """The processes of one group. After a LearnerError it is dead: make another. Ray's actor handles have no types that help here."""
+    """The processes of one group. After a LearnerError it is dead: make another."""
 
-    def __init__(self, workers: Sequence[Any], log_dir: Path) -> None:
+    def __init__(self, workers: Sequence[Actor], log_dir: Path) -> None:
         self._alive = list(workers)
         self._log_dir = log_dir
         self._joined = False
@@ -41,7 +44,7 @@ class Ranks:
             ray_options: placement of the actors: labels, placement group.
         """
         learner = config.learner
-        options: dict[str, Any] = {
+        options: dict[str, object] = {
             "num_cpus": learner.cpus_per_rank,
             "num_gpus": learner.gpus_per_rank,
             "max_restarts": 0,
@@ -52,7 +55,7 @@ class Ranks:
         return cls([actor.remote(config, rank, log_dir) for rank in range(learner.ranks)], log_dir)
 
     @property
-    def workers(self) -> list[Any]:
+    def workers(self) -> list[Actor]:
         """Actor handles by rank."""
         if not self._alive:
             raise LearnerError("the learner's ranks were closed; create a new learner")
@@ -120,6 +123,6 @@ class Ranks:
         )
 
 
-def remote(worker: Any, method: Callable[..., Result], *arguments: object, **named: object) -> ray.ObjectRef[Result]:
+def remote(worker: Actor, method: Callable[..., Result], *arguments: object, **named: object) -> ray.ObjectRef[Result]:
     """Call `method` of the actor's class on `worker`, in its process."""
     return getattr(worker, method.__name__).remote(*arguments, **named)

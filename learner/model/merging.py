@@ -202,11 +202,11 @@ def _tokenizer(job: MergeJob) -> PreTrainedTokenizerBase:
         ) from None
 
 
-def _templated(tokenizer: Any) -> list[str]:
+def _templated(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     if tokenizer.chat_template is None:
         return list(PLAIN_TEXTS)
     return [
-        tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+        str(tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True))
         for text in PLAIN_TEXTS
     ]
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from configs.contracts.errors import ConfigError
 from configs.schema.model import ModelSection
 from learner.model.attention import attention_mask
 from learner.model.logprob import Predictions, token_logprobs
-from learner.model.quantised import keep_one_kernel, loading_options
+from learner.model.quantised import CausalModel, keep_one_kernel, loading_options
 from learner.packing import MicroBatch, TrainedCompletion, TrainedGroup, attention_width, pack
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Policy(nn.Module):
         ConfigError: an architecture whose attention or logits packing cannot reproduce.
     """
 
-    model: Any
+    model: CausalModel
     """A transformers causal language model, or PEFT's wrapper of one."""
 
     def __init__(self, model: nn.Module, *, adapted: bool, base_model: str, quantization: str = "none") -> None:
@@ -86,7 +86,7 @@ class Policy(nn.Module):
         from transformers import AutoModelForCausalLM
 
         quantization = "none" if full else model.quantization
-        causal: Any = AutoModelForCausalLM.from_pretrained(
+        causal: CausalModel = AutoModelForCausalLM.from_pretrained(
             path,
             revision=model.revision if path == model.path else None,
             dtype=getattr(torch, model.dtype),
@@ -107,7 +107,7 @@ class Policy(nn.Module):
         return policy
 
     @property
-    def causal(self) -> Any:
+    def causal(self) -> CausalModel:
         """The transformers model without PEFT's wrapper."""
         return self.model.get_base_model() if self.adapted else self.model
 
@@ -192,14 +192,16 @@ def _with_adapter(causal: PreTrainedModel, model: ModelSection) -> nn.Module:
         found = PeftConfig.from_pretrained(model.adapter)
         setattr(found, "lora_dropout", lora.dropout)  # noqa: B010 (how to train on is this run's choice; the type checker knows no LoRA here)
         return PeftModel.from_pretrained(causal, model.adapter, is_trainable=True, autocast_adapter_dtype=False, config=found)
-    options: dict[str, Any] = {
-        "r": lora.r,
-        "lora_alpha": lora.alpha,
-        "lora_dropout": lora.dropout,
-        "use_rslora": lora.use_rslora,
-        "target_modules": lora.target_modules if lora.target_modules == "all-linear" else list(lora.target_modules),
-    }
-    return get_peft_model(causal, LoraConfig(**options, bias="none", task_type="CAUSAL_LM"), autocast_adapter_dtype=False)
+    fresh = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  (PEFT declares an int, and only divides it)
+        lora_dropout=lora.dropout,
+        use_rslora=lora.use_rslora,
+        target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(causal, fresh, autocast_adapter_dtype=False)
 
 
 def one_sequence(token_ids: Sequence[int]) -> MicroBatch:

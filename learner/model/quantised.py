@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from configs.contracts.errors import ConfigError
 from configs.schema.model import ModelSection
@@ -22,6 +22,10 @@ from configs.schema.model import ModelSection
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+
+CausalModel: TypeAlias = Any
+"""A transformers causal language model, or PEFT's wrapper of one. Most of its attributes depend on the architecture, and have no static types."""
 
 
 def require_bitsandbytes(quantization: str) -> None:
@@ -37,7 +41,7 @@ def require_bitsandbytes(quantization: str) -> None:
         )
 
 
-def loading_options(model: ModelSection, device: str) -> dict[str, Any]:
+def loading_options(model: ModelSection, device: str) -> dict[str, object]:
     """Return the arguments by which `from_pretrained` quantises layer by layer while it loads; the whole model is never held unquantised.
 
     `nf4`: 4-bit NormalFloat in blocks of 64 whose scales are quantised too (QLoRA, arXiv:2305.14314, section 3), multiplied in
@@ -61,7 +65,7 @@ def loading_options(model: ModelSection, device: str) -> dict[str, Any]:
     return {"quantization_config": settings, "device_map": {"": device}}
 
 
-def keep_one_kernel(causal: Any) -> None:
+def keep_one_kernel(causal: CausalModel) -> None:
     """Make 4-bit layers use the same kernel with and without gradients.
 
     On a CPU with AVX512-BF16, bitsandbytes 0.50 repacks a 4-bit layer for a bfloat16 kernel the first time it runs in evaluation mode,
@@ -72,7 +76,7 @@ def keep_one_kernel(causal: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def save_dequantised(causal: Any, folder: Path) -> None:
+def save_dequantised(causal: CausalModel, folder: Path) -> None:
     """Write the base of `causal` as a plain transformers folder, with the weights that the quantised layers multiply by.
 
     Args:
