@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -63,9 +64,9 @@ class RolloutPool:
         Args:
             ray_options: Ray's actor options for every worker: num_cpus, num_gpus, label_selector, scheduling_strategy, …
             log_dir: folder for `rollout-<index>.log`.
-            run_name: unique among the runs of a node.
+            run_name: begins the name of the adapters' folder in shared memory; a random part makes it unique.
         """
-        log_dir = log_dir.resolve()
+        log_dir, run_name = log_dir.resolve(), f"{run_name}-{secrets.token_hex(4)}"
         spawn = partial(WorkerHandle.spawn, config, run_name=run_name, log_dir=log_dir, ray_options=ray_options)
         return cls(config, spawn, log_dir, run_name)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import secrets
@@ -13,19 +12,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 from cluster.placement import Node, Placement, place, roles
+from configs.contracts import private_folders
 from configs.contracts.errors import PlacementError, RollcastError
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 from rollcast import WORKER_HOOK
 
 FOLDER_PREFIX = "rollcast-"
-"""Start of the names of private Ray's folders under /tmp."""
+"""Start of the names of the folders under /tmp that hold a private Ray: its token, which nobody else can read or replace, and Ray's files."""
 
 OWNER = "owner.lock"
 """File in that folder, which the driver keeps locked while it lives."""
+
+RAY_FOLDER = "ray"
+"""Ray's own files in that folder. Ray lets every user write into it; the folder above keeps them out."""
 
 WORKER_ENVIRONMENT = {"worker_process_setup_hook": WORKER_HOOK}
 """Each worker finds the packages of this project before it unpickles anything."""
@@ -49,7 +51,8 @@ class RaySession:
     """False reserves nothing for a learner: a model is only served."""
     dashboard_url: str = ""
     _folder: Path | None = None
-    _owner: IO[str] | None = None
+    _owner: int = -1
+    """Descriptor of the lock that keeps the folder while this process lives."""
     _environment_before: dict[str, str | None] = field(default_factory=dict)
 
     @property
@@ -90,9 +93,9 @@ class RaySession:
 
     def _start_local(self) -> None:
         # Ray puts its sockets into this folder, and the path of a socket has at most 107 characters: keep it short.
-        remove_abandoned(Path("/tmp"))
+        private_folders.remove_abandoned(Path("/tmp"), FOLDER_PREFIX, OWNER)
         self._folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir="/tmp"))
-        self._owner = _own(self._folder)
+        self._owner = private_folders.hold(self._folder, OWNER)
         self._authenticate(self._folder)
         import ray
 
@@ -110,8 +113,9 @@ class RaySession:
             runtime_env=WORKER_ENVIRONMENT,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            _temp_dir=str(self._folder),
+            _temp_dir=str(self._folder / RAY_FOLDER),
         )
+        private_folders.require_private(self._folder)
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else ""
 
     def _join(self) -> None:
@@ -169,28 +173,14 @@ class RaySession:
         self._environment_before.clear()
         if self._folder is None:
             return
-        logs = next(iter(self._folder.glob("session_2*/logs")), None)
+        logs = next(iter(self._folder.glob(f"{RAY_FOLDER}/session_2*/logs")), None)
         if logs is not None:
             shutil.copytree(logs, self.log_dir / "ray", dirs_exist_ok=True, ignore_dangling_symlinks=True)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = None
-        if self._owner is not None:
-            self._owner.close()
-
-
-def remove_abandoned(parent: Path) -> None:
-    """Remove the Ray folders that killed drivers left under `parent`: those whose lock nobody holds."""
-    for lock in parent.glob(f"{FOLDER_PREFIX}*/{OWNER}"):
-        with suppress(OSError), lock.open() as owner:
-            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.parent, ignore_errors=True)
-
-
-def _own(folder: Path) -> IO[str]:
-    """Lock the folder for the life of this process; the lock ends with it, however it ends."""
-    owner = (folder / OWNER).open("w")
-    fcntl.flock(owner, fcntl.LOCK_EX)
-    return owner
+        if self._owner >= 0:
+            os.close(self._owner)
+            self._owner = -1
 
 
 def _reread_authentication() -> None:

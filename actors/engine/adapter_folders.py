@@ -1,13 +1,13 @@
 """Adapters of a run in shared memory, as folders that vLLM can load. Each is verified and written once per node; old ones are removed.
 
-    <root>/rollcast-<run>/      root: /dev/shm, or the temporary folder where that is missing
-        lifetime.lock           locked shared by every open store: a folder that nobody locks is abandoned
-        write.lock              locked by the store that writes
-        v3-1f0c…/               adapter_config.json, adapter_model.safetensors
-        2de9b612-…              sockets of the engines
+    <root>/rollcast-<user id>-<run>/    root: /dev/shm, or the temporary folder where that is missing
+        lifetime.lock                   locked shared by every open store: a folder that nobody locks is abandoned
+        write.lock                      locked by the store that writes
+        v3-1f0c…/                       adapter_config.json, adapter_model.safetensors
+        2de9b612-…                      sockets of the engines
 
-A folder gets its name by one rename after its files are complete, so a folder with such a name is always complete and verified. Locks
-are the kernel's (flock): they end with their process, however that ends.
+A folder gets its name by one rename after its files are complete, so a folder with such a name is always complete and verified. All users of
+a node may write into root: `configs/contracts/private_folders.py` says what is looked at before anything there is opened.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from configs.contracts import private_folders
 from configs.contracts.adapter_buffer import header
 from configs.contracts.errors import AdapterError
 from configs.contracts.records import AdapterManifest, adapter_sha256
 
-PREFIX = "rollcast-"
+LIFETIME, WRITE = "lifetime.lock", "write.lock"
+RUN_NAME_CHARACTERS = 32
+"""Characters of a run's name in its folder's name, so that the paths of the sockets in it stay short enough."""
+
 BF16_EXPONENT = 0x7F80
 """Mask of a bfloat16's exponent. If all these bits are ones, the value is infinite or not a number."""
 
@@ -39,8 +41,12 @@ def shared_memory() -> Path:
 
 
 def run_folder(root: Path, run_name: str) -> Path:
-    """The folder for the adapters of a run."""
-    return root / f"{PREFIX}{run_name}"
+    """The folder for the adapters of a run. The end of the run's name tells it from others, and is kept."""
+    return root / f"{_prefix()}{run_name[-RUN_NAME_CHARACTERS:]}"
+
+
+def _prefix() -> str:
+    return f"rollcast-{os.geteuid()}-"
 
 
 def all_finite(manifest: AdapterManifest, buffer: np.ndarray) -> bool:
@@ -85,31 +91,13 @@ def peft_config(manifest: AdapterManifest) -> dict[str, object]:
     }
 
 
-@contextmanager
-def _locked(path: Path, kind: int) -> Iterator[int]:
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, kind)
-        yield lock
-    finally:
-        os.close(lock)
-
-
 def remove_abandoned(root: Path) -> list[Path]:
-    """Remove the adapters of runs that have no open store.
+    """Remove the adapters of this user's runs that have no open store.
 
     Returns:
         The folders removed.
     """
-    removed = []
-    for folder in root.glob(f"{PREFIX}*"):
-        try:
-            with _locked(folder / "lifetime.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
-                shutil.rmtree(folder, ignore_errors=True)
-                removed.append(folder)
-        except OSError:  # it is locked, belongs to another user, or was removed just now
-            continue
-    return removed
+    return private_folders.remove_abandoned(root, _prefix(), LIFETIME)
 
 
 class AdapterStore:
@@ -118,8 +106,8 @@ class AdapterStore:
     Example::
 
         store = AdapterStore(shared_memory(), "my-run")
-        folder = store.write(manifest, buffer)      # /dev/shm/rollcast-my-run/v3-1f0c…
-        store.close()                             # the last of the node removes the folder
+        folder = store.write(manifest, buffer)      # /dev/shm/rollcast-1000-my-run/v3-1f0c…
+        store.close()                               # the last of the node removes the folder
     """
 
     def __init__(self, root: Path, run_name: str, keep: int = 3) -> None:
@@ -127,23 +115,14 @@ class AdapterStore:
         root: folder in shared memory.
         run_name: the same for all workers of a run, and different from other runs'.
         keep: number of versions to keep; running requests still name the previous one.
+
+        Raises:
+            RollcastError: another user has the folder.
         """
         self.folder = run_folder(root, run_name)
         self.keep = keep
         remove_abandoned(root)
-        self._lifetime = self._join()
-
-    def _join(self) -> int:
-        while True:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            try:
-                lock = os.open(self.folder / "lifetime.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except FileNotFoundError:  # the last store before this one removed it between the two lines above
-                continue
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            if os.fstat(lock).st_nlink:
-                return lock
-            os.close(lock)
+        self._lifetime = private_folders.hold(self.folder, LIFETIME)
 
     def write(self, manifest: AdapterManifest, buffer: np.ndarray) -> Path:
         """Write the folder of an adapter, unless another store of this node has; returns the folder. `buffer`: uint8 [nbytes].
@@ -152,7 +131,7 @@ class AdapterStore:
             AdapterError: the adapter is cut short, damaged or not finite; nothing is written.
         """
         folder = self.folder / f"v{manifest.version}-{manifest.sha256[:16]}"
-        with _locked(self.folder / "write.lock", fcntl.LOCK_EX):
+        with private_folders.locked(self.folder / WRITE, fcntl.LOCK_EX):
             if not folder.is_dir():
                 check_adapter(manifest, buffer)
                 self._write(folder, manifest, buffer)

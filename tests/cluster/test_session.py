@@ -27,7 +27,7 @@ def config(**sections: dict) -> RunConfig:
 
 
 SCENARIO = """
-import json, os, stat, sys
+import json, os, stat, subprocess, sys
 from pathlib import Path
 from configs.contracts.errors import PlacementError
 from cluster.session import RaySession
@@ -42,17 +42,38 @@ with RaySession(config(), logs, "rollcast-test") as session:
         refusal = ""
     except PlacementError as error:
         refusal = str(error)
-    facts = {"mode": os.environ["RAY_AUTH_MODE"], "permissions": stat.S_IMODE(token.stat().st_mode), "folder": str(token.parent), "refusal": refusal}
+    intruder = subprocess.run([sys.executable, "-IS", "-c", sys.argv[2], token], capture_output=True, text=True).stdout
+    facts = {"intruder": intruder, "folder_permissions": stat.S_IMODE(token.parent.stat().st_mode)}
+    facts |= {"mode": os.environ["RAY_AUTH_MODE"], "permissions": stat.S_IMODE(token.stat().st_mode), "folder": str(token.parent), "refusal": refusal}
 facts["token_variable_left"] = "RAY_AUTH_TOKEN_PATH" in os.environ
 print(json.dumps(facts))
 """
+
+INTRUDER = """
+import os, pathlib, sys
+token = pathlib.Path(sys.argv[1])
+if os.geteuid() == 0:
+    os.setgid(65534), os.setuid(65534)
+    for attempt in (token.read_text, token.unlink, lambda: os.rename(token, "/tmp/stolen"), lambda: os.listdir(token.parent),
+                    lambda: os.rename(token.parent, "/tmp/stolen"), (token.parent / "ray" / "x").touch):
+        try:
+            attempt()
+            print("it could", end="")
+        except PermissionError:
+            print(".", end="")
+"""
+"""Another user, who tries to read the token, to put its own in its place, and to leave a file in Ray's folder."""
 
 
 def test_a_private_session_is_authenticated_and_leaves_nothing(tmp_path: Path) -> None:
     """Run in a separate process: a process can join Ray only once, and other tests have done so in this one."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     process = subprocess.Popen(
-        [sys.executable, "-c", SCENARIO, str(tmp_path / "logs")], cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SCENARIO, str(tmp_path / "logs"), INTRUDER],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     family: dict[int, psutil.Process] = {}
     while process.poll() is None:
@@ -63,6 +84,8 @@ def test_a_private_session_is_authenticated_and_leaves_nothing(tmp_path: Path) -
     assert process.stdout is not None
     facts = json.loads(process.stdout.read().splitlines()[-1])
     assert (facts["mode"], facts["permissions"], facts["token_variable_left"]) == ("token", 0o600, False)
+    assert facts["folder_permissions"] == 0o700
+    assert facts["intruder"] == ("......" if os.geteuid() == 0 else "")
     assert facts["refusal"].startswith("the run asks for 3 GPUs")
     assert not Path(facts["folder"]).exists()
     assert list((tmp_path / "logs" / "ray").glob("gcs_server*"))

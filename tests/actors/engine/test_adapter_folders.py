@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.engine.adapter_folders import AdapterStore, remove_abandoned
-from configs.contracts.errors import AdapterError
+from actors.engine.adapter_folders import AdapterStore, remove_abandoned, run_folder
+from configs.contracts.errors import AdapterError, RollcastError
 from configs.contracts.records import Adapter, AdapterManifest, TensorSlot, adapter_sha256
 
 
@@ -142,3 +142,26 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
     holder.join(10)
     AdapterStore(tmp_path, "next").close()
     assert wait_until(lambda: not list(tmp_path.glob("rollcast-*")))
+
+
+def test_runs_of_the_same_name_have_folders_of_their_own(tmp_path: Path) -> None:
+    """One of another user, who chose the name first, does not stand in the way; what else lies there is left alone."""
+    private_ray = tmp_path / "rollcast-abcdefgh"
+    private_ray.mkdir(mode=0o700)
+    names = []
+    for user in (os.geteuid() + 1, os.geteuid()):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "geteuid", lambda user=user: user)
+            names.append(run_folder(tmp_path, "quickstart-0123").name)
+    assert names[0] != names[1]
+    AdapterStore(tmp_path, "next").close()
+    assert private_ray.is_dir() and not list(private_ray.iterdir())
+
+
+def test_a_folder_that_another_user_made_is_refused(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, "run")
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(RollcastError, match="its mode is 0777"):
+        AdapterStore(tmp_path, "run")
+    assert not list(folder.iterdir())
