@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from configs.contracts.errors import ConfigError, RewardError
+from rewards.functions.group_input import Columns
 from rewards.functions.parameters import one_of
 from rewards.functions.per_completion import Grade, TextReward
 
@@ -31,7 +31,7 @@ class Format(TextReward):
         one_of(self.__name__, "layout", layout, tuple(LAYOUTS))
         self._pattern = LAYOUTS[layout]
 
-    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+    def grade_text(self, text: str, columns: Columns) -> Grade:
         one_of_each = all(text.count(tag) == 1 for tag in TAGS)
         return Grade(float(one_of_each and self._pattern.fullmatch(text) is not None), "scored")
 
@@ -41,7 +41,7 @@ class ThinkFormat(TextReward):
 
     __name__ = "think_format"
 
-    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+    def grade_text(self, text: str, columns: Columns) -> Grade:
         return Grade(float(text.startswith("<think>") and text.count("<think>") == text.count("</think>") == 1), "scored")
 
 
@@ -52,7 +52,7 @@ class TagCount(TextReward):
 
     MARKS = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
 
-    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+    def grade_text(self, text: str, columns: Columns) -> Grade:
         return Grade(0.25 * sum(text.count(mark) == 1 for mark in self.MARKS), "scored")
 
 
@@ -67,7 +67,7 @@ class ReasoningSteps(TextReward):
 
     MARK = re.compile(r"Step \d+:|^\d+\.|^[-*]|First,|Second,|Next,|Finally,", re.MULTILINE)
 
-    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+    def grade_text(self, text: str, columns: Columns) -> Grade:
         return Grade(min(1.0, len(self.MARK.findall(text)) / 3), "scored")
 
 
@@ -92,7 +92,7 @@ class CodeFormat(Format):
             raise ConfigError(f"{self.__name__}: language {language!r} must be what stands behind the back quotes; use text such as python")
         self._language = language
 
-    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+    def grade_text(self, text: str, columns: Columns) -> Grade:
         language = columns.get("language") or self._language
         if not isinstance(language, str):
             raise RewardError(f"{self.__name__}: the column language holds {language!r}, a {type(language).__name__}; make it text or null")

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from configs.contracts.errors import ConfigError, RewardError
+from rewards.functions.group_input import Columns
 from rewards.functions.per_completion import Grade, TextReward
 from rewards.sandbox.jail import Limits, Result
 from rewards.sandbox.providers import make_runner
@@ -93,17 +94,17 @@ class Code(TextReward):
     def check_host(self) -> None:
         self._runner.check(["python"])  # a compiler is missed by the first row of C++
 
-    def gold_columns(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+    def gold_columns(self, columns: Columns) -> tuple[str, ...]:
         return ("verification_info",)
 
     def check_columns(self, columns: Collection[str]) -> None:
         require_columns(self.__name__, ["verification_info"], columns)
 
-    def deadline_s(self, columns: Mapping[str, Any]) -> float:
+    def deadline_s(self, columns: Columns) -> float:
         tests = read_tests(columns.get("verification_info"))
         return self._runner.deadline_s(len(tests.cases), self._timeout_s) if tests else 0.0
 
-    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+    def grade_text(self, text: str, columns: Columns) -> Grade:
         self.check_columns(columns)
         tests = read_tests(columns["verification_info"])
         if tests is None:
@@ -150,13 +151,13 @@ def extract_code(text: str, language: Language) -> str:
     return blocks[-1] if blocks and blocks[-1].strip() else ""
 
 
-def language_named(name: Any) -> Language | None:
+def language_named(name: object) -> Language | None:
     """`language_named("C++")` is "cpp"; None for a language that is not run here."""
     folded = name.strip().lower() if isinstance(name, str) else None
     return next((language for language, tags in TAGS.items() if folded in tags), None)
 
 
-def read_tests(info: Any) -> CodeTests | None:
+def read_tests(info: object) -> CodeTests | None:
     """The tests of a `verification_info`; None where it has none that can be run."""
     info = from_json(info)
     language = language_named(info.get("language")) if isinstance(info, Mapping) else None
@@ -164,7 +165,7 @@ def read_tests(info: Any) -> CodeTests | None:
     return CodeTests(language, cases) if language and cases else None
 
 
-def read_cases(cases: Any) -> list[Case] | None:
+def read_cases(cases: object) -> list[Case] | None:
     """Tests as `[{"input": …, "output": …}]`; None where one of them is anything else."""
     cases = from_json(cases)
     if not isinstance(cases, Sequence) or isinstance(cases, str):
@@ -179,7 +180,7 @@ def read_cases(cases: Any) -> list[Case] | None:
     return read
 
 
-def from_json(value: Any) -> Any:
+def from_json(value: object) -> object:
     """A value that data sets keep either as it is or as JSON text; None where the text is no JSON."""
     if not isinstance(value, str):
         return value
@@ -187,6 +188,13 @@ def from_json(value: Any) -> Any:
         return json.loads(value)
     except ValueError:
         return None
+
+
+def numeric(value: object) -> int | float | str:
+    """Give a value back that `int` and `float` take; raise TypeError for any other."""
+    if not isinstance(value, (int, float, str)):
+        raise TypeError(f"{value!r} is neither a number nor text")
+    return value
 
 
 def require_columns(reward: str, needed: Collection[str], columns: Collection[str]) -> None:

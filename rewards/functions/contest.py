@@ -7,10 +7,10 @@ correct output, never lie where the submission runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from configs.contracts.errors import ConfigError
 from rewards.functions.checker import CHECKER_LIMITS, Checker
@@ -20,10 +20,12 @@ from rewards.functions.code import (
     Case,
     extract_code,
     language_named,
+    numeric,
     output_bytes,
     read_cases,
     require_columns,
 )
+from rewards.functions.group_input import Columns
 from rewards.functions.ioi_task import Task, read_task
 from rewards.functions.per_completion import Grade, TextReward
 from rewards.sandbox.jail import Limits
@@ -107,17 +109,17 @@ class IOICode(_ContestReward):
     def check_host(self) -> None:
         self._runner.check(["cpp"])
 
-    def gold_columns(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+    def gold_columns(self, columns: Columns) -> tuple[str, ...]:
         return ("grader_files", "test_cases")
 
     def check_columns(self, columns: Collection[str]) -> None:
         require_columns(self.__name__, ["id", "grader_files", "time_limit", "memory_limit", "score_precision", "test_cases"], columns)
 
-    def deadline_s(self, columns: Mapping[str, Any]) -> float:
+    def deadline_s(self, columns: Columns) -> float:
         task = read_task(columns)
         return task.deadline_s(self._runner) if task else 0.0
 
-    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+    def grade_text(self, text: str, columns: Columns) -> Grade:
         self.check_columns(columns)
         task = read_task(columns)
         if task is None:
@@ -198,20 +200,20 @@ class CodeforcesCode(_ContestReward):
     def check_host(self) -> None:
         self._runner.check(["python"] if self._language == "python" else ["python", "cpp"])
 
-    def gold_columns(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+    def gold_columns(self, columns: Columns) -> tuple[str, ...]:
         return ("official_tests",)
 
     def check_columns(self, columns: Collection[str]) -> None:
         require_columns(self.__name__, ["official_tests", *([] if self._language else ["language"])], columns)
 
-    def deadline_s(self, columns: Mapping[str, Any]) -> float:
+    def deadline_s(self, columns: Columns) -> float:
         problem = self._read(columns)
         if problem is None:
             return 0.0
         checking_s = self._runner.deadline_s(len(problem.cases) + 1, CHECKER_LIMITS.wall_s) if problem.checker else 0.0
         return self._runner.deadline_s(len(problem.cases), problem.limits.wall_s) + checking_s
 
-    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+    def grade_text(self, text: str, columns: Columns) -> Grade:
         self.check_columns(columns)
         problem = self._read(columns)
         if problem is None:
@@ -241,7 +243,7 @@ class CodeforcesCode(_ContestReward):
             return None
         return closing.enter_context(Checker(self._runner, Program("python", {"checker.py": problem.checker}), problem.name))
 
-    def _read(self, columns: Mapping[str, Any]) -> _Problem | None:
+    def _read(self, columns: Columns) -> _Problem | None:
         """None where the row has no tests, or cannot be read."""
         language = language_named(columns.get("language", self._language))
         official, generated = read_cases(columns.get("official_tests")), read_cases(columns.get("generated_tests"))
@@ -249,13 +251,13 @@ class CodeforcesCode(_ContestReward):
             return None
         cases = [*official, *(generated or ())]  # in other subsets generated_tests is their number
         try:
-            time_s = float(columns.get("time_limit") or DEFAULT_TIME_S)
-            memory_mb = float(columns.get("memory_limit") or DEFAULT_MEMORY_MB)
+            time_s = float(numeric(columns.get("time_limit") or DEFAULT_TIME_S))
+            memory_mb = float(numeric(columns.get("memory_limit") or DEFAULT_MEMORY_MB))
         except (TypeError, ValueError):
             return None
         most_bytes = max(output_bytes(case.output) for case in cases)
         limits = Limits(wall_s=time_s, memory_bytes=int(memory_mb * (1 << 20)), output_bytes=most_bytes)
-        checker = columns.get("generated_checker") or ""
+        checker = str(columns.get("generated_checker") or "")
         return _Problem(str(columns.get("id", "")), language, cases, checker, limits, columns.get("input_mode") == "file")
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
+
+Columns: TypeAlias = Mapping[str, object]
+"""The row of a prompt in the data set, without the prompt: column -> JSON value."""
+
+
+Completion: TypeAlias = str | Sequence[Mapping[str, str]]
+"""A completion as rewards get it: text, or chat messages of which the last one is the assistant's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,23 +21,22 @@ class GroupInput:
     Example: `GroupInput("2+2?", ["4", "5"], [[52], [53]], {"solution": "4"}, step=3)`.
     """
 
-    prompt: Any
+    prompt: object
     """Text, or chat messages of a conversational prompt."""
     texts_G: list[str]
     token_ids_G: list[list[int]]
     """Empty where no reward of the run reads token ids."""
-    columns: dict[str, Any]
-    """The row of the data set, without the prompt."""
+    columns: Columns
     step: int
     """Optimizer steps done."""
 
     @property
-    def completions_G(self) -> list[Any]:
+    def completions_G(self) -> list[Completion]:
         if isinstance(self.prompt, str):
             return list(self.texts_G)
         return [[{"role": "assistant", "content": text}] for text in self.texts_G]
 
 
-def completion_text(completion: str | Sequence[Mapping[str, str]]) -> str:
+def completion_text(completion: Completion) -> str:
     """The text of a completion, which is plain text or chat messages whose last one is the assistant's."""
     return completion if isinstance(completion, str) else completion[-1]["content"]

@@ -12,11 +12,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from configs.contracts.errors import RewardError
 from rewards.functions.checker import CHECKER_LIMITS, Checker, first_number
-from rewards.functions.code import Case, from_json, output_bytes
+from rewards.functions.code import Case, from_json, numeric, output_bytes
+from rewards.functions.group_input import Columns
 from rewards.sandbox.interactive import converse
 from rewards.sandbox.jail import Limits
 from rewards.sandbox.local import LocalRunner
@@ -110,7 +110,7 @@ class Task:
         return judge
 
 
-def read_task(columns: Mapping[str, Any]) -> Task | None:
+def read_task(columns: Columns) -> Task | None:
     """The subtask of a row; None where it has no tests, is of a type that is not judged here, or cannot be read."""
     try:
         return _read_task(columns)
@@ -118,9 +118,9 @@ def read_task(columns: Mapping[str, Any]) -> Task | None:
         return None
 
 
-def _read_task(columns: Mapping[str, Any]) -> Task | None:
+def _read_task(columns: Columns) -> Task | None:
     cases = _read_cases(from_json(columns.get("test_cases")), columns.get("test_names"))
-    files = {str(name): str(content) for name, content in from_json(columns.get("grader_files")) or () if content}
+    files = _read_files(from_json(columns.get("grader_files")))
     kind = columns.get("task_type") or "Batch"
     graders = {posixpath.basename(name): content for name, content in files.items() if not name.startswith("checker/")}
     checker = {posixpath.basename(name): content for name, content in files.items() if name.startswith("checker/")}
@@ -129,13 +129,15 @@ def _read_task(columns: Mapping[str, Any]) -> Task | None:
         return None
     headers = {name: content for name, content in graders.items() if name.endswith((".h", ".hpp"))}
     settings = from_json(graders.get("grader_config.json")) or {}
+    if not isinstance(settings, Mapping):
+        return None
     return Task(
         problem=str(columns["id"]),
         cases=cases,
-        precision=int(columns["score_precision"]),
+        precision=int(numeric(columns["score_precision"])),
         limits=Limits(
-            wall_s=float(columns["time_limit"]),
-            memory_bytes=int(columns["memory_limit"]),
+            wall_s=float(numeric(columns["time_limit"])),
+            memory_bytes=int(numeric(columns["memory_limit"])),
             output_bytes=max(output_bytes(case.output) for case in cases),
         ),
         files=headers | {name: graders[name] for name in PARTS if name in graders},
@@ -147,9 +149,21 @@ def _read_task(columns: Mapping[str, Any]) -> Task | None:
     )
 
 
-def _read_cases(cases: Any, names: Sequence[str] | None) -> list[Case] | None:
+def _read_files(files: object) -> dict[str, str]:
+    """Files as `[[name, content], ...]`; those without content are left out."""
+    if not files:
+        return {}
+    if not isinstance(files, Sequence):
+        raise TypeError(f"the files of a problem are a list, not a {type(files).__name__}")
+    return {str(name): str(content) for name, content in files if content}
+
+
+def _read_cases(cases: object, names: object) -> list[Case] | None:
     if isinstance(cases, Mapping):
-        cases = [cases.get(name) for name in (names if names is not None else cases)]
+        names = list(cases) if names is None else names
+        if not isinstance(names, Sequence):
+            return None
+        return _read_cases([cases.get(name) for name in names], None)
     if not isinstance(cases, Sequence) or not all(isinstance(case, Sequence) and len(case) == 2 for case in cases):
         return None
     return [Case(str(given), str(correct or "")) for given, correct in cases]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Collection, Sequence
+from typing import Literal, get_args
 
 from configs.contracts.errors import ConfigError
-from rewards.functions.group_input import GroupInput
+from rewards.functions.group_input import Columns, GroupInput
 from rewards.functions.math_answer import Accuracy, AnswerStyle
 from rewards.functions.parameters import finite_number, one_of, whole_number
 from rewards.functions.per_completion import Grade, PerCompletionReward
@@ -31,13 +31,13 @@ class _JudgedLength(PerCompletionReward):
         self._accuracy = Accuracy(answer_style, gold_column)
         self._accuracy.__name__ = self.__name__  # its errors name the reward that the user listed
 
-    def gold_columns(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+    def gold_columns(self, columns: Columns) -> tuple[str, ...]:
         return self._accuracy.gold_columns(columns)
 
     def check_columns(self, columns: Collection[str]) -> None:
         self._accuracy.check_columns(columns)
 
-    def check_row(self, columns: Mapping[str, Any]) -> None:
+    def check_row(self, columns: Columns) -> None:
         self._accuracy.check_row(columns)
 
     def preload(self) -> None:

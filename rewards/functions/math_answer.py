@@ -10,17 +10,18 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 from configs.contracts.errors import ConfigError, RewardError
+from rewards.functions.group_input import Columns
 from rewards.functions.parameters import one_of
 from rewards.functions.per_completion import Grade, TextReward
 
 AnswerStyle = Literal["latex", "answer_tag", "auto"]
 OnUnparsableAnswer = Literal["zero", "skip"]
-Parsed = tuple[Any, ...]
+Parsed: TypeAlias = tuple[object, ...]
 """What math-verify made of a text: a SymPy expression and the string it was read from, or the string alone, or nothing."""
 
 RIGHT, WRONG = Grade(1.0, "scored"), Grade(0.0, "scored")
@@ -71,7 +72,7 @@ class Accuracy(TextReward):
         self._gold_column = gold_column
         self._no_answer = Grade(0.0 if on_unparsable_answer == "zero" else None, "unparsable_answer")
 
-    def gold_column(self, columns: Mapping[str, Any]) -> str:
+    def gold_column(self, columns: Columns) -> str:
         """Which of these columns holds the gold answer."""
         candidates = (self._gold_column,) if self._gold_column else ("solution", "answer")
         for name in candidates:
@@ -82,16 +83,16 @@ class Accuracy(TextReward):
             f"set gold_column in its params"
         )
 
-    def gold_columns(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+    def gold_columns(self, columns: Columns) -> tuple[str, ...]:
         return (self.gold_column(columns),)
 
     def check_columns(self, columns: Collection[str]) -> None:
         self.gold_column(dict.fromkeys(columns))
 
-    def check_row(self, columns: Mapping[str, Any]) -> None:
+    def check_row(self, columns: Columns) -> None:
         self._gold_text(columns[self.gold_column(columns)])
 
-    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+    def grade_text(self, text: str, columns: Columns) -> Grade:
         gold = self._gold_text(columns[self.gold_column(columns)])
         grade = NO_ANSWER
         if self._style != "answer_tag":
@@ -103,7 +104,7 @@ class Accuracy(TextReward):
     def preload(self) -> None:
         preload()
 
-    def _gold_text(self, gold: Any) -> str:
+    def _gold_text(self, gold: object) -> str:
         """The gold answer as text; GSM8K's golds end in `#### 72`."""
         if gold is None:
             return ""
@@ -148,7 +149,7 @@ class ReasoningAccuracy(Accuracy):
         self._delimiters = tuple(reasoning_delimiters)
         self.gold_probe = self._delimiters[0]
 
-    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+    def grade_text(self, text: str, columns: Columns) -> Grade:
         ends = [text.rindex(delimiter) + len(delimiter) for delimiter in self._delimiters if delimiter in text]
         return super().grade_text(text[max(ends) :], columns) if ends else Grade(0.0, "unparsable_answer")
 
@@ -162,7 +163,15 @@ def _grade_tagged(gold: str, text: str) -> Grade:
     return _call(_verify_tagged, gold, body.group(1).strip() if body else text.strip())
 
 
-def _call(verify: Any, gold: str, answer: str) -> Grade:
+class _Verifier(Protocol):
+    """A comparison behind `lru_cache`."""
+
+    @property
+    def __wrapped__(self) -> Callable[[str, str], Grade]: ...
+    def __call__(self, gold: str, answer: str, /) -> Grade: ...
+
+
+def _call(verify: _Verifier, gold: str, answer: str) -> Grade:
     """Through the cache where texts are short: the completions of a group repeat one another."""
     return verify(gold, answer) if len(gold) + len(answer) <= CACHED_CHARACTERS else verify.__wrapped__(gold, answer)
 
@@ -255,9 +264,9 @@ def _verify(gold: Parsed, answer: Parsed) -> Grade:
 
 
 class _MathVerify(NamedTuple):
-    parse: Callable[..., list[Any]]
+    parse: Callable[..., list[object]]
     verify: Callable[..., bool]
-    latex_only: list[Any]
+    latex_only: list[object]
 
 
 @lru_cache(maxsize=1)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from configs.contracts.errors import ConfigError
 
 
-def one_of(reward: str, parameter: str, value: Any, options: Sequence[str]) -> None:
+def one_of(reward: str, parameter: str, value: object, options: Sequence[str]) -> None:
     """Raise ConfigError unless `value` is one of `options`."""
     if value not in options:
         raise ConfigError(f"{reward}: {parameter} {value!r} is unknown; use one of {', '.join(options)}")
 
 
-def whole_number(reward: str, parameter: str, value: Any, least: int) -> None:
+def whole_number(reward: str, parameter: str, value: object, least: int) -> None:
     """Raise ConfigError unless `value` is an integer of at least `least`; True and 3.0 are none."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{reward}: {parameter} {value!r} must be a whole number of at least {least}; set it so in its params")
 
 
-def finite_number(reward: str, parameter: str, value: Any) -> None:
+def finite_number(reward: str, parameter: str, value: object) -> None:
     """Raise ConfigError unless `value` is a number and neither infinite nor NaN."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
         raise ConfigError(f"{reward}: {parameter} {value!r} must be a finite number; set it so in its params")

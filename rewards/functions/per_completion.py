@@ -7,11 +7,11 @@ only. Called like any other reward function, it takes and returns lists.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.contracts.errors import RewardError
-from rewards.functions.group_input import GroupInput, completion_text
+from rewards.functions.group_input import Columns, Completion, GroupInput, completion_text
 
 if TYPE_CHECKING:
     from configs.contracts.records import Outcome
@@ -45,7 +45,7 @@ class PerCompletionReward(ABC):
     gold_probe = ""
     """A completion without an answer: a reward with a gold says `unparsable_gold` of it exactly where the gold cannot be read."""
 
-    def gold_columns(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+    def gold_columns(self, columns: Columns) -> tuple[str, ...]:
         """Which of these columns say what is right; none for a reward that compares with nothing."""
         return ()
 
@@ -53,7 +53,7 @@ class PerCompletionReward(ABC):
         """Raise RewardError, naming what there is, where data with these columns cannot be judged."""
         return
 
-    def check_row(self, columns: Mapping[str, Any]) -> None:
+    def check_row(self, columns: Columns) -> None:
         """Raise RewardError, naming the value, if no completion can be judged by this row."""
         return
 
@@ -68,14 +68,14 @@ class PerCompletionReward(ABC):
         """
         return
 
-    def deadline_s(self, columns: Mapping[str, Any]) -> float:
+    def deadline_s(self, columns: Columns) -> float:
         """Wall seconds that judging one completion may take by limits of the reward's own; 0.0 where it has none.
 
         The deadline is then the larger of this and `rewards.timeout_s`.
         """
         return 0.0
 
-    def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
+    def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
         """TRL's convention, for the completions of one prompt: one value for each; every column is a list as long as `completions`."""
         rows = {name: column for name, column in columns.items() if name not in ARGUMENTS}
         token_ids_G = columns.get("completion_ids")
@@ -101,5 +101,5 @@ class TextReward(PerCompletionReward):
         return self.grade_text(group.texts_G[index], group.columns)
 
     @abstractmethod
-    def grade_text(self, text: str, columns: Mapping[str, Any]) -> Grade:
+    def grade_text(self, text: str, columns: Columns) -> Grade:
         """Judge a text; `columns` are the values of its row in the data set."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 from configs.contracts.errors import ConfigError
 
@@ -18,7 +18,8 @@ SUFFIX = ".pkl"
 OURS = frozenset({"configs", "actors", "rewards", "learner", "cluster", "rollcast"})
 """Packages that every grader can import."""
 
-Reward = Callable[..., Any]
+Reward: TypeAlias = Callable[..., Any]
+"""A reward as it is called: by keyword. What a user's function gives back is checked after each call."""
 
 
 def name_of(reward: Reward) -> str:

@@ -9,10 +9,10 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 from configs.contracts.errors import ConfigError, DataError, RewardError
 from rewards.functions.answer_format import CodeFormat, Format, ReasoningSteps, TagCount, ThinkFormat
@@ -21,13 +21,14 @@ from rewards.functions.contest import CodeforcesCode, IOICode
 from rewards.functions.length import Cosine, Length, SoftOverlongPunishment
 from rewards.functions.math_answer import Accuracy, ReasoningAccuracy
 from rewards.functions.per_completion import PerCompletionReward
-from rewards.functions.pickled import SUFFIX, read_reward, require_file
+from rewards.functions.pickled import SUFFIX, Reward, read_reward, require_file
 from rewards.functions.repetition import Fluency, RepetitionPenalty
 
 if TYPE_CHECKING:
     from configs.schema.rewards import RewardSpec, RewardsSection
 
-Reward = Callable[..., Any]
+NameAndParams: TypeAlias = tuple[str, Mapping[str, object]]
+"""A reward's name and its parameters, from which `load` makes the reward."""
 
 BUILTINS: dict[str, Callable[..., Reward]] = {
     "accuracy": Accuracy,
@@ -50,7 +51,7 @@ BUILTINS: dict[str, Callable[..., Reward]] = {
 """Name -> what makes the reward of its parameters. Importing and making one is cheap: libraries load when it is first called."""
 
 
-def load(spec: str | Reward, **params: Any) -> Reward:
+def load(spec: str | Reward, **params: object) -> Reward:
     """Load the reward that `spec` names, with its parameters bound. Graders call it here; `rewards.load` adds a deadline.
 
     Args:
@@ -67,12 +68,13 @@ def load(spec: str | Reward, **params: Any) -> Reward:
     """
     if isinstance(spec, str) and ":" not in spec:
         return _builtin(spec, params)(**params)
-    target: Any = _users_function(spec) if isinstance(spec, str) else spec
-    if inspect.isclass(target):
-        return cast(Reward, target(**params))
+    target = _users_function(spec) if isinstance(spec, str) else spec
     if not callable(target):
         raise ConfigError(f"reward {spec}: {target!r} is not callable; name a function or a class")
-    return functools.partial(target, **params) if params else target
+    reward: Reward = target
+    if inspect.isclass(target):
+        return reward(**params)
+    return functools.partial(reward, **params) if params else reward
 
 
 def validate(section: RewardsSection, columns: Collection[str] | None = None) -> None:
@@ -102,7 +104,7 @@ def validate(section: RewardsSection, columns: Collection[str] | None = None) ->
                 raise DataError(error.message) from error
 
 
-def _builtin(name: str, params: dict[str, Any]) -> Callable[..., Reward]:
+def _builtin(name: str, params: Mapping[str, object]) -> Callable[..., Reward]:
     if name not in BUILTINS:  # Open-R1 and TRL call `cosine` get_cosine_scaled_reward
         raise ConfigError(
             f"reward {name!r} is unknown{_nearest(name.removeprefix('get_').removesuffix('_reward'), BUILTINS)}; built in are {', '.join(BUILTINS)}, "
@@ -115,7 +117,7 @@ def _builtin(name: str, params: dict[str, Any]) -> Callable[..., Reward]:
     return BUILTINS[name]
 
 
-def _users_function(spec: str) -> Any:
+def _users_function(spec: str) -> object:
     where, _, name = spec.rpartition(":")
     if where.endswith(SUFFIX):
         return read_reward(Path(where))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from configs.contracts.errors import ConfigError
 from rewards.functions.group_input import GroupInput
@@ -99,8 +99,14 @@ class Fluency(_NGramReward):
         return Grade(self.unique_share(group, index), "scored")
 
 
+class _Segmenter(Protocol):
+    """jieba's Tokenizer."""
+
+    def cut(self, sentence: str) -> Iterator[str]: ...
+
+
 @lru_cache(maxsize=1)
-def _segmenter() -> Any:
+def _segmenter() -> _Segmenter:
     """jieba with its dictionary loaded, which takes half a second."""
     import logging
     import tempfile

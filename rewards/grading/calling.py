@@ -11,9 +11,9 @@ import asyncio
 import inspect
 import math
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, SupportsFloat, TypeAlias, TypeVar
 
 from rewards.functions.group_input import GroupInput
 from rewards.functions.per_completion import PerCompletionReward
@@ -21,6 +21,10 @@ from rewards.functions.per_completion import PerCompletionReward
 if TYPE_CHECKING:
     from configs.contracts.records import Outcome
     from rewards.functions.registry import Reward
+
+T = TypeVar("T")
+
+Loggable: TypeAlias = bool | int | float | str | None
 
 MOST_ERROR_CHARACTERS = 4000
 MOST_EXTRA_CHARACTERS = 10_000
@@ -43,7 +47,7 @@ class GradeReport:
     error: str = ""
     """Traceback, or the sentence that says what was wrong; "" where nothing was."""
     metrics: dict[str, list[float]] = field(default_factory=dict)
-    extras: dict[str, list[Any]] = field(default_factory=dict)
+    extras: dict[str, list[Loggable]] = field(default_factory=dict)
 
     @classmethod
     def failed(cls, outcome: Outcome, count: int, error: str) -> GradeReport:
@@ -65,9 +69,9 @@ class _Log:
     def __init__(self, group_size: int) -> None:
         self._group_size = group_size
         self.metrics: dict[str, list[float]] = {}
-        self.extras: dict[str, list[Any]] = {}
+        self.extras: dict[str, list[Loggable]] = {}
 
-    def extra(self, column: str, values: Sequence[Any]) -> None:
+    def extra(self, column: str, values: Sequence[object]) -> None:
         if len(values) != self._group_size:
             raise ValueError(f"log_extra({column!r}) got {len(values)} values for {self._group_size} completions; give one for each")
         self.extras[str(column)] = [_loggable(value) for value in values]
@@ -91,13 +95,13 @@ def grade_group(reward: Reward, group: GroupInput, runner: asyncio.Runner) -> Gr
     return report
 
 
-async def _finished(awaitable: Any) -> Any:
+async def _finished(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-def _arguments(reward: Reward, group: GroupInput, log: _Log) -> dict[str, Any]:
+def _arguments(reward: Reward, group: GroupInput, log: _Log) -> dict[str, object]:
     size = len(group.texts_G)
-    arguments: dict[str, Any] = {name: [value] * size for name, value in group.columns.items()}
+    arguments: dict[str, object] = {name: [value] * size for name, value in group.columns.items()}
     arguments |= {
         "prompts": [group.prompt] * size,
         "completions": group.completions_G,
@@ -112,8 +116,8 @@ def _arguments(reward: Reward, group: GroupInput, log: _Log) -> dict[str, Any]:
     return {parameter.name: arguments[parameter.name] for parameter in parameters if parameter.name in arguments}
 
 
-def _checked(values: Any, size: int) -> GradeReport:
-    if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
+def _checked(values: object, size: int) -> GradeReport:
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         kind = type(values).__name__
         return GradeReport.failed("invalid", size, f"it gave a {kind}; a reward gives a list, one number or None for each completion")
     try:
@@ -132,25 +136,25 @@ def _checked(values: Any, size: int) -> GradeReport:
     return report
 
 
-def _number(value: Any) -> tuple[float | None, Outcome]:
+def _number(value: object) -> tuple[float | None, Outcome]:
     if value is None:
         return None, "skipped"
-    if isinstance(value, (str, bytes)) or not hasattr(type(value), "__float__"):
-        return None, "invalid"
     try:
+        if isinstance(value, (str, bytes)) or not isinstance(value, SupportsFloat):
+            return None, "invalid"
         number = float(value)
     except BaseException:
         return None, "invalid"
     return (number, "scored") if math.isfinite(number) else (None, "invalid")
 
 
-def _loggable(value: Any) -> Any:
+def _loggable(value: object) -> Loggable:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return str(value)[:MOST_EXTRA_CHARACTERS]
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     try:
         return repr(value)[:200]
     except BaseException:

@@ -18,15 +18,16 @@ import threading
 from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
 
 from configs.contracts.errors import RewardError
 from rewards.functions import registry
-from rewards.functions.group_input import GroupInput
+from rewards.functions.group_input import Columns, GroupInput
 from rewards.functions.per_completion import Grade, PerCompletionReward, TextReward
 
 if TYPE_CHECKING:
     from rewards.functions.registry import Reward
+    from rewards.grading.calling import GradeReport
     from rewards.grading.graders import Graders
 
 logger = logging.getLogger("rollcast.rewards")
@@ -34,7 +35,7 @@ logger = logging.getLogger("rollcast.rewards")
 T = TypeVar("T")
 
 
-def load(spec: str | Reward, *, grading_timeout_s: float | None = None, **params: Any) -> Reward:
+def load(spec: str | Reward, *, grading_timeout_s: float | None = None, **params: object) -> Reward:
     """Load a reward to be called directly, with its parameters bound.
 
     Called as `fn(completions=[...], **columns)`, with plain strings or chat messages, it gives one float or None for each completion. A
@@ -63,33 +64,42 @@ def load(spec: str | Reward, *, grading_timeout_s: float | None = None, **params
 class DirectReward(PerCompletionReward):
     """A built-in reward whose gradings are done by the grader process of this process. Its pickle is the built-in itself."""
 
-    def __init__(self, name: str, params: dict[str, Any], reward: PerCompletionReward, timeout_s: float | None) -> None:
+    def __init__(self, name: str, params: Mapping[str, object], reward: PerCompletionReward, timeout_s: float | None) -> None:
         self.__name__ = reward.__name__
         self.needs_token_ids = reward.needs_token_ids
         self.gold_probe = reward.gold_probe
         self._name, self._params, self._reward, self._timeout_s = name, params, reward, timeout_s
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return functools.partial(registry.load, self._name, **self._params), ()
 
-    def gold_columns(self, columns: Mapping[str, Any]) -> tuple[str, ...]:
+    def gold_columns(self, columns: Columns) -> tuple[str, ...]:
         return self._reward.gold_columns(columns)
 
     def check_columns(self, columns: Collection[str]) -> None:
         self._reward.check_columns(columns)
 
-    def check_row(self, columns: Mapping[str, Any]) -> None:
+    def check_row(self, columns: Columns) -> None:
         self._reward.check_row(columns)
 
     def grade(self, group: GroupInput, index: int) -> Grade:
         self.check_row(group.columns)
         if isinstance(self._reward, TextReward):  # its siblings do not matter, and may be many
             group, index = replace(group, texts_G=[group.texts_G[index]], token_ids_G=[]), 0
-        columns = {"reward": self._name, "params": json.dumps(self._params), "columns": group.columns}
+        columns: _BuiltinColumns = {"reward": self._name, "params": json.dumps(self._params), "columns": group.columns}
         report = _GRADER.grade(replace(group, columns=columns), index, self._timeout_s)
         if report.error:
             logger.warning("reward %s gave None to a completion: %s", self.__name__, report.error)
         return Grade(report.values[0], report.outcomes[0])
+
+
+class _BuiltinColumns(TypedDict):
+    """The columns of a group on its way to `Builtin`."""
+
+    reward: str
+    params: str
+    """As JSON, so that it can be the key of a cache."""
+    columns: Columns
 
 
 class Builtin(PerCompletionReward):
@@ -98,8 +108,8 @@ class Builtin(PerCompletionReward):
     __name__ = "builtin"
 
     def grade(self, group: GroupInput, index: int) -> Grade:
-        reward = _made(group.columns["reward"], group.columns["params"])
-        return reward.grade(replace(group, columns=group.columns["columns"]), index)
+        columns = cast(_BuiltinColumns, group.columns)
+        return _made(columns["reward"], columns["params"]).grade(replace(group, columns=columns["columns"]), index)
 
 
 @functools.lru_cache(maxsize=256)
@@ -118,7 +128,7 @@ class _Grader:
         self._graders: Graders | None = None
         self._lost: asyncio.Future[None] | None = None
 
-    def grade(self, group: GroupInput, index: int, timeout_s: float | None) -> Any:
+    def grade(self, group: GroupInput, index: int, timeout_s: float | None) -> GradeReport:
         """Grade completion `index`, and return its report. Starts what is not yet started."""
         with self._lock:
             if self._graders is None:
@@ -168,7 +178,7 @@ class _Grader:
         if self._lost is not None and not self._lost.done():
             self._lost.set_result(None)
 
-    async def _graded(self, group: GroupInput, index: int, timeout_s: float | None) -> Any:
+    async def _graded(self, group: GroupInput, index: int, timeout_s: float | None) -> GradeReport:
         from rewards.grading.progress import Step
 
         graders, lost = self._graders, self._lost
@@ -182,7 +192,7 @@ class _Grader:
                 grading.cancel()
         raise RewardError("the process that starts the graders was ended from outside; call again, which starts another")
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+    def _run(self, work: Coroutine[object, object, T]) -> T:
         """Run a coroutine on the thread, and wait for it. An interrupt of this thread cancels it."""
         assert self._loop is not None
         result = asyncio.run_coroutine_threadsafe(work, self._loop)

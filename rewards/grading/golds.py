@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from configs.contracts.errors import DataError, RewardError
 from configs.schema.rewards import RewardSpec, RewardsSection
-from rewards.functions.group_input import GroupInput
+from rewards.functions.group_input import Columns, GroupInput
 from rewards.functions.per_completion import PerCompletionReward
 from rewards.functions.registry import load
 from rewards.grading.graders import Graders
@@ -38,7 +37,7 @@ class GoldCheck:
     """The first of those golds, shortened."""
 
 
-def check_golds(section: RewardsSection, rows: Sequence[Mapping[str, Any]], advance: Callable[[], None] = lambda: None) -> list[GoldCheck]:
+def check_golds(section: RewardsSection, rows: Sequence[Columns], advance: Callable[[], None] = lambda: None) -> list[GoldCheck]:
     """Let every built-in reward that compares with a gold read the golds of these rows, in killable graders.
 
     Args:
@@ -71,7 +70,7 @@ def require_readable_golds(checks: Sequence[GoldCheck]) -> None:
         )
 
 
-def _comparing(spec: RewardSpec, rows: Sequence[Mapping[str, Any]]) -> PerCompletionReward | None:
+def _comparing(spec: RewardSpec, rows: Sequence[Columns]) -> PerCompletionReward | None:
     """The reward, if it is built in and has a gold in these rows."""
     reward = None if ":" in spec.name else load(spec.name, **spec.params)
     return reward if isinstance(reward, PerCompletionReward) and rows and reward.gold_columns(rows[0]) else None
@@ -80,7 +79,7 @@ def _comparing(spec: RewardSpec, rows: Sequence[Mapping[str, Any]]) -> PerComple
 async def _outcomes(
     section: RewardsSection,
     comparing: Sequence[tuple[RewardSpec, PerCompletionReward]],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Columns],
     advance: Callable[[], None],
 ) -> list[list[str]]:
     """For each row, the outcome of a completion without an answer under each reward."""
@@ -113,13 +112,13 @@ async def _outcomes(
     return found
 
 
-def _check(name: str, reward: PerCompletionReward, rows: Sequence[Mapping[str, Any]], outcomes: Sequence[str]) -> GoldCheck:
+def _check(name: str, reward: PerCompletionReward, rows: Sequence[Columns], outcomes: Sequence[str]) -> GoldCheck:
     unreadable = tuple(place for place, outcome in enumerate(outcomes) if outcome in UNREADABLE)
     columns = reward.gold_columns(rows[0])
     shown = tuple(_shown({column: rows[place].get(column) for column in columns}) for place in unreadable[:SHOWN])
     return GoldCheck(name, columns, len(rows), unreadable, shown)
 
 
-def _shown(golds: Mapping[str, Any]) -> str:
+def _shown(golds: Columns) -> str:
     text = json.dumps(next(iter(golds.values())) if len(golds) == 1 else golds, ensure_ascii=False)
     return text if len(text) <= 120 else f"{text[:117]}..."

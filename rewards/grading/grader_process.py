@@ -7,7 +7,9 @@ import json
 import os
 import signal
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from rewards.grading.messages import Answer
 
 CAPTURED_BYTES = 65_536
 """So much of the output of one grader and group is passed on; the rest is dropped."""
@@ -33,7 +35,7 @@ class GraderProcess(asyncio.Protocol):
     def __init__(self, number: int) -> None:
         self.number = number
         self.transport: asyncio.Transport | None = None
-        self.answers: asyncio.Queue[dict[str, Any] | Exited] = asyncio.Queue()
+        self.answers: asyncio.Queue[Answer | Exited] = asyncio.Queue()
         self.exited = asyncio.get_running_loop().create_future()
         self._line = bytearray()
 
@@ -52,7 +54,7 @@ class GraderProcess(asyncio.Protocol):
         if not self.exited.done():
             self.exited.set_result(code)
 
-    async def answer(self, timeout_s: float) -> dict[str, Any] | Exited | None:
+    async def answer(self, timeout_s: float) -> Answer | Exited | None:
         """The next answer; None when there was none in time."""
         if not self.answers.empty():
             return self.answers.get_nowait()

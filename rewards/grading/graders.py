@@ -15,17 +15,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from configs.contracts.errors import RewardError
-from rewards.functions.group_input import GroupInput
+from rewards.functions.group_input import Columns, GroupInput
 from rewards.functions.per_completion import PerCompletionReward
-from rewards.functions.registry import load
+from rewards.functions.registry import NameAndParams, load
 from rewards.grading.calling import GradeReport
 from rewards.grading.grader_process import Exited, GraderOutput, GraderProcess
+from rewards.grading.messages import Answer, Ended, Kill, Spawn, Task
 from rewards.grading.progress import Progress, Step
 
 FRONT_DOOR = Path(__file__).parents[2] / "rollcast.py"
@@ -45,7 +45,7 @@ class Graders:
     replaced: int = 0
     """Graders that were killed or died, and were replaced."""
     _per_completion: list[bool] = field(default_factory=list)
-    _own_limits: list[Callable[[dict[str, Any]], float]] = field(default_factory=list)
+    _own_limits: list[Callable[[Columns], float]] = field(default_factory=list)
     """For each reward, what it may take over one completion by limits of its own, in seconds, from the group's columns."""
     _idle: asyncio.LifoQueue[tuple[GraderProcess, GraderOutput] | RewardError] = field(default_factory=asyncio.LifoQueue)
     """Last in, first out: the grader that worked last has the fullest caches."""
@@ -57,7 +57,7 @@ class Graders:
     @classmethod
     async def start(
         cls,
-        rewards: Sequence[tuple[str, dict[str, Any]]],
+        rewards: Sequence[NameAndParams],
         *,
         count: int,
         timeout_s: float,
@@ -90,9 +90,7 @@ class Graders:
             raise
         return graders
 
-    def _start_warden(
-        self, rewards: Sequence[tuple[str, dict[str, Any]]], memory_limit_bytes: int, cwd: Path, on_lost: Callable[[], None]
-    ) -> None:
+    def _start_warden(self, rewards: Sequence[NameAndParams], memory_limit_bytes: int, cwd: Path, on_lost: Callable[[], None]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         self._on_lost = on_lost
@@ -121,10 +119,10 @@ class Graders:
         except OSError:
             message = b""
         if message:
-            facts = json.loads(message)
-            grader = self._graders.pop(facts["id"], None)
+            ended: Ended = json.loads(message)
+            grader = self._graders.pop(ended["number"], None)
             if grader:
-                grader.exit(facts["exit"])
+                grader.exit(ended["exit_code"])
             return
         asyncio.get_running_loop().remove_reader(self._control)
         for grader in self._graders.values():
@@ -138,7 +136,8 @@ class Graders:
         ours, theirs = socket.socketpair()
         output_r, output_w = os.pipe()
         try:
-            socket.send_fds(self._control, [json.dumps({"spawn": grader.number}).encode()], [theirs.fileno(), output_w])
+            message: Spawn = {"spawn": grader.number}
+            socket.send_fds(self._control, [json.dumps(message).encode()], [theirs.fileno(), output_w])
         finally:
             theirs.close()
             os.close(output_w)
@@ -155,7 +154,8 @@ class Graders:
 
     def _discard(self, grader: GraderProcess, output: GraderOutput) -> None:
         if grader.number in self._graders:
-            self._control.send(json.dumps({"kill": grader.number}).encode())
+            message: Kill = {"kill": grader.number}
+            self._control.send(json.dumps(message).encode())
         if grader.transport:
             grader.transport.close()
         output.close()
@@ -218,7 +218,7 @@ class Graders:
     async def _go_on(self, grader: GraderProcess, output: GraderOutput, progress: Progress) -> bool:
         """Let one grader do the steps that are left. False when it must be replaced."""
         output.new_group()
-        task = {"group": asdict(progress.group), "steps": progress.steps[progress.done :]}
+        task: Task = {"group": asdict(progress.group), "steps": progress.steps[progress.done :]}
         assert grader.transport is not None
         grader.transport.write(json.dumps(task).encode() + b"\n")
         while progress.done < len(progress.steps):
@@ -230,11 +230,14 @@ class Graders:
             if isinstance(answer, Exited):
                 progress.fail("crashed", f"its process {answer}{_quoted(output)}")
                 return False
+            assert "values" in answer
             progress.record(GradeReport(**answer))
         last = await grader.answer(self.timeout_s)
-        if isinstance(last, dict) and last["left_children"]:
+        if not isinstance(last, dict) or "left_children" not in last:
+            return False
+        if last["left_children"]:
             print("a reward left processes running after its group; they are ended, and its grader is replaced", flush=True)
-        return isinstance(last, dict) and not last["left_children"]
+        return not last["left_children"]
 
     def _deadline_s(self, progress: Progress) -> float:
         """For the next step."""
@@ -261,17 +264,18 @@ class Graders:
         return [self._warden.pid]
 
 
-def _own_limit(name: str, params: dict[str, Any]) -> Callable[[dict[str, Any]], float]:
+def _own_limit(name: str, params: Mapping[str, object]) -> Callable[[Columns], float]:
     """A built-in's `deadline_s`. A user's module is not imported here: it could do anything to this process."""
     reward = None if ":" in name else load(name, **params)
     return reward.deadline_s if isinstance(reward, PerCompletionReward) else lambda columns: 0.0
 
 
-def _why_not_loaded(hello: dict[str, Any] | Exited | None, output: GraderOutput) -> str:
+def _why_not_loaded(hello: Answer | Exited | None, output: GraderOutput) -> str:
     if hello is None:
         return f"the rewards were not loaded within {LOAD_TIMEOUT_S:g} s"
     if isinstance(hello, Exited):
         return f"loading the rewards ended the grader process: it {hello}{_quoted(output)}; is rewards.memory_limit_bytes large enough?"
+    assert "failed" in hello
     return f"a reward cannot be loaded:\n{hello['failed']}"
 
 

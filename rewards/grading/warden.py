@@ -25,16 +25,16 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from configs.contracts.errors import RollcastError
 from rewards.functions.group_input import GroupInput
 from rewards.functions.per_completion import PerCompletionReward
-from rewards.functions.registry import load
+from rewards.functions.registry import NameAndParams, load
 from rewards.grading.calling import GradeReport, grade_completion, grade_group, last_traceback
+from rewards.grading.messages import Ended, Graded, Kill, Loaded, NotLoaded, Spawn, Task, TaskEnded
 
 MOST_MESSAGE_BYTES = 65_536
 """A message on the control socket is small; one datagram each."""
@@ -45,15 +45,14 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 class Warden:
     """Forks graders, reports their ends, and leaves no process behind.
 
-    Control messages, JSON: in `{"spawn": id}` (with two descriptors: channel and output) and `{"kill": id}`; out
-    `{"id": id, "exit": code}`, where the code is negative for a signal.
+    rewards/grading/messages.py has what it receives (`Spawn`, `Kill`) and sends (`Ended`).
     """
 
-    def __init__(self, control: socket.socket, rewards: Sequence[tuple[str, dict[str, Any]]], memory_limit_bytes: int) -> None:
+    def __init__(self, control: socket.socket, rewards: Sequence[NameAndParams], memory_limit_bytes: int) -> None:
         self._control = control
         self._rewards = rewards
         self._memory_limit_bytes = memory_limit_bytes
-        self._graders: dict[int, int] = {}  # pid -> id
+        self._graders: dict[int, int] = {}  # pid -> number
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_w, False)
         signal.set_wakeup_fd(self._wake_w)
@@ -80,20 +79,21 @@ class Warden:
         message, fds, _, _ = socket.recv_fds(self._control, MOST_MESSAGE_BYTES, 2)
         if not message:
             return False
-        command = json.loads(message)
+        command: Spawn | Kill = json.loads(message)
         if "spawn" in command:
             self._fork(command["spawn"], *fds)
-        for pid, grader in list(self._graders.items()):
-            if grader == command.get("kill"):
+            return True
+        for pid, number in list(self._graders.items()):
+            if number == command["kill"]:
                 _kill_group(pid)
         return True
 
-    def _fork(self, grader: int, channel: int, output: int) -> None:
+    def _fork(self, number: int, channel: int, output: int) -> None:
         warden = os.getpid()
         pid = os.fork()
         if pid == 0:
             self._become_grader(warden, channel, output)
-        self._graders[pid] = grader
+        self._graders[pid] = number
         os.close(channel)
         os.close(output)
 
@@ -124,10 +124,11 @@ class Warden:
             if ended.si_pid in self._graders:
                 _kill_group(ended.si_pid)  # before it is reaped: until then its number cannot be another process's
             _, status = os.waitpid(ended.si_pid, 0)
-            grader = self._graders.pop(ended.si_pid, None)
-            if grader is not None:
+            number = self._graders.pop(ended.si_pid, None)
+            if number is not None:
                 self._kill_strays()
-                self._control.send(json.dumps({"id": grader, "exit": os.waitstatus_to_exitcode(status)}).encode())
+                message: Ended = {"number": number, "exit_code": os.waitstatus_to_exitcode(status)}
+                self._control.send(json.dumps(message).encode())
 
     def _kill_strays(self) -> None:
         """Kill every child that is no grader. Killing one makes its children ours, hence the loop."""
@@ -180,12 +181,10 @@ def _confine(warden: int, output: int, memory_limit_bytes: int) -> None:
     random.seed()
 
 
-def serve(channel: socket.socket, specs: Sequence[tuple[str, dict[str, Any]]]) -> None:
+def serve(channel: socket.socket, specs: Sequence[NameAndParams]) -> None:
     """A grader's life: load the rewards, then answer tasks, one line of JSON each, until the channel ends.
 
-    First line out: `{"loaded": [...]}`, for each reward `[per completion, needs token ids]`, or `{"failed": traceback}`. A task is
-    `{"group": GroupInput, "steps": [[reward, completion], ...]}`, where the completion is null for a whole group. For each step
-    one `GradeReport` goes back, and after the last `{"left_children": bool}`.
+    It sends `Loaded` or `NotLoaded` first. For each `Task` it sends one `Graded` for each step, and then `TaskEnded`.
     """
     me = os.getpid()
     try:
@@ -194,28 +193,29 @@ def serve(channel: socket.socket, specs: Sequence[tuple[str, dict[str, Any]]]) -
             if isinstance(reward, PerCompletionReward):
                 reward.check_host()
     except RollcastError as error:
-        _send(channel, {"failed": error.message})
+        _send(channel, NotLoaded(failed=error.message))
         return
     except BaseException:
-        _send(channel, {"failed": last_traceback()})
+        _send(channel, NotLoaded(failed=last_traceback()))
         return
     # a function of the user may read whatever the convention offers
     kinds = [(True, reward.needs_token_ids) if isinstance(reward, PerCompletionReward) else (False, True) for reward in rewards]
-    _send(channel, {"loaded": kinds})
+    _send(channel, Loaded(loaded=kinds))
     runner = asyncio.Runner()
     for line in channel.makefile("rb"):
-        task = json.loads(line)
+        task: Task = json.loads(line)
         group = GroupInput(**task["group"])
-        for reward, completion in task["steps"]:
-            if completion is None:
-                report = grade_group(rewards[reward], group, runner)
+        for number, completion in task["steps"]:
+            reward = rewards[number]
+            if isinstance(reward, PerCompletionReward) and completion is not None:
+                report = grade_completion(reward, group, completion)
             else:
-                report = grade_completion(rewards[reward], group, completion)
+                report = grade_group(reward, group, runner)
             if os.getpid() != me:
                 os._exit(0)  # a fork that came back from a user's function
             _flush_output()
-            _send(channel, _as_json(report))
-        _send(channel, {"left_children": _has_children()})
+            _send(channel, _as_message(report))
+        _send(channel, TaskEnded(left_children=_has_children()))
 
 
 def _flush_output() -> None:
@@ -224,13 +224,18 @@ def _flush_output() -> None:
             stream.flush()
 
 
-def _as_json(report: GradeReport) -> dict[str, Any]:
-    if len(report.values) == 1 and not report.error and not report.metrics and not report.extras:
-        return {"values": report.values, "outcomes": report.outcomes}
-    return asdict(report)
+def _as_message(report: GradeReport) -> Graded:
+    message = Graded(values=report.values, outcomes=report.outcomes)
+    if report.error:
+        message["error"] = report.error
+    if report.metrics:
+        message["metrics"] = report.metrics
+    if report.extras:
+        message["extras"] = report.extras
+    return message
 
 
-def _send(channel: socket.socket, message: dict[str, Any]) -> None:
+def _send(channel: socket.socket, message: Mapping[str, object]) -> None:
     channel.sendall(json.dumps(message).encode() + b"\n")
 
 

@@ -1,0 +1,91 @@
+"""The messages between a reward worker, the warden and the graders. Each is one JSON object.
+
+    reward worker ── Spawn, Kill ──► warden
+    reward worker ◄───── Ended ───── warden
+
+    reward worker ◄────────── Loaded | NotLoaded ────────── grader     once
+    reward worker ───────────────── Task ─────────────────► grader     then for each group
+    reward worker ◄─ Graded, one for each step; TaskEnded ─ grader
+
+Standard library only: graders read this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NotRequired, TypeAlias, TypedDict, final
+
+if TYPE_CHECKING:
+    from configs.contracts.records import Outcome
+    from rewards.grading.calling import Loggable
+
+
+@final
+class Spawn(TypedDict):
+    """Fork a grader of this number. Two descriptors go with it: its channel and its output."""
+
+    spawn: int
+
+
+@final
+class Kill(TypedDict):
+    """Kill the grader of this number, and its process group."""
+
+    kill: int
+
+
+@final
+class Ended(TypedDict):
+    """A grader has ended, and everything that it started is dead."""
+
+    number: int
+    exit_code: int
+    """Negative for a signal."""
+
+
+@final
+class Task(TypedDict):
+    """Do these steps of a group."""
+
+    group: dict[str, Any]
+    """The fields of its `GroupInput`."""
+    steps: Sequence[tuple[int, int | None]]
+    """(reward, completion) by number; the completion is null where the reward gets the whole group."""
+
+
+@final
+class Loaded(TypedDict):
+    """The grader has loaded the rewards."""
+
+    loaded: list[tuple[bool, bool]]
+    """For each reward: whether it judges one completion at a time, and whether it reads token ids."""
+
+
+@final
+class NotLoaded(TypedDict):
+    """A reward cannot be loaded: the reason, or a traceback. The grader ends."""
+
+    failed: str
+
+
+@final
+class Graded(TypedDict):
+    """The `GradeReport` of one step. Fields that are empty are left out."""
+
+    values: list[float | None]
+    outcomes: list[Outcome]
+    error: NotRequired[str]
+    metrics: NotRequired[dict[str, list[float]]]
+    extras: NotRequired[dict[str, list[Loggable]]]
+
+
+@final
+class TaskEnded(TypedDict):
+    """The grader has done all steps of a task."""
+
+    left_children: bool
+    """True if a reward left a process running."""
+
+
+Answer: TypeAlias = Loaded | NotLoaded | Graded | TaskEnded
+"""What a grader sends."""
