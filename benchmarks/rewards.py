@@ -79,7 +79,7 @@ def direct(groups: Iterator[GroupInput], seconds: float) -> tuple[float, float]:
     while time.perf_counter() - started_s < seconds:
         group = next(groups)
         for text in group.texts_G:
-            gold = parse(group.columns["solution"], extraction_mode="first_match")
+            gold = parse(str(group.columns["solution"]), extraction_mode="first_match")
             answer = parse(text, extraction_config=[extraction], extraction_mode="first_match")
             verify(gold, answer)
         done += GROUP_SIZE

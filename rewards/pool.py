@@ -12,17 +12,20 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from configs.contracts.errors import RewardError, RolloutError, unwrapped
 from configs.contracts.logs import tail
-from configs.contracts.records import FAILED_OUTCOMES, GroupSummary, Outcome, RolloutGroup, Scores
+from configs.contracts.records import FAILED_OUTCOMES, BodyRef, GroupSummary, Outcome, RolloutGroup, Scores
 from configs.schema.rewards import RewardsSection
 from configs.schema.run import RunConfig
 from rewards.functions.registry import validate
 from rewards.worker import RewardWorker, WorkerFacts, WorkerReport
 
 logger = logging.getLogger("rollcast.rewards")
+
+Actor: TypeAlias = Any
+"""Ray's handle of a `RewardWorker`. It makes its methods at run time, where no type checker sees them."""
 
 START_TIMEOUT_S = 300.0
 """A worker that has not loaded its rewards after so long has failed; its process may wait for a node."""
@@ -58,7 +61,7 @@ class _Seat:
 
     index: int
     log_path: Path
-    actor: Any = None
+    actor: Actor = None
     facts: WorkerFacts | None = None
     completions: int = 0
     """In flight."""
@@ -81,7 +84,7 @@ class RewardPool:
         await pool.close()
     """
 
-    def __init__(self, section: RewardsSection, ray_options: dict[str, Any], log_dir: Path) -> None:
+    def __init__(self, section: RewardsSection, ray_options: Mapping[str, object], log_dir: Path) -> None:
         self._section = section
         self._ray_options = ray_options
         self._seats = [_Seat(index, (log_dir / f"reward-{index}.log").absolute()) for index in range(section.num_workers)]
@@ -98,7 +101,7 @@ class RewardPool:
         self._started_s = 0.0
 
     @classmethod
-    async def start(cls, config: RunConfig, *, ray_options: Mapping[str, Any], log_dir: Path) -> RewardPool:
+    async def start(cls, config: RunConfig, *, ray_options: Mapping[str, object], log_dir: Path) -> RewardPool:
         """Start all workers and load the rewards.
 
         Args:
@@ -112,7 +115,7 @@ class RewardPool:
         """
         section = config.rewards_resolved
         validate(section)
-        pool = cls(section, dict(ray_options), log_dir)
+        pool = cls(section, ray_options, log_dir)
         try:
             opened = await asyncio.gather(*(pool._open(seat) for seat in pool._seats), return_exceptions=True)
             for error in opened:
@@ -124,7 +127,7 @@ class RewardPool:
         pool._started_s = asyncio.get_running_loop().time()
         return pool
 
-    async def score(self, body: Any, summary: GroupSummary, step: int) -> Scores:
+    async def score(self, body: BodyRef, summary: GroupSummary, step: int) -> Scores:
         """Score one group.
 
         Args:
@@ -155,7 +158,7 @@ class RewardPool:
             self._changed.clear()
             await self._changed.wait()
 
-    async def _score_on(self, seat: _Seat, body: Any, summary: GroupSummary, step: int) -> WorkerReport | None:
+    async def _score_on(self, seat: _Seat, body: BodyRef, summary: GroupSummary, step: int) -> WorkerReport | None:
         """Score on this worker; None when it was lost, and is being replaced."""
         from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
@@ -202,7 +205,7 @@ class RewardPool:
         seat.ready.set()
         self._changed.set()
 
-    def _lost(self, seat: _Seat, actor: Any, error: Exception) -> None:
+    def _lost(self, seat: _Seat, actor: Actor, error: Exception) -> None:
         """Begin to replace a worker; of the many calls that its death ends only the first does so."""
         import ray
 
@@ -240,7 +243,7 @@ class RewardPool:
         self._fatal = error
         self._changed.set()
 
-    async def _account(self, body: Any, scores: Scores) -> None:
+    async def _account(self, body: BodyRef, scores: Scores) -> None:
         for name, column in scores.columns.items():
             self._outcomes[name].update(column.outcomes_G)
         outcomes_G = list(zip(*(column.outcomes_G for column in scores.columns.values()), strict=True))
@@ -259,7 +262,7 @@ class RewardPool:
             self._warned_of_none = True
             await self._warn_of_none(body, scores)
 
-    async def _warn_of_none(self, body: Any, scores: Scores) -> None:
+    async def _warn_of_none(self, body: BodyRef, scores: Scores) -> None:
         index = scores.rewards_G.index(None)
         said = ", ".join(f"{name}: {column.outcomes_G[index]}" for name, column in scores.columns.items())
         logger.warning(

@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from configs.contracts.errors import ConfigError, RewardError
 from rewards.sandbox.jail import Ending, Limits, Result
@@ -38,6 +38,65 @@ BUSY = "Resource temporarily unavailable"
 """What a program says that an overloaded server could not start."""
 
 SIGNALS = {"SIGILL": 4, "SIGABRT": 6, "SIGBUS": 7, "SIGFPE": 8, "SIGKILL": 9, "SIGSEGV": 11, "SIGPIPE": 13, "SIGTERM": 15, "SIGXCPU": 24}
+
+
+class _File(TypedDict):
+    name: str
+    content: str
+
+
+class _Request(TypedDict):
+    """One execution. Times in milliseconds."""
+
+    language: str
+    version: str
+    files: list[_File]
+    """Of Python the first one is run."""
+    stdin: str
+    args: list[str]
+    compile_timeout: int
+    run_timeout: int
+    run_memory_limit: int
+    """Bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """One stage of an execution, compiling or running, as far as it is read here."""
+
+    stdout: str
+    stderr: str
+    output: str
+    """Both, in the order written."""
+    code: int | None
+    """None where a signal ended it."""
+    signal: str | None
+    """The signal's name."""
+    status: str | None
+    """Why the server killed it: "TO" for time, "OL" and "EL" for too much output. None where it did not, and from older servers."""
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + SIGNALS.get(str(self.signal), 0) if self.code is None else self.code
+
+    @property
+    def ending(self) -> Ending:
+        """Newer servers say why they killed a program; older ones do so for time and for output, and say nothing."""
+        if self.status in ("OL", "EL"):
+            return "output"
+        if self.status == "TO" or (self.status is None and self.signal == "SIGKILL"):
+            return "timeout"
+        return "exited" if self.code is not None and not self.signal else "signal"
+
+
+@dataclass(frozen=True, slots=True)
+class _Execution:
+    """The answer to one request."""
+
+    compiled: _Stage | None
+    """None of a language that is not compiled."""
+    ran: _Stage | None
+    """None where the compiler failed."""
 
 
 class _UnavailableError(Exception):
@@ -79,12 +138,13 @@ class PistonRunner:
     def deadline_s(self, runs: int, wall_s: float) -> float:
         return runs * (RETRY_S + COMPILE_LIMITS.wall_s + wall_s + QUEUE_S)
 
-    def execute(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    def execute(self, request: _Request, timeout_s: float) -> _Execution:
         """One execution, with retries. Raises RewardError naming the endpoints."""
         order = list(self._endpoints())
         failures: dict[str, str] = {}
         delay_s, give_up_s = FIRST_DELAY_S, time.monotonic() + RETRY_S
-        overloaded, attempt = None, 0
+        overloaded: _Execution | None = None
+        attempt = 0
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 answer = _execution(_request(f"{order[0]}/execute", request, timeout_s))
@@ -135,7 +195,7 @@ class _PistonProgram:
     ) -> Result:
         if output is not None:
             raise RewardError("Piston gives back what a program prints, not the files that it writes; use provider local for such tests")
-        request = {
+        request: _Request = {
             "language": LANGUAGES[self.program.language],
             "version": "*",
             # the first file is the one that is run
@@ -147,12 +207,11 @@ class _PistonProgram:
             "run_memory_limit": limits.memory_bytes,
         }
         started_s = time.monotonic()
-        answer = self.runner.execute(request, COMPILE_LIMITS.wall_s + limits.wall_s + QUEUE_S)
-        compiled = answer.get("compile")
-        if compiled and _exit_code(compiled) != 0:
-            raise CompilationError(str(compiled.get("stderr") or compiled.get("output") or "the compiler failed"))
-        run = answer["run"]
-        return Result(str(run.get("stdout", "")), str(run.get("stderr", "")), _exit_code(run), _ending(run), time.monotonic() - started_s)
+        execution = self.runner.execute(request, COMPILE_LIMITS.wall_s + limits.wall_s + QUEUE_S)
+        compiled, ran = execution.compiled, execution.ran
+        if ran is None or (compiled and compiled.exit_code != 0):
+            raise CompilationError((compiled and (compiled.stderr or compiled.output)) or "the compiler failed")
+        return Result(ran.stdout, ran.stderr, ran.exit_code, ran.ending, time.monotonic() - started_s)
 
 
 def _address(endpoint: str) -> str:
@@ -162,7 +221,7 @@ def _address(endpoint: str) -> str:
     return stem if "/api/" in stem else f"{stem}/api/v2"
 
 
-def _request(url: str, body: dict[str, Any] | None, timeout_s: float) -> Any:
+def _request(url: str, body: _Request | None, timeout_s: float) -> object:
     import urllib.error  # as long as all other imports of a grader together, and few use Piston
     import urllib.request
     from http.client import HTTPException
@@ -193,34 +252,32 @@ def _message(said: str) -> str:
 def _runtimes(endpoint: str) -> set[str]:
     answer = _request(f"{endpoint}/runtimes", None, CHECK_TIMEOUT_S)
     try:
+        if not isinstance(answer, list):
+            raise TypeError
         return {name for runtime in answer for name in (runtime["language"], *runtime["aliases"])}
     except (TypeError, KeyError):
         raise _UnavailableError(f"its answer is no list of runtimes: {str(answer)[:200]}") from None
 
 
-def _execution(answer: Any) -> dict[str, Any]:
+def _execution(answer: object) -> _Execution:
     """An answer whose stages can be read."""
-    compiled, run = (answer.get("compile"), answer.get("run")) if isinstance(answer, dict) else (None, None)
-    stopped_at_compiling = isinstance(compiled, dict) and _exit_code(compiled) != 0
-    if not isinstance(run, dict) and not stopped_at_compiling:
+    stages = answer if isinstance(answer, dict) else {}
+    execution = _Execution(_stage(stages.get("compile")), _stage(stages.get("run")))
+    compiler_failed = execution.compiled is not None and execution.compiled.exit_code != 0
+    if execution.ran is None and not compiler_failed:
         raise _UnavailableError(f"its answer is no execution: {str(answer)[:200]}")
-    return answer
+    return execution
 
 
-def _looks_overloaded(answer: dict[str, Any]) -> bool:
-    return any(BUSY in str((answer.get(stage) or {}).get("stderr")) for stage in ("compile", "run"))
+def _stage(stage: object) -> _Stage | None:
+    if not isinstance(stage, dict) or not stage:
+        return None
+    stdout, stderr, output = (str(stage.get(name) or "") for name in ("stdout", "stderr", "output"))
+    code, signal, status = stage.get("code"), stage.get("signal"), stage.get("status")
+    return _Stage(
+        stdout, stderr, output, code if isinstance(code, int) else None, str(signal) if signal else None, str(status) if status else None
+    )
 
 
-def _exit_code(stage: dict[str, Any]) -> int:
-    code = stage.get("code")
-    return code if isinstance(code, int) else 128 + SIGNALS.get(str(stage.get("signal")), 0)
-
-
-def _ending(run: dict[str, Any]) -> Ending:
-    """Newer servers say why they killed a program; older ones do so for time and for output, and say nothing."""
-    status = run.get("status")
-    if status in ("OL", "EL"):
-        return "output"
-    if status == "TO" or (status is None and run.get("signal") == "SIGKILL"):
-        return "timeout"
-    return "exited" if isinstance(run.get("code"), int) and not run.get("signal") else "signal"
+def _looks_overloaded(execution: _Execution) -> bool:
+    return any(stage is not None and BUSY in stage.stderr for stage in (execution.compiled, execution.ran))

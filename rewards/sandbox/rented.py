@@ -14,10 +14,10 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from configs.contracts.errors import ConfigError, RewardError
 from rewards.sandbox.jail import Limits, Result
@@ -34,6 +34,9 @@ from rewards.sandbox.runner import (
     required_key,
     with_output_file,
 )
+
+if TYPE_CHECKING:
+    from rewards.sandbox.rented_job import Job
 
 START_S = 120.0
 """What a service may take to give a machine."""
@@ -138,14 +141,17 @@ class _RemoteProgram:
         return self._do(command if output is None else with_output_file(command, output), files, stdin, limits, prepares=False)
 
     def _do(self, command: Sequence[str], files: Mapping[str, str], stdin: str, limits: Limits, prepares: bool) -> Result:
-        job = {
+        job: Job = {
             "home": self.home,
             "prepares": prepares,
-            "command": command,
+            "command": list(command),
             "files": dict(files),
             "stdin": stdin,
             "unshares_network": self.runner.unshares_network,
-            **asdict(limits),
+            "wall_s": limits.wall_s,
+            "memory_bytes": limits.memory_bytes,
+            "file_bytes": limits.file_bytes,
+            "output_bytes": limits.output_bytes,
         }
         mark = f"rollcast-{uuid.uuid4().hex}:"
         code = f"{_job_source()}\nmain(json.loads({json.dumps(job)!r}), {mark!r})\n"
@@ -185,9 +191,16 @@ class E2BRunner(RemoteRunner):
         return _E2BMachine(Sandbox.create(self._image, timeout=MACHINE_LIFE_S, allow_internet_access=False))
 
 
+class _E2BSandbox(Protocol):
+    """The client's Sandbox, as far as it is used here."""
+
+    def run_code(self, code: str, *, timeout: float) -> Any: ...
+    def kill(self) -> object: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _E2BMachine:
-    sandbox: Any
+    sandbox: _E2BSandbox
 
     def python(self, code: str, timeout_s: float) -> str:
         execution = self.sandbox.run_code(code, timeout=timeout_s)
@@ -230,9 +243,22 @@ class MorphRunner(RemoteRunner):
         return MorphCloudClient(api_key=required_key(self.key_variable, self.name))
 
 
+class _MorphAnswer(Protocol):
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+class _MorphInstance(Protocol):
+    """The client's Instance, as far as it is used here."""
+
+    def exec(self, command: str, *, timeout: float) -> _MorphAnswer: ...
+    def stop(self) -> object: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _MorphMachine:
-    instance: Any
+    instance: _MorphInstance
 
     def python(self, code: str, timeout_s: float) -> str:
         path = f"${{TMPDIR:-/tmp}}/rollcast-job-{uuid.uuid4().hex}"

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from typing import Any
+from typing import BinaryIO, TypedDict
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 
@@ -23,8 +23,44 @@ MOST_PROCESSES = 512
 """Of the machine's user, the machine's own included."""
 
 
-def main(job: dict[str, Any], mark: str) -> None:
+class Job(TypedDict):
+    """What is to be run."""
+
+    home: str
+    """Name of the program's folder."""
+    prepares: bool
+    """True if this job makes that folder; otherwise it runs in a copy of it."""
+    command: list[str]
+    files: dict[str, str]
+    """Files that are added to the folder: name -> content."""
+    stdin: str
+    unshares_network: bool
+    """True if the program must be cut off from the network here."""
+    wall_s: float
+    memory_bytes: int
+    file_bytes: int
+    output_bytes: int
+
+
+class Outcome(TypedDict):
+    """What came of it: the fields of `Result` in rewards/sandbox/jail_process.py."""
+
+    stdout: str
+    stderr: str
+    exit_code: int
+    ending: str
+    wall_s: float
+
+
+class Failure(TypedDict):
+    """Why the job could not be done."""
+
+    error: str
+
+
+def main(job: Job, mark: str) -> None:
     """Do a job, and print what came of it as JSON after the mark."""
+    answer: Outcome | Failure
     try:
         answer = run(job)
     except Exception as error:
@@ -32,7 +68,7 @@ def main(job: dict[str, Any], mark: str) -> None:
     print(mark + json.dumps(answer), flush=True)
 
 
-def run(job: dict[str, Any]) -> dict[str, Any]:
+def run(job: Job) -> Outcome:
     """Run a command. The program's folder, of the name `home`, is made by the first job, and later jobs run in a copy of it.
 
     `files` are added to the folder; stdin, limits and the result are as in rewards/sandbox/jail.py.
@@ -47,7 +83,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         return _run_in(folder, job)
 
 
-def _run_in(folder: str, job: dict[str, Any]) -> dict[str, Any]:
+def _run_in(folder: str, job: Job) -> Outcome:
     for name, content in job["files"].items():
         with open(os.path.join(folder, name), "w", encoding="utf-8", errors="replace") as file:
             file.write(content)
@@ -65,7 +101,7 @@ def _run_in(folder: str, job: dict[str, Any]) -> dict[str, Any]:
         }
 
 
-def _execute(folder: str, job: dict[str, Any], stdin: Any, stdout: Any, stderr: Any) -> tuple[int, str, float]:
+def _execute(folder: str, job: Job, stdin: BinaryIO, stdout: BinaryIO, stderr: BinaryIO) -> tuple[int, str, float]:
     started_s = time.monotonic()
     process = subprocess.Popen(
         job["command"],
@@ -89,7 +125,7 @@ def _execute(folder: str, job: dict[str, Any], stdin: Any, stdout: Any, stderr: 
     return (code if code >= 0 else 128 - code), ending, wall_s
 
 
-def _confine(job: dict[str, Any]) -> None:
+def _confine(job: Job) -> None:
     if job["unshares_network"]:
         flags = CLONE_NEWNET if os.geteuid() == 0 else CLONE_NEWUSER | CLONE_NEWNET
         if ctypes.CDLL(None).unshare(flags) != 0:
@@ -108,6 +144,6 @@ def _confine(job: dict[str, Any]) -> None:
         resource.setrlimit(kind, (most, most))
 
 
-def _text(file: Any, most_bytes: int) -> str:
+def _text(file: BinaryIO, most_bytes: int) -> str:
     file.seek(0)
     return file.read(most_bytes).decode(errors="replace")
