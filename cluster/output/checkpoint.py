@@ -1,8 +1,8 @@
-"""Checkpoints of a run, written atomically: learner state, adapter, cursor, ledger, and finished groups that are not trained yet.
+"""Checkpoints of a run, written atomically: learner state, adapter, position in the data, fate of every prompt, and groups not trained yet.
 
 A checkpoint is written to `step-000050.tmp`, where every file is fsynced and hashed into `manifest.json`; one rename then makes it
-current. A kill at any instruction leaves this checkpoint or the previous one. A checkpoint whose files do not match its manifest is
-skipped, and the previous one is used.
+current. Whenever the process is killed, this checkpoint or the previous one is whole. A checkpoint whose files do not match its
+manifest is skipped, and the previous one is used.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Checkpoint:
 
     folder: Path
     state: dict[str, Any]
-    """The contents of `loop.json`: step, cursor, window, and the identity that a resumed run must share."""
+    """The contents of `loop.json`: step, cursor (position in the data), window (fate of every prompt), and the settings that a resumed run
+    must share."""
 
     @property
     def step(self) -> int:
@@ -56,8 +57,8 @@ class Checkpoint:
         for name, value in identity.items():
             if before[name] != value:
                 raise CheckpointError(
-                    f"{self.folder} was made with {name} {before[name]}, but this run has {value}: go on with {before[name]}, or begin anew in "
-                    "another out_dir or with --resume none"
+                    f"{self.folder} was made with {name} {before[name]}, but this run has {value}: keep {before[name]}, or start anew in another "
+                    "out_dir or with --resume none"
                 )
 
 
@@ -120,7 +121,7 @@ def read(folder: Path) -> Checkpoint:
 
 
 def write_groups(folder: Path, groups: Sequence[ScoredGroup], bodies: Sequence[pa.Table]) -> None:
-    """Store finished groups that are not trained yet: bodies as Arrow files, summaries and scores as JSON."""
+    """Store scored groups that are not trained yet: bodies as Arrow files, summaries and scores as JSON."""
     folder.mkdir()
     for index, (group, body) in enumerate(zip(groups, bodies, strict=True)):
         with pa.OSFile(str(folder / f"{index:05d}.arrow"), "wb") as sink, pa.ipc.new_file(sink, body.schema) as writer:
@@ -136,7 +137,7 @@ def read_groups(folder: Path) -> list[tuple[GroupSummary, Scores, pa.Table]]:
             body = pa.ipc.open_file(source).read_all()
         if not body.schema.equals(ROLLOUT_SCHEMA):
             raise CheckpointError(
-                f"{facts.with_suffix('.arrow')} has the columns {body.schema.names}: it was written by another version of rollcast; resume with that one"
+                f"{facts.with_suffix('.arrow')} has the columns {body.schema.names}: it was written by another version of rollcast; resume with that version"
             )
         summary, scores = _FACTS.validate_json(facts.read_bytes())
         found.append((summary, scores, body))

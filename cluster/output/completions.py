@@ -1,4 +1,4 @@
-"""Sampled completions as Parquet: what a run writes, and `rollcast score` reads."""
+"""Sampled completions as Parquet files: a run writes them, `rollcast score` reads them."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ COMPLETION_COLUMNS = (
     "step", "prompt_id", "completion_index", "prompt", "messages", "completion", "completion_ids", "finish_reason", "tokens",
     "policy_versions", "reward", "advantage",
 )  # fmt: skip
-"""Columns that a run writes, besides the row's own columns of the data set and the prefixed ones."""
+"""Columns that every run writes. Others are the columns of the data set, and two for each reward (see the prefixes)."""
 
 REWARD_PREFIX, OUTCOME_PREFIX = "rewards/", "outcomes/"
-"""Before the name of a reward: its value and what became of it."""
+"""Prefixes of a reward's columns: the value that it gave, and the outcome of calling it."""
 
 DATA_PREFIX = "data/"
-"""Before a column of the data set whose name is one of the above."""
+"""Prefix of a column of the data set whose own name is one of `COMPLETION_COLUMNS`."""
 
 
 CompletionRow: TypeAlias = dict[str, object]
 """One completion as a row: columns of `COMPLETION_COLUMNS`, of the data, and of the rewards."""
 
 Advantages = Mapping[tuple[PromptId, int], tuple[float | None, ...]]
-"""Of each group by its prompt and attempt."""
+"""(prompt, attempt) of a group -> advantages of its completions."""
 
 
 def completion_rows(step: int, groups: Sequence[ScoredGroup], bodies: Sequence[pa.Table], advantages: Advantages) -> list[CompletionRow]:
-    """A row a completion: its row of the data set, each reward and outcome, its advantage and policy versions."""
+    """Make a row of each completion: its row of the data set, each reward and outcome, its advantage and policy versions."""
     rows: list[CompletionRow] = []
     for group, table in zip(groups, bodies, strict=True):
         advantages_G = advantages.get((group.summary.prompt_id, group.summary.attempt))
@@ -42,14 +42,14 @@ def completion_rows(step: int, groups: Sequence[ScoredGroup], bodies: Sequence[p
 
 
 def write_completions(folder: Path, step: int, rows: Sequence[CompletionRow]) -> Path:
-    """One Parquet file for a step."""
+    """Write the completions of a step to one Parquet file; returns its path."""
     file = folder / f"step-{step:06d}.parquet"
     pq.write_table(table_of(rows), file)
     return file
 
 
 def table_of(rows: Sequence[Mapping[str, object]]) -> pa.Table:
-    """Rows as a table; a column whose values have no common type is kept as JSON text."""
+    """Make a table of rows; a column whose values have no common type is kept as JSON text."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.table({name: _array([row.get(name) for row in rows]) for name in names})
 
@@ -62,7 +62,7 @@ def _array(values: list[object]) -> pa.Array:
 
 
 def group_rows(step: int, scores: Scores, body: RolloutGroup, advantages_G: Sequence[float | None] | None = None) -> list[CompletionRow]:
-    """A row a completion of one group; without advantages where nothing was trained."""
+    """Make a row of each completion of one group; without advantages if the group was not trained on."""
     advantages_G = advantages_G or (None,) * len(body)
     data = {f"{DATA_PREFIX}{name}" if name in COMPLETION_COLUMNS else name: value for name, value in body.columns.items()}
     texts, finish_reasons = body.texts_G, body.finish_reasons_G

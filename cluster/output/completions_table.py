@@ -11,16 +11,20 @@ from rich.text import Text
 from cluster.output.completions import REWARD_PREFIX
 
 PROMPT_CHARACTERS, COMPLETION_CHARACTERS = 160, 600
-"""Of a longer prompt the end is shown, of a longer completion beginning and end."""
+"""Only the end of a longer prompt is shown, and the beginning and the end of a longer completion."""
 
 Row = Mapping[str, object]
 
 
 def chosen_rows(rows: Sequence[Row], count: int, *, unique_prompts: bool = False) -> list[dict[str, object]]:
-    """At most `count` of the rows that a run writes to Parquet, spread over the step's prompts: the first of each prompt, then the second, ...
+    """Choose at most `count` rows, spread over the prompts of the step: the first of each prompt, then the second of each, and so on.
+
+    Args:
+        rows: as a run writes them to Parquet.
+        unique_prompts: take only the first of each prompt.
 
     Returns:
-        step, prompt, completion, each reward, reward and advantage: the columns of TRL's table.
+        Rows with the columns of TRL's table: step, prompt, completion, each reward, reward and advantage.
     """
     place: dict[object, int] = {}
     ranked = []
@@ -45,7 +49,7 @@ def _shown(row: Row) -> dict[str, object]:
 
 
 def completions_table(rows: Sequence[Row]) -> Table:
-    """For a terminal. What a model wrote is text: it makes no markup, and no control sequence of it reaches the terminal."""
+    """Make a table for the terminal. Markup in a completion is printed as it is, and its control characters are replaced by dots."""
     names = [name for name in rows[0] if name not in ("step", "prompt", "completion")]
     table = Table(title=f"completions of step {rows[0]['step']}", title_justify="left", box=box.ROUNDED, show_lines=True)
     table.add_column("prompt", ratio=2, overflow="fold")
@@ -69,5 +73,5 @@ def _ends(completion: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text whose control and format characters (but line ends) are shown as a dot."""
+    """Replace control and format characters, except line ends, by a dot."""
     return "".join(character if character.isprintable() or character == "\n" else "·" for character in text)

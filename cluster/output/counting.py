@@ -1,4 +1,4 @@
-"""Progress of counted work: a bar in a terminal, and a line every half minute where there is none, such as the log of a job."""
+"""Progress of counted work: a bar in a terminal; elsewhere, such as in the log of a job, a line every half minute."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LINE_EVERY_S = 30.0
 
 @contextmanager
 def counting(what: str, total: int, console: Console, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[int], None]]:
-    """Show the progress of `total` pieces of work; yields what is to be called with how many more are done.
+    """Show the progress of `total` pieces of work. Yields a function that takes the number of pieces just done.
 
     Example::
 
@@ -41,17 +41,17 @@ class _Lines:
     clock: Callable[[], float]
     done: int = 0
     began_s: float = field(init=False)
-    told_s: float = field(init=False)
+    printed_s: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.began_s = self.told_s = self.clock()
+        self.began_s = self.printed_s = self.clock()
 
     def advance(self, count: int) -> None:
         self.done += count
         now_s = self.clock()
-        if now_s - self.told_s < LINE_EVERY_S:
+        if now_s - self.printed_s < LINE_EVERY_S:
             return
-        self.told_s = now_s
+        self.printed_s = now_s
         took_s = now_s - self.began_s
         left_s = took_s / self.done * (self.total - self.done)
         line = f"{self.what}: {self.done:,}/{self.total:,}  {took_s:.0f} s  left {left_s:.0f} s"

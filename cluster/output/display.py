@@ -1,4 +1,4 @@
-"""The display of a run: a live panel in a terminal, plain lines where there is none."""
+"""The display of a run: a live panel in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHOWN = (
     ("learner idle", "learner/idle", "{:.0%}"),
     ("sync", "sync/total_s", "{:.3f} s"),
 )
-"""Label, metric and format of what is shown of every step."""
+"""Label, metric and format of each number that is shown for a step."""
 
 SFT_METRICS = (
     ("loss", "train/loss", "{:.4f}"),
@@ -36,7 +36,7 @@ SFT_METRICS = (
     ("gradient norm", "train/grad_norm", "{:.3g}"),
     ("tok/s", "learner/tokens_per_s", "{:,.0f}"),
 )
-"""The same of a supervised fine-tuning."""
+"""The same for supervised fine-tuning."""
 
 
 class WarmStartStep(Protocol):
@@ -54,7 +54,7 @@ class WarmStartStep(Protocol):
 
 @dataclass
 class RunDisplay:
-    """Shows phases and steps. `seconds` holds the wall time of every phase that has ended."""
+    """The display. `seconds` holds the wall time of every phase that has ended."""
 
     logging_steps: int = 1
     shown: tuple[tuple[str, str, str], ...] = SHOWN
@@ -67,7 +67,7 @@ class RunDisplay:
     _steps_at_start: int = 0
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """Print a line, above the live panel if there is one."""
         self._console.print(text, markup=False)
 
     @contextmanager
@@ -79,7 +79,7 @@ class RunDisplay:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
     def completions(self, rows: Sequence[Mapping[str, object]]) -> None:
-        """A table of completions, above the live panel where there is one."""
+        """Print a table of completions, above the live panel if there is one."""
         if rows:
             self._console.print(completions_table(rows), soft_wrap=False)
 
@@ -90,7 +90,7 @@ class RunDisplay:
 
     @contextmanager
     def steps(self, first: int, total: int) -> Iterator[None]:
-        """Show the steps of the training loop: live in a terminal."""
+        """Show the steps of the training loop, in a terminal as a live panel."""
         self._steps_started, self._steps_at_start = time.monotonic(), first
         if not self._console.is_terminal:
             yield

@@ -1,12 +1,12 @@
-"""Everything that a run leaves behind, in one folder that one live run holds.
+"""The run directory: everything that a run writes. One live run at a time holds its lock.
 
-config.yaml       the resolved configuration            summary.json     what came of it
-metrics.jsonl     a line a step                         tensorboard/     the same, as events
+config.yaml       the settings, with all defaults       summary.json     the results
+metrics.jsonl     one line for each step                tensorboard/     the same metrics as events
 completions/      step-000001.parquet ...               checkpoints/     step-000050/ ...
-adapter/          the final adapter, tokenizer, card    logs/            one file a process, and Ray's own
-base_model/ data/ what `builtin:` names made            model_dequantised/  what the engines serve of a quantised base
-report.html       all of it to look at                  wandb_run_id     under which W&B goes on
-1-<name>/ ...     of a run of stages: a folder like this one for each
+adapter/          the final adapter, tokenizer, card    logs/            one file for each process, and Ray's own
+base_model/ data/ made for `builtin:` names             model_dequantised/  plain weights that the engines serve instead of a quantised base
+report.html       the report                            wandb_run_id     the run's id at W&B, for a resumed run
+1-<name>/ ...     in a run of stages: a run directory for each stage
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from typing import IO, Literal
 from configs.contracts.errors import RunDirectoryError
 
 Resume = Literal["auto", "none"] | Path
-"""`auto`: go on with an unfinished run; `none`: never; a path: from that checkpoint."""
-
+"""`auto`: continue an unfinished run; `none`: start anew; a path: continue from that checkpoint."""
 
 FOLDERS = ("logs", "checkpoints", "completions")
 
@@ -37,10 +36,9 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path, resume: Resume, folders: Sequence[str] = FOLDERS) -> RunDirectory:
-        """Make and lock the folder, and `folders` in it.
+        """Make and lock the folder, and make `folders` in it.
 
-        A folder that holds an earlier run is moved aside to `<name>.1`, `.2`, ... unless that run is to be resumed: nothing
-        already produced is lost.
+        If the folder holds an earlier run that is not resumed, it is first renamed to `<name>.1`, `.2`, ..., so that no results are lost.
 
         Raises:
             RunDirectoryError: it cannot be written, or another live run holds it.
@@ -59,7 +57,7 @@ class RunDirectory:
 
     @property
     def finished(self) -> bool:
-        """True when the run in this folder came to its end: there is nothing to resume."""
+        """True if the run in this folder reached its end, so that there is nothing to resume."""
         return ended_well(self.read_summary())
 
     def read_summary(self) -> dict[str, object]:
@@ -97,7 +95,7 @@ class RunDirectory:
 
 
 def read_summary(path: Path) -> dict[str, object]:
-    """Read the `summary.json` of a run directory; empty where there is none."""
+    """Read the `summary.json` of a run directory; empty if it cannot be read."""
     try:
         return json.loads((path / "summary.json").read_text())
     except (OSError, ValueError):
@@ -105,11 +103,11 @@ def read_summary(path: Path) -> dict[str, object]:
 
 
 COMPLETED_REASONS = ("finished", "data exhausted")
-"""Reasons to end for which what a run leaves is its result."""
+"""Exit reasons of runs that reached their end. With any other reason, the run can be resumed."""
 
 
 def ended_well(summary: Mapping[str, object]) -> bool:
-    """Return True when a run came to its end: there is nothing to resume."""
+    """Return True if the run reached its end, so that there is nothing to resume."""
     return summary.get("exit_reason") in COMPLETED_REASONS
 
 

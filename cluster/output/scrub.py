@@ -1,7 +1,7 @@
-"""Takes paths of the user's machine and secrets out of what is published.
+"""Remove secrets, and paths of the user's machine, from what is published.
 
-A value that is a path is published as its last part (`…/model`). In running text the run's folder, the current one and the home folder are
-replaced. What looks like a token, and what a variable of the environment holds whose name says that it is secret, is never published.
+If a whole value is a path, only its last part is published (`…/model`). In running text, the run's folder, the current folder and the home
+folder are replaced. Text that looks like a token is removed, and so is the value of every environment variable that is named like a secret.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ SECRET_VALUE = re.compile(
 """Tokens of Hugging Face, OpenAI, GitHub, Slack and AWS."""
 
 SHORTEST_SECRET = 8
-"""A variable with a shorter value is none: its value would be found everywhere."""
+"""A shorter value of such a variable is not removed: it would be found in ordinary words."""
 
 LOCAL_PATH = re.compile(r"(?:file://)?(?:/[^/\n]+/[^\n]*|~/?[^\n]*)")
-"""A whole value that is an absolute path of at least two parts; `/no_think` is none."""
+"""A whole value that is an absolute path of at least two parts; `/no_think` is not one."""
 
 
 @overload
@@ -31,7 +31,7 @@ def scrubbed(value: Mapping[str, object], name: str = "") -> dict[str, object]: 
 @overload
 def scrubbed(value: object, name: str = "") -> object: ...
 def scrubbed(value: object, name: str = "") -> object:
-    """A JSON value without paths and secrets.
+    """Remove paths and secrets from a JSON value. `name` is the key under which it stands.
 
     Example:
         >>> scrubbed({"path": "/data/models/tiny", "params": {"api_key": "abc", "top_k": 3}})
@@ -55,7 +55,7 @@ def without_secrets(value: Mapping[str, object], name: str = "") -> dict[str, ob
 @overload
 def without_secrets(value: object, name: str = "") -> object: ...
 def without_secrets(value: object, name: str = "") -> object:
-    """A JSON value without secrets, its paths as they are: for a service that is the user's own."""
+    """Remove secrets from a JSON value, and keep its paths: for a service in which only the user sees them."""
     if isinstance(value, Mapping):
         return {key: without_secrets(inner, str(key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -66,9 +66,9 @@ def without_secrets(value: object, name: str = "") -> object:
 
 
 def scrubbed_text(text: str, run: Path | None = None) -> str:
-    """A text without secrets and without the folders of the machine; `run` is the run's own folder."""
+    """Remove secrets and the machine's folders from a text; `run` is the run's own folder."""
     folders = [*([(run, "RUN")] if run else []), (Path.cwd(), "."), (Path.home(), "~")]
-    for folder, stands_for in sorted(folders, key=lambda each: -len(each[0].parts)):  # a folder before those that it lies in
+    for folder, stands_for in sorted(folders, key=lambda each: -len(each[0].parts)):  # an inner folder before the outer one
         if len(folder.parts) > 1:
             text = re.sub(rf"{re.escape(str(folder))}(?![\w-])", stands_for, text)
     return _without_tokens(text)

@@ -1,4 +1,4 @@
-"""One emit, every sink: JSONL and Ray metrics (for Prometheus) always, TensorBoard events and W&B where the run asks for them."""
+"""The sinks of metrics: JSONL and Ray metrics (for Prometheus) always; TensorBoard events and W&B if the run asks for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class MetricSinks:
-    """Writes one flat mapping of floats a step to every sink. Names are those of docs/metrics.md."""
+    """All sinks of a run. Each step gives them one flat mapping of floats, under the names of docs/metrics.md."""
 
     folder: Path
     run_name: str
@@ -33,7 +33,7 @@ class MetricSinks:
 
     @classmethod
     def open(cls, config: RunConfig | SftConfig, folder: Path, say: Callable[[str], None] = print) -> MetricSinks:
-        """The sinks of a run.
+        """Open the sinks of a run.
 
         Raises:
             ConfigError: W&B refuses the run.
@@ -88,12 +88,12 @@ class MetricSinks:
             self._gauges[name].set(value)
 
     def completions(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
-        """A few completions of a step, where a sink takes such."""
+        """Write a few completions of a step to the sinks that can show them."""
         if self.wandb is not None:
             self.wandb.completions(step, rows)
 
     def summarise(self, values: Mapping[str, float]) -> None:
-        """Write the results of the whole run to the sinks that show them."""
+        """Write the results of the whole run to the sinks that can show them."""
         if self.wandb is not None:
             self.wandb.summarise(values)
 

@@ -1,4 +1,4 @@
-"""W&B: the metrics of docs/metrics.md under the same names, and completions as a table. The package is imported when a run uses it."""
+"""W&B: the metrics of docs/metrics.md under the same names, and completions as a table. The package is imported only if a run uses it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 DEFAULT_PROJECT = "rollcast"
 STEP = "train/global_step"
-"""The axis of every chart. A resumed run logs the steps after its checkpoint again, which W&B's own counter would refuse."""
+"""The axis of every chart. W&B's own step counter cannot go back, but a resumed run logs the steps after its checkpoint again."""
 
 FINISH_TIMEOUT_S = 60.0
-"""Afterwards what is not uploaded stays in the run's directory for `wandb sync`."""
+"""What is not uploaded by then stays in the run's directory, for `wandb sync`."""
 
 NEEDS_NO_KEY = ("offline", "disabled", "dryrun")
 RUN_ID_FILE = "wandb_run_id"
 
 
 def require_wandb(config: RunConfig | SftConfig) -> None:
-    """Refuse a run that reports to W&B where that cannot work. Imports nothing unless it has to look for a key.
+    """Check that a run can report to W&B, if it is to. Imports wandb only where it must look for a key.
 
     Raises:
         ConfigError: the package is missing, or there is no key.
@@ -47,13 +47,13 @@ def require_wandb(config: RunConfig | SftConfig) -> None:
 
     if wandb.Settings().mode not in NEEDS_NO_KEY and not wandb.login(prompt=False, verify=False):
         raise ConfigError(
-            f"cluster.report_to has wandb, and there is no key for it: export WANDB_API_KEY, run `wandb login`, set WANDB_MODE=offline, {other}"
+            f"cluster.report_to has wandb, but there is no key: export WANDB_API_KEY, run `wandb login`, set WANDB_MODE=offline, {other}"
         )
 
 
 @dataclass
 class WandbSink:
-    """One run at W&B, and the process that serves it. Should that end, the run goes on without W&B, and says so once."""
+    """One run at W&B, and wandb's process that uploads it. If that process ends, training continues without W&B, and says so once."""
 
     run: wandb.Run
     say: Callable[[str], None] = print
@@ -61,7 +61,7 @@ class WandbSink:
 
     @classmethod
     def open(cls, config: RunConfig | SftConfig, folder: Path, say: Callable[[str], None] = print) -> WandbSink:
-        """Start a run, or go on with that of the same run directory.
+        """Start a run at W&B, or continue the one of the same run directory.
 
         Raises:
             ConfigError: W&B refuses the settings, or does not answer.
@@ -79,12 +79,12 @@ class WandbSink:
                 resume="allow",
                 dir=folder,
                 config=without_secrets(config.model_dump(mode="json")),
-                # The driver's output is the run's display, redrawn four times a second.
+                # W&B would otherwise record the driver's output, in which the display is redrawn four times a second.
                 settings=wandb.Settings(console="off", quiet=True, finish_timeout=FINISH_TIMEOUT_S),
             )
         except wandb.Error as error:
             raise ConfigError(
-                f"W&B refuses the run ({type(error).__name__}: {error}): look at cluster.wandb_project, cluster.wandb_entity and the key, "
+                f"W&B refuses the run ({type(error).__name__}: {error}): check cluster.wandb_project, cluster.wandb_entity and the key, "
                 "set WANDB_MODE=offline, or leave wandb out of cluster.report_to"
             ) from None
         run.define_metric(STEP)
@@ -96,7 +96,7 @@ class WandbSink:
             self.run.log({**metrics, STEP: step})
 
     def completions(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
-        """A table of completions, a column for each value."""
+        """Log completions as a table with a column for each value."""
         import wandb
 
         names = dict.fromkeys(name for row in rows for name in row)
@@ -109,7 +109,7 @@ class WandbSink:
             self.run.summary.update(dict(values))
 
     def close(self, *, failed: bool = False) -> None:
-        """Upload the rest, and end the process that serves the run."""
+        """Upload the rest, and end wandb's process."""
         import wandb
 
         with self._going_on_without():
@@ -125,12 +125,14 @@ class WandbSink:
             yield
         except (OSError, wandb.Error) as error:
             if not self._lost:
-                self.say(f"WARNING: W&B is lost ({type(error).__name__}: {error}); metrics.jsonl has everything")
+                self.say(
+                    f"WARNING: W&B failed ({type(error).__name__}: {error}); training continues without it, and metrics.jsonl has everything"
+                )
             self._lost = True
 
 
 def _run_id(folder: Path) -> str:
-    """Kept in the run's directory, so that a resumed run goes on under it."""
+    """Read the id from the run's directory, or make one there, so that a resumed run keeps it."""
     file = folder / RUN_ID_FILE
     if not file.exists():
         file.write_text(uuid.uuid4().hex[:8])

@@ -1,4 +1,4 @@
-"""The report of a run: `report.html` in its directory, and `rollcast report`."""
+"""Reports: `report.html` in each run directory, and `rollcast report`."""
 
 from cluster.report.page import leave_report, write_report
 

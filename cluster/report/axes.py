@@ -1,4 +1,4 @@
-"""From values to places in a chart: ranges, round ticks, and numbers as they stand at an axis."""
+"""Axes of charts: ranges, round ticks, and short texts for numbers."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Literal
 import numpy as np
 
 LOG_FROM_RATIO = 100.0
-"""A metric that may have a logarithmic axis has one when its values span this ratio."""
+"""A metric of scale `log` gets a logarithmic axis if its values span at least this ratio."""
 
 OUTLIER_RATIO = 8.0
-"""Spikes of a `spiky` metric that are so many times as high as the central 98 % of the values are cut at the frame."""
+"""The spikes of a `spiky` metric are cut off at the frame if all values span over this many times the range of the central 98 %."""
 
 Scale = Literal["plain", "share", "log", "spiky"]
-"""`share`: from 0 to 1 in per cent. `log`: logarithmic where the values span orders of magnitude. `spiky`: rare spikes are cut."""
+"""`share`: from 0 to 1, in per cent. `log`: logarithmic if the values span orders of magnitude. `spiky`: rare spikes are cut off."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps values `low` ... `high` onto positions `start` ... `end`; what lies beyond stays at the frame."""
+    """Maps values from `low` to `high` onto positions from `start` to `end`. Values beyond are drawn at the frame."""
 
     low: float
     high: float
@@ -32,7 +32,7 @@ class Axis:
 
     @classmethod
     def spanning(cls, low: float, high: float, start: float, end: float) -> Axis:
-        """An axis over a range, widened where it is a single value."""
+        """Make an axis over a range, and widen the range if it is a single value."""
         if high - low <= 1e-9 * max(abs(low), abs(high)):
             low, high = (low - abs(low) / 2, high + abs(high) / 2) if low or high else (0.0, 1.0)
         return cls(low, high, start, end)
@@ -44,7 +44,7 @@ class Axis:
         return self.start + (self.end - self.start) * np.clip((np.asarray(values, float) - low) / (high - low), 0.0, 1.0)
 
     def ticks(self, most: int) -> list[float]:
-        """At most so many round values."""
+        """Return at most `most` round values."""
         if self.scale == "log":
             powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
             return [10.0**power for power in powers[:: max(1, math.ceil(len(powers) / most))]]
@@ -67,12 +67,12 @@ def wants_log(finite: np.ndarray) -> bool:
 
 
 def decades(positive: np.ndarray) -> tuple[float, float]:
-    """The powers of ten around positive values."""
+    """Find the powers of ten around positive values: `[2, 300]` gives (1, 1000)."""
     return 10.0 ** math.floor(math.log10(positive.min())), 10.0 ** math.ceil(math.log10(positive.max()))
 
 
 def robust_range(finite: np.ndarray) -> tuple[float, float]:
-    """The range of the values without rare spikes."""
+    """Find the range of the values without rare spikes."""
     low, high = float(finite.min()), float(finite.max())
     inner_low, inner_high = (float(value) for value in np.quantile(finite, [0.01, 0.99]))
     if inner_high > inner_low and high - low > OUTLIER_RATIO * (inner_high - inner_low):
@@ -82,13 +82,13 @@ def robust_range(finite: np.ndarray) -> tuple[float, float]:
 
 
 def tick_texts(ticks: Sequence[float], scale: Scale) -> list[str]:
-    """The ticks as numbers with just enough digits to tell them apart."""
+    """Write the ticks with just enough digits to tell them apart."""
     texts = [[short(tick, scale, digits) for tick in ticks] for digits in range(3, 9)]
     return next((distinct for distinct in texts if len(set(distinct)) == len(ticks)), texts[-1])
 
 
 def short(value: float, scale: Scale = "plain", digits: int = 3) -> str:
-    """A number as it stands at an axis: `1.2k`, `0.034`, `5e-7`, `40%`."""
+    """Write a number briefly, as at an axis: `1.2k`, `0.034`, `5e-7`, `40%`."""
     if not math.isfinite(value):
         return str(value)
     if scale == "share":

@@ -1,4 +1,4 @@
-"""Which metrics become which charts. A metric that a run did not log makes no chart."""
+"""The charts of a report, and the metrics that each shows. A metric that a run did not log has no chart."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from cluster.report.drawing import Chart, LineChart, Mark, Series, StackedChart
 from cluster.report.record import HeldOut, RunRecord
 
 POINTS = 240
-"""Of a line in the report of one run; several runs share a budget, so that the file stays below 2 MB."""
+"""Greatest number of points in a line, in the report of one run."""
 
 OVERLAID_POINTS, FEWEST_POINTS = 480, 24
+"""Points that the lines of several runs share in a chart, so that the file stays below 2 MB; and the fewest that each gets."""
+
 RAW_UP_TO_RUNS = 3
+"""Raw points are drawn for at most so many runs."""
+
 OTHER_CHARTS = 24
-"""Charts of metrics that are not named here, such as those of a reward's own `log_metric`."""
+"""Greatest number of charts for metrics that are not named below, such as those that a reward logs with `log_metric`."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A chart of one run: several metrics. Of several runs: one chart a metric, a line a run."""
+    """For one run: one chart of several metrics. For several runs: one chart for each metric, with a line for each run."""
 
     title: str
     lines: tuple[tuple[str, str], ...]
-    """Label and metric; with `*` in the metric, a line for each that fits, labelled by what the star stands for."""
+    """Label and metric of each line. A `*` in the metric makes a line for every metric that matches, labelled with the matching part."""
     scale: Scale = "plain"
     smooth: bool = True
     note: str = ""
@@ -35,14 +39,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class TimeShares:
-    """A chart of one run: how a role divides the time of a step. Of several runs: `idle` of each."""
+    """For one run: how the time of a step is spent in one role. For several runs: the metric `idle` of each."""
 
     title: str
     parts: tuple[tuple[str, str], ...]
     rest: str
     idle: str
     workers: str = ""
-    """Setting with the number of workers over which the parts are summed; the whole is so many times the step."""
+    """Setting with the number of workers, if the parts are seconds of all workers together. The whole is then as many step times."""
     note: str = ""
 
 
@@ -51,21 +55,32 @@ SECTIONS: tuple[tuple[str, tuple[Curve | TimeShares, ...]], ...] = (
         "Learning",
         (
             Curve("Reward", (("reward", "train/reward"),)),
-            Curve("Parts of the reward", (("", "rewards/*/mean"),), note="mean of each reward before its weight"),
+            Curve("Parts of the reward", (("", "rewards/*/mean"),), note="mean of each reward, not yet multiplied by its weight"),
             Curve("Accuracy", (("sampled", "train/accuracy"),), "share"),
             Curve(
-                "Evaluation", (("", "eval/*/accuracy"), ("", "eval/*/reward")), smooth=False, note="of the data sets asked while training"
+                "Evaluation",
+                (("", "eval/*/accuracy"), ("", "eval/*/reward")),
+                smooth=False,
+                note="every evaluation.steps steps, on each evaluation set",
             ),
             Curve("Evaluation: pass@k and majority", (("", "eval/*/pass@*"), ("", "eval/*/maj@*")), "share", smooth=False),
-            Curve("Spread within groups", (("standard deviation", "reward_std"),), note="0 teaches nothing"),
+            Curve(
+                "Spread within groups",
+                (("standard deviation", "reward_std"),),
+                note="of the rewards of one prompt's completions; at 0 the group teaches nothing",
+            ),
             Curve("Groups of equal rewards", (("share", "frac_reward_zero_std"),), "share"),
-            Curve("Entropy, nats", (("entropy", "entropy"),)),
-            Curve("KL to the reference, nats", (("kl", "kl"),), "log"),
+            Curve(
+                "Entropy, nats",
+                (("entropy", "entropy"),),
+                note="how varied the policy's choice of a token is; at 0 it always chooses the same",
+            ),
+            Curve("KL to the reference, nats", (("kl", "kl"),), "log", note="distance from the base model, per token"),
             Curve("Gradient norm", (("before clipping", "train/grad_norm"),), "log"),
             Curve("Learning rate", (("learning rate", "train/learning_rate"),), smooth=False),
             Curve("Loss", (("loss", "train/loss"), ("held out", "eval/loss")), "spiky"),
             Curve("Token accuracy", (("trained", "train/mean_token_accuracy"), ("held out", "eval/mean_token_accuracy")), "share"),
-            Curve("Clipped tokens", (("", "clip_ratio/*"),), "share"),
+            Curve("Clipped tokens", (("", "clip_ratio/*"),), "share", note="tokens outside the clip range, which have no gradient"),
         ),
     ),
     (
@@ -83,15 +98,24 @@ SECTIONS: tuple[tuple[str, tuple[Curve | TimeShares, ...]], ...] = (
     (
         "Staleness and mismatch",
         (
-            Curve("Staleness, steps", (("mean", "staleness/mean"), ("max", "staleness/max"))),
+            Curve(
+                "Staleness, steps",
+                (("mean", "staleness/mean"), ("max", "staleness/max")),
+                note="between sampling a completion and training on it",
+            ),
             Curve(
                 "Log-probability difference, nats",
                 (("mean", "sampling/logp_difference/mean"), ("max", "sampling/logp_difference/max")),
                 "log",
-                note="engine against learner, at the sampled tokens",
+                note="between engine and learner, for the sampled tokens",
             ),
-            Curve("Importance ratio", (("", "sampling/importance_ratio/*"),)),
-            Curve("Canary difference after a sync", (("difference", "sync/canary_difference"),), "log"),
+            Curve("Importance ratio", (("", "sampling/importance_ratio/*"),), note="weight that corrects this difference"),
+            Curve(
+                "Canary difference after a sync",
+                (("difference", "sync/canary_difference"),),
+                "log",
+                note="the same difference on a fixed prompt (the canary), right after the engines loaded an adapter",
+            ),
         ),
     ),
     (
@@ -106,15 +130,24 @@ SECTIONS: tuple[tuple[str, tuple[Curve | TimeShares, ...]], ...] = (
             Curve("Tokens per second", (("sampled", "rollout/tokens_per_s"), ("trained", "learner/tokens_per_s"))),
             Curve("Tokens trained on", (("tokens", "num_tokens"),), smooth=False),
             Curve("Adapter sync, s", (("whole", "sync/total_s"), ("engines paused", "sync/paused_s")), "spiky"),
-            Curve("Groups in the window", (("ready", "window/ready"), ("in flight", "window/in_flight"))),
-            Curve("Groups sampled again", (("too old", "window/reissued_stale"),), smooth=False, note="since the start"),
-            Curve("Fill of the packed rows", (("used", "packing/fill"),), "share"),
+            Curve(
+                "Groups under way",
+                (("ready", "window/ready"), ("in flight", "window/in_flight")),
+                note="ready: waiting for the learner; in flight: being sampled or scored",
+            ),
+            Curve(
+                "Groups sampled again",
+                (("too old", "window/reissued_stale"),),
+                smooth=False,
+                note="because they were too old to train on; since the start",
+            ),
+            Curve("Fill of the packed rows", (("used", "packing/fill"),), "share", note="the rest is padding"),
         ),
     ),
 )
 
 ALSO_KNOWN = ("reward", "train/*", "rewards/*", "eval/*", "sync/bytes", "timing/*", "learner/idle", "rollout/idle", "epoch")
-"""Metrics that need no chart of their own: aliases, and what the charts above are made of."""
+"""Metrics without a chart under \"Also logged\": they are shown in another chart, or under another name."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +157,7 @@ class Section:
 
 
 def draw_sections(runs: Sequence[RunRecord]) -> list[Section]:
-    """Every section that has a chart."""
+    """Draw the sections of a report, without those that have no chart."""
     found = [
         Section(title, [chart for spec in specs for drawn in _drawn(spec, runs) if (chart := drawn)])
         for title, specs in (*SECTIONS, ("Also logged", tuple(_others(runs))))
@@ -133,7 +166,7 @@ def draw_sections(runs: Sequence[RunRecord]) -> list[Section]:
 
 
 def charts_titled(run: RunRecord, titles: Sequence[str]) -> list[Chart]:
-    """Charts of one run by their titles, in that order; those that it has not are left out."""
+    """Draw the charts with these titles for one run, in that order. Charts that the run has no metrics for are left out."""
     specs = {spec.title: spec for _, specs in SECTIONS for spec in specs if isinstance(spec, Curve)}
     return [chart for title in titles if (chart := _one_run(specs[title], run)) is not None]
 
@@ -175,7 +208,7 @@ def _overlaid(spec: Curve, runs: Sequence[RunRecord]) -> Iterator[Chart | None]:
 
 
 def _lines(spec: Curve, runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
-    """Label and name of every metric of the chart that some run has."""
+    """List label and name of each metric of the chart that at least one run logged."""
     names = list(dict.fromkeys(name for run in runs for name in run.metrics))
     found = []
     for label, pattern in spec.lines:
@@ -197,7 +230,7 @@ def _time_shares(spec: TimeShares, run: RunRecord) -> Chart | None:
 
 
 def _at(run: RunRecord, name: str, steps: np.ndarray) -> np.ndarray:
-    """A metric at these steps, NaN where it was not logged."""
+    """Return the values of a metric at these steps, NaN where it was not logged."""
     found = np.full(len(steps), np.nan)
     of_metric, values = run.metrics[name]
     _, here, there = np.intersect1d(steps, of_metric, return_indices=True)
@@ -206,7 +239,7 @@ def _at(run: RunRecord, name: str, steps: np.ndarray) -> np.ndarray:
 
 
 def _held_out_marks(run: RunRecord) -> list[Mark]:
-    """Held-out accuracy before and after training, with its intervals."""
+    """Make marks for the held-out accuracy before and after training, with its intervals."""
     marks: list[Mark] = []
     evaluations: list[tuple[HeldOut | None, int]] = [(run.before, 0), (run.after, run.last_step)]
     for evaluation, step in evaluations:

@@ -1,7 +1,8 @@
 """Charts as inline SVG, drawn here: lines over steps with their raw points, and stacked shares.
 
-A chart is drawn for a width of 360 px and grows with its place, so that its text is readable on a phone. Colours and dashes are classes
-(`s0`, `s1`, ...) that the page's style sheet defines for light and dark. What `page.js` shows under the pointer stands in `data-` attributes.
+A chart is drawn for a width of 360 px and scales with the page, so that its text is readable on a phone. Colours and dashes are classes
+(`s0`, `s1`, ...) that the page's style sheet defines for light and dark. The values that `page.js` shows under the pointer are in `data-`
+attributes.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 350, 10, 176
 
 COLOURS = 8
 REST_STYLE = 6
-"""Grey: time in which nothing of interest was done."""
+"""Style of the rest of a stacked chart: grey."""
 
 BINS = 48
-"""Most bars of a stacked chart."""
+"""Greatest number of bars in a stacked chart."""
 
 LARGEST = 1e30
-"""Beyond this no axis can be drawn: such values are counted as non-finite."""
+"""Larger values are treated as not finite: no axis could be drawn for them."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line: its values at its steps, both of the same length. Every non-finite value is a gap, and is marked."""
+    """A line: one value at each step. A value that is not finite leaves a gap, which is marked."""
 
     label: str
     steps: np.ndarray
     values: np.ndarray
     style: int = 0
-    """Which colour and dash."""
+    """Number of its colour and dash."""
 
     @property
     def drawable(self) -> np.ndarray:
@@ -73,7 +74,7 @@ class Chart:
 
 @dataclass
 class LineChart:
-    """Lines over steps, smoothed over their raw points."""
+    """Smoothed lines over steps, with the raw points behind them."""
 
     title: str
     series: Sequence[Series]
@@ -83,12 +84,12 @@ class LineChart:
     marks: Sequence[Mark] = ()
     resumed_at: Sequence[int] = ()
     points: int = 240
-    """Most points of a line; a line of more steps is drawn over the range of its raw values."""
+    """Greatest number of points in a line. With more steps, a shaded range stands for the raw points."""
     with_raw: bool = True
     _notes: list[str] = field(default_factory=list)
 
     def draw(self) -> Chart | None:
-        """The chart, or None where there is nothing to draw."""
+        """Draw the chart; returns None if no value can be drawn."""
         self.series = [each for each in self.series if each.drawable.any()]
         if not self.series:
             return None
@@ -124,12 +125,12 @@ class LineChart:
         if self.scale == "log" and wants_log(finite):
             positive = finite[finite > 0]
             if len(positive) < len(finite):
-                self._notes.append("values of 0 have no place on a logarithmic axis")
+                self._notes.append("values of 0 and below are missing: the axis is logarithmic")
             return steps, Axis(*decades(positive), BOTTOM, TOP, scale="log")
         low, high = robust_range(finite) if self.scale == "spiky" else (float(finite.min()), float(finite.max()))
         beyond = int(((finite < low) | (finite > high)).sum())
         if beyond:
-            self._notes.append(f"{beyond} {_plural('value', beyond)} beyond the frame, to {short(_farthest(finite))}")
+            self._notes.append(f"{beyond} {_plural('value', beyond)} cut off at the frame, the farthest {short(_farthest(finite))}")
         return steps, Axis.spanning(low, high, BOTTOM, TOP)
 
     def _draw_series(self, svg: Xml.Element, each: Series, steps: Axis, values: Axis) -> None:
@@ -151,12 +152,12 @@ class LineChart:
     def _mark_gaps(self, svg: Xml.Element, each: Series, steps: Axis) -> None:
         lost = each.steps[~each.drawable]
         if len(lost):
-            self._notes.append(f"{each.label}: {len(lost)} {_plural('step', len(lost))} without a finite value, the first {lost[0]}")
+            self._notes.append(f"{each.label}: not a finite number at {len(lost)} {_plural('step', len(lost))}, first at step {lost[0]}")
         for x in np.unique(steps.at(lost).round()):
             Xml.SubElement(svg, "path", {"class": "lost", "d": f"M{x - 3:g} {TOP - 7}l3 6l3-6z"})
 
     def _said(self) -> str:
-        """The chart in words, for who does not see it."""
+        """Describe the chart in words, for screen readers."""
         parts = []
         for each in self.series:
             finite = each.values[each.drawable]
@@ -175,7 +176,7 @@ class StackedChart:
     title: str
     steps: np.ndarray
     parts: Sequence[tuple[str, np.ndarray]]
-    """Label and seconds of each part, at each step; what is left of the whole is `rest`."""
+    """Label of each part, and its seconds at each step. The remaining seconds are labelled `rest`."""
     whole: np.ndarray
     """Seconds of each step."""
     rest: str
@@ -219,7 +220,7 @@ class StackedChart:
 
 
 def _shares(parts_s: np.ndarray, whole_s: np.ndarray) -> np.ndarray:
-    """Shares of the whole with the rest as the last row. Clocks of several processes may add up to a little more than the step."""
+    """Divide the parts by the whole, and add the rest as the last row. Clocks of several processes may add up to a little more than the step."""
     shares = parts_s / np.maximum(whole_s, parts_s.sum(axis=0))
     return np.vstack([shares, 1.0 - shares.sum(axis=0)])
 
@@ -229,12 +230,12 @@ def _vertical(share: float) -> float:
 
 
 def smoothing_window(count: int) -> int:
-    """Return the number of steps that a smoothed line averages over: a twenty-fifth of all, odd, and 1 for a short run."""
+    """Return how many steps a smoothed line averages over: a twenty-fifth of all, made odd; 1 in a run of fewer than 50 steps."""
     return min(401, count // 25 | 1) if count >= 50 else 1
 
 
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred mean over `window` steps, of those that are there; what is NaN stays NaN."""
+    """Average each value with its neighbours, `window` steps in all. NaN stays NaN, and does not enter the averages."""
     if window == 1:
         return values
     there, kernel = np.isfinite(values), np.ones(window)
@@ -244,7 +245,7 @@ def smoothed(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _draw_raw(group: Xml.Element, at: np.ndarray, values: np.ndarray, steps: Axis, axis: Axis, points: int) -> None:
-    """The raw values: a dot each, or the range of every stretch where there are too many."""
+    """Draw the raw values: a dot for each, or, if there are too many, the range of every stretch of steps."""
     if len(values) <= points:
         dots = zip(steps.at(at), axis.at(values), strict=True)
         Xml.SubElement(group, "path", {"class": "raw", "d": "".join(f"M{x:.1f} {y:.1f}h0" for x, y in dots if y == y)})
@@ -258,7 +259,7 @@ def _draw_raw(group: Xml.Element, at: np.ndarray, values: np.ndarray, steps: Axi
 
 
 def path_through(x: np.ndarray, y: np.ndarray, breaks: np.ndarray) -> str:
-    """An SVG path through the points; it is interrupted at non-finite ones, and before each index where `breaks` is true."""
+    """Make an SVG path through the points, with a gap at each value that is not finite, and before each index where `breaks` is true."""
     drawn: list[str] = []
     pen_down = False
     for across, up, broken in zip(x, y, breaks, strict=True):
@@ -268,13 +269,13 @@ def path_through(x: np.ndarray, y: np.ndarray, breaks: np.ndarray) -> str:
         if pen_down and not broken:
             drawn.append(f"L{across:.1f} {up:.1f}")
         else:
-            drawn.append(f"M{across:.1f} {up:.1f}h0")  # a point alone is a dot
+            drawn.append(f"M{across:.1f} {up:.1f}h0")  # draws a dot if no line follows
         pen_down = True
     return "".join(drawn)
 
 
 def _breaks(steps: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Find where a line is interrupted: metrics of every tenth step are joined, a hole is not."""
+    """Find the gaps of a line: steps that are over ten times as far apart as usual. A metric logged at every tenth step has none."""
     gaps = np.diff(steps, prepend=steps[0])
     usual = float(np.median(gaps[1:])) if len(values) > 1 else 1.0
     return gaps > 10 * usual
@@ -285,7 +286,7 @@ def _farthest(finite: np.ndarray) -> float:
 
 
 def _canvas(said: str, steps: Axis, values: Axis) -> Xml.Element:
-    """An empty chart with its axes; `said` is what a screen reader says of it."""
+    """Make an empty chart with its axes. `said` describes it for screen readers."""
     svg = Xml.Element("svg", {"class": "chart", "viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "tabindex": "0", "aria-label": said})
     svg.set("data-steps", f"{steps.low:.10g} {steps.high:.10g} {LEFT} {RIGHT}")
     svg.set("data-scale", "share" if values.scale == "share" else "")

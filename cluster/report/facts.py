@@ -1,4 +1,4 @@
-"""The numbers and tables of a report: what came of a run, in figures."""
+"""The numbers and tables of a report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cluster.report.samples import count_outcomes
 from configs.contracts.records import FAILED_OUTCOMES, Outcome
 
 ENDS_SHARE = 0.1
-"""Share of the steps at each end of the run over which a reward's mean at first and at last is taken."""
+"""Share of the steps over which a reward's mean is taken at the start and at the end of the run."""
 
 NOTHING = "–"
 
@@ -46,23 +46,23 @@ class RewardRow:
     last: str
     held_out: str
     outcomes: Sequence[tuple[str, int, float]]
-    """Outcome, how often, and its share."""
+    """Outcome, how often it occurred, and its share of all."""
     failed: bool
 
 
 def state_of(run: RunRecord) -> State:
-    """Say how the run ended, from its summary, or that it has none."""
+    """Describe how the run ended, according to its summary."""
     reason = run.summary.get("exit_reason")
     if run.running:
         return State("still running", "neutral")
     if not reason:
-        return State("no end recorded: it was killed, or is still running elsewhere", "neutral")
+        return State("no end recorded: it was killed, or is running on another machine", "neutral")
     kind = "good" if reason in COMPLETED_REASONS else "bad" if str(reason).startswith("failed") else "neutral"
     return State(str(reason), kind)
 
 
 def headline(run: RunRecord) -> list[Fact]:
-    """The numbers to read first. Shares and rates are over all logged steps, of every start of the run."""
+    """Collect the numbers to read first. Shares and rates are over all logged steps, also over those before a resumption."""
     facts = [
         _held_out_loss(run) if run.supervised else _held_out_fact(run),
         Fact("steps", f"{run.last_step:,}", _planned(run)),
@@ -72,7 +72,7 @@ def headline(run: RunRecord) -> list[Fact]:
 
 
 def by_name(run: RunRecord) -> dict[str, Fact]:
-    """The same, to be looked up."""
+    """Return the headline facts by name."""
     return {fact.name: fact for fact in headline(run)}
 
 
@@ -116,9 +116,11 @@ def _pace(run: RunRecord) -> Iterator[Fact]:
     if isinstance(batch, int):
         yield Fact("sequences per second" if run.supervised else "completions per second", short(batch * steps / step_s))
     if "timing/wait_s" in run.metrics:
-        yield Fact("learner idle", f"{min(1.0, run.total('timing/wait_s') / step_s):.0%}", "waiting for groups")
+        yield Fact("learner idle", f"{min(1.0, run.total('timing/wait_s') / step_s):.0%}", "of the time, waiting for groups")
     if "timing/generate_s" in run.metrics:
-        yield Fact("engines idle", f"{max(0.0, 1 - run.total('timing/generate_s') / step_s):.0%}", "without anything to sample")
+        yield Fact(
+            "engines idle", f"{max(0.0, 1 - run.total('timing/generate_s') / step_s):.0%}", "of the time, without anything to sample"
+        )
     sync = run.summary.get("sync_s")
     if isinstance(sync, dict) and sync.get("p50"):
         yield Fact("adapter sync", f"{sync['p50']:.3g} s", f"median; 95th percentile {sync.get('p95', math.nan):.3g} s")
@@ -135,19 +137,19 @@ def duration(seconds: float) -> str:
 
 
 def wall_time(run: RunRecord) -> str | None:
-    """Seconds of all phases since the run was last started."""
+    """Add up all phases since the run was last started; None if none is recorded."""
     seconds = [value for _, value in phases(run)]
     return duration(sum(seconds)) if seconds else None
 
 
 def phases(run: RunRecord) -> list[tuple[str, float]]:
-    """Seconds of every phase since the run was last started."""
+    """List the phases since the run was last started, with their seconds."""
     found = run.summary.get("phase_s")
     return [(name, value) for name, value in found.items() if isinstance(value, (int, float))] if isinstance(found, dict) else []
 
 
 def phase_rows(run: RunRecord) -> list[tuple[str, str]]:
-    """The phases as a table."""
+    """Make a table of the phases."""
     return [(name, duration(seconds)) for name, seconds in phases(run)]
 
 
@@ -164,7 +166,7 @@ def _plain(value: object) -> str:
 
 
 def all_were_counted(run: RunRecord) -> bool:
-    """Return True when the outcomes are of every completion since the last start, False when of the sampled ones on disk."""
+    """Tell whether the outcomes count every completion since the last start; otherwise they count the completions stored on disk."""
     return bool(_counted(run))
 
 
@@ -175,7 +177,7 @@ def _counted(run: RunRecord) -> Mapping[str, Mapping[str, int]]:
 
 
 def reward_rows(run: RunRecord) -> list[RewardRow]:
-    """Every reward with its mean at first and at last, on held-out prompts, and what became of its completions."""
+    """Make a row for each reward: its mean at the start, at the end and on held-out prompts, and the outcomes of calling it."""
     outcomes = _counted(run) or count_outcomes(run.path / "completions")
     of_metrics = [name.removeprefix("rewards/").removesuffix("/mean") for name in run.metrics if _is_reward_mean(name)]
     weights = _weights(run)
@@ -222,7 +224,7 @@ def _of_reward(held_out: HeldOut | None, name: str) -> str:
 
 
 def _shares(counts: Mapping[str, int]) -> list[tuple[str, int, float]]:
-    """Outcomes in the order of the record, then any others."""
+    """List outcomes with count and share: known ones in the order of `Outcome`, then any others."""
     total = sum(counts.values())
     names = [
         *(outcome for outcome in get_args(Outcome) if counts.get(outcome)),
@@ -232,7 +234,7 @@ def _shares(counts: Mapping[str, int]) -> list[tuple[str, int, float]]:
 
 
 def differing_settings(runs: Sequence[RunRecord]) -> list[list[str]]:
-    """Settings that are not the same in all runs, besides where they were written: name, then the value in each run."""
+    """List the settings in which the runs differ, except `out_dir`: name, then the value in each run."""
     flat = [dict(_flattened(run.settings)) for run in runs]
     names = dict.fromkeys(name for settings in flat for name in settings if name != "out_dir")
     rows = [[name, *(settings.get(name, NOTHING) for settings in flat)] for name in names]

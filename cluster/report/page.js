@@ -1,5 +1,5 @@
 "use strict";
-// Values under the pointer, or at the step that the arrow keys choose.
+// Show the values under the pointer, or at the step chosen with the arrow keys.
 for (const chart of document.querySelectorAll("svg.chart")) {
   const [low, high, left, right] = chart.dataset.steps.split(" ").map(Number);
   const cursor = chart.querySelector(".cursor");

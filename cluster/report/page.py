@@ -1,4 +1,4 @@
-"""`report.html`: one file that shows what a run did, or overlays several; it loads nothing, and runs no script but its own."""
+"""`report.html`: one file that shows one run, or several overlaid. It loads nothing, and runs no script but its own."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ HERE = Path(__file__).parent
 
 
 def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
-    """Write the report of one run, or of several over one another.
+    """Write the report of one run, or of several overlaid.
 
     Args:
         folders: run directories.
-        output: the file; by default `report.html` in the directory of the run, or here for several.
+        output: file to write; by default `report.html` in the run directory, or in the current folder for several runs.
 
     Raises:
         RunDirectoryError: a folder holds no run, or the file cannot be written.
@@ -34,19 +34,22 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     try:
         write_page(file, render(runs))
     except OSError as error:
-        raise RunDirectoryError(f"{file} cannot be written ({error.strerror}): name another file by --output") from error
+        raise RunDirectoryError(f"{file} cannot be written ({error.strerror}): name another file with --output") from error
     return file
 
 
 def leave_report(folder: Path, say: Callable[[str], None], runs: Sequence[Path] = ()) -> Path | None:
-    """Write the report of a run that has just ended, or of all its parts, into its directory.
+    """Write the report of a run that has just ended into its directory; returns its path.
 
-    What goes wrong is said, and is not raised: the run counts more.
+    An error is printed, not raised: a finished run must not fail because of its report.
+
+    Args:
+        runs: run directories to overlay, for a run of stages.
     """
     try:
         write_page(folder / FILE_NAME, render([read_run(run, running=False) for run in runs or (folder,)]))
     except Exception as error:
-        say(f"no {FILE_NAME}: {type(error).__name__}: {error}; try rollcast report {folder}")
+        say(f"{FILE_NAME} was not written ({type(error).__name__}: {error}): try rollcast report {folder}")
         return None
     return folder / FILE_NAME
 
@@ -59,7 +62,7 @@ def write_page(file: Path, page: str) -> None:
 
 
 def render(runs: Sequence[RunRecord]) -> str:
-    """The page as text."""
+    """Make the page of these runs."""
     name_apart(runs)
     return render_page(
         HERE,
@@ -77,7 +80,7 @@ def render(runs: Sequence[RunRecord]) -> str:
 
 
 def render_page(folder: Path, name: str, **values: object) -> str:
-    """Render `<name>.html.jinja` of a folder with the style of all pages and the script `<name>.js`; the page may load nothing else."""
+    """Render `<name>.html.jinja` of a folder with the common style sheet and the folder's `<name>.js`. The page may load nothing else."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -90,5 +93,5 @@ def render_page(folder: Path, name: str, **values: object) -> str:
 
 
 def _hash(text: str) -> str:
-    """Return the hash by which a content security policy allows an inline block."""
+    """Compute the hash by which a content security policy allows an inline block."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

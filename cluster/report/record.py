@@ -1,4 +1,4 @@
-"""Reads a run directory for a report. Any file may be missing, cut short, or hold numbers that are not finite."""
+"""Read a run directory for a report. Each file may be missing or cut short, and may hold numbers that are not finite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cluster.evaluation.statistics import Interval, wilson
 from configs.contracts.errors import RunDirectoryError
 
 INTERRUPTED_S = 5.0
-"""A step's line that comes so much later than its `step_time` explains follows an interruption."""
+"""If a line of metrics comes later than its `step_time` explains, by more than this, the run was interrupted before that step."""
 
 
 class Metric(NamedTuple):
@@ -30,7 +30,7 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A held-out evaluation. `accuracy` is a share only where an accuracy reward was configured: see `is_accuracy`."""
+    """A held-out evaluation. `accuracy` is the mean reward if the run has no accuracy reward: see `is_accuracy`."""
 
     accuracy: float
     prompts: int
@@ -47,7 +47,7 @@ class HeldOut:
 
 @dataclass
 class RunRecord:
-    """One run as its directory shows it."""
+    """One run, as read from its directory."""
 
     path: Path
     label: str
@@ -66,7 +66,7 @@ class RunRecord:
         return max((int(metric.steps[-1]) for metric in self.metrics.values()), default=0)
 
     def setting(self, name: str) -> object:
-        """A setting by its dotted name, None where the file does not have it."""
+        """Return a setting by its dotted name; None if config.yaml does not have it."""
         value: object = self.settings
         for part in name.split("."):
             value = value.get(part) if isinstance(value, dict) else None
@@ -78,7 +78,7 @@ class RunRecord:
         return self.setting("learner.use_peft") is not None
 
     def total(self, name: str) -> float:
-        """Sum of a metric over all steps, whichever start of the run wrote them."""
+        """Add up a metric over all logged steps, also over those before a resumption."""
         values = self.metrics[name].values if name in self.metrics else np.zeros(0)
         return float(values[np.isfinite(values)].sum())
 
@@ -87,11 +87,11 @@ def read_run(path: Path, *, running: bool | None = None) -> RunRecord:
     """Read a run directory.
 
     Args:
-        running: whether the run is still going on, in which case the summary in the folder is that of an earlier start. By default
-            found out by the folder's lock.
+        running: whether the run is still running. Its summary is then ignored: it is from an earlier start. By default the folder's lock
+            tells.
 
     Raises:
-        RunDirectoryError: the folder holds nothing of a run.
+        RunDirectoryError: the folder holds no run.
     """
     path = path.absolute()
     if not any((path / name).exists() for name in ("config.yaml", "metrics.jsonl", "summary.json")):
@@ -126,7 +126,7 @@ def is_held(path: Path) -> bool:
 
 
 def read_metrics(file: Path) -> dict[str, Metric]:
-    """Every number of `metrics.jsonl` by name; of a step that stands there twice the later line, and no line that was cut short."""
+    """Read every number of `metrics.jsonl`, by name. If a step occurs twice, the later line counts; lines that were cut short are skipped."""
     steps: dict[str, array[int]] = {}
     values: dict[str, array[float]] = {}
     for line in _text(file).splitlines():
@@ -147,7 +147,7 @@ def _in_order(steps: np.ndarray, values: np.ndarray) -> Metric:
 
 
 def _interruptions(metrics: Mapping[str, Metric]) -> tuple[int, ...]:
-    """Steps before which the run stood still: the clock went on further than the step took."""
+    """Find the steps before which the run stood still: more time passed than the step took."""
     if not {"time", "step_time"} <= metrics.keys() or len(metrics["time"].steps) != len(metrics["step_time"].steps):
         return ()
     steps, times = metrics["time"]
@@ -187,7 +187,7 @@ def _settings(text: str) -> dict[str, object]:
 
 
 def name_apart(runs: Sequence[RunRecord]) -> None:
-    """Label runs of the same folder name by as much of their paths, which are distinct, as tells them apart."""
+    """Label runs by the shortest ends of their paths that differ. The paths themselves must differ."""
     depth = 1
     while len({run.label for run in runs}) < len(runs):
         depth += 1

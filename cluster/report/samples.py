@@ -1,4 +1,4 @@
-"""Sampled completions of a few steps, as a report shows them."""
+"""Sampled completions of a few steps, for a report."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cluster.output.completions import COMPLETION_COLUMNS, DATA_PREFIX, OUTCOME_
 
 GROUPS_OF_A_STEP, COMPLETIONS_OF_A_GROUP = 2, 4
 SHOWN_CHARACTERS = 4000
-"""Of a longer text the middle is left out: its beginning shows how it reasons, its end what it answers."""
+"""The middle of a longer text is left out: the beginning shows how the model reasons, the end what it answers."""
 
 FOLDED_CHARACTERS, FOLDED_LINES = 600, 12
-"""A longer text is folded."""
+"""A text with more characters or lines is folded."""
 
 DATA_CHARACTERS, DATA_COLUMNS = 600, 8
 UNREADABLE_TRIES = 5
@@ -52,7 +52,7 @@ class SampledCompletion:
 
 @dataclass(frozen=True)
 class SampledGroup:
-    """Some completions of a prompt, from the highest reward to the lowest: of many the best and the worst."""
+    """Some completions of a prompt, from the highest reward to the lowest. Of many, only the best and the worst are kept."""
 
     step: int
     prompt_id: str
@@ -68,7 +68,7 @@ class SampledGroup:
 
 
 def read_samples(folder: Path, steps: int = 3) -> list[SampledGroup]:
-    """Groups of the first, the last and evenly many steps between them; a file that cannot be read gives way to its neighbour."""
+    """Read groups of `steps` steps, spread evenly from the first to the last. If a file cannot be read, a neighbour takes its place."""
     files = sorted((int(match[1]), file) for file in folder.glob("step-*.parquet") if (match := _STEP.fullmatch(file.name)))
     taken: dict[int, list[SampledGroup]] = {}
     for index in _spread(len(files), steps):
@@ -154,7 +154,7 @@ def _string(value: object) -> str | None:
 
 
 def _data(row: Mapping[str, object]) -> dict[str, str]:
-    """The row of the data set, such as its solution."""
+    """Return the columns of the data set, such as the solution."""
     names = [name for name in row if name not in _OWN_COLUMNS and not name.startswith((REWARD_PREFIX, OUTCOME_PREFIX))]
     present = [name for name in names if row[name] is not None][:DATA_COLUMNS]
     return {name.removeprefix(DATA_PREFIX): shown(_as_text(row[name]), DATA_CHARACTERS) for name in present}
@@ -165,7 +165,7 @@ def _as_text(value: object) -> str:
 
 
 def shown(text: str, most: int = SHOWN_CHARACTERS) -> str:
-    """A text as it can stand on a page: not too long, and with control characters as visible signs."""
+    """Make a text fit for a page: shorten it, and replace control characters by visible signs."""
     if len(text) > most:
         left_out = len(text) - most
         text = f"{text[: most * 5 // 8]}\n[… {left_out:,} characters left out …]\n{text[-(most * 3 // 8) :]}"

@@ -53,7 +53,7 @@ def test_the_top_of_the_page_says_what_came_of_the_run(page: Page) -> None:
     assert "25.0% → 80.0%" in page.text
     assert "95 % intervals 8.1% to 55.8%, 49.0% to 94.3%; greedy, 10 prompts" in page.text
     assert "steps 60 of 60 training time 2 min 0 s 2 s a step completions per second 64" in page.text
-    assert "learner idle 25% waiting for groups engines idle 25%" in page.text
+    assert "learner idle 25% of the time, waiting for groups engines idle 25%" in page.text
     assert "adapter sync 0.05 s median; 95th percentile 0.07 s" in page.text
 
 
@@ -68,7 +68,7 @@ def test_there_is_a_chart_of_everything_that_was_logged(page: Page) -> None:
         "Reward", "Parts of the reward", "Accuracy", "Spread within groups", "Groups of equal rewards", "Entropy, nats", "Gradient norm",
         "Learning rate", "Loss", "Clipped tokens", "Length, tokens", "Cut off at the limit", "Staleness, steps",
         "Log-probability difference, nats", "Importance ratio", "Learner's time", "Engines' time", "Reward workers' time", "Step time, s",
-        "Tokens per second", "Tokens trained on", "Adapter sync, s", "Groups in the window", "Groups sampled again", "Fill of the packed rows",
+        "Tokens per second", "Tokens trained on", "Adapter sync, s", "Groups under way", "Groups sampled again", "Fill of the packed rows",
     ]  # fmt: skip
     assert set(page.lines("Parts of the reward")) == {"accuracy", "format", "tag_count"}
     assert set(page.lines("Length, tokens")) == {"mean", "shortest", "longest"}
@@ -123,7 +123,7 @@ def test_the_best_and_worst_completions_of_first_middle_and_last_step_are_shown(
         assert "4 of 8 completions" in group.text
         assert f"gold of step {step}" in group.text
         assert "2+2?" in group.text
-        assert "2 tokens, policy 0" in " ".join(group.text.split())
+        assert "2 tokens, policy version 0" in " ".join(group.text.split())
 
 
 def test_a_chart_says_in_words_what_it_shows(page: Page) -> None:
@@ -212,7 +212,7 @@ def test_values_that_are_not_finite_are_gaps_that_are_counted(tmp_path: Path) ->
     page = page_of(folder)
     drawn = page.lines("Gradient norm")["before clipping"]
     assert [step for step, value in drawn.items() if math.isnan(value)] == [4, 5, 7]
-    assert "before clipping: 3 steps without a finite value, the first 4" in page.text
+    assert "before clipping: not a finite number at 3 steps, first at step 4" in page.text
     chart = page.charts["Gradient norm"]
     (line,) = [path.get("d", "") for path in chart.iter("path") if path.get("class") == "line"]
     assert line.count("M") == 3, "before the gap, the lone step 6, and step 8"
@@ -235,7 +235,7 @@ def test_a_spike_of_the_loss_does_not_flatten_its_curve(tmp_path: Path) -> None:
     make_run(folder, steps=2)
     log_steps(folder, {step: {"train/loss": 1000.0 if step == 50 else math.sin(step)} for step in range(3, 203)})
     page = page_of(folder)
-    assert "1 value beyond the frame, to 1k" in page.text
+    assert "1 value cut off at the frame, the farthest 1k" in page.text
     heights = [y for _, y in points(next(p.get("d") for p in page.charts["Loss"].iter("path") if p.get("class") == "raw"))]
     assert np.ptp(np.sort(heights)[2:-2]) > 30
     assert min(heights) == TOP and max(heights) <= BOTTOM
@@ -248,7 +248,7 @@ def test_a_resumed_run_shows_where_and_counts_every_start(tmp_path: Path) -> Non
     for step in range(31, 41):
         change_metrics(folder, step, time=4e9 + step)
     page = page_of(folder)
-    assert "Interrupted before step 31 and resumed there" in page.text
+    assert "The run was interrupted before step 31 and resumed there" in page.text
     assert "training time 1 min 20 s" in page.text, "40 steps of 2 s, of which the last start took 10"
     assert sum(path.get("class") == "resumed" for path in page.charts["Reward"].iter("path")) == 1
     assert list(page.lines("Entropy, nats")["entropy"].values())[29:] == pytest.approx([0.625] + [0.125] * 10)
@@ -281,7 +281,7 @@ def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
         directory.write_summary({"exit_reason": "failed: DataError: no such file", "phase_s": {}})
     page = page_of(tmp_path / "failed")
     assert not page.charts
-    for said in ("failed: DataError: no such file", "No step was logged", "No reward was logged", "No completion was written"):
+    for said in ("failed: DataError: no such file", "No step was logged", "No reward was logged", "No completions are stored"):
         assert said in page.text
     (tmp_path / "only").mkdir()
     log_steps(tmp_path / "only", {1: {"reward_std": 0.5}})
@@ -295,7 +295,7 @@ def test_outcomes_of_a_run_without_summary_are_those_of_its_sampled_completions(
     (folder / "summary.json").write_text('{"exit_reason": "failed: LearnerError')
     log_completions(folder, 9, ["a", "b"], outcomes_G=["crashed", "scored"])
     page = page_of(folder)
-    assert "Outcomes of the sampled completions on disk" in page.text
+    assert "Outcomes (of calling the reward) are of the completions stored on disk" in page.text
     assert "scored 17 (94.4%), crashed 1 (5.6%)" in page.text
 
 
@@ -313,7 +313,7 @@ def test_a_run_that_goes_on_does_not_show_the_summary_of_an_earlier_start(tmp_pa
         subprocess.run([sys.executable, "-c", code, str(folder)], cwd=REPOSITORY, check=True, timeout=60)
         page = Page((folder / "report.html").read_text())
         assert "still running" in page.text and "SIGTERM" not in page.text and "25.0% → –" in page.text
-        assert "wall time" not in page.text and "What became of every prompt" not in page.text
+        assert "wall time" not in page.text and "Fate of every prompt" not in page.text
         assert leave_report(folder, print) == folder / "report.html"
         assert "stopped by SIGTERM" in (folder / "report.html").read_text(), "the run itself, at its end"
 
@@ -323,7 +323,7 @@ def test_a_report_that_cannot_be_written_is_said_and_fails_no_run(tmp_path: Path
     (folder / "report.html.tmp").mkdir()
     said: list[str] = []
     assert leave_report(folder, said.append) is None
-    assert len(said) == 1 and said[0].startswith("no report.html: IsADirectoryError")
+    assert len(said) == 1 and said[0].startswith("report.html was not written (IsADirectoryError")
     with pytest.raises(RunDirectoryError, match=r"report.html cannot be written \(Is a directory\): name another file by --output"):
         write_report([folder])
 

@@ -54,6 +54,6 @@ def test_another_model_than_the_checkpoints_is_refused_and_nothing_is_touched(ov
     identity = load_config("configs/quickstart.yaml", []).model.identity
     checkpoint.finish(checkpoint.begin(run / "checkpoints", 3), {"step": 3, "identity": identity}, None)
     (run / "config.yaml").write_text("the run's own")
-    with pytest.raises(CheckpointError, match=f"step-000003 was made with {told}: go on with"):
+    with pytest.raises(CheckpointError, match=f"step-000003 was made with {told}: keep"):
         train(override, f"out_dir={run}")
     assert (run / "config.yaml").read_text() == "the run's own" and not (run / "summary.json").exists()
