@@ -1,1 +1,1 @@
-"""Several models on the same prompts, side by side."""
+"""Compare several models on the same prompts, side by side."""

@@ -1,6 +1,7 @@
-"""`rollcast compare`: several models on the same prompts, side by side.
+"""`rollcast compare`: give several models the same prompts, and show their answers side by side.
 
-base and adapters of it: one engine, in which one adapter is installed after another      whole models: an engine each, in turn
+The base model and its adapters share one start of the engines, and the adapters are installed one after another. For each whole model, the
+engines are started anew.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 AnswersByModel = dict[str, list[Answers]]
-"""Answers of each model, by its name: one `Answers` for every data set."""
+"""Model name -> its answers, one `Answers` for every data set."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """One start of the engines, and whom it serves."""
+    """One start of the engines, and the models that they then serve."""
 
     config: RunConfig
     model_path: str
@@ -53,14 +54,14 @@ class Engine:
 
 
 def run_comparison(asked: CompareArguments, settings: Sequence[str], output: Path | None, console: Console) -> list[ComparedSet]:
-    """Ask every model every prompt; writes `comparison.parquet`, `comparison.html`, `summary.json` and `config.yaml`.
+    """Give every prompt to every model; writes `comparison.parquet`, `comparison.html`, `summary.json` and `config.yaml`.
 
     Args:
-        settings: over the file, beside `asked.overrides`.
-        output: the folder; by default `comparisons/TIME` in the run's, or here.
+        settings: further settings that override the file's, after `asked.overrides`.
+        output: folder to write into; by default `comparisons/TIME` in the run directory, or in the current folder without one.
 
     Raises:
-        RollcastError: of the kind that says what failed.
+        RollcastError: its subclass says what failed.
     """
     overrides = [*asked.overrides, *settings]
     if asked.config is None:
@@ -94,10 +95,10 @@ def _engines(config: RunConfig, base_path: str, models: Sequence[ComparedModel])
 
 
 def _shared_tokenizer(config: RunConfig, engines: Sequence[Engine]) -> PreTrainedTokenizerBase:
-    """The tokenizer by which all are asked.
+    """Load the tokenizer that renders the prompts for all models.
 
     Raises:
-        ConfigError: the models do not share one, or are saved with different chat templates.
+        ConfigError: the models do not share one, or were saved with different chat templates.
     """
     trusted, eos_token = config.model.trust_remote_code, config.model.eos_token
     folders = {one.name: folder for each in engines for one in each.models if (folder := one.adapter or one.model)}

@@ -1,5 +1,5 @@
 "use strict";
-// Shows the prompts on which models differ.
+// Filter the prompts by how the models differ on them.
 for (const section of document.querySelectorAll("section.compared")) {
   const filter = section.querySelector(".filter");
   if (!filter) continue;

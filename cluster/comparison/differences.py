@@ -1,4 +1,4 @@
-"""Several models on the same prompts: differences to the first, prompt by prompt. Pure."""
+"""Differences between models on the same prompts: each model against the first, prompt by prompt. Pure functions."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class ComparedSet:
 
     name: str
     answers: Mapping[str, Answers]
-    """By model, in the order in which they were named; the first is what the others are compared with."""
+    """Model -> its answers, in the order of the command line. The others are compared with the first."""
     differences: Mapping[str, Difference]
-    """Difference of every later model to the first in the judge's mean value, over the prompts that count for both."""
+    """Every other model -> its mean value less that of the first, over the prompts that count for both. The values are the judge's."""
 
     @property
     def models(self) -> list[str]:
         return list(self.answers)
 
     def prompts(self) -> list[dict[str, Sampled]]:
-        """For each prompt what every model said to it, where its engines took it."""
+        """Return for each prompt the answers by model. A model whose engines refused the prompt is missing."""
         by_id: dict[PromptId, dict[str, Sampled]] = {}
         for model, answers in self.answers.items():
             for one in answers.sampled:
@@ -39,11 +39,11 @@ class ComparedSet:
 
 
 def compare_set(answers: Mapping[str, Answers], seed: int) -> ComparedSet:
-    """Compare what models said to the same prompts.
+    """Compare the answers of models to the same prompts.
 
     Args:
-        answers: by model; at least one.
-        seed: of the bootstrap.
+        answers: model -> its answers; at least one model.
+        seed: seed of the bootstrap.
     """
     first, *others = answers
     differences = {}
@@ -56,7 +56,7 @@ def compare_set(answers: Mapping[str, Answers], seed: int) -> ComparedSet:
 
 
 def mean_values(answers: Answers) -> dict[PromptId, float]:
-    """The mean value of every prompt that counts."""
+    """Average the judge's values for every prompt that counts."""
     judged = ((one.prompt.id, one.values_G(answers.evaluation.judge)) for one in answers.sampled)
     return {prompt_id: fmean(values_G) for prompt_id, values_G in judged if values_G is not None}
 
@@ -67,7 +67,7 @@ def _pairs(answers: Answers, reference: Answers) -> list[tuple[float, float]]:
 
 
 def comparison_table(compared: ComparedSet) -> Table:
-    """A row a model: its mean, and how it differs from the first."""
+    """Make a table with a row for each model: its mean, and its difference from the first."""
     first = compared.models[0]
     evaluation = compared.answers[first].evaluation
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{compared.name}: {mean_name(evaluation)}", title_justify="left")
@@ -86,7 +86,7 @@ def comparison_table(compared: ComparedSet) -> Table:
 
 
 def summary_of(sets: Sequence[ComparedSet]) -> list[dict[str, object]]:
-    """As JSON."""
+    """Return the comparison as JSON values."""
     return [
         {
             "name": compared.name,

@@ -1,4 +1,4 @@
-"""`comparison.html`: several models side by side, prompt by prompt."""
+"""`comparison.html`: the answers of several models side by side."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cluster.report.samples import DATA_CHARACTERS, is_long, shown
 
 FILE_NAME = "comparison.html"
 PROMPTS_OF_A_SET = 200
-"""On the page; the Parquet file has all. Those on which models differ come first."""
+"""Greatest number of prompts on the page, those on which models differ before all others. The Parquet file has all."""
 
 
 @dataclass(frozen=True)
 class ShownAnswer:
-    """The answer of one model to a prompt: its first completion, and how many of all were right."""
+    """The answer of one model to a prompt: its first completion, and how many of its completions are right."""
 
     model: str
     style: int
@@ -45,7 +45,7 @@ class ShownPrompt:
     data: dict[str, str]
     answers: Sequence[ShownAnswer]
     better: Sequence[str]
-    """Models that do better on it than the first."""
+    """Models with a higher value than the first model."""
     worse: Sequence[str]
 
     @property
@@ -54,10 +54,10 @@ class ShownPrompt:
 
 
 def write_comparison(sets: Sequence[ComparedSet], sources: dict[str, str], folder: Path) -> Path:
-    """Write the page.
+    """Write the page; returns its path.
 
     Args:
-        sources: model -> where it comes from.
+        sources: model -> folder that it was loaded from.
     """
     file = folder / FILE_NAME
     write_page(file, render_comparison(sets, sources))
@@ -65,7 +65,7 @@ def write_comparison(sets: Sequence[ComparedSet], sources: dict[str, str], folde
 
 
 def render_comparison(sets: Sequence[ComparedSet], sources: dict[str, str]) -> str:
-    """The page as text."""
+    """Make the page."""
     return render_page(
         Path(__file__).parent,
         "comparison",
@@ -80,14 +80,14 @@ def render_comparison(sets: Sequence[ComparedSet], sources: dict[str, str]) -> s
 
 
 def _scale(compared: ComparedSet) -> tuple[float, float]:
-    """The range of the differences' axis: symmetric, so that 0 is in the middle."""
+    """Compute the ends of the differences' axis, with 0 in the middle."""
     ends = [abs(end) for difference in compared.differences.values() for end in difference.interval]
     widest = max((*ends, 1e-3)) * 1.08
     return -widest, widest
 
 
 def _other_measures(compared: ComparedSet) -> list[list[str]]:
-    """Rows of a table: a measure, and what each model has."""
+    """Make the rows of a table: a measure, and its value for each model."""
     columns = [{name: (value, interval) for name, value, interval in measures(answers.evaluation)} for answers in compared.answers.values()]
     mean = mean_name(compared.answers[compared.models[0]].evaluation)
     names = [name for name in dict.fromkeys(name for column in columns for name in column) if name != mean]

@@ -57,8 +57,8 @@ class Checkpoint:
         for name, value in identity.items():
             if before[name] != value:
                 raise CheckpointError(
-                    f"{self.folder} was made with {name} {before[name]}, but this run has {value}: keep {before[name]}, or start anew in another "
-                    "out_dir or with --resume none"
+                    f"{self.folder} was made with {name} {before[name]}, but this run has {value}: keep {before[name]}, or start anew "
+                    "in another out_dir or with --resume none"
                 )
 
 
@@ -137,7 +137,8 @@ def read_groups(folder: Path) -> list[tuple[GroupSummary, Scores, pa.Table]]:
             body = pa.ipc.open_file(source).read_all()
         if not body.schema.equals(ROLLOUT_SCHEMA):
             raise CheckpointError(
-                f"{facts.with_suffix('.arrow')} has the columns {body.schema.names}: it was written by another version of rollcast; resume with that version"
+                f"{facts.with_suffix('.arrow')} has the columns {body.schema.names}: it was written by another version of rollcast; "
+                "resume with that version"
             )
         summary, scores = _FACTS.validate_json(facts.read_bytes())
         found.append((summary, scores, body))

@@ -1,10 +1,11 @@
-"""Pushes a run's adapters while it trains: `cluster.push_to_hub`.
+"""Push the adapters of a run while it trains: `cluster.push_to_hub`.
 
     checkpoint of a step ─► its adapter, hard-linked into RUN/hub/step-000050 ─► `rollcast push` in a process of its own
-                                                    (one at a time; of those that wait only the newest is kept)
+                                                    (one at a time; of those that wait, only the newest is kept)
 
-The loop never waits for a push, and no failure of one ends the run: it is said, counted, and made good by the next. The process can be
-killed, which a thread could not, and is the very command that a person would repeat.
+The training loop never waits for a push. A push that fails does not end the run: the failure is printed and counted, and the next push
+uploads everything again. Pushes run in a process and not in a thread, because a process can be killed, and because a user can repeat the
+same command by hand.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ FRONT_DOOR = str(Path(__file__).parents[2] / "rollcast.py")
 """The program that pushes, by its path: no folder of the user can stand in for it."""
 
 WIDE = {"COLUMNS": "400"}
-"""So that an error stays one line of the log."""
+"""A wide terminal, so that an error is one line of the log."""
 
 
 class HubSummary(TypedDict):
@@ -43,15 +44,15 @@ class HubSummary(TypedDict):
     pushed_steps: list[int]
     failed_steps: list[int]
     superseded: int
-    """Saves that were never pushed because a newer one came before their turn."""
+    """Checkpoints that were not pushed because a newer one came before their turn."""
     last_error: str
 
 
 def open_hub(config: RunConfig) -> str | None:
-    """The id of the repository that a run is pushed to, which is made where there is none; None where nothing is to be pushed.
+    """Make the repository that a run is pushed to, unless it exists; returns its id, or None if nothing is to be pushed.
 
     Raises:
-        HubError: the hub cannot be reached, or does not let this token write there. The run is not started.
+        HubError: the hub cannot be reached, or does not let this token write. The run then does not start.
     """
     settings = config.cluster.push_to_hub
     if settings is None:
@@ -61,13 +62,13 @@ def open_hub(config: RunConfig) -> str | None:
         return open_repository(name, private=settings.hub_private_repo, revision=settings.hub_model_revision)
     except HubError as error:
         raise HubError(
-            f"{error.message}. Nothing was started; cluster.push_to_hub= trains without a hub, and rollcast push pushes later"
+            f"{error.message}. The run was not started; to train without a hub, set cluster.push_to_hub= and use rollcast push later"
         ) from None
 
 
 @dataclass
 class HubUploads:
-    """The pushes of one run. `say(text)` shows a person what came of them."""
+    """The pushes of one run. Their results are printed with `say(text)`."""
 
     run: Path
     settings: PushToHubSection
@@ -76,7 +77,7 @@ class HubUploads:
     pushed: list[int] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
     superseded: int = 0
-    """Saves that were never pushed because a newer one came before their turn."""
+    """Checkpoints that were not pushed because a newer one came before their turn."""
     last_error: str = ""
     _waiting: tuple[int, Path] | None = None
     _working: asyncio.Task[None] | None = None
@@ -85,7 +86,7 @@ class HubUploads:
     def open(
         cls, config: RunConfig, run: Path, repo_id: str | None, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
     ) -> HubUploads | None:
-        """For the run in `run`, whose repository `open_hub` opened; None where nothing is to be pushed."""
+        """Prepare the pushes of the run in `run`; returns None if nothing is to be pushed. `repo_id` is from `open_hub`."""
         settings = config.cluster.push_to_hub
         if settings is None or repo_id is None:
             return None
@@ -99,11 +100,11 @@ class HubUploads:
 
     @property
     def command(self) -> str:
-        """The command that pushes the run's result."""
+        """The command with which a user pushes the run's result."""
         return " ".join(["rollcast", "push", str(self.run), *self._options()])
 
     def after_save(self, step: int, adapter: Path) -> None:
-        """Push the adapter of a checkpoint as soon as the push before it is done. Takes no time: the files are linked, not copied."""
+        """Push the adapter of a checkpoint, after the push that is running. Returns at once: the files are linked, not copied."""
         if self.settings.hub_strategy != "every_save":
             return
         folder = self.run / "hub" / f"step-{step:06d}"
@@ -120,18 +121,20 @@ class HubUploads:
             self._working = asyncio.ensure_future(self._work())
 
     async def finish(self, step: int, *, whole: bool) -> HubSummary:
-        """Push the run's result, and wait for it and the push before it, `push_timeout_s` together; returns what `summary.json` holds.
+        """Push the run's result, and wait until it is done; returns the part `hub` of `summary.json`.
+
+        This push and the one that is still running have `push_timeout_s` together.
 
         Args:
-            whole: whether the run came to its end. One that was stopped is to end soon, and pushes nothing more.
+            whole: whether the run reached its end. A run that was stopped should end soon, so it pushes nothing more.
         """
         if self._waiting is not None:
             shutil.rmtree(self._waiting[1], ignore_errors=True)
             self._waiting, self.superseded = None, self.superseded + 1
         if not whole:
-            self.say(f"stopped, so the result is not pushed: go on with the same command, or push it with: {self.command}")
+            self.say(f"the run was stopped, so its result is not pushed: continue with the same command, or push it with: {self.command}")
         elif not await self._push_result(step):
-            self.say(f"WARNING: the result is not at {self.repo_id}. Nothing is lost; push it with: {self.command}")
+            self.say(f"WARNING: the result was not pushed to {self.repo_id}; it is in {self.run}, push it with: {self.command}")
         return {
             "repo_id": self.repo_id,
             "pushed_steps": self.pushed,
@@ -153,7 +156,7 @@ class HubUploads:
             return False
 
     async def close(self) -> None:
-        """End what goes on, and remove what waited."""
+        """Stop the running push, and remove the adapters that waited."""
         self._waiting = None
         if self._working is not None:
             self._working.cancel()
@@ -165,7 +168,9 @@ class HubUploads:
             (step, folder), self._waiting = self._waiting, None
             try:
                 if not await self._push(step, ["--adapter", str(folder)]):
-                    self.say(f"WARNING: the push of step {step} to {self.repo_id} failed; training goes on, and the next save is pushed")
+                    self.say(
+                        f"WARNING: the push of step {step} to {self.repo_id} failed; training continues, and the next checkpoint is pushed"
+                    )
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -178,7 +183,7 @@ class HubUploads:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **QUIET, **WIDE},
-                start_new_session=True,  # a Ctrl-C at the terminal is meant for the run
+                start_new_session=True,  # so that a Ctrl-C at the terminal reaches only the run
             )
             try:
                 await process.wait()

@@ -1,4 +1,4 @@
-"""The curves of a model card: charts of the report as one SVG that needs no style sheet.
+"""The curves of a model card: some charts of the report in one SVG, which needs no style sheet.
 
 python -m cluster.publish.curves_image RUN Reward Accuracy > curves.svg
 """
@@ -15,12 +15,12 @@ from cluster.report.drawing import HEIGHT, WIDTH, Chart
 from cluster.report.record import RunRecord, read_run
 
 TITLES = ("Reward", "Accuracy", "Parts of the reward", "Entropy, nats", "KL to the reference, nats", "Length, tokens")
-"""The first four that the run has."""
+"""Titles of the charts. The first four that the run has are drawn."""
 
 COUNT, COLUMNS, TITLE_HEIGHT, KEYS_HEIGHT = 4, 2, 22, 18
 COLOURS = ("#0072b2", "#c85200", "#00795c", "#a8458c", "#8a6200", "#2a87b8", "#6e6e6e", "#1b1f24")
 DASHES = ("none", "7 3", "2 2.5", "9 3 2 3", "4 2", "12 3", "6 2 2 2 2 2", "1 3")
-"""As in the report's style sheet, whose variables an image by itself has not."""
+"""As in the report's style sheet: an image cannot use its variables."""
 
 STYLE = (
     "text{font:11px system-ui,sans-serif;fill:#57606a} text.title{font-weight:600;font-size:13px;fill:#1b1f24} path{fill:none} "
@@ -35,7 +35,7 @@ STYLE = (
 
 
 def curves_svg(run: RunRecord, titles: Sequence[str] = TITLES) -> str | None:
-    """Draw the first charts of these titles that the run has; None where it has none of them."""
+    """Draw the first charts with these titles that the run has; returns None if it has none of them."""
     charts = charts_titled(run, titles)[:COUNT]
     if not charts:
         return None

@@ -1,4 +1,4 @@
-"""The files that are published of a run, or of a model's folder: weights as they are, texts without paths and secrets."""
+"""The files to publish of a run or of a model folder: weights unchanged, texts without local paths and secrets."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from configs.yaml_files import dump_yaml
 WEIGHTS = (".safetensors",)
 OF_A_MODEL = (*WEIGHTS, ".json", ".jinja", ".model", ".txt", ".tiktoken")
 TEXTS = ("README.md", "config.yaml", "report.html", "curves.svg")
-"""Files of a folder that are published with its model, where they are there."""
+"""Files of a folder that are published with its model, if they exist."""
 
 SETTINGS_FILES = ("adapter_config.json", "config.json", "tokenizer_config.json")
-"""Those that may name a folder of the machine. Vocabularies are left alone: what looks like a path there is a token."""
+"""Files that may name a local folder. Vocabularies are not searched: a token may look like a path."""
 
 Content = Path | bytes
 
 
 @dataclass
 class Publication:
-    """Files by their names in the repository."""
+    """The files to publish, by their names in the repository."""
 
     files: dict[str, Content] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
-    """Files that lie beside them and are not published."""
+    """Files of the same folder that are not published."""
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every file, the texts first."""
+        """Sizes of all files in bytes, smallest first."""
         found = {name: len(content) if isinstance(content, bytes) else content.stat().st_size for name, content in self.files.items()}
         return dict(sorted(found.items(), key=lambda item: (item[1], item[0])))
 
 
 def of_folder(folder: Path) -> Publication:
-    """An adapter or a model by itself.
+    """Collect the files of a folder with an adapter or a model.
 
     Raises:
-        ConfigError: it holds neither.
+        ConfigError: the folder holds no weights.
     """
     found = of_model(folder)
     for name in TEXTS:
@@ -62,10 +62,13 @@ def of_folder(folder: Path) -> Publication:
 
 
 def of_run(run: Path, weights: Path, *, merged: bool) -> Publication:
-    """The model in `weights` (a run's adapter, that of a checkpoint, or a merged model) with card, settings, curves and report of the run.
+    """Collect the model in `weights`, with the card, settings, curves and report of the run.
+
+    Args:
+        weights: folder of the run's final adapter, of a checkpoint's adapter, or of the merged model.
 
     Raises:
-        ConfigError: there are no weights, or the run's settings are those of another version.
+        ConfigError: there are no weights, or this version of rollcast cannot read the run's settings.
     """
     found = of_model(weights)
     record, tree = read_run(run), read_settings(run / "config.yaml")
@@ -82,7 +85,7 @@ def of_run(run: Path, weights: Path, *, merged: bool) -> Publication:
 
 
 def of_model(folder: Path) -> Publication:
-    """Weights, tokenizer and settings of a model's folder."""
+    """Collect weights, tokenizer and settings of a model folder."""
     children = sorted(folder.iterdir()) if folder.is_dir() else []
     if not any(child.suffix in WEIGHTS for child in children):
         raise ConfigError(
@@ -93,7 +96,7 @@ def of_model(folder: Path) -> Publication:
 
 
 def run_card(run: Path, config: RunConfig) -> str:
-    """The card of a run's adapter, as it lies in the run's directory."""
+    """Write the card that a run puts beside its adapter."""
     return model_card(config, card_facts(read_run(run, running=False), config))
 
 
@@ -112,7 +115,7 @@ def card_facts(record: RunRecord, config: RunConfig, *, merged: bool = False, cu
 
 
 def _last_metrics(record: RunRecord) -> Mapping[str, float]:
-    """Means over the last tenth of the steps at which a metric was logged."""
+    """Average each metric of the card over the last tenth of the steps at which it was logged."""
     found = {}
     for name in SHOWN_METRICS.keys() & record.metrics.keys():
         values = record.metrics[name].values
@@ -127,13 +130,13 @@ def _report(record: RunRecord, settings: str, config: RunConfig) -> str:
 
 
 def _content(file: Path) -> Content:
-    """The file itself, or its text where that names a folder of the machine as the model's name."""
+    """Return the file itself, or, if it gives a local folder as the name of a model, its text without that."""
     if file.name not in SETTINGS_FILES:
         return file
     try:
         settings: dict[str, object] = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         raise ConfigError(f"{file} is not readable as JSON; save the model again") from None
-    # Only names: what else ends in `_token` there is an end of a sequence, and no secret.
+    # Only these keys: others that end in `_token`, such as `eos_token`, are no secrets.
     clean = {name: scrubbed(value) if name.endswith("name_or_path") else value for name, value in settings.items()}
     return file if clean == settings else json.dumps(clean, indent=2, ensure_ascii=False).encode()

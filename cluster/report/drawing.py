@@ -220,7 +220,7 @@ class StackedChart:
 
 
 def _shares(parts_s: np.ndarray, whole_s: np.ndarray) -> np.ndarray:
-    """Divide the parts by the whole, and add the rest as the last row. Clocks of several processes may add up to a little more than the step."""
+    """Divide the parts by the whole, and add the rest as the last row. Clocks of several processes may add up to more than the step."""
     shares = parts_s / np.maximum(whole_s, parts_s.sum(axis=0))
     return np.vstack([shares, 1.0 - shares.sum(axis=0)])
 

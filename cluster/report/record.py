@@ -126,7 +126,7 @@ def is_held(path: Path) -> bool:
 
 
 def read_metrics(file: Path) -> dict[str, Metric]:
-    """Read every number of `metrics.jsonl`, by name. If a step occurs twice, the later line counts; lines that were cut short are skipped."""
+    """Read every number of `metrics.jsonl`, by name. If a step occurs twice, the later line counts; lines cut short are skipped."""
     steps: dict[str, array[int]] = {}
     values: dict[str, array[float]] = {}
     for line in _text(file).splitlines():

@@ -1,10 +1,11 @@
-"""`stages`: several runs one after another, each from the adapter of the one before.
+"""`stages`: several runs one after another, each starting from the adapter of the previous one.
 
-    out_dir/config.yaml          the whole, with its stages
-    out_dir/1-<name>/            the run directory of the first stage, and so on
-    out_dir/adapter              that of the last stage             out_dir/summary.json, report.html    of all stages
+    out_dir/config.yaml                  the settings with all stages
+    out_dir/1-<name>/, 2-<name>/ ...     the run directory of each stage
+    out_dir/adapter                      the adapter of the last stage
+    out_dir/summary.json, report.html    of all stages
 
-A stage that ended well is not run again; one that did not goes on from its last checkpoint.
+A stage that reached its end is not run again. Any other stage continues from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -49,17 +50,19 @@ class StagesSummary(TypedDict):
 
 
 def run_stages(config: RunConfig, resume: Resume = "auto") -> StagesSummary:
-    """Run every stage that has not ended well yet; returns what `summary.json` holds.
+    """Run every stage that has not reached its end; returns the content of `summary.json`.
 
     Args:
-        resume: `auto` goes on where the stages stand, `none` begins anew.
+        resume: `auto` continues where the stages stopped, `none` starts anew.
 
     Raises:
-        ConfigError: a checkpoint to resume from is given, `model.adapter` cannot be used, or a stage cannot work.
+        ConfigError: `resume` is a checkpoint, `model.adapter` cannot be used, or the settings of a stage cannot work.
         RollcastError: a stage failed.
     """
     if isinstance(resume, Path):
-        raise ConfigError(f"--resume {resume}: a run of stages goes on where it stands; use --resume auto, or none to begin anew")
+        raise ConfigError(
+            f"--resume {resume}: stages cannot continue from a chosen checkpoint; use --resume auto to continue, or none to start anew"
+        )
     config = with_starting_adapter(config)
     stages = stage_configs(config)
     with RunDirectory.open(config.out_dir, resume, folders=()) as directory:
@@ -80,7 +83,7 @@ def _run_in_order(stages: tuple[RunConfig, ...], directory: RunDirectory, displa
             display.say(f"\nstage {number} of {len(stages)}: {name}")
             found = read_summary(stage.out_dir)
             if ended_well(found):
-                display.say("it has ended already" + _changed(stage))
+                display.say("already finished" + _changed(stage))
             else:
                 found = run_training(stage)
             results.append(_result(name, found))
@@ -120,12 +123,12 @@ def _summary(results: list[StageResult], exit_reason: str) -> StagesSummary:
 
 
 def _changed(stage: RunConfig) -> str:
-    """List the settings of a finished stage that differ from the configuration. `model` is left out: the adapter completes it."""
+    """List the settings that have changed since the stage ran. `model` is left out: a run completes it from the adapter."""
     was, now = (dict(_flat(tree)) for tree in (read_yaml(stage.out_dir / "config.yaml"), stage.model_dump(mode="json")))
     changed = [
         f"{key} was {was.get(key)}, not {value}" for key, value in now.items() if not key.startswith("model.") and was.get(key) != value
     ]
-    return f", with other settings, which it keeps ({'; '.join(changed)}); --resume none begins anew" if changed else ""
+    return f", with other settings, which it keeps ({'; '.join(changed)}); --resume none starts anew" if changed else ""
 
 
 def _flat(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -96,7 +96,7 @@ def test_two_stages_of_grpo_on_the_merged_adapter_survive_a_kill(tuned: Training
         killed.finish()
     first = (tmp_path / "run/1-few/metrics.jsonl").read_bytes()
     ended = run_to_end(tmp_path / "run", *settings)
-    assert "it has ended already\n" in ended.output() and f"resuming from {ended.out_dir}/2-all/checkpoints" in ended.output()
+    assert "already finished\n" in ended.output() and f"resuming from {ended.out_dir}/2-all/checkpoints" in ended.output()
     assert (tmp_path / "run/1-few/metrics.jsonl").read_bytes() == first
     few, strict = (ended.stage(name) for name in ("1-few", "2-all"))
     assert [step["step"] for step in strict.metrics()] == [1, 2, 3, 4]

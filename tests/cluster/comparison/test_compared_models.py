@@ -43,8 +43,8 @@ def test_the_command_line_is_read_in_any_order(tmp_path: Path) -> None:
     [
         (["run.yaml"], "no model to compare is named"),
         (["base", "base"], "base is named twice"),
-        (["one.yaml", "two.yaml", "base"], "one.yaml and two.yaml: one file or run directory"),
-        (["sft=nowhere"], "nowhere holds neither an adapter .* nor a model .* nor a run with a result"),
+        (["one.yaml", "two.yaml", "base"], "one.yaml and two.yaml: only one file or run directory"),
+        (["sft=nowhere"], "nowhere holds neither an adapter .* nor a model .* nor a finished run"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(arguments: list[str], told: str) -> None:
@@ -63,9 +63,9 @@ def test_without_a_file_the_adapters_say_the_base_model(tmp_path: Path) -> None:
     config = config_without_file([ComparedModel("base"), ComparedModel("one", adapter=one), ComparedModel("two", adapter=two)], DATA)
     assert config.model.path == "some/base" and config.evaluation.data == ("gsm8k",)
     other = adapter(tmp_path / "other", base="another/base")
-    with pytest.raises(ConfigError, match="one is an adapter of some/base, and other of another/base"):
+    with pytest.raises(ConfigError, match="one is an adapter of some/base, but other is one of another/base"):
         config_without_file([ComparedModel("one", adapter=one), ComparedModel("other", adapter=other)], DATA)
-    with pytest.raises(ConfigError, match="only base is named, and nothing says which model it is"):
+    with pytest.raises(ConfigError, match="only base is named, and nothing says which model that is"):
         config_without_file([ComparedModel("base")], DATA)
     with pytest.raises(ConfigError, match="no data set is named"):
         config_without_file([ComparedModel("one", adapter=one)], [])

@@ -98,7 +98,7 @@ async def test_a_push_that_fails_is_said_and_counted_and_the_next_goes_on(hub: H
     while uploads._working is not None and not uploads._working.done():
         await asyncio.sleep(0.05)
     assert any("push of step 1" in line and "answers 500" in line for line in said)
-    assert any("WARNING: the push of step 1 to me/grpo failed; training goes on" in line for line in said)
+    assert any("WARNING: the push of step 1 to me/grpo failed; training continues" in line for line in said)
     hub.broken = False
     save_step(uploads, 2)
     found = await uploads.finish(4, whole=True)
@@ -113,7 +113,7 @@ async def test_a_result_that_is_not_pushed_comes_with_the_command(hub: Hub, run:
     uploads = uploads_of(run, said, hub_private_repo=True, hub_model_revision="v1")
     found = await uploads.finish(4, whole=True)
     assert found["failed_steps"] == [4] and "answers 403" in found["last_error"]
-    assert said[-1].startswith("WARNING: the result is not at me/grpo")
+    assert said[-1].startswith("WARNING: the result was not pushed to me/grpo")
     assert said[-1].endswith(f"rollcast push {run} --repo-id me/grpo --private --revision v1")
     await uploads.close()
 

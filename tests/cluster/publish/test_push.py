@@ -147,11 +147,11 @@ def test_a_dry_run_asks_nobody(hub: Hub, run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("token", "repo_id", "told"),
     [
-        (None, "me/grpo", "no token to push to me/grpo.*export HF_TOKEN"),
+        (None, "me/grpo", "there is no token to push to me/grpo.*export HF_TOKEN"),
         ("hf_" + "x" * 34, "me/grpo", "answers 401.*not valid there.*export HF_TOKEN"),
         (READER, "me/grpo", "answers 403.*may not write to me/grpo"),
         (WRITER, "else/grpo", "answers 403.*may not write to else/grpo"),
-        (WRITER, "a/b/c", "is no name of a repository.*user/name"),
+        (WRITER, "a/b/c", "is not a valid name of a repository.*user/name"),
     ],
 )
 def test_a_refusal_names_its_remedy(hub: Hub, run: Path, tmp_path: Path, token: str | None, repo_id: str, told: str) -> None:
@@ -196,7 +196,7 @@ def test_the_adapter_of_a_checkpoint(run: Path, tmp_path: Path) -> None:
     assert found.files["adapter_model.safetensors"] == earlier / "adapter_model.safetensors" and "report.html" in found.files
     with pytest.raises(ConfigError, match="give one of them"):
         collect(run, merged=True, adapter=earlier, console=console)
-    with pytest.raises(ConfigError, match="is no run directory"):
+    with pytest.raises(ConfigError, match="is not a run directory"):
         collect(run / "adapter", merged=True, adapter=None, console=console)
     shutil.copy(run / "config.yaml", tmp_path)
     with pytest.raises(ConfigError, match="has no adapter yet"):

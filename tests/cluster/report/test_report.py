@@ -324,7 +324,7 @@ def test_a_report_that_cannot_be_written_is_said_and_fails_no_run(tmp_path: Path
     said: list[str] = []
     assert leave_report(folder, said.append) is None
     assert len(said) == 1 and said[0].startswith("report.html was not written (IsADirectoryError")
-    with pytest.raises(RunDirectoryError, match=r"report.html cannot be written \(Is a directory\): name another file by --output"):
+    with pytest.raises(RunDirectoryError, match=r"report.html cannot be written \(Is a directory\): name another file with --output"):
         write_report([folder])
 
 

@@ -40,7 +40,7 @@ def test_a_dry_run_shows_every_stage(tmp_path: Path) -> None:
 
 def test_stages_resume_by_themselves(tmp_path: Path) -> None:
     config = load_config("configs/quickstart.yaml", [STAGES, f"out_dir={tmp_path}/x"])
-    with pytest.raises(ConfigError, match="goes on where it stands; use --resume auto, or none"):
+    with pytest.raises(ConfigError, match="cannot continue from a chosen checkpoint; use --resume auto to continue, or none"):
         run_stages(config, tmp_path / "x/2-strict/checkpoints/step-000001")
 
 
