@@ -71,10 +71,10 @@ class RewardWorker:
                 timeout_s=self._section.timeout_s,
                 memory_limit_bytes=self._section.memory_limit_bytes,
                 cwd=self._cwd,
-                on_lost=_die,
             )
         except RewardError as error:
             raise RewardError(error.message, node=node) from error
+        self._graders.lost.add_done_callback(lambda _: _die())
         return WorkerFacts(os.getpid(), node, tuple(self._graders.pids()))
 
     async def score(self, table: pa.Table, step: int) -> WorkerReport:

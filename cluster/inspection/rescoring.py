@@ -20,8 +20,9 @@ from rich.table import Table
 from actors.rows.rows import Rows, load_rows
 from cluster.output.completions import COMPLETION_COLUMNS, DATA_PREFIX, OUTCOME_PREFIX, REWARD_PREFIX, table_of
 from cluster.output.counting import counting
-from configs.contracts.errors import ConfigError, DataError, RewardError
+from configs.contracts.errors import ConfigError, DataError
 from configs.contracts.records import FAILED_OUTCOMES, Grades
+from configs.contracts.tasks import gather_or_cancel
 from configs.schema.rewards import RewardsSection
 from configs.schema.run import RunConfig
 from rewards import validate
@@ -180,16 +181,12 @@ def score_file(section: RewardsSection, file: CompletionFile, graders: int | Non
 async def _score(section: RewardsSection, file: CompletionFile, count: int, console: Console) -> Rescored:
     """Score all groups with `count` grader processes."""
     found = Rescored.empty([spec.label for spec in section.functions], len(file.rows))
-    lost = asyncio.get_running_loop().create_future()
     graders = await Graders.start(
         [(spec.name, spec.params) for spec in section.functions],
         count=count,
         timeout_s=section.timeout_s,
         memory_limit_bytes=section.memory_limit_bytes,
         cwd=Path.cwd(),
-        on_lost=lambda: lost.set_exception(
-            RewardError("the process that starts the graders was killed from outside: run the command again")
-        ),
     )
     waiting = iter(file.groups())
     started_s = time.monotonic()
@@ -202,9 +199,7 @@ async def _score(section: RewardsSection, file: CompletionFile, count: int, cons
                     _record(section, found, indices, reports)
                     advance(len(indices))
 
-            working = asyncio.gather(*(work() for _ in range(count)))
-            await asyncio.wait({working, lost}, return_when=asyncio.FIRST_COMPLETED)
-            await (lost if lost.done() else working)
+            await gather_or_cancel(work() for _ in range(count))
     finally:
         await graders.close()
     found.seconds = time.monotonic() - started_s

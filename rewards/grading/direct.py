@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
 
-from configs.contracts.errors import RewardError
 from rewards.functions import registry
 from rewards.functions.group_input import Columns, GroupInput
 from rewards.functions.per_completion import Grade, PerCompletionReward, TextReward
@@ -126,14 +125,14 @@ class _Grader:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._graders: Graders | None = None
-        self._lost: asyncio.Future[None] | None = None
 
     def grade(self, group: GroupInput, index: int, timeout_s: float | None) -> GradeReport:
-        """Grade completion `index`, and return its report. Starts what is not yet started."""
+        """Grade completion `index`, and return its report. Starts what is not yet started, or was killed."""
+        from rewards.grading.progress import Step
+
         with self._lock:
-            if self._graders is None:
-                self._start()
-        return self._run(self._graded(group, index, timeout_s))
+            graders = self._ready()
+        return self._run(graders.grade_step(group, Step(1, index), timeout_s))
 
     def close(self) -> None:
         """End the processes and the thread. The next call starts them again."""
@@ -151,46 +150,17 @@ class _Grader:
         """Forget all in a forked child: the thread is not there, and the processes are the parent's."""
         self.__init__()
 
-    def _start(self) -> None:
+    def _ready(self) -> Graders:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=self._loop.run_forever, name="rollcast-direct-rewards", daemon=True)
             self._thread.start()
-        self._graders = self._run(self._started())
-
-    async def _started(self) -> Graders:
-        from configs.schema.rewards import RewardsSection
-        from rewards.grading.graders import Graders
-
-        section = RewardsSection()
-        self._lost = asyncio.get_running_loop().create_future()
-        return await Graders.start(
-            [("accuracy", {}), (f"{__name__}:{Builtin.__qualname__}", {})],  # the first so that the warden has loaded math-verify
-            count=1,
-            timeout_s=section.timeout_s,
-            memory_limit_bytes=section.memory_limit_bytes,
-            cwd=Path.cwd(),
-            on_lost=self._on_lost,
-        )
-
-    def _on_lost(self) -> None:
-        self._graders = None
-        if self._lost is not None and not self._lost.done():
-            self._lost.set_result(None)
-
-    async def _graded(self, group: GroupInput, index: int, timeout_s: float | None) -> GradeReport:
-        from rewards.grading.progress import Step
-
-        graders, lost = self._graders, self._lost
-        if graders is not None and lost is not None:
-            grading = asyncio.ensure_future(graders.grade_step(group, Step(1, index), timeout_s))
-            try:
-                await asyncio.wait({grading, lost}, return_when=asyncio.FIRST_COMPLETED)
-                if grading.done():
-                    return grading.result()
-            finally:
-                grading.cancel()
-        raise RewardError("the process that starts the graders was ended from outside; call again, which starts another")
+        if self._graders is not None and self._graders.lost.done():
+            self._run(self._graders.close())
+            self._graders = None
+        if self._graders is None:
+            self._graders = self._run(_start_graders())
+        return self._graders
 
     def _run(self, work: Coroutine[object, object, T]) -> T:
         """Run a coroutine on the thread, and wait for it. An interrupt of this thread cancels it."""
@@ -200,6 +170,20 @@ class _Grader:
             return result.result()
         finally:
             result.cancel()
+
+
+async def _start_graders() -> Graders:
+    from configs.schema.rewards import RewardsSection
+    from rewards.grading.graders import Graders
+
+    section = RewardsSection()
+    return await Graders.start(
+        [("accuracy", {}), (f"{__name__}:{Builtin.__qualname__}", {})],  # the first so that the warden has loaded math-verify
+        count=1,
+        timeout_s=section.timeout_s,
+        memory_limit_bytes=section.memory_limit_bytes,
+        cwd=Path.cwd(),
+    )
 
 
 _GRADER = _Grader()

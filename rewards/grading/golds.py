@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.contracts.errors import DataError, RewardError
+from configs.contracts.errors import DataError
+from configs.contracts.tasks import gather_or_cancel
 from configs.schema.rewards import RewardSpec, RewardsSection
 from rewards.functions.group_input import Columns, GroupInput
 from rewards.functions.per_completion import PerCompletionReward
@@ -32,7 +33,7 @@ class GoldCheck:
     """The columns in which it looks for them."""
     checked: int
     unreadable: tuple[int, ...]
-    """Places of the rows whose gold cannot be read."""
+    """Positions of the rows whose gold cannot be read, counted from 0."""
     shown: tuple[str, ...]
     """The first of those golds, shortened."""
 
@@ -83,7 +84,6 @@ async def _outcomes(
     advance: Callable[[], None],
 ) -> list[list[str]]:
     """For each row, the outcome of a completion without an answer under each reward."""
-    lost = asyncio.get_running_loop().create_future()
     count = min(os.cpu_count() or 1, len(rows))
     graders = await Graders.start(
         [(spec.name, spec.params) for spec, _ in comparing],
@@ -91,31 +91,28 @@ async def _outcomes(
         timeout_s=section.timeout_s,
         memory_limit_bytes=section.memory_limit_bytes,
         cwd=Path.cwd(),
-        on_lost=lambda: lost.set_exception(RewardError("the process that starts the graders was ended from outside; run again")),
     )
     probes = [reward.gold_probe for _, reward in comparing]
     found: list[list[str]] = [[] for _ in rows]
     waiting = iter(enumerate(rows))
 
     async def work() -> None:
-        for place, row in waiting:
+        for position, row in waiting:
             reports = await graders.grade(GroupInput("", probes, [[] for _ in probes], dict(row), step=0))
-            found[place] = [report.outcomes[number] for number, report in enumerate(reports)]
+            found[position] = [report.outcomes[number] for number, report in enumerate(reports)]
             advance()
 
     try:
-        working = asyncio.gather(*(work() for _ in range(count)))
-        await asyncio.wait({working, lost}, return_when=asyncio.FIRST_COMPLETED)
-        await (lost if lost.done() else working)
+        await gather_or_cancel(work() for _ in range(count))
     finally:
         await graders.close()
     return found
 
 
 def _check(name: str, reward: PerCompletionReward, rows: Sequence[Columns], outcomes: Sequence[str]) -> GoldCheck:
-    unreadable = tuple(place for place, outcome in enumerate(outcomes) if outcome in UNREADABLE)
+    unreadable = tuple(position for position, outcome in enumerate(outcomes) if outcome in UNREADABLE)
     columns = reward.gold_columns(rows[0])
-    shown = tuple(_shown({column: rows[place].get(column) for column in columns}) for place in unreadable[:SHOWN])
+    shown = tuple(_shown({column: rows[position].get(column) for column in columns}) for position in unreadable[:SHOWN])
     return GoldCheck(name, columns, len(rows), unreadable, shown)
 
 

@@ -15,9 +15,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from configs.contracts.errors import RewardError
 from rewards.functions.group_input import Columns, GroupInput
@@ -27,6 +28,8 @@ from rewards.grading.calling import GradeReport
 from rewards.grading.grader_process import Exited, GraderOutput, GraderProcess
 from rewards.grading.messages import Answer, Ended, Kill, Spawn, Task
 from rewards.grading.progress import Progress, Step
+
+T = TypeVar("T")
 
 FRONT_DOOR = Path(__file__).parents[2] / "rollcast.py"
 """Runs a module of this project as a program."""
@@ -44,6 +47,8 @@ class Graders:
     """True if any of the rewards may read the token ids of completions."""
     replaced: int = 0
     """Graders that were killed or died, and were replaced."""
+    lost: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """Done when the warden has ended without `close`. Nothing can be graded any more."""
     _per_completion: list[bool] = field(default_factory=list)
     _own_limits: list[Callable[[Columns], float]] = field(default_factory=list)
     """For each reward, what it may take over one completion by limits of its own, in seconds, from the group's columns."""
@@ -63,7 +68,6 @@ class Graders:
         timeout_s: float,
         memory_limit_bytes: int,
         cwd: Path,
-        on_lost: Callable[[], None],
     ) -> Graders:
         """Start the warden and `count` graders, and load the rewards in each.
 
@@ -74,14 +78,13 @@ class Graders:
                 as long for a whole group of G.
             memory_limit_bytes: address space of one grader.
             cwd: folder that relative paths of users' functions start from.
-            on_lost: called when the warden is gone without `close`: nothing can be graded any more.
 
         Raises:
             RewardError: a reward cannot be loaded; quotes the traceback.
         """
         graders = cls(timeout_s)
         graders._own_limits = [_own_limit(name, params) for name, params in rewards]
-        graders._start_warden(rewards, memory_limit_bytes, cwd, on_lost)
+        graders._start_warden(rewards, memory_limit_bytes, cwd)
         try:
             for ready in await asyncio.gather(*(graders._spawn() for _ in range(count))):
                 graders._idle.put_nowait(ready)
@@ -90,10 +93,9 @@ class Graders:
             raise
         return graders
 
-    def _start_warden(self, rewards: Sequence[NameAndParams], memory_limit_bytes: int, cwd: Path, on_lost: Callable[[], None]) -> None:
+    def _start_warden(self, rewards: Sequence[NameAndParams], memory_limit_bytes: int, cwd: Path) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
-        self._on_lost = on_lost
         path = [*sys.path, str(cwd)]
         # SECURITY: rewards need no GPU and no threads of their own; a session of its own keeps the warden alive, to clean up,
         # when the worker's process group is killed.
@@ -125,10 +127,10 @@ class Graders:
                 grader.exit(ended["exit_code"])
             return
         asyncio.get_running_loop().remove_reader(self._control)
+        if not self._closing:
+            self.lost.set_result(None)  # first: else the ends of the graders would be taken for crashes of the rewards
         for grader in self._graders.values():
             grader.exit(-signal.SIGKILL)
-        if not self._closing:
-            self._on_lost()
 
     async def _spawn(self) -> tuple[GraderProcess, GraderOutput]:
         self._started += 1
@@ -175,22 +177,38 @@ class Graders:
         except RewardError as error:
             self._idle.put_nowait(error)
         except OSError:
-            return  # the warden is gone, which `on_lost` has told
+            return  # the warden is gone, and `lost` says so
 
     async def grade(self, group: GroupInput) -> list[GradeReport]:
-        """Every reward's report on a group, in order. Raises RewardError when a replaced grader can't load the rewards any more."""
+        """Grade a group with every reward, and return their reports in order.
+
+        Raises:
+            RewardError: the warden was killed, or a grader that replaces another cannot load the rewards.
+        """
         size = len(group.texts_G)
         steps = [
             Step(reward, completion)
             for reward, per_completion in enumerate(self._per_completion)
             for completion in (range(size) if per_completion else (None,))
         ]
-        return await self._finish(group, steps, self.timeout_s)
+        return await self._until_lost(self._finish(group, steps, self.timeout_s))
 
     async def grade_step(self, group: GroupInput, step: Step, timeout_s: float | None = None) -> GradeReport:
-        """Do one step of a group, under a deadline of its own if one is given."""
-        reports = await self._finish(group, [step], self.timeout_s if timeout_s is None else timeout_s)
+        """Do one step of a group, under a deadline of its own if one is given. Raises what `grade` raises."""
+        reports = await self._until_lost(self._finish(group, [step], self.timeout_s if timeout_s is None else timeout_s))
         return reports[step.reward]
+
+    async def _until_lost(self, work: Coroutine[object, object, T]) -> T:
+        """Await work that needs the warden. Raise RewardError as soon as the warden is gone: such work may wait for ever."""
+        working = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({working, self.lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not self.lost.done():
+                return working.result()
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+        raise RewardError("the warden, which starts the graders, was killed from outside; run or call again")
 
     async def _finish(self, group: GroupInput, steps: list[Step], timeout_s: float) -> list[GradeReport]:
         """Do these steps, on another grader whenever one must be replaced."""

@@ -330,7 +330,6 @@ def test_a_fork_bomb_with_a_daemon_costs_its_own_completion_and_leaves_nothing()
             timeout_s=1.0,  # less than the limits of the tests add up to: the deadline is theirs
             memory_limit_bytes=4 << 30,
             cwd=REPOSITORY,
-            on_lost=lambda: pytest.fail("the warden died"),
         )
         looking = asyncio.ensure_future(look())
         try:
@@ -356,9 +355,7 @@ def test_graders_say_what_a_node_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PISTON_ENDPOINTS", raising=False)
 
     async def main() -> None:
-        await Graders.start(
-            [("code", {"provider": "piston"})], count=1, timeout_s=5, memory_limit_bytes=4 << 30, cwd=REPOSITORY, on_lost=lambda: None
-        )
+        await Graders.start([("code", {"provider": "piston"})], count=1, timeout_s=5, memory_limit_bytes=4 << 30, cwd=REPOSITORY)
 
     with pytest.raises(RewardError, match="cannot be loaded:\nprovider piston needs the addresses of its servers"):
         asyncio.run(main())

@@ -107,7 +107,7 @@ def test_it_starts_again_after_its_processes_were_killed() -> None:
     graders = direct._GRADER._graders
     assert graders is not None
     os.kill(graders.pids()[0], signal.SIGKILL)
-    while direct._GRADER._graders is graders:
+    while not graders.lost.done():
         time.sleep(0.01)
     assert reward(completions=["\\boxed{5}"], solution=["5"]) == [1.0]
 

@@ -46,7 +46,7 @@ def with_graders(
     async def main() -> Any:
         specs = [(reward, {}) if isinstance(reward, str) else reward for reward in rewards]
         settings = {"timeout_s": 20.0, "memory_limit_bytes": 4 << 30} | limits
-        graders = await Graders.start(specs, count=count, cwd=REPOSITORY, on_lost=lambda: pytest.fail("the warden died"), **settings)
+        graders = await Graders.start(specs, count=count, cwd=REPOSITORY, **settings)
         (session,) = graders.pids()
         try:
             return await act(graders)
@@ -170,7 +170,7 @@ def test_hangs_of_one_group_do_not_hold_up_another() -> None:
         assert (await stuck)[0].outcomes == ["timeout"] * 4
         return waited_s
 
-    assert with_graders(f"{ATTACKS}:hang", act=act, count=2, timeout_s=HANG_TIMEOUT_S) < 4 * HANG_TIMEOUT_S
+    assert with_graders(f"{ATTACKS}:very_slow", act=act, count=2, timeout_s=HANG_TIMEOUT_S) < 4 * HANG_TIMEOUT_S
 
 
 def test_a_cancelled_group_frees_its_grader() -> None:
@@ -180,7 +180,7 @@ def test_a_cancelled_group_frees_its_grader() -> None:
                 await graders.grade(group("attack", *["b"] * 99))
         assert (await graders.grade(group("fine")))[0].values == [1.0]
 
-    with_graders(f"{ATTACKS}:hang", act=act)
+    with_graders(f"{ATTACKS}:very_slow", act=act)
 
 
 def test_a_grader_killed_while_idle_costs_nothing() -> None:
@@ -205,9 +205,7 @@ def test_token_ids_and_relative_paths_reach_a_users_function(tmp_path: Path) -> 
         return (await graders.grade(group("a", "b")))[0]
 
     async def main() -> GradeReport:
-        graders = await Graders.start(
-            [("mine.py:f", {})], count=1, timeout_s=5, memory_limit_bytes=1 << 30, cwd=tmp_path, on_lost=lambda: None
-        )
+        graders = await Graders.start([("mine.py:f", {})], count=1, timeout_s=5, memory_limit_bytes=1 << 30, cwd=tmp_path)
         try:
             return await act(graders)
         finally:
@@ -284,13 +282,29 @@ def test_too_little_memory_is_an_error_at_the_start(tmp_path: Path) -> None:
         with_graders(f"{tmp_path / 'large.py'}:f", act=act, memory_limit_bytes=1 << 30)
 
 
+def test_a_killed_warden_is_an_error_and_no_crash_of_the_rewards() -> None:
+    async def act(graders: Graders) -> None:
+        hanging = [asyncio.ensure_future(graders.grade(group("attack"))) for _ in range(2)]  # one waits for the only grader
+        await asyncio.sleep(0.2)
+        os.kill(graders.pids()[0], signal.SIGKILL)
+        for grading in hanging:
+            with pytest.raises(RewardError, match="the warden, which starts the graders, was killed from outside"):
+                await grading
+        with pytest.raises(RewardError, match="was killed from outside"):
+            await graders.grade(group("a"))
+        while descendants(graders.pids()[0]):  # the kernel kills the grader
+            await asyncio.sleep(0.02)
+
+    with_graders(f"{ATTACKS}:very_slow", act=act, timeout_s=600.0)
+
+
 ORPHANING = """
 import asyncio, sys
 from pathlib import Path
 from rewards.functions.group_input import GroupInput
 from rewards.grading.graders import Graders
 async def main():
-    graders = await Graders.start([(sys.argv[1], {})], count=2, timeout_s=600, memory_limit_bytes=4 << 30, cwd=Path.cwd(), on_lost=print)
+    graders = await Graders.start([(sys.argv[1], {})], count=2, timeout_s=600, memory_limit_bytes=4 << 30, cwd=Path.cwd())
     print(*graders.pids(), flush=True)
     await graders.grade(GroupInput("p", ["attack"], [[1]], {}, 0))
 asyncio.run(main())
