@@ -56,8 +56,8 @@ class RewardPoolStatus:
 
 
 @dataclass
-class _Seat:
-    """The place of one worker in the pool, which its replacements take over."""
+class _Slot:
+    """One numbered slot of the pool: the worker in it now, and its counts. The worker that replaces a dead one gets the same slot."""
 
     index: int
     log_path: Path
@@ -87,7 +87,7 @@ class RewardPool:
     def __init__(self, section: RewardsSection, ray_options: Mapping[str, object], log_dir: Path) -> None:
         self._section = section
         self._ray_options = ray_options
-        self._seats = [_Seat(index, (log_dir / f"reward-{index}.log").absolute()) for index in range(section.num_workers)]
+        self._slots = [_Slot(index, (log_dir / f"reward-{index}.log").absolute()) for index in range(section.num_workers)]
         self._restarts = 0
         self._retired_busy_s = 0.0
         self._retired_graders_replaced = 0
@@ -117,7 +117,7 @@ class RewardPool:
         validate(section)
         pool = cls(section, ray_options, log_dir)
         try:
-            opened = await asyncio.gather(*(pool._open(seat) for seat in pool._seats), return_exceptions=True)
+            opened = await asyncio.gather(*(pool._open(slot) for slot in pool._slots), return_exceptions=True)
             for error in opened:
                 if error is not None:
                     raise error
@@ -141,30 +141,30 @@ class RewardPool:
             RolloutError: the body is lost; the group must be sampled again.
         """
         while True:
-            seat = await self._least_loaded()
-            report = await self._score_on(seat, body, summary, step)
+            slot = await self._least_loaded()
+            report = await self._score_on(slot, body, summary, step)
             if report is not None:
-                seat.busy_s, seat.graders_replaced = max(seat.busy_s, report.busy_s), max(seat.graders_replaced, report.graders_replaced)
+                slot.busy_s, slot.graders_replaced = max(slot.busy_s, report.busy_s), max(slot.graders_replaced, report.graders_replaced)
                 await self._account(body, report.scores)
                 return report.scores
 
-    async def _least_loaded(self) -> _Seat:
+    async def _least_loaded(self) -> _Slot:
         while True:
             if self._fatal:
                 raise self._fatal
-            ready = [seat for seat in self._seats if seat.ready.is_set()]
+            ready = [slot for slot in self._slots if slot.ready.is_set()]
             if ready:
-                return min(ready, key=lambda seat: seat.completions)
+                return min(ready, key=lambda slot: slot.completions)
             self._changed.clear()
             await self._changed.wait()
 
-    async def _score_on(self, seat: _Seat, body: BodyRef, summary: GroupSummary, step: int) -> WorkerReport | None:
+    async def _score_on(self, slot: _Slot, body: BodyRef, summary: GroupSummary, step: int) -> WorkerReport | None:
         """Score on this worker; None when it was lost, and is being replaced."""
         from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-        actor, size = seat.actor, len(summary.completion_tokens_G)
-        seat.completions += size
-        seat.groups += 1
+        actor, size = slot.actor, len(summary.completion_tokens_G)
+        slot.completions += size
+        slot.groups += 1
         call = asyncio.ensure_future(actor.score.remote(body, step))
         try:
             while not (await asyncio.wait({call}, timeout=PING_EVERY_S))[0]:
@@ -172,70 +172,70 @@ class RewardPool:
                     await actor.ping.remote()
             return await call
         except (RayActorError, TimeoutError) as error:
-            self._lost(seat, actor, error)
+            self._lost(slot, actor, error)
         except ObjectLostError as error:
             raise RolloutError(f"the body of group {summary.prompt_id} is lost with its node; sample the prompt again") from error
         except RayTaskError as error:
-            raise _cause(error, seat) from error
+            raise _as_reward_error(error, slot) from error
         finally:
             call.cancel()
-            if seat.actor is actor:
-                seat.completions -= size
-                seat.groups -= 1
+            if slot.actor is actor:
+                slot.completions -= size
+                slot.groups -= 1
         return None
 
-    async def _open(self, seat: _Seat) -> None:
-        """Put a new worker on a seat."""
+    async def _open(self, slot: _Slot) -> None:
+        """Put a new worker on a slot."""
         import ray
         from ray.exceptions import RayActorError, RayTaskError
 
         actor_class: Any = ray.remote(RewardWorker).options(  # type: ignore[attr-defined]
             **{"num_cpus": self._section.cpus_per_worker, "max_restarts": 0, "max_task_retries": 0, **self._ray_options}
         )
-        actor = seat.actor = actor_class.remote(self._section, seat.log_path, Path.cwd())
+        actor = slot.actor = actor_class.remote(self._section, slot.log_path, Path.cwd())
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                seat.facts = await actor.start.remote()
+                slot.facts = await actor.start.remote()
         except RayTaskError as error:
-            raise _cause(error, seat) from error
+            raise _as_reward_error(error, slot) from error
         except (RayActorError, TimeoutError) as error:
             why = "did not start" if isinstance(error, RayActorError) else f"was not ready after {START_TIMEOUT_S:g} s"
-            raise RewardError(f"it {why}: {error}", role=seat.name, log_tail=tail(seat.log_path)) from error
-        seat.completions = seat.groups = 0
-        seat.ready.set()
+            raise RewardError(f"it {why}: {error}", role=slot.name, log_tail=tail(slot.log_path)) from error
+        slot.completions = slot.groups = 0
+        slot.ready.set()
         self._changed.set()
 
-    def _lost(self, seat: _Seat, actor: Actor, error: Exception) -> None:
+    def _lost(self, slot: _Slot, actor: Actor, error: Exception) -> None:
         """Begin to replace a worker; of the many calls that its death ends only the first does so."""
         import ray
 
-        if seat.actor is not actor or not seat.ready.is_set():
+        if slot.actor is not actor or not slot.ready.is_set():
             return
-        seat.ready.clear()
+        slot.ready.clear()
         ray.kill(actor)
-        self._retired_busy_s += seat.busy_s
-        self._retired_graders_replaced += seat.graders_replaced
-        seat.busy_s, seat.graders_replaced = 0.0, 0
+        self._retired_busy_s += slot.busy_s
+        self._retired_graders_replaced += slot.graders_replaced
+        slot.busy_s, slot.graders_replaced = 0.0, 0
         self._restarts += 1
         why = "stood still" if isinstance(error, TimeoutError) else "died"
         if self._restarts > self._section.max_restarts:
             self._end(
                 RewardError(
                     f"it {why}, and rewards.max_restarts {self._section.max_restarts} replacements are used up; look at its log",
-                    role=seat.name,
-                    node=seat.facts.node if seat.facts else "",
-                    log_tail=tail(seat.log_path),
+                    role=slot.name,
+                    node=slot.facts.node if slot.facts else "",
+                    log_tail=tail(slot.log_path),
                 )
             )
             return
-        logger.warning("%s %s; it is replaced (%d of %d)", seat.name, why, self._restarts, self._section.max_restarts)
-        task = asyncio.get_running_loop().create_task(self._reopen(seat))
+        logger.warning("%s %s; it is replaced (%d of %d)", slot.name, why, self._restarts, self._section.max_restarts)
+        task = asyncio.get_running_loop().create_task(self._reopen(slot))
         self._restarting.add(task)
         task.add_done_callback(self._restarting.discard)
 
-    async def _reopen(self, seat: _Seat) -> None:
+    async def _reopen(self, slot: _Slot) -> None:
         try:
-            await self._open(seat)
+            await self._open(slot)
         except RewardError as error:
             self._end(error)
 
@@ -272,21 +272,21 @@ class RewardPool:
 
     def status(self) -> RewardPoolStatus:
         """Count what the pool has done and is doing."""
-        elapsed_s = (asyncio.get_running_loop().time() - self._started_s) * len(self._seats)
-        busy_s = self._retired_busy_s + sum(seat.busy_s for seat in self._seats)
+        elapsed_s = (asyncio.get_running_loop().time() - self._started_s) * len(self._slots)
+        busy_s = self._retired_busy_s + sum(slot.busy_s for slot in self._slots)
         return RewardPoolStatus(
-            workers=sum(seat.ready.is_set() for seat in self._seats),
-            in_flight=sum(seat.groups for seat in self._seats),
+            workers=sum(slot.ready.is_set() for slot in self._slots),
+            in_flight=sum(slot.groups for slot in self._slots),
             busy_s=busy_s,
             busy_share=min(1.0, busy_s / elapsed_s) if elapsed_s else 0.0,
-            graders_replaced=self._retired_graders_replaced + sum(seat.graders_replaced for seat in self._seats),
+            graders_replaced=self._retired_graders_replaced + sum(slot.graders_replaced for slot in self._slots),
             workers_restarted=self._restarts,
             outcomes={name: dict(counts) for name, counts in self._outcomes.items()},
         )
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers that can score, in the order of their logs."""
-        return [seat.facts.pid for seat in self._seats if seat.facts and seat.ready.is_set()]
+        return [slot.facts.pid for slot in self._slots if slot.facts and slot.ready.is_set()]
 
     async def close(self) -> None:
         """End all workers and their graders. Calls in flight fail."""
@@ -295,7 +295,7 @@ class RewardPool:
         for task in list(self._restarting):
             task.cancel()
         self._end(RewardError("the pool of reward workers is closed"))
-        actors = [seat.actor for seat in self._seats if seat.actor is not None]
+        actors = [slot.actor for slot in self._slots if slot.actor is not None]
         closing = [asyncio.ensure_future(actor.close.remote()) for actor in actors]
         if closing:
             await asyncio.wait(closing, timeout=CLOSE_TIMEOUT_S)
@@ -306,9 +306,9 @@ class RewardPool:
         await asyncio.gather(*closing, return_exceptions=True)
 
 
-def _cause(error: Exception, seat: _Seat) -> RewardError:
-    """Make an error of ours of what a worker raised, without Ray's wrapping."""
+def _as_reward_error(error: Exception, slot: _Slot) -> RewardError:
+    """The error that a worker raised, as a RewardError that names the worker."""
     cause = unwrapped(error)
     if isinstance(cause, RewardError):
-        return RewardError(cause.message, role=seat.name, node=cause.node or (seat.facts.node if seat.facts else ""))
-    return RewardError(f"{type(cause).__name__}: {cause}", role=seat.name, log_tail=str(error)[-4000:])
+        return RewardError(cause.message, role=slot.name, node=cause.node or (slot.facts.node if slot.facts else ""))
+    return RewardError(f"{type(cause).__name__}: {cause}", role=slot.name, log_tail=str(error)[-4000:])

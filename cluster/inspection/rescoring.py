@@ -29,7 +29,7 @@ from rewards import validate
 from rewards.functions.group_input import GroupInput
 from rewards.grading.calling import GradeReport
 from rewards.grading.graders import Graders
-from rewards.grading.scoring import grades_of, weighted_sums
+from rewards.grading.scoring import grades_of, weighted_rewards
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _record(section: RewardsSection, found: Rescored, indices: Sequence[int], re
             found.values[spec.label][index], found.outcomes[spec.label][index] = value, outcome
         if report.error:
             found.errors.setdefault(spec.label, f"reward {spec.name}: {report.error}")
-    for index, reward in zip(indices, weighted_sums(section, columns), strict=True):
+    for index, reward in zip(indices, weighted_rewards(section, columns), strict=True):
         found.rewards[index] = reward
 
 

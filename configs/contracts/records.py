@@ -266,7 +266,7 @@ class Scores:
     """Weighted sum of the rewards that apply; None where none does: left out of the group's statistics and of the loss."""
     columns: Mapping[str, Grades]
     score_s: float
-    normalised_G: tuple[float | None, ...] | None = None
+    normalised_rewards_G: tuple[float | None, ...] | None = None
     """Under `rewards.aggregation: normalize_then_sum`: the weighted sum of the rewards normalised in the group."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Values that reward functions logged by `log_metric`."""
@@ -278,7 +278,7 @@ class Scores:
     @property
     def training_rewards_G(self) -> tuple[float | None, ...]:
         """The rewards that advantages are computed from."""
-        return self.rewards_G if self.normalised_G is None else self.normalised_G
+        return self.rewards_G if self.normalised_rewards_G is None else self.normalised_rewards_G
 
     @property
     def zero_variance(self) -> bool:

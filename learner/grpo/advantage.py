@@ -109,18 +109,18 @@ def step_advantages(
     Args:
         penalties_PG: subtracted from the rewards first (`learner.kl_in_reward`). A penalty that is not finite gives an advantage that is not.
     """
-    rewards_PG: Rewards = [group.scores.training_rewards_G for group in groups]
+    training_rewards_PG: Rewards = [group.scores.training_rewards_G for group in groups]
     if penalties_PG is not None:
-        rewards_PG = [
+        training_rewards_PG = [
             [None if reward is None else reward - penalty for reward, penalty in zip(*pair, strict=True)]
-            for pair in zip(rewards_PG, penalties_PG, strict=True)
+            for pair in zip(training_rewards_PG, penalties_PG, strict=True)
         ]
     if estimator == "rloo":
-        return rloo_advantages(rewards_PG)
+        return rloo_advantages(training_rewards_PG)
     if estimator == "reinforce_plus_plus":
-        return reinforce_plus_plus_advantages(rewards_PG, [group.summary.completion_tokens_G for group in groups])
-    normalised = groups[0].scores.normalised_G is not None
-    return advantages_of(rewards_PG, "batch" if normalised else scale_rewards)
+        return reinforce_plus_plus_advantages(training_rewards_PG, [group.summary.completion_tokens_G for group in groups])
+    normalised = groups[0].scores.normalised_rewards_G is not None
+    return advantages_of(training_rewards_PG, "batch" if normalised else scale_rewards)
 
 
 def computed_advantages(

@@ -39,14 +39,14 @@ def aggregate(section: RewardsSection, group: RolloutGroup, reports: Sequence[Gr
         score_s: wall seconds that scoring took.
     """
     columns = {spec.label: grades_of(section, report) for spec, report in zip(section.functions, reports, strict=True)}
-    rewards_G = weighted_sums(section, columns)
+    rewards_G = weighted_rewards(section, columns)
     return Scores(
         prompt_id=group.prompt_id,
         attempt=group.attempt,
         rewards_G=rewards_G,
         columns=columns,
         score_s=score_s,
-        normalised_G=_normalised_sums(section, columns, rewards_G) if section.aggregation == "normalize_then_sum" else None,
+        normalised_rewards_G=_normalised_rewards(section, columns, rewards_G) if section.aggregation == "normalize_then_sum" else None,
         metrics={name: fmean(values) for report in reports for name, values in report.metrics.items()},
         extras={name: tuple(values) for report in reports for name, values in report.extras.items()},
         first_error=_first_error(section, reports),
@@ -60,7 +60,7 @@ def grades_of(section: RewardsSection, report: GradeReport) -> Grades:
     return Grades(tuple(values), tuple(report.outcomes))
 
 
-def weighted_sums(section: RewardsSection, columns: Mapping[str, Grades]) -> tuple[float | None, ...]:
+def weighted_rewards(section: RewardsSection, columns: Mapping[str, Grades]) -> tuple[float | None, ...]:
     """The reward of every completion of a group; None where no reward applies, or one of weight failed."""
     size = len(next(iter(columns.values())).values_G)
     return tuple(_weighted_sum(section, columns, index) for index in range(size))
@@ -78,7 +78,9 @@ def _weighted_sum(section: RewardsSection, columns: Mapping[str, Grades], index:
     return sum(parts) if parts else None
 
 
-def _normalised_sums(section: RewardsSection, columns: Mapping[str, Grades], rewards_G: Sequence[float | None]) -> tuple[float | None, ...]:
+def _normalised_rewards(
+    section: RewardsSection, columns: Mapping[str, Grades], rewards_G: Sequence[float | None]
+) -> tuple[float | None, ...]:
     """Sum over rewards k of w_k (r_k - mean(r_k)) / (std(r_k) + 1e-4), the statistics over the completions to which k applies.
 
     GDPO (arXiv:2601.05242, section 3), as TRL's `multi_objective_aggregation="normalize_then_sum"`. Where a reward says None its

@@ -42,9 +42,9 @@ def test_batch_scaling_divides_by_the_deviation_of_all_rewards() -> None:
     ]
 
 
-def scored(rewards_G: tuple[float, ...], normalised_G: tuple[float, ...] | None = None) -> ScoredGroup:
+def scored(rewards_G: tuple[float, ...], normalised_rewards_G: tuple[float, ...] | None = None) -> ScoredGroup:
     summary = GroupSummary(PromptId(0, 0), 0, 1, (1,) * len(rewards_G), (False,) * len(rewards_G), 0, 0, "rollout-0", 0.1)
-    return ScoredGroup(NO_BODY, summary, Scores(PromptId(0, 0), 0, rewards_G, {}, 0.0, normalised_G))
+    return ScoredGroup(NO_BODY, summary, Scores(PromptId(0, 0), 0, rewards_G, {}, 0.0, normalised_rewards_G))
 
 
 def test_a_step_of_normalised_sums_is_divided_by_their_deviation_over_the_step() -> None:
