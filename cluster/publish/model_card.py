@@ -71,7 +71,8 @@ def model_card(config: RunConfig, facts: CardFacts) -> str:
 def sft_card(config: SftConfig, summary: Mapping[str, object]) -> str:
     """Write the card of a supervised fine-tuning: base model, data, results and settings."""
     adapted = config.learner.use_peft
-    front = f"---\nlibrary_name: {'peft' if adapted else 'transformers'}\nbase_model: {config.model.path}\ntags: [sft, {'lora, ' * adapted}rollcast]\n---\n"
+    library, tags = ("peft", "sft, lora, rollcast") if adapted else ("transformers", "sft, rollcast")
+    front = f"---\nlibrary_name: {library}\nbase_model: {config.model.path}\ntags: [{tags}]\n---\n"
     results = [
         ("steps", summary["steps"]),
         ("tokens", summary["num_tokens"]),
