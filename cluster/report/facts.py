@@ -123,7 +123,11 @@ def _pace(run: RunRecord) -> Iterator[Fact]:
         )
     sync = run.summary.get("sync_s")
     if isinstance(sync, dict) and sync.get("p50"):
-        yield Fact("adapter sync", f"{sync['p50']:.3g} s", f"median; 95th percentile {sync.get('p95', math.nan):.3g} s")
+        yield Fact(
+            "adapter sync",
+            f"{sync['p50']:.3g} s",
+            f"median time to bring a new adapter to every engine; 95th percentile {sync.get('p95', math.nan):.3g} s",
+        )
 
 
 def duration(seconds: float) -> str:
