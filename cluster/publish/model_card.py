@@ -126,12 +126,9 @@ def _results(facts: CardFacts) -> str:
     for when, accuracy in (("before", facts.accuracy_before), ("after", facts.accuracy_after)):
         if accuracy is not None:
             rows.append((f"greedy score on held-out prompts, {when} training", f"{accuracy:.3f}{_interval(accuracy, facts.held_out)}"))
-    rows += [
-        (f"{label}, over the last tenth of the steps", f"{facts.last_metrics[name]:.4g}")
-        for name, label in SHOWN_METRICS.items()
-        if name in facts.last_metrics
-    ]
-    return "## Results\n\n" + _table(("", ""), rows)
+    results = "## Results\n\n" + _table(("", ""), rows)
+    metrics = [(label, f"{facts.last_metrics[name]:.4g}") for name, label in SHOWN_METRICS.items() if name in facts.last_metrics]
+    return results + ("\n" + _table(("mean over the last tenth of the steps", ""), metrics) if metrics else "")
 
 
 def _interval(accuracy: float, prompts: int) -> str:

@@ -90,9 +90,9 @@ def _held_out_fact(run: RunRecord) -> Fact:
     value = f"{_score(run.before)} → {_score(run.after)}"
     intervals = [each.interval for each in known]
     if any(interval is None for interval in intervals):
-        return Fact(name, value, f"greedy, {known[0].prompts:,} prompts")
+        return Fact(name, value, f"greedy, on {known[0].prompts:,} prompts that are not trained on")
     ranges = ", ".join(f"{interval.low:.1%} to {interval.high:.1%}" for interval in intervals if interval)
-    return Fact(name, value, f"95 % intervals {ranges}; greedy, {known[-1].prompts:,} prompts")
+    return Fact(name, value, f"95 % intervals {ranges}; greedy, on {known[-1].prompts:,} prompts that are not trained on")
 
 
 def _score(held_out: HeldOut | None) -> str:
