@@ -292,17 +292,13 @@ class Engine:
         await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_S)
 
     async def _load_in_place(self, version: int, folder: Path) -> float:
-        """Overwrite the adapter in its slot while the engine stands still; returns the seconds that loading took.
-
-        `keep` leaves running completions and the prefix cache in place. The version is tagged before the engine resumes, so that every
-        token gets the version of the weights that sampled it.
-        """
+        """Overwrite the adapter in its slot while the engine stands still; returns the seconds that loading took."""
         await self._llm.pause_generation(mode="keep", clear_cache=False)
         try:
             began = time.monotonic()
             await self._add_lora(LoRARequest("policy", ADAPTER_SLOT, str(folder), load_inplace=True))
             load_s = time.monotonic() - began
-            await self._llm.update_weight_version(str(version))
+            await self._llm.update_weight_version(str(version))  # while it stands still: each token is tagged with what sampled it
             # `load_inplace` on a sampling request would load the adapter again at every step
             self._adapter = LoRARequest("policy", ADAPTER_SLOT, str(folder))
             self.version = version
@@ -319,14 +315,11 @@ class Engine:
             raise AdapterError(f"vLLM refuses the adapter in {request.lora_path}: {error}") from None
 
     async def _wait_for_first_tokens(self) -> None:
-        """Wait until vLLM has read every submitted prompt, `FIRST_TOKENS_WAIT_S` at most.
-
-        A request is in `_running` from the moment it is submitted, and in vLLM's `states` a little later: while `states` is shorter, some
-        request is still on its way into the engine.
-        """
+        """Wait until vLLM has read every submitted prompt, `FIRST_TOKENS_WAIT_S` at most."""
         states = self._llm.output_processor.request_states
         deadline = time.monotonic() + FIRST_TOKENS_WAIT_S
         while time.monotonic() < deadline and not self.dead:
+            # a request is in `_running` at once and in `states` a little later: while `states` is shorter, one is on its way into vLLM
             prefilling = sum(state.is_prefilling for state in states.values())
             if not prefilling and len(states) >= len(self._running):
                 return
