@@ -145,6 +145,6 @@ def nowhere() -> str:
 def test_without_a_network_the_remedies_are_said_and_nothing_is_tried_again(tmp_path: Path):
     answer = said(LOAD, nowhere(), tmp_path, "openai/gsm8k", "main", "train")
     assert answer.startswith("REFUSED data set openai/gsm8k, configuration main: ")
-    assert "connect to the hub once to fill the cache (HF_HOME says where it is; from then on HF_HUB_OFFLINE=1" in answer
+    assert "connect to the hub once to fill the cache (in HF_HOME; from then on, HF_HUB_OFFLINE=1" in answer
     assert "or give local files as data.path" in answer
     assert "Retrying" not in answer
