@@ -166,7 +166,7 @@ def test_a_used_up_restart_budget_ends_with_the_log(tmp_path: Path) -> None:
 
 def test_a_worker_whose_warden_dies_is_replaced(tmp_path: Path) -> None:
     async def act(pool: RewardPool) -> None:
-        (warden,) = pool._seats[0].facts.grader_pids  # type: ignore[union-attr]
+        (warden,) = pool._slots[0].facts.grader_pids  # type: ignore[union-attr]
         os.kill(warden, signal.SIGKILL)
         assert (await score(pool, rollout_group(["a"]))).rewards_G == (0.0,)
 
