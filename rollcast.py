@@ -3,7 +3,7 @@
 The project's packages have common names (`configs`, `rewards`, ...). Importing this module binds those names to the folders beside it, in this
 process, so that folders of the same names on PYTHONPATH, in the current folder or in a Ray working directory are never taken for them.
 Every process of a run imports it before anything else of the project: Ray's workers by `WORKER_HOOK`, vLLM's by its extension class,
-programs as `python rollcast.py -m MODULE`, and spawned children by `Pinned`.
+and programs as `python rollcast.py -m MODULE`.
 
 Importing it loads the standard library alone.
 """
@@ -14,7 +14,7 @@ import importlib
 import os
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -74,26 +74,6 @@ def pin() -> None:
             )
     if not any(getattr(finder, "__name__", "") == _OwnPackages.__name__ for finder in sys.meta_path):
         sys.meta_path.insert(0, _OwnPackages)  # pyright: ignore[reportArgumentType]
-
-
-class Pinned:
-    """A function of the project as the target of a spawned process, which imports this module before the function's own.
-
-    Example: `context.Process(target=Pinned(_run), args=(job,))`.
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
-
-    def __reduce__(self) -> tuple[Callable[[str, str], Pinned], tuple[str, str]]:
-        return _unpickle_pinned, (self.function.__module__, self.function.__qualname__)
-
-
-def _unpickle_pinned(module: str, name: str) -> Pinned:
-    return Pinned(getattr(importlib.import_module(module), name))
 
 
 _ENGINE_EXTENSIONS = {"EngineExtension": "actors.engine.follow_actor", "CpuLoraExtension": "actors.engine.cpu_lora"}

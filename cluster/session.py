@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
@@ -123,6 +124,7 @@ class RaySession:
         if address == "auto":
             address = os.environ.get("RAY_ADDRESS", address)
         self._authenticate(None)
+        _refuse_other_hook()
         import ray
 
         try:
@@ -189,6 +191,22 @@ def _reread_authentication() -> None:
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _refuse_other_hook() -> None:
+    """Refuse a submitted job whose runtime environment has a hook of its own: Ray would refuse ours, without naming the remedy.
+
+    Raises:
+        PlacementError: it has one.
+    """
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    [(name, ours)] = WORKER_ENVIRONMENT.items()
+    hook = (submitted.get("runtime_env") or {}).get(name)
+    if hook is not None and os.environ.get("RAY_OVERRIDE_JOB_RUNTIME_ENV") != "1":
+        raise PlacementError(
+            f"the job's runtime environment sets {name} to {hook}, and rollcast needs its own there ({ours}): leave it out, or submit the job "
+            "with the environment variable RAY_OVERRIDE_JOB_RUNTIME_ENV=1 to run only rollcast's"
+        )
 
 
 def _require_listener(address: str) -> None:

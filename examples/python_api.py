@@ -11,14 +11,15 @@ SMALL = [
     "learner.train_batch_size=16",
     "actors.num_generations=4",
     "actors.max_completion_length=24",
-    "data.eval_samples=0",
+    "data.eval_samples=8",
     "out_dir=runs/python_api",
 ]
 
 
-# %% A reward is a function; it is sent to the processes that score
+# %% A reward is a function; it is sent to the processes that score. Prompts are chat messages here, and so are completions
 def digits(completions, **columns):
-    return [sum(character.isdigit() for character in text) / max(1, len(text)) for text in completions]
+    texts = [completion[0]["content"] for completion in completions]
+    return [sum(character.isdigit() for character in text) / max(1, len(text)) for text in texts]
 
 
 # %% Data are a list of dicts, with the columns that the rewards read
@@ -37,3 +38,7 @@ result = rollcast.train(QUICKSTART, overrides=SMALL, data=sums, rewards=[digits,
 # %% The result
 print(result.exit_reason, result.adapter, result.report)
 print(result.metrics.column("train/reward"))
+
+# %% Evaluate it again on the held-out prompts, with four completions each
+(evaluation,) = rollcast.evaluate(result.out_dir, overrides=["evaluation.num_generations=4"])
+print(evaluation.accuracy, evaluation.interval)

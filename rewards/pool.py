@@ -95,6 +95,8 @@ class RewardPool:
         self._failures: deque[bool] = deque(maxlen=section.error_window)
         self._first_error = ""
         self._warned_of_none = False
+        self._warned_of: set[str] = set()
+        """Rewards whose first failure was shown."""
         self._fatal: RewardError | None = None
         self._changed = asyncio.Event()
         self._restarting: set[asyncio.Task[None]] = set()
@@ -258,9 +260,23 @@ class RewardPool:
                 f"rewards failed on {sum(self._failures)} of the last {len(self._failures)} completions, more than "
                 f"rewards.max_error_rate {rate:g} of {window}; the first failure:\n{self._first_error}"
             )
-        if not any(failed_G) and None in scores.rewards_G and not self._warned_of_none:
+        if any(failed_G):
+            self._warn_of_failures(scores)
+        elif None in scores.rewards_G and not self._warned_of_none:
             self._warned_of_none = True
             await self._warn_of_none(body, scores)
+
+    def _warn_of_failures(self, scores: Scores) -> None:
+        """Show the first failure of each reward; the later ones are counted."""
+        for name, column in scores.columns.items():
+            failed = [outcome for outcome in column.outcomes_G if outcome in FAILED_OUTCOMES]
+            if failed and name not in self._warned_of:
+                self._warned_of.add(name)
+                logger.warning(
+                    "reward %s failed on %d of %d completions of prompt %s (%s), and such completions are left out of training; later failures "
+                    "are only counted, as rewards/%s/%s.\n%s",
+                    name, len(failed), len(column.outcomes_G), scores.prompt_id, failed[0], name, failed[0], scores.first_error,
+                )  # fmt: skip
 
     async def _warn_of_none(self, body: BodyRef, scores: Scores) -> None:
         index = scores.rewards_G.index(None)

@@ -36,18 +36,17 @@ def test_the_command_line_finds_its_own_packages(project: Path) -> None:
     assert shown.returncode == 0 and "builtin:tiny_qwen2" in shown.stdout, shown.stderr
 
 
-def test_a_spawned_process_finds_them_without_a_main_file(project: Path) -> None:
-    """As in a notebook: no main file is run again in the child."""
-    code = (
-        "import multiprocessing, rollcast\n"
-        "from configs.contracts.logs import redirect_output\n"
+def test_a_process_of_its_own_finds_them_and_runs_no_main_file_again(project: Path) -> None:
+    (project / "script.py").write_text(
+        "import rollcast\n"
         "from pathlib import Path\n"
-        "process = multiprocessing.get_context('spawn').Process(target=rollcast.Pinned(redirect_output), args=(Path('child.log'),))\n"
-        "process.start(); process.join(); raise SystemExit(process.exitcode)\n"
+        "from cluster.models.base import make_builtin_model\n"
+        "print('once')\n"
+        "print(make_builtin_model('builtin:tiny_qwen2', Path('model'), Path('logs'), 0))\n"
     )
-    assert python(project, "-c", code).returncode == 0
-    assert (project / "child.log").exists()
-    assert python(project, "-c", code.replace("rollcast.Pinned(redirect_output)", "redirect_output")).returncode == 1
+    done = python(project, "script.py")
+    assert done.returncode == 0 and done.stdout.count("once") == 1, done.stderr
+    assert (project / "model/base_model/config.json").is_file()
 
 
 def test_a_missing_module_under_an_own_name_tells_whose_the_name_is(project: Path) -> None:

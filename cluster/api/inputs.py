@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Protocol, cast, runtime_checkable
 
 from rich.console import Console
 
@@ -17,12 +17,23 @@ from configs.recipes.command_line import load_run, load_sft
 from configs.schema.rewards import RewardSpec
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
+from configs.yaml_files import YamlValue
 from rewards.functions.pickled import write_reward
 
-Settings = str | Path | Mapping[str, Any] | RunConfig
-SftSettings = str | Path | Mapping[str, Any] | SftConfig
-Data = "str | Path | Sequence[Mapping[str, Any]] | datasets.Dataset"
-Reward = str | Callable[..., Any] | RewardSpec | Mapping[str, Any]
+
+@runtime_checkable
+class SavesParquet(Protocol):
+    """A `datasets.Dataset`, or another table that writes itself to a file."""
+
+    def to_parquet(self, path: str, /) -> object:
+        """Write all rows."""
+        ...
+
+
+Settings = str | Path | Mapping[str, object] | RunConfig
+SftSettings = str | Path | Mapping[str, object] | SftConfig
+Data = str | Path | Sequence[Mapping[str, object]] | SavesParquet
+Reward = str | Callable[..., object] | RewardSpec | Mapping[str, object]
 
 INPUTS = "inputs"
 """Folder of the run directory for data and rewards that were given as Python objects."""
@@ -50,7 +61,7 @@ def load_sft_config(config: SftSettings, overrides: Sequence[str] = ()) -> SftCo
     return sft_config_of(_tree(config), "the configuration", overrides)
 
 
-def with_inputs(config: RunConfig, data: Any, rewards: Sequence[Reward], resume: Resume) -> tuple[RunConfig, Resume]:
+def with_inputs(config: RunConfig, data: Data | None, rewards: Sequence[Reward], resume: Resume) -> tuple[RunConfig, Resume]:
     """The settings with data and rewards from Python, and how to open the run directory afterwards.
 
     Raises:
@@ -59,27 +70,36 @@ def with_inputs(config: RunConfig, data: Any, rewards: Sequence[Reward], resume:
     tree = _tree(config)
     folder, resume = _folder_for_inputs(config.out_dir, resume, data, rewards)
     if data is not None:
-        tree["data"] = {**tree.get("data", {}), "path": _data_path(data, folder)}
+        _with(tree, "data", path=_data_path(data, folder))
     if rewards:
-        tree["rewards"] = {**tree.get("rewards", {}), "functions": [_reward_spec(reward, folder) for reward in rewards]}
+        _with(tree, "rewards", functions=[_reward_spec(reward, folder) for reward in rewards])
     return config_of(tree, "the configuration"), resume
 
 
-def sft_with_data(config: SftConfig, data: Any, resume: Resume) -> tuple[SftConfig, Resume]:
+def sft_with_data(config: SftConfig, data: Data | None, resume: Resume) -> tuple[SftConfig, Resume]:
     """The settings with data from Python, as `with_inputs` makes them."""
     if data is None:
         return config, resume
     tree = _tree(config)
     folder, resume = _folder_for_inputs(config.out_dir, resume, data, ())
-    tree["data"] = {**tree.get("data", {}), "path": _data_path(data, folder)}
+    _with(tree, "data", path=_data_path(data, folder))
     return sft_config_of(tree, "the configuration"), resume
 
 
-def _tree(config: Mapping[str, Any] | RunConfig | SftConfig) -> dict[str, Any]:
-    return deepcopy(dict(config)) if isinstance(config, Mapping) else config.model_dump(mode="json", exclude_unset=True)
+def _tree(config: Mapping[str, object] | RunConfig | SftConfig) -> dict[str, YamlValue]:
+    """A copy of the settings as a tree; the schema checks afterwards what a caller's mapping holds."""
+    if isinstance(config, Mapping):
+        return cast("dict[str, YamlValue]", deepcopy(dict(config)))
+    return config.model_dump(mode="json", exclude_unset=True)
 
 
-def _folder_for_inputs(out_dir: Path, resume: Resume, data: Any, rewards: Sequence[Reward]) -> tuple[Path, Resume]:
+def _with(tree: dict[str, YamlValue], section: str, **values: YamlValue) -> None:
+    """Set keys of a section of the tree."""
+    found = tree.get(section)
+    tree[section] = {**(found if isinstance(found, dict) else {}), **values}
+
+
+def _folder_for_inputs(out_dir: Path, resume: Resume, data: Data | None, rewards: Sequence[Reward]) -> tuple[Path, Resume]:
     """The folder to write into. A finished run is moved aside first, as the run itself would do, and would take the inputs with it."""
     folder = out_dir.absolute() / INPUTS
     if (data is None or isinstance(data, str | Path)) and not any(callable(each) for each in rewards):
@@ -89,21 +109,30 @@ def _folder_for_inputs(out_dir: Path, resume: Resume, data: Any, rewards: Sequen
     return folder, "auto" if resume == "none" else resume
 
 
-def _data_path(data: Any, folder: Path) -> str:
+def _data_path(data: Data, folder: Path) -> str:
     if isinstance(data, str | Path):
         return str(data)
-    if hasattr(data, "to_parquet"):
+    if isinstance(data, SavesParquet):
         path = folder / "train.parquet"
         data.to_parquet(str(path))
         return str(path)
     if not (isinstance(data, Sequence) and data and all(isinstance(row, Mapping) for row in data)):
         raise ConfigError(f"data is {type(data).__name__}; give a path, a list of dicts with at least one row, or a datasets.Dataset")
     path = folder / "train.jsonl"
-    path.write_text("".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in data), encoding="utf-8")
+    path.write_text("".join(_json_line(number, row) for number, row in enumerate(data)), encoding="utf-8")
     return str(path)
 
 
-def _reward_spec(reward: Reward, folder: Path) -> Any:
+def _json_line(number: int, row: Mapping[str, object]) -> str:
+    try:
+        return json.dumps(dict(row), ensure_ascii=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"data[{number}] cannot be written as JSON ({error}): give JSON values, or a datasets.Dataset") from None
+
+
+def _reward_spec(reward: Reward, folder: Path) -> YamlValue:
     if isinstance(reward, RewardSpec):
         return reward.model_dump()
-    return {"name": write_reward(reward, folder / "rewards")} if callable(reward) else reward
+    if callable(reward):
+        return {"name": write_reward(reward, folder / "rewards")}
+    return reward if isinstance(reward, str) else cast("dict[str, YamlValue]", dict(reward))

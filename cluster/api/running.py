@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
-from cluster.api.inputs import Reward, Settings, SftSettings, load_config, load_sft_config, sft_with_data, with_inputs
+from cluster.api.inputs import Data, Reward, Settings, SftSettings, load_config, load_sft_config, sft_with_data, with_inputs
 from cluster.output.run_dir import Resume
 from cluster.train.driver import FinishedStep, StepCallback
-from configs.contracts.errors import ConfigError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,7 +68,7 @@ def train(
     config: Settings,
     *,
     overrides: Sequence[str] = (),
-    data: Any = None,
+    data: Data | None = None,
     rewards: Sequence[Reward] = (),
     callbacks: Sequence[Callback] = (),
     resume: Resume = "auto",
@@ -90,18 +89,15 @@ def train(
     from cluster.train.stages import run_stages
 
     run, resume = with_inputs(load_config(config, overrides), data, rewards, resume)
-    if not run.stages:
-        return _trained(run.out_dir, lambda stopping: run_training(run, resume, stopping), callbacks)
-    if callbacks:
-        raise ConfigError("a run with stages calls no callbacks; run its stages one by one, each with model.adapter of the one before")
-    return _trained(run.out_dir, lambda _stopping: run_stages(run, resume), ())
+    start = run_stages if run.stages else run_training
+    return _trained(run.out_dir, lambda after_step: start(run, resume, after_step), callbacks)
 
 
 def sft(
     config: SftSettings,
     *,
     overrides: Sequence[str] = (),
-    data: Any = None,
+    data: Data | None = None,
     callbacks: Sequence[Callback] = (),
     resume: Resume = "auto",
 ) -> RunResult:
@@ -109,42 +105,45 @@ def sft(
     from cluster.train.sft import run_sft
 
     run, resume = sft_with_data(load_sft_config(config, overrides), data, resume)
-    return _trained(run.out_dir, lambda stopping: run_sft(run, resume, stopping), callbacks)
+    return _trained(run.out_dir, lambda after_step: run_sft(run, resume, after_step), callbacks)
 
 
-def evaluate(run: str | Path, *, overrides: Sequence[str] = (), adapter: str | None = None, output: Path | None = None) -> list[Evaluation]:
-    """Evaluate the model of a run directory or YAML file, as `rollcast evaluate` does.
+def evaluate(
+    run: Settings, *, overrides: Sequence[str] = (), adapter: str | Path | None = None, output: str | Path | None = None
+) -> list[Evaluation]:
+    """Evaluate the model of a run directory or of settings, as `rollcast evaluate` does.
 
     Args:
+        run: a run directory, the path of a YAML file, a mapping of the same content, or a `RunConfig`.
         adapter: a PEFT folder, or `none` for the base model; by default the run's own.
         output: folder for completions and summary; by default `evaluations/TIME` in the run's directory.
     """
     from cluster.evaluation.run import adapter_to_evaluate, load_target, run_evaluation
 
     console = Console(soft_wrap=True)
-    config, folder = load_target(str(run), overrides, console)
-    written = output or (folder or config.out_dir) / "evaluations" / time.strftime("%Y%m%d-%H%M%S")
-    chosen = adapter_to_evaluate(config, folder, adapter)
+    config, folder = load_target(str(run), overrides, console) if isinstance(run, str | Path) else (load_config(run, overrides), None)
+    written = Path(output or (folder or config.out_dir) / "evaluations" / time.strftime("%Y%m%d-%H%M%S"))
+    chosen = adapter_to_evaluate(config, folder, None if adapter is None else str(adapter))
     return _outside_a_loop(lambda: run_evaluation(config, folder, chosen, written.absolute(), console))
 
 
-def compare(*models: str, overrides: Sequence[str] = (), output: Path | None = None) -> list[ComparedSet]:
+def compare(*models: str, overrides: Sequence[str] = (), output: str | Path | None = None) -> list[ComparedSet]:
     """Compare models on the same prompts, as `rollcast compare` does: `compare("base", "mine=runs/mine", overrides=["evaluation.data=[gsm8k]"])`."""
     from cluster.comparison.compare import run_comparison
     from cluster.comparison.compared_models import read_arguments
 
     asked = read_arguments(models)
-    return _outside_a_loop(lambda: run_comparison(asked, overrides, output, Console(soft_wrap=True)))
+    return _outside_a_loop(lambda: run_comparison(asked, overrides, Path(output) if output else None, Console(soft_wrap=True)))
 
 
-def merge(source: str | Path, output: Path | None = None, *, base: str | None = None, overwrite: bool = False) -> Path:
+def merge(source: str | Path, output: str | Path | None = None, *, base: str | None = None, overwrite: bool = False) -> Path:
     """Merge an adapter into its base model, in bfloat16, as `rollcast merge` does; returns the folder."""
     from cluster.models.merge import find_source, merge_adapter
 
-    return merge_adapter(find_source(Path(source), base), output, overwrite=overwrite)[0]
+    return merge_adapter(find_source(Path(source), base), Path(output) if output else None, overwrite=overwrite)[0]
 
 
-def _trained(out_dir: Path, run: Callable[[Sequence[StepCallback]], Mapping[str, Any]], callbacks: Sequence[Callback]) -> RunResult:
+def _trained(out_dir: Path, run: Callable[[Sequence[StepCallback]], Mapping[str, object]], callbacks: Sequence[Callback]) -> RunResult:
     interrupted = threading.Event()
 
     def after_step(step: FinishedStep) -> None:
@@ -155,7 +154,7 @@ def _trained(out_dir: Path, run: Callable[[Sequence[StepCallback]], Mapping[str,
                 step.stop(f"stopped by {getattr(callback, '__name__', type(callback).__name__)}")
 
     summary = _outside_a_loop(lambda: run((after_step,)), interrupted)
-    return RunResult(out_dir.absolute(), summary["exit_reason"], summary)
+    return RunResult(out_dir.absolute(), str(summary["exit_reason"]), summary)
 
 
 def _outside_a_loop(work: Callable[[], Result], interrupted: threading.Event | None = None) -> Result:

@@ -1,4 +1,4 @@
-"""Estimate the memory of a run and the bytes of an adapter sync, before it starts; for `--dry-run`."""
+"""Estimate the memory of a run and the bytes of an adapter sync, before it starts; for `--dry-run` and the model card."""
 
 from __future__ import annotations
 

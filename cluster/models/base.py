@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.models.merge import MergeSource, merge_adapter
+from cluster.models.own_process import ProcessEndedError, call_in_process
 from cluster.models.starting_adapter import doubt_about_base
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import RunDirectory
-from configs.contracts.errors import ConfigError
-from configs.contracts.logs import redirect_output
+from configs.contracts.errors import ConfigError, RollcastError
+from configs.contracts.logs import tail
 from configs.schema.model import BASE_MODEL, BUILTIN, DEQUANTISED_MODEL, MERGED_MODEL, WARM_MODEL
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 from learner.model.quantised import require_bitsandbytes
-from rollcast import Pinned
 
 TINY_MODEL = f"{BUILTIN}tiny_qwen2"
 
@@ -111,10 +109,15 @@ def make_builtin_model(name: str, where: Path, logs: Path, seed: int) -> str:
         raise ConfigError(f"model.path {name} is not known: the only model that is made on the spot is {TINY_MODEL}")
     folder = where / BASE_MODEL
     if not (folder / "config.json").exists():
-        from learner.model.tiny_model import create_tiny_model
-
-        # In a process of its own, so that the driver holds no model.
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, spawn, initializer=Pinned(redirect_output), initargs=(logs / "prepare.log",)) as process:
-            process.submit(create_tiny_model, folder, seed).result()
+        log = logs / "prepare.log"
+        try:
+            call_in_process(_create_tiny_model, folder, seed, log=log)
+        except ProcessEndedError as error:
+            raise RollcastError(f"the process that makes {name} in {folder} {error}", log_tail=tail(log)) from None
     return str(folder)
+
+
+def _create_tiny_model(folder: Path, seed: int, _progress: Callable[..., None]) -> None:
+    from learner.model.tiny_model import create_tiny_model
+
+    create_tiny_model(folder, seed)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import yaml
 
+from cluster.models.own_process import ProcessEndedError, call_in_process
 from cluster.models.starting_adapter import plain_lora, trained_on_another
 from configs.contracts.errors import ConfigError, RollcastError
-from configs.contracts.logs import redirect_output, tail
+from configs.contracts.logs import tail
 from configs.schema.model import DEQUANTISED_MODEL
 from configs.schema.stages import last_stage_folder
 from learner.model.merging import TOLERANCE, MergeJob, MergeOutcome, Progress, merge
-from rollcast import Pinned
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 __all__ = ["TOLERANCE", "MergeOutcome", "MergeSource", "find_source", "merge_adapter"]
@@ -188,50 +186,19 @@ def _whole(output: Path) -> Iterator[Path]:
 
 
 def _in_a_process(job: MergeJob, progress: Progress) -> MergeOutcome:
-    spawn = multiprocessing.get_context("spawn")
-    receiving, sending = spawn.Pipe(duplex=False)
-    with TemporaryDirectory(prefix="rollcast-merge-") as folder, receiving:
+    with TemporaryDirectory(prefix="rollcast-merge-") as folder:
         log = Path(folder) / "merge.log"
-        process = spawn.Process(target=Pinned(_run), args=(job, sending, log), name="rollcast-merge")
-        process.start()
-        sending.close()  # so that the end of the process ends the pipe
         try:
-            found = _receive(receiving, progress)
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            process.join()
-        if isinstance(found, MergeOutcome):
-            return found
-        raise found or _ended(job, process.exitcode, tail(log))
+            return call_in_process(merge, job, log=log, progress=progress)
+        except ProcessEndedError as error:
+            raise _ended(job, error.exitcode, tail(log)) from None
 
 
-def _ended(job: MergeJob, exitcode: int | None, log_tail: str) -> RollcastError:
-    if exitcode is not None and exitcode < 0:
+def _ended(job: MergeJob, exitcode: int, log_tail: str) -> RollcastError:
+    if exitcode < 0:
         reason = (
             f"was killed by signal {-exitcode}: most often the machine has too little memory for one copy of {job.base}; use a larger one"
         )
     else:
         reason = f"failed with exit code {exitcode}; its last lines say why"
     return RollcastError(f"the process that merges {job.base} {reason}", log_tail=log_tail)
-
-
-def _receive(receiving: Connection, progress: Progress) -> MergeOutcome | RollcastError | None:
-    """The last word of the process; None where it ended without one."""
-    while True:
-        try:
-            word = receiving.recv()
-        except EOFError:
-            return None
-        if not isinstance(word, tuple):
-            return word
-        progress(*word)
-
-
-def _run(job: MergeJob, sending: Connection, log: Path) -> None:
-    redirect_output(log)
-    try:
-        sending.send(merge(job, lambda *word: sending.send(word)))
-    except RollcastError as error:
-        sending.send(error)

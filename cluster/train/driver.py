@@ -35,9 +35,11 @@ Config = TypeVar("Config", RunConfig, SftConfig)
 class FinishedStep:
     """One finished step, as callbacks see it.
 
-    Example: `FinishedStep(3, 150, {"train/reward": 1.28, ...}, stop)`.
+    Example: `FinishedStep(Path("runs/mine"), 3, 150, {"train/reward": 1.28, ...}, stop)`.
     """
 
+    out_dir: Path
+    """Directory of the run; of a run with stages, that of the stage, such as `runs/mine/1-explore`."""
     step: int
     """Optimizer steps done, from 1."""
     total_steps: int

@@ -257,7 +257,7 @@ class TrainingRun:
             rows = completion_rows(record.step, logged, bodies, record.report.advantages)
             await asyncio.to_thread(write_completions, self.run.directory.path / "completions", record.step, rows)
             self._show_completions(record.step, rows)
-        call_back(self.callbacks, FinishedStep(record.step, steps, metrics, loop.stop))
+        call_back(self.callbacks, FinishedStep(self.run.directory.path, record.step, steps, metrics, loop.stop))
 
     def _show_completions(self, step: int, rows: list[CompletionRow]) -> None:
         settings = self.run.config.cluster

@@ -170,7 +170,7 @@ class SftRun:
     def _log(self, metrics: dict[str, float]) -> None:
         self.sinks.emit(self.step, metrics)
         self.run.display.step(self.step, self.total_steps, metrics)
-        call_back(self.callbacks, FinishedStep(self.step, self.total_steps, metrics, self.stop))
+        call_back(self.callbacks, FinishedStep(self.run.directory.path, self.step, self.total_steps, metrics, self.stop))
 
     def _is_due(self, every: int) -> bool:
         return self.step == self.total_steps or (every > 0 and self.step % every == 0)

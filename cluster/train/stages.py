@@ -11,7 +11,7 @@ A stage that reached its end is not run again. Any other stage continues from it
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -19,6 +19,7 @@ from cluster.models.starting_adapter import with_starting_adapter
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import Resume, RunDirectory, ended_well, read_summary
 from cluster.report import leave_report
+from cluster.train.driver import StepCallback
 from cluster.train.grpo import run_training
 from configs.contracts.errors import ConfigError
 from configs.loading import dump_config, stage_configs
@@ -49,11 +50,12 @@ class StagesSummary(TypedDict):
     exit_reason: str
 
 
-def run_stages(config: RunConfig, resume: Resume = "auto") -> StagesSummary:
+def run_stages(config: RunConfig, resume: Resume = "auto", callbacks: Sequence[StepCallback] = ()) -> StagesSummary:
     """Run every stage that has not reached its end; returns the content of `summary.json`.
 
     Args:
         resume: `auto` continues where the stages stopped, `none` starts anew.
+        callbacks: called with every finished step of every stage; after a stage that a callback stopped, no other starts.
 
     Raises:
         ConfigError: `resume` is a checkpoint, `model.adapter` cannot be used, or the settings of a stage cannot work.
@@ -68,14 +70,16 @@ def run_stages(config: RunConfig, resume: Resume = "auto") -> StagesSummary:
     with RunDirectory.open(config.out_dir, resume, folders=()) as directory:
         directory.write("config.yaml", dump_config(config))
         display = RunDisplay()
-        summary = _run_in_order(stages, directory, display)
+        summary = _run_in_order(stages, directory, display, callbacks)
         if ended_well(summary):
             shutil.copytree(stages[-1].out_dir / "adapter", directory.path / "adapter", dirs_exist_ok=True)
         display.say(f"stages: {summary['exit_reason']}; summary {directory.path / 'summary.json'}")
         return summary
 
 
-def _run_in_order(stages: tuple[RunConfig, ...], directory: RunDirectory, display: RunDisplay) -> StagesSummary:
+def _run_in_order(
+    stages: tuple[RunConfig, ...], directory: RunDirectory, display: RunDisplay, callbacks: Sequence[StepCallback]
+) -> StagesSummary:
     results: list[StageResult] = []
     try:
         for number, stage in enumerate(stages, start=1):
@@ -85,7 +89,7 @@ def _run_in_order(stages: tuple[RunConfig, ...], directory: RunDirectory, displa
             if ended_well(found):
                 display.say("already finished" + _changed(stage))
             else:
-                found = run_training(stage)
+                found = run_training(stage, callbacks=callbacks)
             results.append(_result(name, found))
             if not ended_well(found):
                 break

@@ -100,3 +100,18 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
         RaySession(config(cluster={"address": "127.0.0.1:1"}), tmp_path, "t"),
     ):
         pass
+
+
+def test_a_job_with_a_hook_of_its_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"worker_process_setup_hook": "mine.hook"}}))
+    with (
+        pytest.raises(PlacementError, match=r"sets worker_process_setup_hook to mine\.hook, .* leave it out"),
+        RaySession(config(cluster={"address": "127.0.0.1:1"}), tmp_path, "n"),
+    ):
+        pass
+    monkeypatch.setenv("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
+    with (
+        pytest.raises(PlacementError, match="no Ray cluster answered"),
+        RaySession(config(cluster={"address": "127.0.0.1:1"}), tmp_path, "n"),
+    ):
+        pass

@@ -193,6 +193,19 @@ def test_too_many_failures_end_the_run_with_the_first_traceback(tmp_path: Path) 
     with_pool(config(f"{ATTACKS}:raise_error", max_error_rate=0.6, error_window=8), tmp_path, act)
 
 
+def test_the_first_failure_of_a_reward_is_shown_and_the_others_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def act(pool: RewardPool) -> None:
+        for _ in range(3):
+            await score(pool, rollout_group(["attack", "b"]))
+        (warning,) = caplog.records
+        assert "reward raise_error failed on 2 of 2 completions of prompt 0:0 (crashed)" in warning.getMessage()
+        assert "no such thing" in warning.getMessage(), "the traceback of the reward"
+        assert list(pool.status().outcomes.values()) == [{"crashed": 6}, {"scored": 6}]
+
+    with caplog.at_level(logging.WARNING, "rollcast.rewards"):
+        with_pool(config(f"{ATTACKS}:raise_error", "tag_count"), tmp_path, act)
+
+
 def test_the_length_limit_of_the_run_reaches_its_reward(tmp_path: Path) -> None:
     """Completions of two tokens, a limit of eight and a cache of eight: (8 - 8 - 2) / 8."""
 

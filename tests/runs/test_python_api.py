@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 
 import rollcast
 from cluster.api.inputs import load_config, with_inputs
@@ -16,6 +18,8 @@ from cluster.api.running import _outside_a_loop
 from configs.contracts.errors import ConfigError
 from rewards.functions.registry import load
 from tests import REPOSITORY
+from tests.cluster.models.test_merge import make_adapter
+from tests.runs.training import SMALL
 
 QUICKSTART = REPOSITORY / "configs" / "quickstart.yaml"
 
@@ -39,9 +43,30 @@ def test_the_example_runs_as_in_a_notebook(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-3000:]
     reason, adapter, report, rows, columns = json.loads(done.stdout.strip().splitlines()[-1])
-    assert reason == "stopped by watch" and rows == 2
+    assert reason == "stopped by watch" and rows >= 2
     assert Path(adapter).is_dir() and Path(report).is_file()
     assert {"train/reward", "rewards/digits/mean"} <= set(columns)
+    (evaluation,) = Path(adapter).parent.glob("evaluations/*/summary.json")
+    (held_out,) = json.loads(evaluation.read_text())["sets"]
+    assert held_out["prompts"] == 8 and held_out["outcomes"]["digits"] == {"scored": 32} and held_out["rewards"]["digits"] > 0
+
+
+@pytest.mark.slow
+def test_a_callback_sees_the_stages_and_its_stop_ends_them(tmp_path: Path) -> None:
+    """From a mapping and a `datasets.Dataset`; the second stage never starts."""
+    seen: list[str] = []
+
+    def watch(step: rollcast.FinishedStep) -> str:
+        seen.append(f"{step.out_dir.name} {step.step} of {step.total_steps}")
+        return rollcast.STOP
+
+    tree = rollcast.load_config(QUICKSTART, SMALL).model_dump(mode="json", exclude_unset=True) | {
+        "stages": [{"name": "one"}, {"name": "two"}]
+    }
+    sums = Dataset.from_list([{"prompt": f"{a}+1?", "solution": str(a + 1)} for a in range(40)])
+    result = rollcast.train(tree, overrides=[f"out_dir={tmp_path / 'run'}"], data=sums, callbacks=[watch])
+    assert seen[0] == "1-one 1 of 6" and len(seen) < 6 and result.exit_reason == "stopped by watch"
+    assert not (tmp_path / "run" / "2-two").exists()
 
 
 def test_settings_are_a_path_a_mapping_or_settings(tmp_path: Path) -> None:
@@ -74,7 +99,23 @@ def test_a_finished_run_is_moved_aside_before_the_inputs_are_written(tmp_path: P
 
 def test_other_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="data is dict; give a path"):
-        with_inputs(load_config(QUICKSTART, [f"out_dir={tmp_path}"]), {"prompt": "p"}, (), "auto")
+        with_inputs(load_config(QUICKSTART, [f"out_dir={tmp_path}"]), {"prompt": "p"}, (), "auto")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_row_that_json_cannot_hold_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\[1\] cannot be written as JSON .*set"):
+        with_inputs(load_config(QUICKSTART, [f"out_dir={tmp_path}"]), [{"prompt": "p"}, {"prompt": {1}}], (), "auto")
+
+
+def test_a_dataset_keeps_its_types(tmp_path: Path) -> None:
+    rows = [{"prompt": "1+1?", "solution": "2", "weights": [0.5, 1.0]}]
+    run, _ = with_inputs(load_config(QUICKSTART, [f"out_dir={tmp_path / 'run'}"]), Dataset.from_list(rows), (), "auto")
+    assert run.data.path is not None and pq.read_table(run.data.path).to_pylist() == rows
+
+
+def test_merge_takes_paths_as_text(tmp_path: Path, tiny_model: Path) -> None:
+    folder = rollcast.merge(str(make_adapter(tmp_path / "adapter", tiny_model)), str(tmp_path / "merged"))
+    assert folder == tmp_path / "merged" and (folder / "model.safetensors").is_file()
 
 
 async def test_errors_come_out_of_the_thread() -> None:

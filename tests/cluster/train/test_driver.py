@@ -99,6 +99,6 @@ def test_a_signal_waits_for_the_running_step_and_a_second_does_not(step_runs: bo
 
 def test_callbacks_see_each_step_in_order() -> None:
     seen: list[str] = []
-    step = FinishedStep(3, 10, {"train/reward": 1.0}, seen.append)
+    step = FinishedStep(Path("run"), 3, 10, {"train/reward": 1.0}, seen.append)
     call_back([lambda each: seen.append(f"first {each.step}"), lambda each: each.stop("reward is high enough")], step)
     assert seen == ["first 3", "reward is high enough"]
