@@ -56,12 +56,12 @@ class GangBarrier(Generic[Member]):
     members: list[Member] = field(default_factory=list)
 
     def join(self, member: Member) -> list[Member] | None:
-        """Count a member in; gives all members when it was the last."""
+        """Add a member; returns all members if it was the last, else None."""
         self.members.append(member)
         return self._complete()
 
     def leave(self) -> list[Member] | None:
-        """A member will not come (its prompt was refused): do not wait for it."""
+        """Stop waiting for one member, whose prompt was refused; returns as `join` does."""
         self.size -= 1
         return self._complete()
 

@@ -99,7 +99,9 @@ class WorkerHandle:
         try:
             self.facts = await asyncio.wait_for(self._answer(self._actor.start.remote(model_path)), limit_s)
         except TimeoutError:
-            self.lose(RolloutError(f"it was not ready after {limit_s:g} s; raise actors.start_timeout_s or see its log", role=self.name))
+            self.lose(
+                RolloutError(f"it was not ready after {limit_s:g} s; raise actors.start_timeout_s, or look into its log", role=self.name)
+            )
         except (RayActorError, RayTaskError) as error:
             self.lose(unwrapped(error))
 
@@ -161,7 +163,7 @@ class WorkerHandle:
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL; Ray takes the engine with it."""
+        """Kill the process with SIGKILL. Its engine ends with it."""
         ray.kill(self._actor, no_restart=True)
 
     async def _answer(self, call: ObjectRef[Result]) -> Result | None:

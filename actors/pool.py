@@ -183,14 +183,16 @@ class RolloutPool:
             return
         self._engine_deaths[prompt_id] += 1
         if self._engine_deaths[prompt_id] >= MAX_ENGINE_DEATHS:
-            raise PoisonPromptError(f"prompt {prompt_id} was in {MAX_ENGINE_DEATHS} engines when they died; it is not sampled again")
+            raise PoisonPromptError(
+                f"prompt {prompt_id} was in {MAX_ENGINE_DEATHS} engines when they died; it may be the cause, and is not sampled again"
+            )
 
     def _refuse_old(self, adapter: AdapterRef, rewind: bool) -> None:
         current = self._slots.adapter
         if current and adapter.version <= current.version and not rewind:
             raise AdapterError(
-                f"adapter {adapter.version} is not newer than {current.version}, which the workers have; versions only grow, but after "
-                "the learner was restored (rewind)"
+                f"adapter {adapter.version} is not newer than {current.version}, which the workers have; versions only grow, except after "
+                "the learner was restored from a checkpoint (rewind=True)"
             )
 
     def _remove_adapters(self) -> None:

@@ -24,7 +24,7 @@ WATCH_S = 2.0
 
 
 class WorkerSlots:
-    """The workers of a pool by the number of their slot. Supervises them; the pool routes work to them."""
+    """The workers of a pool, by the number of their slot. It supervises them; the pool gives them work."""
 
     def __init__(self, actors: ActorsSection, spawn: Callable[[int], WorkerHandle], log_dir: Path) -> None:
         """See `RolloutPool`. Every worker's process is spawned at once."""
@@ -38,7 +38,7 @@ class WorkerSlots:
         self._ever_started = False
         self._failed_starts = 0
         self.adapter: AdapterRef | None = None
-        """The adapter that every worker is to have."""
+        """The adapter that every worker should have."""
         self.restarts = 0
         """Workers replaced so far."""
 
@@ -91,11 +91,12 @@ class WorkerSlots:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         workers = self.workers
         self._workers.clear()
-        self._failure = self._failure or RolloutError("the pool was closed while work was in hand")
+        self._failure = self._failure or RolloutError("the pool was closed before this work was done")
         await self.announce()
         await asyncio.gather(*(worker.close(limit_s) for worker in workers))
 
     async def _keep(self, index: int, model_path: str) -> None:
+        """Keep one slot filled: start its worker, watch it, and replace it when it is lost, until no replacement is allowed."""
         try:
             while True:
                 worker = self._workers[index]
@@ -126,17 +127,24 @@ class WorkerSlots:
             await self.install(worker)
 
     async def _watch(self, worker: WorkerHandle) -> None:
+        """Ask the worker for its status until it is lost. It counts as lost if it does not answer, or has work but makes no token."""
         limit_s = self._actors.progress_timeout_s
         while not worker.lost.done():
             await asyncio.wait([worker.lost], timeout=min(WATCH_S, limit_s / 4))
             status = await worker.status(limit_s)
             if status is None:
-                worker.lose(RolloutError(f"it did not answer for {limit_s:g} s; it is replaced", role=worker.name), engine_died=True)
+                worker.lose(
+                    RolloutError(f"it did not answer for {limit_s:g} s (actors.progress_timeout_s); it is replaced", role=worker.name),
+                    engine_died=True,
+                )
             elif status.stalled_s > limit_s:
-                reason = f"its engine has work and has sampled no token for {status.stalled_s:.1f} s; it is replaced"
+                reason = (
+                    f"its engine has work but sampled no token for {status.stalled_s:.1f} s (actors.progress_timeout_s); it is replaced"
+                )
                 worker.lose(RolloutError(reason, role=worker.name), engine_died=True)
 
     async def _give_up(self, index: int, error: RollcastError) -> None:
+        """Close a slot for good. Without any slot left, everything that waits in `until` fails."""
         del self._workers[index]
         if not self._workers and self._failure is None:
             log_tail = tail(self._log_dir / f"rollout-{index}.log")

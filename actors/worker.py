@@ -4,7 +4,7 @@
                                                               └─ engine process gone ──► exits at once
 
 A worker samples only with an adapter whose canary its engine reproduces. A canary is a fixed sequence with the log-probabilities that the
-learner gives its tokens under that adapter.
+learner gives its tokens under that adapter. STALE means: the worker has no such adapter, and refuses to sample until it gets one.
 """
 
 from __future__ import annotations
@@ -64,11 +64,13 @@ class AdapterTimes:
     store_s: float
     """Time to verify the adapter and write it to shared memory, or to wait for another worker of this node that does."""
     drain_s: float
-    """Time until every submitted prompt was read; the engine works meanwhile."""
+    """Time until the engine had read every submitted prompt; it goes on sampling meanwhile."""
     paused_s: float
+    """Time that the engine stood still."""
     load_s: float
     """Part of the pause in which vLLM read the adapter."""
     canary_s: float
+    """Time of the check with the canary."""
     canary_difference: float
     """Mean |engine - learner| log-probability over the canary's tokens, in nats; 0 without a canary."""
 
@@ -94,7 +96,7 @@ class RolloutWorker:
     """One rollout worker: a Ray actor with asyncio. `actors.handle` makes all calls to it."""
 
     def __init__(self, config: RunConfig, index: int, run_name: str, log_dir: Path) -> None:
-        """Start to import vllm, which takes seconds, in the background.
+        """Begin to import vllm in the background, which takes seconds.
 
         Args:
             index: number of the worker in its pool, and of its log `rollout-<index>.log`.
@@ -221,7 +223,7 @@ class RolloutWorker:
 
     def _refuse_when_stale(self) -> None:
         if self._stale:
-            raise AdapterError(f"it is STALE and does not sample: {self._stale}", role=self.name)
+            raise AdapterError(f"it is STALE and does not sample: {self._stale}; install an adapter that it can reproduce", role=self.name)
 
     async def _check_canary(self, manifest: AdapterManifest) -> float:
         canary = manifest.canary
@@ -305,7 +307,7 @@ async def settle(future: asyncio.Future[list[Completion]], coroutine: Coroutine[
 
 
 def summarize(request: RolloutRequest, completions_G: Sequence[Completion], worker: str, generate_s: float) -> GroupSummary:
-    """The facts of a sampled group."""
+    """Summarise a sampled group for the driver."""
     versions = [span.version for completion in completions_G for span in completion.spans]
     return GroupSummary(
         prompt_id=request.prompt.id,

@@ -41,6 +41,7 @@ ROW_ALIGNMENT = 8
 """Row widths are multiples of this: attention kernels want an aligned mask."""
 
 MAX_WIDTH_STEPS = 12
+"""Number of row widths that are tried for one step."""
 
 MIN_ROW_FILL = 0.9
 """A row shorter than this share of the micro-batch's width begins another, narrower micro-batch, if this one has enough positions."""
@@ -178,6 +179,7 @@ def trained_group(group: RolloutGroup, advantages_G: Sequence[float | None], *, 
 def balance(costs: Sequence[int], ranks: int) -> list[list[int]]:
     """Split items over ranks so that the largest load is small: costliest first, each to the least loaded rank (LPT, Graham 1969).
 
+    Example: `balance([5, 4, 3, 3], 2) == [[0, 3], [1, 2]]`, with loads 8 and 7.
     Returns: for each rank the indices of its items, ascending. Deterministic.
     """
     loads = [0] * ranks
@@ -264,7 +266,9 @@ def _cost(rows: Sequence[_Row], attention_width: float) -> float:
 
 
 def _micro_batches(rows: Sequence[_Row], token_budget: int) -> list[list[_Row]]:
-    """Group rows into micro-batches. Longest rows come first, so that the rows of one micro-batch have similar lengths."""
+    """Group rows into micro-batches. Longest rows come first, so that the rows of one micro-batch have similar lengths.
+
+    Example: rows of 100, 96 and 40 tokens under a budget of 208 become [100, 96], 2 rows of 104 places, and [40], 1 row of 40."""
     batches: list[list[_Row]] = []
     for row in sorted(rows, key=lambda row: -row.tokens):
         if batches:
@@ -289,7 +293,8 @@ def _widths(groups: Sequence[TrainedGroup], token_budget: int) -> list[int]:
 
 
 def _rows_of(groups: Sequence[TrainedGroup], width: int) -> list[_Row]:
-    """Put blocks into rows of at most `width` tokens by best-fit decreasing: largest first, each into the fullest row that can hold it."""
+    """Put blocks into rows of at most `width` tokens by best-fit decreasing: largest first, each into the fullest row that can hold it.
+    Example: blocks of 9, 8, 7 and 6 tokens in rows of 16 become [9, 7] and [8, 6]."""
     blocks = [block for group in groups for block in _blocks_of(group, width)]
     rows: list[_Row] = []
     open_rows: list[tuple[int, int]] = []  # (free tokens, index), ascending
@@ -307,7 +312,10 @@ def _rows_of(groups: Sequence[TrainedGroup], width: int) -> list[_Row]:
 
 
 def _blocks_of(group: TrainedGroup, width: int) -> list[_Block]:
-    """Split a group into few blocks of at most `width` tokens by first-fit decreasing. Each block repeats the prompt."""
+    """Split a group into few blocks of at most `width` tokens by first-fit decreasing. Each block repeats the prompt.
+
+    Example: a prompt of 100 tokens with completions of 51, 41 and 31 (50, 40 and 30 places) in rows of 200 leaves 100 places: blocks
+    [51, 41], 190 tokens, and [31], 130 tokens."""
     room = width - len(group.prompt_ids_T)
     bins: list[list[TrainedCompletion]] = []
     free: list[int] = []

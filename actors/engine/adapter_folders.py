@@ -63,14 +63,14 @@ def check_adapter(manifest: AdapterManifest, buffer: np.ndarray) -> None:
         AdapterError: the text names the fault.
     """
     if buffer.nbytes != manifest.nbytes:
-        raise AdapterError(f"adapter {manifest.version} has {buffer.nbytes} bytes and its manifest says {manifest.nbytes}; send it again")
+        raise AdapterError(f"adapter {manifest.version} has {buffer.nbytes} bytes, but its manifest says {manifest.nbytes}; send it again")
     found = adapter_sha256(buffer)
     if found != manifest.sha256:
         raise AdapterError(
-            f"adapter {manifest.version} has the hash {found[:12]} and its manifest says {manifest.sha256[:12]}; send it again"
+            f"adapter {manifest.version} has the hash {found[:12]}, but its manifest says {manifest.sha256[:12]}; send it again"
         )
     if not all_finite(manifest, buffer):
-        raise AdapterError(f"adapter {manifest.version} has values that are not finite; do not broadcast after such a step")
+        raise AdapterError(f"adapter {manifest.version} has values that are not finite; export it again after a step with finite gradients")
 
 
 def peft_config(manifest: AdapterManifest) -> dict[str, object]:

@@ -47,7 +47,13 @@ def add_product(y: torch.Tensor, h: torch.Tensor, b_t: torch.Tensor, rows: Rows)
 
 
 class PackedA:
-    """The A matrices of one layer's slices as one matrix per slot, and its B matrices, ready to multiply."""
+    """The A matrices of one layer's slices as one matrix per slot, and its B matrices, ready to multiply.
+
+    A layer whose output holds q, k and v side by side has three adapters of rank r. One product shrinks x [T, in] for all three:
+
+        x [T, in] @ [ A_q^T | A_k^T | A_v^T ]  =  [ h_q | h_k | h_v ]  [T, 3r]
+        y [T, q columns] += h_q @ B_q^T        y [T, k columns] += h_k @ B_k^T        y [T, v columns] += h_v @ B_v^T
+    """
 
     @torch.inference_mode(False)  # the first step makes it, and a tensor of inference mode could not be loaded into later
     def __init__(self, lora_a_stacked: tuple[torch.Tensor, ...], lora_b_stacked: tuple[torch.Tensor, ...]) -> None:

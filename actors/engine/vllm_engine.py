@@ -215,11 +215,11 @@ class Engine:
         if len(token_ids) > limit:
             raise PoisonPromptError(
                 f"a prompt of {len(token_ids)} tokens does not leave room for {sampling.max_completion_length} in a context of "
-                f"{self.max_model_len}; leave out prompts longer than {limit}"
+                f"{self.max_model_len}; leave out prompts of more than {limit} tokens"
             )
         if min(token_ids) < 0 or max(token_ids) >= self.vocab_size:
             raise PoisonPromptError(
-                f"a prompt has token ids from {min(token_ids)} to {max(token_ids)}, and the model has 0 to {self.vocab_size - 1}; "
+                f"a prompt has token ids from {min(token_ids)} to {max(token_ids)}, but the model has only 0 to {self.vocab_size - 1}; "
                 "tokenise with the tokenizer of this model"
             )
 
@@ -292,12 +292,13 @@ class Engine:
         await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_S)
 
     async def _load_in_place(self, version: int, folder: Path) -> float:
+        """Overwrite the adapter in its slot while the engine stands still; returns the seconds that loading took."""
         await self._llm.pause_generation(mode="keep", clear_cache=False)
         try:
             began = time.monotonic()
             await self._add_lora(LoRARequest("policy", ADAPTER_SLOT, str(folder), load_inplace=True))
             load_s = time.monotonic() - began
-            await self._llm.update_weight_version(str(version))
+            await self._llm.update_weight_version(str(version))  # while it stands still: each token is tagged with what sampled it
             # `load_inplace` on a sampling request would load the adapter again at every step
             self._adapter = LoRARequest("policy", ADAPTER_SLOT, str(folder))
             self.version = version
@@ -314,9 +315,11 @@ class Engine:
             raise AdapterError(f"vLLM refuses the adapter in {request.lora_path}: {error}") from None
 
     async def _wait_for_first_tokens(self) -> None:
+        """Wait until vLLM has read every submitted prompt, `FIRST_TOKENS_WAIT_S` at most."""
         states = self._llm.output_processor.request_states
         deadline = time.monotonic() + FIRST_TOKENS_WAIT_S
         while time.monotonic() < deadline and not self.dead:
+            # a request is in `_running` at once and in `states` a little later: while `states` is shorter, one is on its way into vLLM
             prefilling = sum(state.is_prefilling for state in states.values())
             if not prefilling and len(states) >= len(self._running):
                 return
@@ -372,10 +375,13 @@ class Engine:
         return self._completion(output)
 
     def _completion(self, output: CompletionOutput) -> Completion:
+        """Convert vLLM's output. A stop token of ours (`model.eos_token`) stays in the token ids, but not in the text."""
         logprobs = output.logprobs.logprobs if isinstance(output.logprobs, FlatLogprobs) else []
         token_ids = tuple(output.token_ids)
         if output.finish_reason not in ("stop", "length") or len(logprobs) != len(token_ids):
-            raise RolloutError(f"a completion ended by {output.finish_reason!r} after {len(token_ids)} tokens and is not used")
+            raise RolloutError(
+                f"a completion ended with {output.finish_reason!r} after {len(token_ids)} tokens, not by itself or at its limit, and is not used"
+            )
         reason: Literal["stop", "length"] = "stop" if output.finish_reason == "stop" else "length"
         ended = token_ids[-1:] == tuple(self._stop_token_ids)
         return Completion(
@@ -387,4 +393,4 @@ class Engine:
         )
 
     def _death(self) -> RolloutError:
-        return RolloutError("its vLLM engine process died; what it was sampling must be sampled elsewhere")
+        return RolloutError("its vLLM engine process died; its running completions must be sampled again on another worker")

@@ -43,7 +43,7 @@ class Buffers:
     maker: PromptMaker
     filters: RowFilters
     streams: list[RowStream]
-    """Two readers of the same rows, the last used at the end. The first reads old buffers again, so that the other can go on."""
+    """Two readers of the same rows, the one used last at the end. One can read old buffers again while the other reads on."""
     known: Set[bytes]
     """Digests of held-out prompts."""
     counts: PromptCounts

@@ -103,8 +103,8 @@ def _turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Im
     prompt, full = _rendered(tokenizer, messages[:-1], True), _rendered(tokenizer, messages, False)
     if not full.startswith(prompt):
         raise ValueError(
-            f"is not rendered behind the generation prompt: that ends in {prompt[-_SHOWN_CHARACTERS:]!r}, and the conversation with the "
-            f"assistant's answer in {full[-_SHOWN_CHARACTERS:]!r}; set model.chat_template to one that keeps what the assistant says whole"
+            f"is not rendered after the generation prompt: that ends in {prompt[-_SHOWN_CHARACTERS:]!r}, and the conversation with the "
+            f"assistant's answer in {full[-_SHOWN_CHARACTERS:]!r}; set model.chat_template to one that keeps the assistant's text unchanged"
         )
     end_token, content = str(tokenizer.eos_token or ""), messages[-1]["content"]
     if isinstance(content, str) and full.endswith(content):

@@ -102,7 +102,8 @@ class DemonstrationSource:
         if train_file.counts.sequences == 0:
             counts = train_file.counts
             raise DataError(
-                f"of the {counts.rows} rows of {data.path} none is left to train on: {counts.too_long} are over data.max_length {data.max_length}, "
+                f"of the {counts.rows} rows of {data.path} none is left to train on: {counts.too_long} have more tokens than data.max_length "
+                f"{data.max_length}, "
                 f"{counts.also_held_out} are held out as well; raise the limit or give more rows"
             )
         return train_file, eval_file
@@ -185,7 +186,7 @@ class DemonstrationSource:
         return Sample(token_ids_T, np.arange(len(token_ids_T)) >= len(prompt_ids))
 
     def _kept(self, samples: Sequence[Sample], held_out: bool, counts: DemonstrationCounts) -> Iterator[Sample]:
-        """Yield the samples that are used, and count all of them by what is done with them."""
+        """Yield the samples that are used. Count all of them: used, or left out, by reason."""
         limit, cut = self.data.max_length, self.data.too_long == "truncate"
         for sample in samples:
             if len(sample.token_ids_T) > limit:

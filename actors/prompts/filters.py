@@ -85,7 +85,9 @@ def numbers(rows: Rows, column: str, indices: Sequence[int], remedy: str) -> np.
     if len(missing):
         first = int(missing[0])
         more = f" ({len(missing)} rows of {len(found)} looked at have none)" if len(missing) > 1 else ""
-        raise DataError(f"{rows.location(indices[first])}: column {column!r} holds {values[first]!r}, which is no number{more}; {remedy}")
+        raise DataError(
+            f"{rows.location(indices[first])}: column {column!r} holds {values[first]!r}, which is not a number{more}; {remedy}"
+        )
     return found
 
 

@@ -105,7 +105,7 @@ class IndexedPrompts:
         self._drawn = 0
         self._order: tuple[int, np.ndarray] | None = None
         self.warnings: tuple[str, ...] = tuple(self._warnings(reward_names))
-        """Doubts about the data, as they were logged."""
+        """Warnings about the data, as they were logged."""
         for sentence in self.warnings:
             logger.warning("%s", sentence)
 
@@ -162,7 +162,7 @@ class IndexedPrompts:
         return {"drawn": self._drawn, "data": self.fingerprint}
 
     def restore(self, cursor: Mapping[str, object]) -> None:
-        """Go on where `cursor` was taken.
+        """Continue at the position at which `cursor` was taken.
 
         Raises:
             CheckpointError: it was taken from other data, another order or another rendering.

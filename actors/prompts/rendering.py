@@ -61,7 +61,9 @@ def load_tokenizer(
     if eos_token is not None:
         if eos_token not in tokenizer.get_vocab():
             specials = ", ".join(map(str, tokenizer.all_special_tokens)) or "none"
-            raise DataError(f"model.eos_token {eos_token!r} is no token of {model_path}; give one that it has (special ones: {specials})")
+            raise DataError(
+                f"model.eos_token {eos_token!r} is not a token of {model_path}; give one that it has (special tokens: {specials})"
+            )
         tokenizer.eos_token = eos_token
     return tokenizer
 
@@ -78,7 +80,7 @@ def _read_template(chat_template: str) -> str:
 
 
 def _template_file(name: str) -> Path:
-    """The file itself; or the packaged one, where `configs/templates/...` names it and no clone is around."""
+    """Find the file; `configs/templates/...` outside a clone of the repository means the packaged template."""
     path, packaged = Path(name).expanduser(), PROJECT / name
     return packaged if name.startswith("configs/templates/") and not path.exists() and packaged.exists() else path
 
@@ -198,6 +200,6 @@ def template_warnings(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, reward
     if tokenizer.bos_token_id is not None and prompt.token_ids[:2] == (tokenizer.bos_token_id,) * 2:
         where = "chat template" if prompt.conversational else "text of the prompts"
         yield (
-            f"prompts begin with {tokenizer.bos_token} twice, which no model was trained on: the {where} writes it and something else does, too; "
+            f"prompts begin with {tokenizer.bos_token} twice, which no model was trained on: the {where} writes it, and so does something else; "
             "take it out of the template, the system prompt or the data"
         )

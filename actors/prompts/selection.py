@@ -124,9 +124,7 @@ def select(data: DataSection, rows: Rows, eval_rows: Rows, parts: tuple[PartCoun
     known = set(held_out_fitting.digests.values())
     kept = {index: digest for index, digest in fitting.digests.items() if digest not in known}
     if not kept:
-        raise DataError(
-            f"every prompt of {data.source} is held out as well, so that nothing is left to train on; use another data.eval_path"
-        )
+        raise DataError(f"every prompt of {data.source} is also held out, so that none is left to train on; use another data.eval_path")
     tokens = [tokens for digest, tokens in zip(fitting.digests.values(), fitting.tokens, strict=True) if digest not in known]
     counts = PromptCounts(
         trained=len(kept),

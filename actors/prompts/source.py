@@ -20,7 +20,7 @@ class PromptSource(Protocol):
     prompt_tokens: np.ndarray
     """int32 [prompts]: lengths in tokens of the training prompts; for a stream, of its first ones."""
     warnings: tuple[str, ...]
-    """Doubts about the data, as they were logged."""
+    """Warnings about the data, as they were logged."""
 
     @property
     def counts(self) -> PromptCounts:
@@ -83,7 +83,7 @@ class PromptSource(Protocol):
         ...
 
     def restore(self, cursor: Mapping[str, object]) -> None:
-        """Go on where `cursor` was taken.
+        """Continue at the position at which `cursor` was taken.
 
         Raises:
             CheckpointError: it was taken from other data, another order or another rendering.

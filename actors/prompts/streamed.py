@@ -177,7 +177,7 @@ class StreamedPrompts:
         }
 
     def restore(self, cursor: Mapping[str, object]) -> None:
-        """Go on where `cursor` was taken.
+        """Continue at the position at which `cursor` was taken.
 
         Raises:
             CheckpointError: it was taken from other data, another order or another rendering.

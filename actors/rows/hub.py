@@ -37,6 +37,7 @@ def stream_with_datasets(path: str, name: str | None, split: str) -> IterableDat
 
 
 def _load(path: str, name: str | None, split: str, streaming: bool) -> Any:
+    """Open a data set with `datasets`, whose return type depends on `split` and `streaming`."""
     import datasets
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
@@ -47,7 +48,7 @@ def _load(path: str, name: str | None, split: str, streaming: bool) -> Any:
             return datasets.load_dataset(path, name, split=split, streaming=streaming)
         except DatasetNotFoundError:
             raise DataError(
-                f"{called}: neither a local file nor a data set that you can read on the hub; check its name, or log in"
+                f"{called}: neither a local file nor a data set on the hub that you may read; check its name, or log in"
             ) from None
         except DatasetGenerationError as error:
             raise DataError(
@@ -64,13 +65,13 @@ def _load(path: str, name: str | None, split: str, streaming: bool) -> Any:
 
 
 _NO_HUB = (
-    "connect to the hub once to fill the cache (HF_HOME says where it is; from then on HF_HUB_OFFLINE=1 works without a network), "
+    "connect to the hub once to fill the cache (in HF_HOME; from then on, HF_HUB_OFFLINE=1 works without a network), "
     "or give local files as data.path"
 )
 
 
 def _script(called: str, path: str, local: bool) -> DataError:
-    """An error that tells how to use the data files beside a loader script."""
+    """Make an error that says how to use the data files beside a loader script."""
     if local:
         return DataError(f"{called} is a loader script, which is not executed; give the folder of its data files as data.path")
     there = [file for file in _files(path) if file.endswith(SUFFIXES)]
@@ -96,7 +97,7 @@ def _files(path: str) -> list[str]:
 
 
 def _unknown(called: str, path: str, name: str | None, split: str, error: ValueError) -> DataError:
-    """An error that lists the existing configurations or splits."""
+    """Make an error that lists the existing configurations or splits."""
     import datasets
 
     try:
@@ -126,7 +127,7 @@ def _quickly_offline(called: str | None) -> Iterator[None]:
     if called is None or constants.HF_HUB_OFFLINE or _reachable(constants.ENDPOINT):
         yield
         return
-    logger.warning("the hub at %s cannot be reached; %s is looked for in the cache", constants.ENDPOINT, called)
+    logger.warning("the hub at %s cannot be reached; the cache is searched for %s", constants.ENDPOINT, called)
     before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
     try:

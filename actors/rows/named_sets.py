@@ -33,7 +33,8 @@ class NamedSet:
 
 
 _GOLD = MappingProxyType({"answer": "solution"})
-"""The bare answer is the gold, and hides a column with a worked solution. In GSM8K's the accuracy reward reads the part after `####`."""
+"""The column `answer` becomes the gold answer, in place of a `solution` column with a worked solution. Of GSM8K's answers, the accuracy reward
+reads only the part after `####`."""
 
 NAMED_SETS: Mapping[str, NamedSet] = MappingProxyType(
     {

@@ -38,7 +38,7 @@ def show(
     examples: Annotated[int, typer.Option(min=0, help="Number of prompts to print as the model reads them.")] = 3,
     golds: Annotated[int, typer.Option(min=1, help="Number of prompts whose gold answers are read.")] = 1000,
 ) -> None:
-    """Show row counts, prompt lengths, rendered prompts, unreadable gold answers and warnings. Needs neither Ray nor a GPU.
+    """Show row counts, prompt lengths, rendered prompts, gold (correct) answers that cannot be read, and warnings. Needs neither Ray nor a GPU.
 
     Ends with exit code 1 if a run would be refused because of its gold answers or missing columns.
     """

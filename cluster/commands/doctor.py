@@ -7,7 +7,7 @@ from rich.console import Console
 
 
 def doctor() -> None:
-    """Check this environment: versions, GPU, jail, memory, disk, ports. Ends with exit code 1 if something is broken."""
+    """Check this environment: versions, GPU, jail of code rewards, memory, disk, ports. Ends with exit code 1 if anything is broken."""
     from cluster.inspection.doctor import examine, show_findings
 
     if not show_findings(examine(), Console()):

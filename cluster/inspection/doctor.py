@@ -35,7 +35,7 @@ RAY_PORTS = {6379: "Ray's head", 8265: "Ray's dashboard"}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check. A note is no fault of the environment, but something to know."""
+    """The result of one check. `note` marks something that is not a fault, but worth knowing."""
 
     name: str
     state: State

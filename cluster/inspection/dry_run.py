@@ -63,8 +63,8 @@ def batch_arithmetic(config: RunConfig) -> list[str]:
         f"about {per_rank:g} completions a rank on {learner.ranks} ranks; {steps}",
         f"tokens: at most {config.max_model_len} a sequence ({config.data.max_prompt_length} prompt + {actors.max_completion_length} completion); "
         f"micro-batches of at most {learner.token_budget} tokens",
-        f"staleness: at most {config.cluster.max_staleness} steps; adapter broadcast every {config.cluster.sync_every_steps} steps; "
-        f"at most {config.groups_per_step * (config.cluster.max_staleness + 1)} groups outstanding",
+        f"staleness: at most {config.cluster.max_staleness} steps between sampling and training; adapter broadcast every "
+        f"{config.cluster.sync_every_steps} steps; at most {config.groups_per_step * (config.cluster.max_staleness + 1)} groups under way",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Estimate the memory of a run and the bytes of an adapter sync, before it starts; for `--dry-run` and the model card."""
+"""Estimate the memory of a run and the bytes of an adapter sync, before it starts; for `--dry-run`."""
 
 from __future__ import annotations
 

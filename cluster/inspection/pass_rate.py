@@ -72,7 +72,7 @@ class PassRatePlan:
         if output.suffix != ".parquet":
             raise ConfigError(f"--output {output} must end in .parquet, the format of the file: rename it")
         if config.data.streaming and limit is None:
-            raise ConfigError("data.streaming is true, so the rows cannot be counted: give the number of prompts to measure by --limit")
+            raise ConfigError("data.streaming is true, so the rows cannot be counted: give the number of prompts to measure with --limit")
         adapter = Path(config.model.adapter).absolute() if config.model.adapter else None
         return cls(output.absolute(), num_generations, reward or labels[0], limit, adapter)
 
@@ -197,7 +197,7 @@ def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunDirectoryError(f"{folder} cannot be written ({error.strerror}): name another file by --output") from None
+        raise RunDirectoryError(f"{folder} cannot be written ({error.strerror}): name another file with --output") from None
     return folder
 
 

@@ -49,7 +49,7 @@ class CompletionFile:
         rows = load_rows(str(path))
         if completion_column not in rows.columns:
             raise DataError(
-                f"{path} has no column {completion_column!r}; it has {', '.join(rows.columns)}: name the one with the completions by "
+                f"{path} has no column {completion_column!r}; it has {', '.join(rows.columns)}: name the column of the completions with "
                 "--completion-column"
             )
         return cls(rows, completion_column)

@@ -126,7 +126,7 @@ class WandbSink:
         except (OSError, wandb.Error) as error:
             if not self._lost:
                 self.say(
-                    f"WARNING: W&B failed ({type(error).__name__}: {error}); training continues without it, and metrics.jsonl has everything"
+                    f"WARNING: W&B failed ({type(error).__name__}: {error}); training continues without it; metrics.jsonl has everything"
                 )
             self._lost = True
 

@@ -71,7 +71,8 @@ def model_card(config: RunConfig, facts: CardFacts) -> str:
 def sft_card(config: SftConfig, summary: Mapping[str, object]) -> str:
     """Write the card of a supervised fine-tuning: base model, data, results and settings."""
     adapted = config.learner.use_peft
-    front = f"---\nlibrary_name: {'peft' if adapted else 'transformers'}\nbase_model: {config.model.path}\ntags: [sft, {'lora, ' * adapted}rollcast]\n---\n"
+    library, tags = ("peft", "sft, lora, rollcast") if adapted else ("transformers", "sft, rollcast")
+    front = f"---\nlibrary_name: {library}\nbase_model: {config.model.path}\ntags: [{tags}]\n---\n"
     results = [
         ("steps", summary["steps"]),
         ("tokens", summary["num_tokens"]),
@@ -125,12 +126,9 @@ def _results(facts: CardFacts) -> str:
     for when, accuracy in (("before", facts.accuracy_before), ("after", facts.accuracy_after)):
         if accuracy is not None:
             rows.append((f"greedy score on held-out prompts, {when} training", f"{accuracy:.3f}{_interval(accuracy, facts.held_out)}"))
-    rows += [
-        (f"{label}, over the last tenth of the steps", f"{facts.last_metrics[name]:.4g}")
-        for name, label in SHOWN_METRICS.items()
-        if name in facts.last_metrics
-    ]
-    return "## Results\n\n" + _table(("", ""), rows)
+    results = "## Results\n\n" + _table(("", ""), rows)
+    metrics = [(label, f"{facts.last_metrics[name]:.4g}") for name, label in SHOWN_METRICS.items() if name in facts.last_metrics]
+    return results + ("\n" + _table(("mean over the last tenth of the steps", ""), metrics) if metrics else "")
 
 
 def _interval(accuracy: float, prompts: int) -> str:

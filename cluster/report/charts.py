@@ -67,7 +67,7 @@ SECTIONS: tuple[tuple[str, tuple[Curve | TimeShares, ...]], ...] = (
             Curve(
                 "Spread within groups",
                 (("standard deviation", "reward_std"),),
-                note="of the rewards of one prompt's completions; at 0 the group teaches nothing",
+                note="of the rewards of one prompt's completions (a group); at 0, the group teaches nothing",
             ),
             Curve("Groups of equal rewards", (("share", "frac_reward_zero_std"),), "share"),
             Curve(
@@ -109,12 +109,14 @@ SECTIONS: tuple[tuple[str, tuple[Curve | TimeShares, ...]], ...] = (
                 "log",
                 note="between engine and learner, for the sampled tokens",
             ),
-            Curve("Importance ratio", (("", "sampling/importance_ratio/*"),), note="weight that corrects this difference"),
+            Curve(
+                "Importance ratio", (("", "sampling/importance_ratio/*"),), note="weight that corrects for the log-probability difference"
+            ),
             Curve(
                 "Canary difference after a sync",
                 (("difference", "sync/canary_difference"),),
                 "log",
-                note="the same difference on a fixed prompt (the canary), right after the engines loaded an adapter",
+                note="log-probability difference on a fixed prompt (the canary), right after the engines loaded an adapter",
             ),
         ),
     ),

@@ -90,9 +90,9 @@ def _held_out_fact(run: RunRecord) -> Fact:
     value = f"{_score(run.before)} → {_score(run.after)}"
     intervals = [each.interval for each in known]
     if any(interval is None for interval in intervals):
-        return Fact(name, value, f"greedy, {known[0].prompts:,} prompts")
+        return Fact(name, value, f"greedy, on {known[0].prompts:,} prompts that are not trained on")
     ranges = ", ".join(f"{interval.low:.1%} to {interval.high:.1%}" for interval in intervals if interval)
-    return Fact(name, value, f"95 % intervals {ranges}; greedy, {known[-1].prompts:,} prompts")
+    return Fact(name, value, f"95 % intervals {ranges}; greedy, on {known[-1].prompts:,} prompts that are not trained on")
 
 
 def _score(held_out: HeldOut | None) -> str:
@@ -123,7 +123,11 @@ def _pace(run: RunRecord) -> Iterator[Fact]:
         )
     sync = run.summary.get("sync_s")
     if isinstance(sync, dict) and sync.get("p50"):
-        yield Fact("adapter sync", f"{sync['p50']:.3g} s", f"median; 95th percentile {sync.get('p95', math.nan):.3g} s")
+        yield Fact(
+            "adapter sync",
+            f"{sync['p50']:.3g} s",
+            f"median time to bring a new adapter to every engine; 95th percentile {sync.get('p95', math.nan):.3g} s",
+        )
 
 
 def duration(seconds: float) -> str:

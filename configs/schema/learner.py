@@ -49,7 +49,7 @@ class ObjectiveSection(Section):
     mask_truncated_completions: bool = False
     """Leave completions that ended at the length limit out of the loss; they count in their group's statistics all the same."""
     beta: NonNegativeFloat = 0.0
-    """Weight of the KL divergence to the adapter-off model; 0 computes none."""
+    """Weight of the KL divergence from the model with the adapter switched off; 0 computes none."""
     kl_estimator: KlEstimator = "k3"
     """Estimator of the KL divergence; in the loss only k2 and k3 have a useful gradient."""
     kl_in_reward: bool = False
@@ -61,7 +61,7 @@ class ObjectiveSection(Section):
 
     @property
     def kl_in_loss(self) -> bool:
-        """True where the loss has a KL term, and needs the log-probabilities of the adapter-off model."""
+        """True where the loss has a KL term, and needs the log-probabilities without the adapter."""
         return self.beta > 0 and not self.kl_in_reward
 
     @property

@@ -227,7 +227,11 @@ class LearnerEngine:
             moments["step"].fill_(updates)
 
     def _ensure_moments(self) -> None:
-        """Make Adam allocate its moments, which it does in its first step: a step with zero gradients at rate 0 changes nothing."""
+        """Make Adam allocate its moments, so that they can be read and written before the first real step.
+
+        Adam allocates them in its first step. So this takes a step with zero gradients at rate 0, which changes no weight, and then sets Adam's
+        count of steps back to 0.
+        """
         if self._engine.optimizer.state:
             return
         for group in self._engine.optimizer.param_groups:
@@ -248,9 +252,10 @@ def _deepspeed_settings(policy: Policy, max_grad_norm: float, *, offload: bool) 
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": max_grad_norm,
+        # torch's AdamW everywhere: DeepSpeed's own would have to be compiled first.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 1 << 60,
+        "steps_per_print": 1 << 60,  # never
         "zero_optimization": {
             "stage": 2,
             "overlap_comm": on_gpu,

@@ -34,7 +34,7 @@ class TokenLogprobs:
     old_N: Tensor | None = None
     """Under the policy at the beginning of the step. None in a step's first update: then r is 1 in value, and carries the gradient."""
     reference_N: Tensor | None = None
-    """Under the adapter-off model; needed if the loss has a KL term."""
+    """Under the reference: the same model with the adapter switched off. Needed if the loss has a KL term."""
 
 
 def grpo_loss(

@@ -112,7 +112,8 @@ class LearnerWorker(Rank[RunConfig]):
     def kl_sums(self, bodies: Sequence[ray.ObjectRef[pa.Table]], scored_PG: Sequence[Sequence[float | None]]) -> list[list[float]]:
         """Sum log pi - log pi_ref over each completion's tokens, for this rank's groups: [P][G], in nats.
 
-        Compares the present policy, without dropout, with the adapter-off model. 0 if `scored_PG` is None or the completion has no token.
+        Both are computed without dropout; pi_ref is the model with its adapter switched off. The sum is 0 if `scored_PG` is None or the
+        completion has no token.
         """
         from learner.grpo.importance import Completions
 

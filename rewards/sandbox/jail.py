@@ -204,10 +204,11 @@ def _python_view() -> Iterator[str]:
 
 def _device_view() -> Iterator[str]:
     yield from ("--proc", "/proc", "--dir", "/dev")
-    for name in ("null", "zero", "full", "random", "urandom"):
+    for name in ("null", "full", "random", "urandom"):
         yield from ("--dev-bind", f"/dev/{name}", f"/dev/{name}")
     links = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
-    for name, target in (links | {"shm": "/scratch"}).items():
+    # /dev/full reads as zeros too, but cannot be mapped: memory shared through /dev/zero would be nobody's
+    for name, target in (links | {"shm": "/scratch", "zero": "full"}).items():
         yield from ("--symlink", target, f"/dev/{name}")
 
 

@@ -36,6 +36,9 @@ SETUP_TIMEOUT_S = 30.0
 OPEN_FILES = 64
 """Each may hold buffers in the kernel that are nobody's resident memory."""
 
+SOCKET_BUFFER_FILE = "/proc/sys/net/core/wmem_default"
+"""Bytes that one socket may keep in the kernel, but for one message more: the jail may not change it."""
+
 SCRATCH_FILES = 20_000
 """An empty file takes about a kilobyte of the kernel's memory, which the size of a tmpfs does not count."""
 
@@ -193,7 +196,8 @@ class _Jail:
         members = _below(self._first)
         if not members:
             return False  # it is being made, or it ends
-        if sum(map(_resident_bytes, members)) > memory_bytes and sum(map(_proportional_bytes, members)) > memory_bytes:
+        left_bytes = memory_bytes - _socket_bytes(self._first)
+        if sum(map(_resident_bytes, members)) > left_bytes and sum(map(_proportional_bytes, members)) > left_bytes:
             return True
         with suppress(OSError):
             scratch = os.statvfs(f"/proc/{self._first}/root/scratch")
@@ -276,6 +280,17 @@ def _children(pid: int) -> Iterator[int]:
         for thread in os.listdir(f"/proc/{pid}/task"):
             with suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", "rb") as children:
                 yield from map(int, children.read().split())
+
+
+def _socket_bytes(pid: int) -> int:
+    """The most that the sockets in the network namespace of a process hold in the kernel: a buffer and one message each."""
+    with (
+        suppress(OSError, ValueError, IndexError),
+        open(f"/proc/{pid}/net/sockstat", "rb") as sockets,
+        open(SOCKET_BUFFER_FILE, "rb") as size,
+    ):
+        return int(sockets.readline().split()[2]) * 2 * int(size.read())
+    return 0
 
 
 def _resident_bytes(pid: int) -> int:

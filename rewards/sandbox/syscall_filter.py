@@ -2,9 +2,11 @@
 
 Namespaces hide the host's files, processes and networks. What they do not cover is refused here, with EPERM:
 
-- sockets other than UNIX and IP ones: the network namespace does not hold a virtual machine's VSOCK, which reaches its host;
+- sockets other than UNIX ones: the network namespace does not hold a virtual machine's VSOCK, which reaches its host, and the buffers of IP
+  sockets grow in the kernel's memory; those of UNIX sockets keep the size that the jail counts for each;
 - io_uring, whose operations no filter sees;
-- memory that belongs to no process, so that nobody's resident memory shows it: memfd, System V IPC, message queues;
+- memory that belongs to no process, so that nobody's resident memory shows it: shared memory without a file, memfd, System V IPC, message
+  queues, pages given to a pipe, queues of inotify;
 - namespaces of its own, mounts, tracing, keyrings, BPF: the parts of the kernel in which most escapes were found.
 
 Source: seccomp(2) and linux/filter.h; the numbers are those of asm/unistd_64.h and asm-generic/unistd.h.
@@ -27,6 +29,8 @@ REFUSED = {
     "fsmount": (432, 432),
     "fsopen": (430, 430),
     "fspick": (433, 433),
+    "inotify_init": (253, 26),
+    "inotify_init1": (294, 26),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "io_uring_setup": (425, 425),
@@ -54,20 +58,22 @@ REFUSED = {
     "umount2": (166, 39),
     "unshare": (272, 97),
     "userfaultfd": (323, 282),
+    "vmsplice": (278, 75),
 }
-CLONE, CLONE3, SOCKET = (56, 220), (435, 435), (41, 198)
+CLONE, CLONE3, SOCKET, SETSOCKOPT, MMAP = (56, 220), (435, 435), (41, 198), (54, 208), (9, 222)
 
 NEW_NAMESPACES = 0x7E020080
 """CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET, and TIME, whose bit is an exit signal's to clone(2) but no valid one."""
 
-FAMILIES = (1, 2, 10)
-"""AF_UNIX, AF_INET, AF_INET6."""
+AF_UNIX, SOL_SOCKET, SO_SNDBUF = 1, 1, 7
+MAP_SHARED, MAP_ANONYMOUS = 0x01, 0x20
+"""Bits of mmap(2)'s flags; MAP_SHARED_VALIDATE has the first, too. Pages of such a mapping stay when no process has them in its memory."""
 
 X32 = 0x40000000
 """System calls of x86-64's other calling convention have this bit; their numbers would slip through."""
 
 LOAD, JUMP_EQUAL, JUMP_ABOVE, JUMP_BITS, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16
+NUMBER, ARCHITECTURE, FIRST_ARGUMENT, SECOND_ARGUMENT, THIRD_ARGUMENT, FOURTH_ARGUMENT = 0, 4, 16, 24, 32, 40
 KILL, ERROR, ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 
 
@@ -87,9 +93,12 @@ def syscall_filter(machine: str = platform.machine()) -> bytes:
     program += [_skip_unless(JUMP_EQUAL, CLONE3[column]), _return(ERROR | errno.ENOSYS)]
     program += [_skip_unless(JUMP_EQUAL, CLONE[column], 0, 4), _load(FIRST_ARGUMENT), _skip_unless(JUMP_BITS, NEW_NAMESPACES), refuse]
     program += [_return(ALLOW)]
-    program += [_skip_unless(JUMP_EQUAL, SOCKET[column], 0, 2 + 2 * len(FAMILIES)), _load(FIRST_ARGUMENT)]
-    for family in FAMILIES:
-        program += [_skip_unless(JUMP_EQUAL, family), _return(ALLOW)]
+    # from here on the accumulator holds an argument: each of these ends with its own answer
+    program += [_skip_unless(JUMP_EQUAL, MMAP[column], 0, 5), _load(FOURTH_ARGUMENT), _skip_unless(JUMP_BITS, MAP_ANONYMOUS, 0, 2)]
+    program += [_skip_unless(JUMP_BITS, MAP_SHARED), refuse, _return(ALLOW)]
+    program += [_skip_unless(JUMP_EQUAL, SETSOCKOPT[column], 0, 6), _load(SECOND_ARGUMENT), _skip_unless(JUMP_EQUAL, SOL_SOCKET, 0, 3)]
+    program += [_load(THIRD_ARGUMENT), _skip_unless(JUMP_EQUAL, SO_SNDBUF), refuse, _return(ALLOW)]
+    program += [_skip_unless(JUMP_EQUAL, SOCKET[column], 0, 3), _load(FIRST_ARGUMENT), _skip_unless(JUMP_EQUAL, AF_UNIX, 1, 0)]
     program += [_return(ERROR | errno.EAFNOSUPPORT), _return(ALLOW)]
     return b"".join(program)
 

@@ -93,7 +93,7 @@ def test_a_template_that_drops_earlier_reasoning_makes_a_sequence_of_each_turn()
 def test_a_template_whose_generation_prompt_the_answer_does_not_continue_is_refused() -> None:
     tokenizer = build_tokenizer()
     tokenizer.chat_template = OPENS_A_TAG
-    with pytest.raises(ValueError, match="not rendered behind the generation prompt.*set model.chat_template"):
+    with pytest.raises(ValueError, match="not rendered after the generation prompt.*set model.chat_template"):
         imitations(tokenizer, talk("a", "b"))
     (sample,) = samples(tokenizer, talk("a", "<think>\nx</think>"))
     assert imitated(tokenizer, sample) == ["x</think><|im_end|>"], "the tag is the prompt's"

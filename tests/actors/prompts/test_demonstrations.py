@@ -101,7 +101,7 @@ def test_plain_text_without_a_template(tmp_path: Path) -> None:
         ([{"messages": []}], {}, "for whole conversations set data.messages_column: messages"),
         ([*ROWS, {"prompt": "a", "completion": None}], {}, r"rows.jsonl:41: column 'prompt' holds None"),
         ([{"messages": [{"role": "user", "content": "a"}]}], {"messages_column": "messages"}, "rows.jsonl:1: .*no message of the assistant"),
-        (ROWS, {"max_length": 10}, "of the 40 rows of .* none is left to train on: 40 are over data.max_length 10"),
+        (ROWS, {"max_length": 10}, "of the 40 rows of .* none is left to train on: 40 have more tokens than data.max_length 10"),
         (ROWS, {"train_samples": 41}, "has 40 rows, and 41 are wanted"),
         (ROWS, {"eval_samples": 40}, "has 40 rows, of which 40 are held out"),
         (ROWS, {"path": "builtin:sums"}, "builtin:sums does not exist"),

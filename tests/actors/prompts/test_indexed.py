@@ -306,7 +306,9 @@ def test_an_end_token_is_one_of_the_tokenizers(tmp_path: Path):
     assert load_tokenizer(str(tmp_path)).eos_token == "<|im_end|>"
     other = load_tokenizer(str(tmp_path), eos_token="<think>")
     assert other.eos_token_id == other.convert_tokens_to_ids("<think>")
-    with pytest.raises(DataError, match=r"model.eos_token '</s>' is no token of .*; give one that it has \(special ones: .*<\|im_end\|>"):
+    with pytest.raises(
+        DataError, match=r"model.eos_token '</s>' is not a token of .*; give one that it has \(special tokens: .*<\|im_end\|>"
+    ):
         load_tokenizer(str(tmp_path), eos_token="</s>")
 
 

@@ -102,7 +102,7 @@ def test_a_data_set_comes_through_and_is_in_the_cache_without_a_network(hub: str
     assert said(LOAD, hub, tmp_path, "gsm8k", "named", "").startswith("ROWS 1 ('question', 'solution')")
     offline = said(LOAD, nowhere(), tmp_path, "openai/gsm8k", "main", "train")
     assert offline.startswith(wanted)
-    assert "cannot be reached; data set openai/gsm8k, configuration main is looked for in the cache" in offline
+    assert "cannot be reached; the cache is searched for data set openai/gsm8k, configuration main" in offline
     assert said(LOAD, hub, tmp_path, "openai/gsm8k", "main", "train", HF_HUB_OFFLINE="1").startswith(wanted)
 
 
@@ -116,7 +116,7 @@ def test_a_data_set_is_streamed_and_resumed(hub: str, tmp_path: Path):
         ("openai/gsm8k", "grpo", "train", "configuration grpo: there is no such configuration; choose one of main, socratic as data.name"),
         ("openai/gsm8k", "", "train", "has several configurations; choose one of main, socratic as data.name"),
         ("openai/gsm8k", "main", "valid", "has no split 'valid'; it has train, test: set data.split (or data.eval_split) to one of them"),
-        ("nobody/nothing", "", "train", "neither a local file nor a data set that you can read on the hub; check its name, or log in"),
+        ("nobody/nothing", "", "train", "neither a local file nor a data set on the hub that you may read; check its name, or log in"),
         ("broken/rows", "", "train", "its files cannot be read: "),
     ],
 )
@@ -145,6 +145,6 @@ def nowhere() -> str:
 def test_without_a_network_the_remedies_are_said_and_nothing_is_tried_again(tmp_path: Path):
     answer = said(LOAD, nowhere(), tmp_path, "openai/gsm8k", "main", "train")
     assert answer.startswith("REFUSED data set openai/gsm8k, configuration main: ")
-    assert "connect to the hub once to fill the cache (HF_HOME says where it is; from then on HF_HUB_OFFLINE=1" in answer
+    assert "connect to the hub once to fill the cache (in HF_HOME; from then on, HF_HUB_OFFLINE=1" in answer
     assert "or give local files as data.path" in answer
     assert "Retrying" not in answer

@@ -165,7 +165,7 @@ def test_rows_are_kept_whose_pass_rate_lies_strictly_between(tmp_path: Path):
     assert "data.pass_rate_column 'pass_rate' is not in the data" in refusal(tmp_path, min_pass_rate=0.1)
     lacking = [*ROWS[:3], {"prompt": "?", "rate": None}, {"prompt": "??", "rate": "high"}]
     message = refusal(tmp_path, lacking, pass_rate_column="rate", min_pass_rate=0.1)
-    assert "rows.jsonl:4: column 'rate' holds None, which is no number (2 rows of 5 looked at have none); measure it with" in message
+    assert "rows.jsonl:4: column 'rate' holds None, which is not a number (2 rows of 5 looked at have none); measure it with" in message
 
 
 def test_held_out_rows_are_not_filtered(tmp_path: Path):
@@ -233,8 +233,8 @@ def test_equal_rows_of_a_curriculum_are_in_a_seeded_order(tmp_path: Path):
 def test_a_curriculum_needs_a_number_in_every_row(tmp_path: Path):
     rows = [*ROWS[:2], {"prompt": "?"}]
     message = refusal(tmp_path, rows, curriculum_column="level")
-    assert "rows.jsonl:3: column 'level' holds None, which is no number; give every row a number there" in message
-    assert "'hard', which is no number" in refusal(tmp_path, [{"prompt": "?", "level": "hard"}], curriculum_column="level")
+    assert "rows.jsonl:3: column 'level' holds None, which is not a number; give every row a number there" in message
+    assert "'hard', which is not a number" in refusal(tmp_path, [{"prompt": "?", "level": "hard"}], curriculum_column="level")
     assert "data.curriculum_column 'levle' is not in the data" in refusal(tmp_path, curriculum_column="levle")
     assert values_of(
         source_of(tmp_path, [{"prompt": str(n), "level": str(n)} for n in (10, 9, 2)], curriculum_column="level"), "level"

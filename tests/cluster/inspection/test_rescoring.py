@@ -106,7 +106,7 @@ def test_a_runs_configuration_gives_weights_and_parameters(of_a_run: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["accuracy"], "no column 'completion'; it has prompt, text: name the one with the completions by --completion-column"),
+        (["accuracy"], "no column 'completion'; it has prompt, text: name the column of the completions with --completion-column"),
         (["acuracy"], "did you mean 'accuracy'"),
         (["accuracy", "--completion-column", "text"], "accuracy needs the column solution or answer, but the data has no columns"),
         ([], "no reward is named"),

@@ -51,10 +51,10 @@ def test_the_top_of_the_page_says_what_came_of_the_run(page: Page) -> None:
     assert (title.text, heading.text) == ("tidy – rollcast report", "tidy")
     assert "builtin:tiny_qwen2 trained by GRPO on builtin:addition finished · 1 min 42 s wall time" in page.text
     assert "25.0% → 80.0%" in page.text
-    assert "95 % intervals 8.1% to 55.8%, 49.0% to 94.3%; greedy, 10 prompts" in page.text
+    assert "95 % intervals 8.1% to 55.8%, 49.0% to 94.3%; greedy, on 10 prompts that are not trained on" in page.text
     assert "steps 60 of 60 training time 2 min 0 s 2 s a step completions per second 64" in page.text
     assert "learner idle 25% of the time, waiting for groups engines idle 25%" in page.text
-    assert "adapter sync 0.05 s median; 95th percentile 0.07 s" in page.text
+    assert "adapter sync 0.05 s median time to bring a new adapter to every engine; 95th percentile 0.07 s" in page.text
 
 
 @pytest.mark.parametrize(("share", "count", "low", "high"), [(0.8, 10, 0.4902, 0.9433), (0.0, 10, 0.0, 0.2775), (1.0, 10, 0.7225, 1.0)])

@@ -14,18 +14,19 @@ from rewards.sandbox.syscall_filter import ALLOW, ARCHITECTURES, ERROR, KILL, RE
 
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 FORBIDDEN = ERROR | errno.EPERM
+CALLS = ("read", "write", "clone", "execve", "socket", "socketpair", "clone3", "openat", "mmap", "setsockopt")
 NUMBERS = {
-    "x86_64": {"read": 0, "write": 1, "clone": 56, "fork": 57, "execve": 59, "socket": 41, "socketpair": 53, "clone3": 435, "openat": 257},
-    "aarch64": {"read": 63, "write": 64, "clone": 220, "execve": 221, "socket": 198, "socketpair": 199, "clone3": 435, "openat": 56},
+    "x86_64": dict(zip(CALLS, (0, 1, 56, 59, 41, 53, 435, 257, 9, 54), strict=True)) | {"fork": 57},
+    "aarch64": dict(zip(CALLS, (63, 64, 220, 221, 198, 199, 435, 56, 222, 208), strict=True)),
 }
 PTHREAD_FLAGS = 0x3D0F00
 """With which the C library makes a thread."""
 
 
-def says(machine: str, number: int, argument: int = 0, architecture: int | None = None) -> int:
+def says(machine: str, number: int, *arguments: int, architecture: int | None = None) -> int:
     """What the filter returns for a call (seccomp(2), `struct seccomp_data`)."""
     program = list(struct.iter_unpack("=HBBI", syscall_filter(machine)))
-    data = struct.pack("=IIQ6Q", number, architecture or AUDIT_ARCH[machine], 0, argument, 0, 0, 0, 0, 0)
+    data = struct.pack("=IIQ6Q", number, architecture or AUDIT_ARCH[machine], 0, *arguments, *[0] * (6 - len(arguments)))
     position = accumulator = 0
     while True:
         code, if_true, if_false, operand = program[position]
@@ -65,10 +66,21 @@ class TestOn:
             assert says(machine, clone, flag | 17) == FORBIDDEN
         assert says(machine, NUMBERS[machine]["clone3"]) == ERROR | errno.ENOSYS
 
-    def test_sockets_are_unix_and_ip(self, machine: str) -> None:
-        allowed = {family for family in range(50) if says(machine, NUMBERS[machine]["socket"], family) == ALLOW}
-        assert allowed == {1, 2, 10}
-        assert says(machine, NUMBERS[machine]["socket"], 40) == ERROR | errno.EAFNOSUPPORT
+    def test_sockets_are_unix_and_keep_their_size(self, machine: str) -> None:
+        numbers = NUMBERS[machine]
+        allowed = {family for family in range(50) if says(machine, numbers["socket"], family) == ALLOW}
+        assert allowed == {1}
+        assert says(machine, numbers["socket"], 40) == ERROR | errno.EAFNOSUPPORT
+        refused = {option for option in range(50) if says(machine, numbers["setsockopt"], 3, 1, option) == FORBIDDEN}
+        assert refused == {7}, "SO_SNDBUF"
+        assert says(machine, numbers["setsockopt"], 3, 6, 7) == ALLOW, "another level's option of that number"
+
+    def test_memory_is_shared_through_files_alone(self, machine: str) -> None:
+        mmap = NUMBERS[machine]["mmap"]
+        for flags in (0x01, 0x02, 0x03, 0x22, 0x20022):  # a file shared or private or validated; private memory, a thread's stack
+            assert says(machine, mmap, 0, 4096, 3, flags, 5) == ALLOW, hex(flags)
+        for flags in (0x21, 0x23, 0x40021):
+            assert says(machine, mmap, 0, 4096, 3, flags, 5) == FORBIDDEN, hex(flags)
 
     def test_other_conventions_are_closed(self, machine: str) -> None:
         assert says(machine, 1, architecture=0x40000003) == KILL  # 32-bit x86
