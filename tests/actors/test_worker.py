@@ -244,7 +244,7 @@ def test_another_end_token_ends_a_completion_as_the_models_own_does(
 
 @pytest.mark.parametrize(
     ("token_ids", "reason"),
-    [((), "without tokens"), ((5,) * 81, "more than 80 tokens"), ((5, VOCABULARY), "has only 0 to 127"), ((5, -1), "has 0 to 127")],
+    [((), "without tokens"), ((5,) * 81, "more than 80 tokens"), ((5, VOCABULARY), "has only 0 to 127"), ((5, -1), "has only 0 to 127")],
 )
 def test_poison_prompts_never_reach_the_engine(run: Run, workers: list[WorkerHandle], token_ids: tuple[int, ...], reason: str) -> None:
     request = make_request(600)
