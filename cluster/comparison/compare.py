@@ -1,7 +1,8 @@
 """`rollcast compare`: give several models the same prompts, and show their answers side by side.
 
-The base model and its adapters share one start of the engines, and the adapters are installed one after another. For each whole model, the
-engines are started anew.
+base and its adapters         one start of the engines; the adapters are installed one after another
+adapters of another base      one start on that base, likewise
+whole models                  one start for each
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,11 +26,12 @@ from cluster.comparison.page import write_comparison
 from cluster.evaluation.evaluate import answer_rows
 from cluster.evaluation.measurement import Answers
 from cluster.evaluation.plan import EvaluationPlan
-from cluster.evaluation.run import NOTHING_WRITTEN, evaluate_set, load_target, open_output, warn_of_base, with_model_path
+from cluster.evaluation.run import NOTHING_WRITTEN, evaluate_set, load_target, open_output, say, with_base
 from cluster.evaluation.serving import serving
 from cluster.evaluation.sets import open_sets
 from cluster.evaluation.table import remarks
-from cluster.models.base import model_to_serve
+from cluster.models.adapter_base import Base, FoundBase, find_base
+from cluster.models.base import base_of_settings
 from cluster.models.peft_folders import able_to_serve
 from cluster.models.tokenizers import chat_template_of, has_tokenizer, refuse_other_tokenizer
 from cluster.output.completions import table_of
@@ -49,8 +51,33 @@ class Engine:
     """One start of the engines, and the models that they then serve."""
 
     config: RunConfig
-    model_path: str
+    """The settings with the model that the engines load."""
     models: Sequence[ComparedModel]
+
+    @property
+    def base(self) -> Base:
+        return Base(self.config.model.path, self.config.model.revision)
+
+    @classmethod
+    def of(cls, config: RunConfig, base: Base, models: Sequence[ComparedModel]) -> Engine:
+        return cls(able_to_serve(with_base(config, base), [one.adapter for one in models]), models)
+
+
+@dataclass(frozen=True)
+class ShownModel:
+    """Where a model came from."""
+
+    source: str
+    """Folder of the adapter or of the whole model."""
+    base: Base
+    """The model that its engines loaded."""
+
+    @classmethod
+    def of(cls, one: ComparedModel, base: Base) -> ShownModel:
+        return cls(str(one.adapter) if one.adapter else base.path, base)
+
+    def __str__(self) -> str:
+        return self.source if self.source == self.base.path else f"{self.source} on {self.base.path}"
 
 
 def run_comparison(asked: CompareArguments, settings: Sequence[str], output: Path | None, console: Console) -> list[ComparedSet]:
@@ -72,26 +99,37 @@ def run_comparison(asked: CompareArguments, settings: Sequence[str], output: Pat
     home = (run or config.out_dir) if asked.config else Path()
     folder = (output or home / "comparisons" / time.strftime("%Y%m%d-%H%M%S")).absolute()
     logs = open_output(folder, config)
-    base_path = model_to_serve(config, run or folder, logs)
-    engines = list(_engines(config, base_path, asked.models))
-    warn_of_base([one.adapter for one in asked.models], base_path, console)
+    offered = base_of_settings(config, run or folder, logs)
+    engines = list(_engines(config, offered, asked.models, console))
     tokenizer = _shared_tokenizer(config, engines)
-    sets = open_sets(with_model_path(config, base_path), tokenizer, folder / "data")
+    sets = open_sets(with_base(config, offered.base), tokenizer, folder / "data")
     said = _ask_all(engines, sets, plan, logs, console)
     by_set = [{one.name: said[one.name][number] for one in asked.models} for number in range(len(sets))]
     compared = [compare_set(answers, plan.seed) for answers in by_set]
-    _write(compared, {one.name: one.source if one.source != "the base model" else base_path for one in asked.models}, folder)
+    bases = {one.name: engine.base for engine in engines for one in engine.models}
+    _write(compared, {one.name: ShownModel.of(one, bases[one.name]) for one in asked.models}, folder)
     _show(compared, folder, console)
     return compared
 
 
-def _engines(config: RunConfig, base_path: str, models: Sequence[ComparedModel]) -> Iterator[Engine]:
-    on_base = [one for one in models if one.model is None]
-    if on_base:
-        yield Engine(able_to_serve(with_model_path(config, base_path), [one.adapter for one in on_base]), base_path, on_base)
+def _engines(config: RunConfig, offered: FoundBase, models: Sequence[ComparedModel], console: Console) -> Iterator[Engine]:
+    """Make an engine for each base that has different weights, and one for each whole model.
+
+    Raises:
+        ConfigError: the base of an adapter has changed or is gone.
+    """
+    on_bases: dict[object, tuple[Base, list[ComparedModel]]] = {}
+    for one in models:
+        if one.model is None:
+            found = find_base(one.adapter, offered.base) if one.adapter else offered
+            say(console, found.note)
+            key = found.base.weights or (found.base.path, found.base.revision)
+            on_bases.setdefault(key, (found.base, []))[1].append(one)
+    for base, served in on_bases.values():
+        yield Engine.of(config, base, served)
     for one in models:
         if one.model is not None:
-            yield Engine(able_to_serve(with_model_path(config, str(one.model)), []), str(one.model), [one])
+            yield Engine.of(config, Base(str(one.model)), [one])
 
 
 def _shared_tokenizer(config: RunConfig, engines: Sequence[Engine]) -> PreTrainedTokenizerBase:
@@ -103,14 +141,17 @@ def _shared_tokenizer(config: RunConfig, engines: Sequence[Engine]) -> PreTraine
     trusted, eos_token = config.model.trust_remote_code, config.model.eos_token
     folders = {one.name: folder for each in engines for one in each.models if (folder := one.adapter or one.model)}
     first = engines[0]
-    with_base = first.models[0].model is None and all(one.adapter is None for one in first.models)
-    template = chat_template_of(config, [*([Path(first.model_path)] if with_base else []), *folders.values()])
-    tokenizer = load_tokenizer(first.model_path, template, trusted, first.config.model.revision, eos_token)
-    for name, folder in folders.items():
-        if has_tokenizer(folder) and str(folder) != first.model_path:
-            refuse_other_tokenizer(
-                name, load_tokenizer(str(folder), template, trusted, eos_token=eos_token), first.models[0].name, tokenizer
-            )
+    asks_base = first.models[0].model is None and not any(one.adapter for each in engines for one in each.models)
+    template = chat_template_of(config, [*([Path(first.base.path)] if asks_base else []), *folders.values()])
+
+    def load(base: Base) -> PreTrainedTokenizerBase:
+        return load_tokenizer(base.path, template, trusted, base.revision, eos_token)
+
+    tokenizer = load(first.base)
+    others = {f"the base of {each.models[0].name}": each.base for each in engines[1:] if each.models[0].model is None}
+    others |= {name: Base(str(folder)) for name, folder in folders.items() if has_tokenizer(folder) and str(folder) != first.base.path}
+    for name, base in others.items():
+        refuse_other_tokenizer(name, load(base), first.models[0].name, tokenizer)
     return tokenizer
 
 
@@ -120,8 +161,8 @@ def _ask_all(engines: Sequence[Engine], sets: Sequence[EvalSet], plan: Evaluatio
     async def ask() -> AnswersByModel:
         for number, engine in enumerate(engines):
             run_name = f"{session.namespace}-{number}"
-            console.print(f"starting engines on {engine.model_path}", markup=False, highlight=False, soft_wrap=True)
-            async with serving(engine.config, engine.model_path, session.placement(), log_dir=logs, run_name=run_name) as served:
+            say(console, f"starting engines on {engine.base.path} for {', '.join(one.name for one in engine.models)}", style="")
+            async with serving(engine.config, engine.base.path, session.placement(), log_dir=logs, run_name=run_name) as served:
                 for one in engine.models:
                     await served.install(one.adapter)
                     said[one.name] = [await evaluate_set(served, each, plan, console, one.name) for each in sets]
@@ -131,7 +172,7 @@ def _ask_all(engines: Sequence[Engine], sets: Sequence[EvalSet], plan: Evaluatio
         return run_until_stopped(ask(), NOTHING_WRITTEN)
 
 
-def _write(compared: Sequence[ComparedSet], sources: dict[str, str], folder: Path) -> None:
+def _write(compared: Sequence[ComparedSet], models: Mapping[str, ShownModel], folder: Path) -> None:
     rows = [
         {"set": each.name, "model": model} | row
         for each in compared
@@ -139,9 +180,11 @@ def _write(compared: Sequence[ComparedSet], sources: dict[str, str], folder: Pat
         for row in answer_rows(answers)
     ]
     pq.write_table(table_of(rows), folder / "comparison.parquet")
-    summary = {"models": sources, "sets": summary_of(compared)}
+    sources = {name: shown.source for name, shown in models.items()}
+    bases = {name: {"path": shown.base.path, "weights": shown.base.weights} for name, shown in models.items()}
+    summary = {"models": sources, "bases": bases, "sets": summary_of(compared)}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    write_comparison(compared, sources, folder)
+    write_comparison(compared, {name: str(shown) for name, shown in models.items()}, folder)
 
 
 def _show(compared: Sequence[ComparedSet], folder: Path, console: Console) -> None:
@@ -149,5 +192,5 @@ def _show(compared: Sequence[ComparedSet], folder: Path, console: Console) -> No
         console.print(comparison_table(each))
         for model, answers in each.answers.items():
             for line in remarks([answers.evaluation], model):
-                console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"side by side, for a browser: {folder / 'comparison.html'}", markup=False, highlight=False, soft_wrap=True)
+                say(console, line)
+    say(console, f"side by side, for a browser: {folder / 'comparison.html'}", style="")

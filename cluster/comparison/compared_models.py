@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.models.adapter_base import Base, find_base
 from configs.contracts.errors import ConfigError
 from configs.loading import config_of
 from configs.schema.run import RunConfig
@@ -24,11 +24,6 @@ class ComparedModel:
     name: str
     adapter: Path | None = None
     model: Path | None = None
-
-    @property
-    def source(self) -> str:
-        """Folder that it is loaded from, for display."""
-        return str(self.adapter or self.model or "the base model")
 
 
 @dataclass(frozen=True)
@@ -84,35 +79,28 @@ def _compared_model(name: str, path: Path) -> ComparedModel:
 
 
 def config_without_file(models: Sequence[ComparedModel], overrides: Sequence[str]) -> RunConfig:
-    """Make the settings of a comparison without a YAML file: the adapters' base model and the accuracy reward; without a GPU, float32 on the CPU.
+    """Make the settings of a comparison without a YAML file: the adapters' base and the accuracy reward; without a GPU, float32 on the CPU.
 
     Raises:
-        ConfigError: the adapters have different base models, or no base model is known, or no data set is named.
+        ConfigError: nothing says which model `base` is, or no data set is named.
     """
-    bases = {_base_of(one.adapter): one for one in models if one.adapter}
-    if len(bases) > 1:
-        (first, one), (second, other), *_ = bases.items()
+    bases = {base.path: (one, base) for one in models if one.adapter for base in [find_base(one.adapter).base]}
+    if len(bases) > 1 and any(one == ComparedModel(BASE) for one in models):
+        (first, (one, _)), (second, (other, _)), *_ = bases.items()
         raise ConfigError(
-            f"{one.name} is an adapter of {first}, but {other.name} is one of {second}: adapters can be compared on one base model only; "
-            "merge them, and compare the merged models"
+            f"base is named, but {one.name} is an adapter of {first}, and {other.name} of {second}: base must be one model; name it as "
+            "name=PATH instead, or put a YAML file or a run directory first"
         )
-    whole = next((str(one.model) for one in models if one.model), None)
-    path = next(iter(bases), whole)
-    if path is None:
+    whole = next((Base(str(one.model)) for one in models if one.model), None)
+    base = next((base for _, base in bases.values()), whole)
+    if base is None:
         raise ConfigError("only base is named, and nothing says which model that is: put a YAML file or a run directory before it")
+    model: dict[str, YamlValue] = {"path": base.path, "revision": base.revision}
     accuracy = {"name": "accuracy", "params": {"answer_style": "auto"}}
-    tree: dict[str, YamlValue] = {"model": {"path": path}, "data": {"path": path}, "rewards": {"functions": [accuracy]}}
+    tree: dict[str, YamlValue] = {"model": model, "data": {"path": base.path}, "rewards": {"functions": [accuracy]}}
     if not NVIDIA_DRIVER.exists():
-        on_cpu = {"model": {"path": path, "dtype": "float32"}, "actors": {"gpus_per_worker": 0}, "learner": {"gpus_per_rank": 0}}
-        tree |= on_cpu
+        tree |= {"model": {**model, "dtype": "float32"}, "actors": {"gpus_per_worker": 0}, "learner": {"gpus_per_rank": 0}}
     config = config_of(tree, "the command line", overrides)
     if not config.evaluation.data:
         raise ConfigError("no data set is named: give --data, or a YAML file or run directory whose held-out prompts are used")
     return config
-
-
-def _base_of(adapter: Path) -> str:
-    base = json.loads((adapter / "adapter_config.json").read_text()).get("base_model_name_or_path")
-    if not base:
-        raise ConfigError(f"{adapter} does not name its base model: give a YAML file whose model.path is that model")
-    return str(Path(base).resolve()) if Path(base).exists() else str(base)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,9 +18,9 @@ from cluster.evaluation.plan import EvaluationPlan
 from cluster.evaluation.serving import Serving, serving
 from cluster.evaluation.sets import open_sets
 from cluster.evaluation.table import evaluation_table, remarks
-from cluster.models.base import model_to_serve
+from cluster.models.adapter_base import Base
+from cluster.models.base import base_to_serve
 from cluster.models.peft_folders import able_to_serve
-from cluster.models.starting_adapter import doubt_about_base
 from cluster.models.tokenizers import chat_template_of
 from cluster.output import checkpoint
 from cluster.output.counting import counting
@@ -91,54 +91,61 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
     """
     plan = EvaluationPlan.of(config)
     logs = open_output(output, config)
-    model_path = model_to_serve(config, run or output, logs)
-    served_config = able_to_serve(with_model_path(config, model_path), [adapter])
-    warn_of_base([adapter], model_path, console)
-    template = chat_template_of(config, [adapter] if adapter else [])
+    found = base_to_serve(config, adapter, run or output, logs, insist=names_its_model(config, run))
+    say(console, found.note)
+    served_config = able_to_serve(with_base(config, found.base), [adapter])
     model = served_config.model
-    tokenizer = load_tokenizer(model_path, template, model.trust_remote_code, model.revision, model.eos_token)
+    template = chat_template_of(config, [adapter] if adapter else [])
+    tokenizer = load_tokenizer(model.path, template, model.trust_remote_code, model.revision, model.eos_token)
+    say(console, f"evaluating {named_model(adapter, found.base)}", style="")
     sets = open_sets(config, tokenizer, output / "data")
-    console.print(f"evaluating {adapter or 'the base model'} on {', '.join(each.name for each in sets)}", markup=False, highlight=False)
 
     async def ask() -> list[Answers]:
-        async with serving(served_config, model_path, session.placement(), log_dir=logs, run_name=session.namespace) as served:
+        async with serving(served_config, model.path, session.placement(), log_dir=logs, run_name=session.namespace) as served:
             await served.install(adapter)
             return [await evaluate_set(served, each, plan, console) for each in sets]
 
     with RaySession(served_config, logs, namespace=f"evaluate-{os.getpid()}-{time.time_ns()}", learner=False) as session:
-        found = run_until_stopped(ask(), NOTHING_WRITTEN)
-    for answers in found:
+        answered = run_until_stopped(ask(), NOTHING_WRITTEN)
+    for answers in answered:
         write_answers(answers, output / f"{answers.evaluation.name}.parquet")
-    evaluations = [answers.evaluation for answers in found]
-    _write_summary(output, model_path, adapter, evaluations)
+    evaluations = [answers.evaluation for answers in answered]
+    _write_summary(output, found.base, adapter, evaluations)
     console.print(evaluation_table(evaluations))
     for line in remarks(evaluations):
-        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"completions and summary: {output}", markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
+    say(console, f"completions and summary: {output}", style="")
     return evaluations
 
 
-def _write_summary(output: Path, model_path: str, adapter: Path | None, evaluations: Sequence[Evaluation]) -> None:
+def _write_summary(output: Path, base: Base, adapter: Path | None, evaluations: Sequence[Evaluation]) -> None:
     sets = [each.model_dump(mode="json") for each in evaluations]
-    summary = {"model": model_path, "adapter": str(adapter) if adapter else None, "sets": sets}
+    summary = {"model": base.path, "weights": base.weights, "adapter": str(adapter) if adapter else None, "sets": sets}
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 
-def with_model_path(config: RunConfig, model_path: str) -> RunConfig:
-    """`config` with `model.path` set to the model that the engines load; adapters are validated against its shapes.
-
-    A revision belongs to the hub model that it was given for, and is dropped with the path.
-    """
-    if model_path == config.model.path:
-        return config
-    return config.model_copy(update={"model": config.model.model_copy(update={"path": model_path, "revision": None})})
+def names_its_model(config: RunConfig, run: Path | None) -> bool:
+    """Return True where the user named the model: in a YAML file, or as `model.path` over the settings of the run in `run`."""
+    if run is None:
+        return True
+    model = read_settings(run / "config.yaml").get("model")
+    return isinstance(model, dict) and model.get("path") != config.model.path
 
 
-def warn_of_base(adapters: Iterable[Path | None], model_path: str, console: Console) -> None:
-    """Say which adapters were trained on other weights than those that the engines load."""
-    for adapter in adapters:
-        if adapter is not None and (doubt := doubt_about_base(adapter, model_path)) is not None:
-            console.print(doubt, style="yellow", markup=False, highlight=False, soft_wrap=True)
+def with_base(config: RunConfig, base: Base) -> RunConfig:
+    """`config` with the model that the engines load; adapters are validated against its shapes."""
+    return config.model_copy(update={"model": config.model.model_copy(update={"path": base.path, "revision": base.revision})})
+
+
+def named_model(adapter: Path | None, base: Base) -> str:
+    """Name what engines serve, for a message."""
+    return f"{adapter} on its base {base.path}" if adapter else f"the base model {base.path}"
+
+
+def say(console: Console, line: str, style: str = "yellow") -> None:
+    """Print a line as it is, if there is one."""
+    if line:
+        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def open_output(output: Path, config: RunConfig) -> Path:

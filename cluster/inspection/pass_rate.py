@@ -24,10 +24,11 @@ from rich.console import Console
 from actors.prompts.rendering import load_tokenizer
 from actors.prompts.source import PromptSource
 from actors.prompts.streamed import open_prompts
-from cluster.evaluation.run import warn_of_base, with_model_path
+from cluster.evaluation.run import named_model, say, with_base
 from cluster.evaluation.serving import Serving, serving
 from cluster.loop.sampling import sample_and_score
-from cluster.models.base import model_to_serve
+from cluster.models.adapter_base import Base, adapter_digest
+from cluster.models.base import base_to_serve
 from cluster.models.peft_folders import able_to_serve
 from cluster.output.completions import table_of
 from cluster.output.counting import counting
@@ -160,15 +161,16 @@ def measure_pass_rates(config: RunConfig, plan: PassRatePlan, console: Console) 
         RollcastError: the subclass tells what failed; the same command continues.
     """
     config, logs = _all_rows(config), _made(plan.output.with_name(f"{plan.output.name}.logs"))
-    model_path = model_to_serve(config, config.out_dir, logs)
-    served = able_to_serve(with_model_path(config, model_path), [plan.adapter])
-    warn_of_base([plan.adapter], model_path, console)
+    found = base_to_serve(config, plan.adapter, config.out_dir, logs, insist=True)
+    say(console, found.note)
+    say(console, f"measuring {named_model(plan.adapter, found.base)}", style="")
+    served = able_to_serve(with_base(config, found.base), [plan.adapter])
     model = served.model
-    tokenizer = load_tokenizer(model_path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
+    tokenizer = load_tokenizer(model.path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
     prompts = open_prompts(config.data, tokenizer, seed=config.seed, folder=logs)
     _require_rewards(config, prompts)
     ids = prompts.first_ids(plan.limit)
-    measured = Measured(plan.output.with_name(f"{plan.output.name}.partial.jsonl"), _fingerprint(config, plan, model_path, prompts))
+    measured = Measured(plan.output.with_name(f"{plan.output.name}.partial.jsonl"), _fingerprint(config, plan, found.base, prompts))
     measured.read()
     missing = [prompt_id for prompt_id in ids if prompt_id.index not in measured.rates]
     if measured.rates:
@@ -208,9 +210,10 @@ def _require_rewards(config: RunConfig, prompts: PromptSource) -> None:
     require_readable_golds(check_golds(rewards, [prompt.columns for prompt in prompts.first_prompts(TRIED_GOLDS)]))
 
 
-def _fingerprint(config: RunConfig, plan: PassRatePlan, model_path: str, prompts: PromptSource) -> str:
+def _fingerprint(config: RunConfig, plan: PassRatePlan, base: Base, prompts: PromptSource) -> str:
     """One line that stands for the settings that the rates depend on. The limit is not among them: a higher one continues."""
-    sampling = [plan.num_generations, plan.reward, str(plan.adapter), model_path, config.seed]
+    adapter = adapter_digest(plan.adapter) if plan.adapter else None
+    sampling = [plan.num_generations, plan.reward, adapter, base.weights or [base.path, base.revision], config.seed]
     sections = [config.data.model_dump_json(), config.actors.model_dump_json(), config.rewards.model_dump_json()]
     text = json.dumps([sampling, sections, prompts.fingerprint])
     return json.dumps({"pass rates of": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()})

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cluster.models.adapter_base import Base, FoundBase, adapter_digest, find_base, local_folder, named_base
 from cluster.models.merge import MergeSource, merge_adapter
 from cluster.models.own_process import ProcessEndedError, call_in_process
-from cluster.models.starting_adapter import doubt_about_base
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import RunDirectory
 from configs.contracts.errors import ConfigError, RollcastError
@@ -23,6 +23,9 @@ from learner.model.quantised import require_bitsandbytes
 
 TINY_MODEL = f"{BUILTIN}tiny_qwen2"
 
+MERGED_FROM = "merged_from.json"
+"""File in a run's merged model: digests of the adapter and the base that it was made of."""
+
 
 @contextmanager
 def whole_folder(path: str) -> Iterator[Path]:
@@ -33,18 +36,59 @@ def whole_folder(path: str) -> Iterator[Path]:
     os.rename(unfinished, path)
 
 
-def model_to_serve(config: RunConfig, folder: Path, logs: Path) -> str:
-    """The model that the engines load to evaluate a run: what the run in `folder` has made of its base model, if it has made anything.
+def base_to_serve(config: RunConfig, adapter: Path | None, folder: Path, logs: Path, *, insist: bool) -> FoundBase:
+    """Decide which base the engines load.
 
-    A `builtin:` model that is not there is made.
+    Args:
+        adapter: a PEFT folder, which goes on the base that it was trained on; None asks for the base of the settings.
+        folder: directory of the run; or where a `builtin:` model is made, for settings from a file.
+        insist: `model.path` was given expressly, so that the adapter must be one of that model.
+
+    Raises:
+        ConfigError: the base of the adapter is another, has changed, or is gone.
     """
-    made = [folder / DEQUANTISED_MODEL] * (config.model.serve_quantized == "dequantized")
-    made += [folder / WARM_MODEL] * (config.learner.warm_start is not None)
-    made += [folder / MERGED_MODEL] * config.model.merge_adapter
+    if adapter is None:
+        return base_of_settings(config, folder, logs)
+    if insist:
+        return find_base(adapter, base_of_settings(config, folder, logs).base, insist=True)
+    made = folder / BASE_MODEL
+    if not config.model.path.startswith(BUILTIN):
+        return find_base(adapter, Base(local_folder(config.model.path), config.model.revision))
+    return find_base(adapter, Base(str(made)) if made.is_dir() else None)
+
+
+def base_of_settings(config: RunConfig, folder: Path, logs: Path) -> FoundBase:
+    """Find the base that settings name: `model.path`, or what a run's warm start or quantisation made of it.
+
+    A run that merged an adapter into its base has the model before the merge as its base. A `builtin:` model that is not there is made.
+
+    Args:
+        folder: directory of the run, or where a `builtin:` model is made.
+
+    Raises:
+        ConfigError: the weights are no longer those that the run in `folder` trained on.
+    """
+    model, merging = config.model, config.model.merge_adapter
+    made = [folder / DEQUANTISED_MODEL] * (model.serve_quantized == "dequantized" and not merging)
+    made += [folder / WARM_MODEL] * (config.learner.warm_start is not None and not merging)
     there = next((path for path in made if path.exists()), None)
-    if there is not None or not config.model.path.startswith(BUILTIN):
-        return str(there or config.model.path)
-    return make_builtin_model(config.model.path, folder, logs, config.seed)
+    if there is not None:
+        base = Base(str(there))
+    elif model.path.startswith(BUILTIN):
+        base = Base(make_builtin_model(model.path, folder, logs, config.seed))
+    else:
+        base = Base(local_folder(model.path), model.revision)
+    if merging:
+        _require_merged_from(folder, base)
+        return FoundBase(base)
+    trained = next((each for each in _adapters_of(folder) if each.is_dir()), None)
+    is_its_base = trained is not None and (there == folder / DEQUANTISED_MODEL or named_base(trained) == base.path)
+    return find_base(trained, base) if trained is not None and is_its_base else FoundBase(base)
+
+
+def _adapters_of(run: Path) -> list[Path]:
+    """Where a run keeps its adapters, the last one first."""
+    return [run / "adapter", *(folder / "learner" / "adapter" for folder in sorted(run.glob("checkpoints/step-*[0-9]"), reverse=True))]
 
 
 def prepare_model(config: RunConfig | SftConfig, directory: RunDirectory, display: RunDisplay) -> str:
@@ -59,18 +103,57 @@ def prepare_model(config: RunConfig | SftConfig, directory: RunDirectory, displa
     if path.startswith(BUILTIN):
         with display.phase(f"making {path}"):
             path = make_builtin_model(path, directory.path, directory.logs, config.seed)
-    if model.adapter is not None and (doubt := doubt_about_base(Path(model.adapter), path)) is not None:
-        display.say(doubt)
-    if not model.merge_adapter:
+    path = local_folder(path)  # adapters name their base by it, also to commands in another folder
+    if model.adapter is None:
         return path
-    merged = directory.path / MERGED_MODEL
-    if not merged.exists():
-        assert model.adapter is not None
-        source = MergeSource(Path(model.adapter), path, merged, model.revision, model.trust_remote_code)
-        with display.phase(f"merging {model.adapter} into {model.path}"):
-            _, outcome = merge_adapter(source, dtype=model.dtype)
-        display.say(f"{outcome.modules} modules merged; log-probabilities differ by {outcome.mean_difference:.2g} nats on average")
+    with display.phase("comparing the base with that of model.adapter"):
+        note = find_base(Path(model.adapter), Base(path, model.revision), insist=True).note
+    if note:
+        display.say(note)
+    return _merged(config, path, directory, display) if model.merge_adapter else path
+
+
+def _merged(config: RunConfig | SftConfig, path: str, directory: RunDirectory, display: RunDisplay) -> str:
+    """Merge `model.adapter` into the model in `path`, unless an earlier start of the run has done it; returns the folder."""
+    model, merged = config.model, directory.path / MERGED_MODEL
+    assert model.adapter is not None
+    facts = {"adapter": adapter_digest(Path(model.adapter)), "base": Base(path, model.revision).weights}
+    if merged.exists():
+        _require_same_adapter(merged, model.adapter)
+        return str(merged)
+    source = MergeSource(Path(model.adapter), path, merged, model.revision, model.trust_remote_code)
+    with display.phase(f"merging {model.adapter} into {model.path}"):
+        _, outcome = merge_adapter(source, dtype=model.dtype)
+    directory.write(f"{MERGED_MODEL}/{MERGED_FROM}", json.dumps(facts))
+    display.say(f"{outcome.modules} modules merged; log-probabilities differ by {outcome.mean_difference:.2g} nats on average")
     return str(merged)
+
+
+def _require_same_adapter(merged: Path, adapter: str) -> None:
+    made_from = _merged_from(merged).get("adapter")
+    if made_from and made_from != adapter_digest(Path(adapter)):
+        raise ConfigError(
+            f"model.adapter {adapter} is not the adapter that was merged into {merged}, and a run goes on with the model that it began with; set "
+            "model.adapter back, or begin anew with --resume none"
+        )
+
+
+def _require_merged_from(run: Path, base: Base) -> None:
+    """Refuse a base that has changed since the run merged an adapter into it."""
+    weights, found = _merged_from(run / MERGED_MODEL).get("base"), base.weights
+    if weights and found and weights != found:
+        raise ConfigError(
+            f"{base.path} has other weights than when {run / MERGED_MODEL} was made of it, so that it is no longer the base of this run; restore it, "
+            "or give its base by model.path"
+        )
+
+
+def _merged_from(merged: Path) -> dict[str, str | None]:
+    """The digests of the adapter and the base that a model was merged from; empty for one of an older version."""
+    try:
+        return json.loads((merged / MERGED_FROM).read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def require_plain_weights(path: str, revision: str | None) -> None:

@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-
+from cluster.models.adapter_base import Base, find_base, local_folder, mapping_in, named_base
 from cluster.models.own_process import ProcessEndedError, call_in_process
-from cluster.models.starting_adapter import plain_lora, trained_on_another
+from cluster.models.starting_adapter import plain_lora
 from configs.contracts.errors import ConfigError, RollcastError
 from configs.contracts.logs import tail
 from configs.schema.model import DEQUANTISED_MODEL
@@ -39,8 +38,8 @@ class MergeSource:
     revision: str | None = None
     trust_remote_code: bool = False
     texts: tuple[str, ...] = ()
-    note: str = ""
-    """Remarks on the choice of the base, to be shown."""
+    notes: tuple[str, ...] = ()
+    """Sentences on the choice of the base, to be shown."""
 
 
 def find_source(path: Path, base: str | None = None) -> MergeSource:
@@ -87,7 +86,7 @@ def merge_adapter(
         RollcastError: the process died.
     """
     output = (output or source.output).absolute()
-    _refuse_unfit(source)
+    plain_lora(source.adapter, source.base)
     _refuse_taken(output, source, overwrite)
     job = MergeJob(source.adapter, source.base, output, dtype, source.revision, source.trust_remote_code, source.texts)
     with _whole(output) as unfinished:
@@ -96,47 +95,34 @@ def merge_adapter(
 
 
 def _of_adapter(adapter: Path, base: str | None) -> MergeSource:
-    return MergeSource(adapter, base or _named_base(adapter), adapter.with_name(f"{adapter.name}-merged"))
+    return _with_base(MergeSource(adapter, "", adapter.with_name(f"{adapter.name}-merged")), base)
 
 
 def _of_run(run: Path, base: str | None) -> MergeSource:
-    settings = _mapping(run / "config.yaml")
+    settings = mapping_in(run / "config.yaml")
     if stage := last_stage_folder(settings):
         return replace(_of_run(run / stage, base), output=run / "merged")
-    model = settings.get("model") or {}
-    found, note = base or _named_base(run / "adapter", run), ""
-    if base is None and model.get("serve_quantized") == "dequantized":
-        found = str(run / DEQUANTISED_MODEL)
-        note = "the base is what nf4 made of the model, which the engines served; --base merges into the original"
-    revision = model.get("revision") if found == model.get("path") else None
+    given = settings.get("model")
+    model = given if isinstance(given, dict) else {}
+    path, revision = str(model.get("path") or ""), model.get("revision")
+    own = Base(path, str(revision) if revision else None) if path == named_base(run / "adapter") else None
     texts = _completed_texts(run / "completions")
-    return MergeSource(run / "adapter", found, run / "merged", revision, bool(model.get("trust_remote_code")), texts, note)
+    source = MergeSource(run / "adapter", "", run / "merged", None, bool(model.get("trust_remote_code")), texts)
+    return _with_base(source, base, own)
 
 
-def _named_base(adapter: Path, run: Path | None = None) -> str:
-    """The base that an adapter names: what its learner loaded. A folder of a run that was moved since is looked for in the run."""
-    named = str(_mapping(adapter / "adapter_config.json").get("base_model_name_or_path") or "")
-    if not named:
-        raise ConfigError(f"adapter {adapter} does not name its base model; give it with --base")
-    folder = Path(named).expanduser()
-    if not folder.is_absolute() and not named.startswith("…"):
-        return named
-    if folder.is_dir():
-        return named
-    if run is not None and (run / folder.name).is_dir():
-        return str(run / folder.name)
-    raise ConfigError(f"adapter {adapter} names {named} as its base model, which is no folder of this machine; give it with --base")
+def _with_base(source: MergeSource, asked: str | None, own: Base | None = None) -> MergeSource:
+    """Put the base into a source: the one that is asked for, or else the adapter's own.
 
-
-def _mapping(file: Path) -> dict[str, Any]:
-    """A YAML or JSON file that holds a mapping. A run of another version may have keys that the schema does not know."""
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} cannot be read ({type(error).__name__}); restore it, or give the adapter folder and --base") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{file} holds no settings; restore it, or give the adapter folder and --base")
-    return found
+    Args:
+        own: the base that the run's settings name, if the adapter names it too.
+    """
+    offered = Base(local_folder(asked)) if asked else own
+    found = find_base(source.adapter, offered, insist=asked is not None, option="--base")
+    notes = [found.note] if found.note else []
+    if asked is None and Path(found.base.path).name == DEQUANTISED_MODEL:
+        notes.append("the base is what nf4 made of the model, which the engines served; --base merges into the original")
+    return replace(source, base=found.base.path, revision=found.base.revision, notes=tuple(notes))
 
 
 def _completed_texts(folder: Path) -> tuple[str, ...]:
@@ -148,15 +134,6 @@ def _completed_texts(folder: Path) -> tuple[str, ...]:
         if rows:
             return tuple(f"{row['prompt']}{row['completion']}" for row in rows)
     return ()
-
-
-def _refuse_unfit(source: MergeSource) -> None:
-    settings, _ = plain_lora(source.adapter, source.base)
-    if (named := trained_on_another(settings, source.base)) is not None:
-        raise ConfigError(
-            f"adapter {source.adapter} was trained on {named}, and the base is {source.base}: merged into another model of the same shape it "
-            f"makes one that nobody trained; leave --base out, or give the folder of {named}"
-        )
 
 
 def _refuse_taken(output: Path, source: MergeSource, overwrite: bool) -> None:

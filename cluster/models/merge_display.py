@@ -10,17 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cluster.models.merge import TOLERANCE, MergeOutcome, MergeSource
-from cluster.models.starting_adapter import doubt_about_base
 
 
 @contextmanager
 def merge_progress(source: MergeSource, console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """Say what is merged, and show how far it is."""
     console.print(f"adapter: {source.adapter}\nbase:    {source.base}", markup=False)
-    if source.note:
-        console.print(source.note, markup=False)
-    if (doubt := doubt_about_base(source.adapter, source.base)) is not None:
-        console.print(doubt, style="yellow", markup=False)
+    for note in source.notes:
+        console.print(note, style="yellow", markup=False)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task("starting", total=1)

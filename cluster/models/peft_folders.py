@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cluster.models.shape import ModelShape, model_shape
-from cluster.models.starting_adapter import with_starting_adapter
+from cluster.models.starting_adapter import with_adapter_settings
 from configs.contracts.adapter_buffer import parse, slots_of
 from configs.contracts.errors import ConfigError
 from configs.contracts.records import Adapter, AdapterManifest, adapter_sha256
@@ -28,7 +28,7 @@ def with_adapter(config: RunConfig, folder: Path) -> RunConfig:
         ConfigError: it cannot be read, is for another base model, or holds what the engines cannot serve.
     """
     model = config.model.model_copy(update={"adapter": str(folder), "lora": LoraSection()})
-    return with_starting_adapter(config.model_copy(update={"model": model}))
+    return with_adapter_settings(config.model_copy(update={"model": model}))
 
 
 def able_to_serve(config: RunConfig, folders: Iterable[Path | None]) -> RunConfig:

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cluster.models.adapter_base import named_base, require_same_name
+from cluster.models.base_record import read_record
 from cluster.models.shape import ModelShape, model_shape
 from configs.contracts.errors import ConfigError
-from configs.schema.model import BUILTIN, DEQUANTISED_MODEL, EMBEDDINGS, UNSERVED_LORA_KEYS, VLLM_LORA_RANKS, LoraSection
+from configs.schema.model import EMBEDDINGS, UNSERVED_LORA_KEYS, VLLM_LORA_RANKS, LoraSection
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 
@@ -30,9 +32,6 @@ UNSERVED_KEYS = UNSERVED_LORA_KEYS | {
 LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """In the order of `ModelShape.linear_shapes`."""
 
-COMPARED_PLACES, COMPARED_BYTES = 64, 4096
-"""Of every weight file, when two models are compared."""
-
 Config = TypeVar("Config", RunConfig, SftConfig)
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -43,60 +42,29 @@ def with_starting_adapter(config: Config) -> Config:
     """The run with rank, alpha and targets of its `model.adapter`; with its own where that is merged into the base, or there is none.
 
     Raises:
-        ConfigError: the folder cannot be read, is for another base model, holds what the engines cannot serve, or differs from what
-            `model.lora` says expressly.
+        ConfigError: the folder cannot be read, names another model of the hub, holds what the engines cannot serve, or differs from what
+            `model.lora` says expressly; or a warm start would change the adapter's base.
     """
     if config.model.adapter is None:
         return config
-    folder = Path(config.model.adapter).absolute()
-    settings, shapes = plain_lora(folder, config.model.path)
-    if (named := trained_on_another(settings, config.model.path)) is not None:
+    if isinstance(config, RunConfig) and config.learner.warm_start is not None and not config.model.merge_adapter:
         raise ConfigError(
-            f"model.adapter {folder} was trained on {named}, and model.path is {config.model.path}: on another model of the same shape it makes one "
-            f"that nobody trained; set model.path to {named}, or to a folder that holds it"
+            f"learner.warm_start with model.adapter {config.model.adapter}: the warm start changes the weights that the adapter was trained on; set "
+            "learner.warm_start: null, or merge the adapter first with model.merge_adapter: true"
         )
+    found = with_adapter_settings(config)
+    folder = Path(found.model.adapter or "")
+    if read_record(folder) is None:  # by a record the run decides itself, as soon as its base is there
+        require_same_name(folder, named_base(folder), config.model.path, "model.path")
+    return found
+
+
+def with_adapter_settings(config: Config) -> Config:
+    """The same, whatever base the adapter was trained on."""
+    folder = Path(config.model.adapter or "").absolute()
+    settings, shapes = plain_lora(folder, config.model.path)
     lora = config.model.lora if config.model.merge_adapter else _lora_of(config.model.lora, folder, settings, shapes)
     return config.model_copy(update={"model": config.model.model_copy(update={"adapter": str(folder), "lora": lora})})
-
-
-def trained_on_another(settings: Mapping[str, Any], base: str) -> str | None:
-    """The hub id of the model that an adapter names as its own, where `base` is another hub id. Of a local folder nobody can tell."""
-    named = str(settings.get("base_model_name_or_path") or "")
-    folders = any(Path(name).expanduser().is_absolute() or Path(name).is_dir() or name.startswith(BUILTIN) for name in (named, base))
-    return named if named and not folders and named != base else None
-
-
-def doubt_about_base(folder: Path, base: str) -> str | None:
-    """Return a warning when the adapter was trained on a local model whose weights differ from those of `base`; the weights are meaningless there.
-
-    It is no error: a base that was rounded or quantised on purpose has other weights as well. Where the files are of other sizes (another
-    type, other shards) nobody can tell.
-    """
-    named = _settings(folder).get("base_model_name_or_path")
-    if not named or Path(base).name == DEQUANTISED_MODEL or not _other_weights(Path(named).expanduser(), Path(base).expanduser()):
-        return None
-    return (
-        f"WARNING: the adapter {folder} was trained on {named}, whose weights are not those of {base}: on another model it makes one that "
-        f"nobody trained; unless that is meant, give {named} instead"
-    )
-
-
-def _other_weights(first: Path, second: Path) -> bool:
-    """Return True when two folders hold weight files of the same names and sizes that differ in a sample of their bytes."""
-    files = [{file.name: file.stat().st_size for file in each.glob("*.safetensors")} for each in (first, second)]
-    if files[0] != files[1]:
-        return False
-    return any(_samples(first / name, size) != _samples(second / name, size) for name, size in files[0].items())
-
-
-def _samples(file: Path, size_bytes: int) -> list[bytes]:
-    """Places spread evenly over a file: whole models are too large to compare before every run."""
-    with file.open("rb") as content:
-        found = []
-        for place in range(COMPARED_PLACES):
-            content.seek(place * size_bytes // COMPARED_PLACES)
-            found.append(content.read(COMPARED_BYTES))
-        return found
 
 
 def plain_lora(folder: Path, base: str) -> tuple[dict[str, Any], Shapes]:

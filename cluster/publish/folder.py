@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cluster.models.base_record import BaseRecord, read_record
 from cluster.output.scrub import scrubbed, scrubbed_text
 from cluster.publish.curves_image import curves_svg
 from cluster.publish.model_card import SHOWN_METRICS, CardFacts, model_card
@@ -78,7 +79,8 @@ def of_run(run: Path, weights: Path, *, merged: bool) -> Publication:
     svg = curves_svg(record)
     if svg is not None:
         found.files["curves.svg"] = svg.encode()
-    found.files["README.md"] = model_card(config, card_facts(record, config, merged=merged, curves="curves.svg" if svg else "")).encode()
+    facts = card_facts(record, None if merged else read_record(weights), curves="curves.svg" if svg else "", merged=merged)
+    found.files["README.md"] = model_card(config, facts).encode()
     found.files["report.html"] = scrubbed_text(_report(record, settings, config), run).encode()
     found.left_out = [name for name in found.left_out if name not in found.files]
     return found
@@ -97,11 +99,15 @@ def of_model(folder: Path) -> Publication:
 
 def run_card(run: Path, config: RunConfig) -> str:
     """Write the card that a run puts beside its adapter."""
-    return model_card(config, card_facts(read_run(run, running=False), config))
+    return model_card(config, card_facts(read_run(run, running=False), read_record(run / "adapter")))
 
 
-def card_facts(record: RunRecord, config: RunConfig, *, merged: bool = False, curves: str = "") -> CardFacts:
-    """Read the facts of a card from a run directory."""
+def card_facts(record: RunRecord, base: BaseRecord | None, *, curves: str = "", merged: bool = False) -> CardFacts:
+    """Read the facts of a card from a run directory.
+
+    Args:
+        base: of the adapter.
+    """
     held_out, steps = record.after or record.before, record.summary.get("steps")
     return CardFacts(
         steps=steps if isinstance(steps, int) else record.last_step,
@@ -111,6 +117,7 @@ def card_facts(record: RunRecord, config: RunConfig, *, merged: bool = False, cu
         held_out=held_out.prompts if held_out else 0,
         curves=curves,
         merged=merged,
+        base=base,
     )
 
 

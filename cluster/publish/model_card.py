@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from cluster.models.base_record import BaseRecord
 from cluster.output.scrub import scrubbed
 from cluster.report.record import wilson
 from configs.loading import dump_config
@@ -47,20 +48,23 @@ class CardFacts:
     curves: str = ""
     """File name of the image with the curves."""
     merged: bool = False
+    base: BaseRecord | None = None
+    """The record of the base in the adapter; None for a merged model, or an adapter of an older version."""
 
 
 def model_card(config: RunConfig, facts: CardFacts) -> str:
     """Write the card: base model, data, rewards, settings and results. It holds no path of the machine and no secret."""
-    base = hub_name(config.model.path)
+    base = hub_name(config.model.path) if facts.merged else adapter_base(config)
     kind = f"{base or 'a local model'}, trained by GRPO" if facts.merged else f"LoRA adapter of {base or 'a local model'}, trained by GRPO"
     parts = [
         f"---\n{dump_yaml(_front_matter(config, facts))}---\n",
         f"# {kind}\n",
         f"Trained by GRPO ([arXiv:2402.03300](https://arxiv.org/abs/2402.03300)) with rollcast on {_data(config)}.\n",
+        "" if facts.merged else _base_sentence(config, facts.base),
         _results(facts),
         f"![curves of the training]({facts.curves})\n" if facts.curves else "",
         "## Rewards\n\n" + _table(("reward", "weight"), [(f"`{spec.label}`", f"{spec.weight:g}") for spec in config.rewards.functions]),
-        _usage(config, facts.merged),
+        _usage(config, facts),
         "## Settings\n\n<details><summary>all settings of the run</summary>\n\n"
         f"```yaml\n{dump_yaml(scrubbed(config.model_dump(mode='json')))}```\n\n</details>\n",
         f"Made with {_versions()}.\n",
@@ -71,8 +75,12 @@ def model_card(config: RunConfig, facts: CardFacts) -> str:
 def sft_card(config: SftConfig, summary: Mapping[str, object]) -> str:
     """Write the card of a supervised fine-tuning: base model, data, results and settings."""
     adapted = config.learner.use_peft
-    library, tags = ("peft", "sft, lora, rollcast") if adapted else ("transformers", "sft, rollcast")
-    front = f"---\nlibrary_name: {library}\nbase_model: {config.model.path}\ntags: [{tags}]\n---\n"
+    base = adapter_base(config) if adapted else hub_name(config.model.path)
+    front = {
+        "library_name": "peft" if adapted else "transformers",
+        **({"base_model": base} if base else {}),
+        "tags": ["sft", *["lora"] * adapted, "rollcast"],
+    }
     results = [
         ("steps", summary["steps"]),
         ("tokens", summary["num_tokens"]),
@@ -81,12 +89,36 @@ def sft_card(config: SftConfig, summary: Mapping[str, object]) -> str:
     ]
     lines = "\n".join(f"| {name} | {value} |" for name, value in results if value is not None)
     return (
-        f"{front}\n# {'LoRA adapter of ' if adapted else ''}{config.model.path}{'' if adapted else ', fine-tuned'}\n\n"
+        f"---\n{dump_yaml(front)}---\n\n# {'LoRA adapter of ' if adapted else ''}{base or 'a local model'}{'' if adapted else ', fine-tuned'}\n\n"
         f"Trained by supervised fine-tuning with rollcast on `{config.data.path}`: only the assistant's turns are imitated.\n\n"
         f"| | |\n|---|---|\n{lines}\n\n"
         f"The tokenizer in this repository has the chat template of the training; use it for inference, too.\n\n"
         f"## Settings\n\n```yaml\n{dump_config(config)}```\n"
     )
+
+
+def adapter_base(config: RunConfig | SftConfig) -> str | None:
+    """The hub id of the model that a run's adapter goes on; None for a local one, and for one that the run itself made of `model.path`."""
+    return None if _making_of_base(config) else hub_name(config.model.path)
+
+
+def _making_of_base(config: RunConfig | SftConfig) -> str:
+    """How a run made the base of its adapter; empty where that is `model.path` as it is."""
+    ways = ["merging an adapter into it"] * config.model.merge_adapter
+    ways += ["a supervised warm start of all its weights"] * (isinstance(config, RunConfig) and config.learner.warm_start is not None)
+    return " and ".join(ways)
+
+
+def _base_sentence(config: RunConfig, record: BaseRecord | None) -> str:
+    """Say which base the adapter goes on, and by what it is known."""
+    path, ways = hub_name(config.model.path), _making_of_base(config)
+    if ways:
+        base = f"a model that the run made of {path or 'a local model'} by {ways}; it is published with it as one merged model, by `rollcast push --merged`"
+    else:
+        base = path or "a local model"
+    known = [f"commit `{record.commit}`"] if record and record.commit and not ways else []
+    known += [f"weights of the digest `{record.weights}`"] if record and record.weights else []
+    return f"Base: {base}{', ' * bool(known)}{', '.join(known)}. On any other base the adapter is a model that nobody trained.\n"
 
 
 def hub_name(path: str) -> str | None:
@@ -96,7 +128,8 @@ def hub_name(path: str) -> str | None:
 
 
 def _front_matter(config: RunConfig, facts: CardFacts) -> dict[str, object]:
-    base, data = hub_name(config.model.path), hub_name(config.data.source)
+    base = hub_name(config.model.path) if facts.merged else adapter_base(config)
+    data = hub_name(config.data.source)
     front: dict[str, object] = {"library_name": "transformers" if facts.merged else "peft", "pipeline_tag": "text-generation"}
     if base:
         front |= {"base_model": base, "base_model_relation": "finetune" if facts.merged else "adapter"}
@@ -143,17 +176,18 @@ def _table(heads: tuple[str, ...], rows: list[tuple[str, str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _usage(config: RunConfig, merged: bool) -> str:
+def _usage(config: RunConfig, facts: CardFacts) -> str:
     template = "The tokenizer has the chat template of the training; use it for inference, too."
     prompt = f" The system prompt was:\n\n```text\n{config.data.system_prompt}\n```\n" if config.data.system_prompt else "\n"
-    if merged:
+    if facts.merged:
         return f"## Use\n\n```bash\nvllm serve {REPOSITORY}\n```\n\n{template}{prompt}"
-    base = hub_name(config.model.path) or "BASE_MODEL"
-    return (
-        f"## Use\n\n```bash\nvllm serve {base} --enable-lora --max-lora-rank {config.model.lora.r} --lora-modules grpo={REPOSITORY}\n```\n\n"
+    base = adapter_base(config)
+    revision = f" --revision {facts.base.commit}" if base and facts.base and facts.base.commit else ""
+    options = f"--enable-lora --max-lora-rank {config.model.lora.r} --lora-modules grpo={REPOSITORY}"
+    loading = (
         f'```python\nfrom peft import AutoPeftModelForCausalLM\nmodel = AutoPeftModelForCausalLM.from_pretrained("{REPOSITORY}")\n```\n\n'
-        f"{template}{prompt}"
     )
+    return f"## Use\n\n```bash\nvllm serve {base or 'BASE_MODEL'}{revision} {options}\n```\n\n{loading if base else ''}{template}{prompt}"
 
 
 def _versions() -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from cluster.models.adapter_base import named_base
+from cluster.models.base_record import read_record
 from cluster.models.merge import find_source, merge_adapter
 from cluster.models.merge_display import merge_progress, say_outcome
 from cluster.publish.folder import Publication, of_folder, of_run
@@ -53,7 +55,19 @@ def collect(source: Path, *, merged: bool, adapter: Path | None, console: Consol
             f"{source} has no adapter yet: a run writes it when it ends; resume the run, or name a checkpoint's adapter, as in "
             "--adapter checkpoints/step-000050/learner/adapter"
         )
+    if adapter:
+        _require_base_of_run(weights, source)
     return of_run(source, weights, merged=False)
+
+
+def _require_base_of_run(adapter: Path, run: Path) -> None:
+    """Refuse an adapter that was trained on another base than the run's, whose card it would get."""
+    own, other = read_record(run / "adapter"), read_record(adapter)
+    if own and other and own.weights and other.weights and own.weights != other.weights:
+        raise ConfigError(
+            f"--adapter {adapter} was trained on the base {named_base(adapter)}, and the adapter of {run} on {named_base(run / 'adapter')}: it would "
+            "get the card of another model; push its folder by itself"
+        )
 
 
 def _of_fine_tuning(run: Path, *, merged: bool, adapter: Path | None) -> Publication:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from cluster.models.adapter_base import Base, find_base
+from cluster.models.base_record import read_record
 from cluster.output import checkpoint
 from cluster.output.checkpoint import Checkpoint
 from cluster.output.display import RunDisplay
@@ -23,7 +25,7 @@ from cluster.output.run_dir import Resume, RunDirectory
 from cluster.report import leave_report
 from cluster.session import RaySession
 from cluster.stopping import call_on_signals
-from configs.contracts.errors import LearnerError, NonFiniteError, RollcastError, StoppedError
+from configs.contracts.errors import ConfigError, LearnerError, NonFiniteError, RollcastError, StoppedError
 from configs.loading import dump_config
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
@@ -133,6 +135,26 @@ def open_run(config: Config, resume: Resume, display: RunDisplay) -> Iterator[Op
             if run.begun:
                 run.record_failure(error)
             raise
+
+
+def require_base_of(found: Checkpoint | None, base: Base, served_path: str, say: Callable[[str], None]) -> None:
+    """Refuse to resume on another base than that of the checkpoint's adapter. A checkpoint of a whole model needs none.
+
+    Raises:
+        ConfigError: the weights of the base, or of the model that the engines serve, have changed since.
+    """
+    adapter = found.learner_folder / "adapter" if found else None
+    if adapter is None or not adapter.is_dir():
+        return
+    note = find_base(adapter, base, insist=True).note
+    if note:
+        say(note)
+    record, served = read_record(adapter), Base(served_path).weights
+    if record and record.served_weights and served and served != record.served_weights:
+        raise ConfigError(
+            f"{served_path} has other weights than those that the engines served before the checkpoint {adapter.parents[1]}; remove the folder, and "
+            "the run writes it again"
+        )
 
 
 @dataclass

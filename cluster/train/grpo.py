@@ -24,6 +24,7 @@ from cluster.loop.loop import LoopSettings, Snapshot, StepRecord, TrainLoop
 from cluster.loop.roles import Cursor
 from cluster.loop.step_metrics import Busy, RunSummary, RunTotals, run_summary, summary_lines
 from cluster.loop.window import Window
+from cluster.models.base_record import BaseRecord, write_record
 from cluster.models.starting_adapter import with_starting_adapter
 from cluster.output import checkpoint
 from cluster.output.checkpoint import Checkpoint
@@ -35,7 +36,16 @@ from cluster.output.sinks import MetricSinks, truncate_metrics
 from cluster.output.wandb_sink import require_wandb
 from cluster.publish.background import HubSummary, HubUploads, open_hub
 from cluster.publish.folder import run_card
-from cluster.train.driver import FinishedStep, OpenRun, StepCallback, call_back, open_run, stop_on_signals, through_restarts
+from cluster.train.driver import (
+    FinishedStep,
+    OpenRun,
+    StepCallback,
+    call_back,
+    open_run,
+    require_base_of,
+    stop_on_signals,
+    through_restarts,
+)
 from cluster.train.evaluating import TrainingEvaluations
 from cluster.train.prepare import Prepared, prepare, try_golds
 from cluster.train.roles import RoleMaker, Roles, started_roles
@@ -74,6 +84,7 @@ def run_training(config: RunConfig, resume: Resume = "auto", callbacks: Sequence
         found = run.checkpoint_to_resume(config.model.identity)
         run.begin()
         prepared = _prepared(run)
+        require_base_of(found, prepared.base_to_train, prepared.served_path, run.display.say)
         with run.session() as session:
             session.placement()
             uploads = HubUploads.open(config, run.directory.path, repo_id, prepared.tokenizer, run.display.say)
@@ -123,7 +134,9 @@ async def _train(
             started_roles(maker, resume_folder, run.display) as roles,
             _evaluations(run, maker.prepared, roles, sinks) as evaluations,
         ):
-            training = TrainingRun(run, maker, roles, evaluations, sinks, uploads, callbacks, found)
+            with run.display.phase("reading the weights of the base, to know it again"):
+                record = await asyncio.to_thread(maker.prepared.base_record)
+            training = TrainingRun(run, maker, roles, evaluations, sinks, uploads, callbacks, record, found)
             signals.end_after_step = training.end_after_step
             return await training.run_to_end(first_cursor)
 
@@ -158,6 +171,8 @@ class TrainingRun:
     sinks: MetricSinks
     uploads: HubUploads | None
     callbacks: Sequence[StepCallback]
+    base_record: BaseRecord
+    """Written into every adapter that the run saves."""
     checkpoint: Checkpoint | None
     """The one that the run goes on from."""
     totals: RunTotals = field(default_factory=RunTotals)
@@ -272,6 +287,7 @@ class TrainingRun:
         config, directory = self.run.config, self.run.directory
         folder = checkpoint.begin(directory.checkpoints, snapshot.step)
         await self.roles.learner.save(folder / "learner")
+        await asyncio.to_thread(write_record, folder / "learner" / "adapter", self.base_record)
         bodies = await asyncio.gather(*(group.body for group in snapshot.ready))
         await asyncio.to_thread(checkpoint.write_groups, folder / "ready", snapshot.ready, bodies)
         state = {"step": snapshot.step, "cursor": snapshot.cursor, "window": snapshot.window, "identity": config.model.identity}

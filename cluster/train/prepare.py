@@ -13,7 +13,9 @@ from actors.prompts.rendering import load_tokenizer
 from actors.prompts.source import PromptSource
 from actors.prompts.streamed import open_prompts
 from cluster.evaluation.sets import open_sets
+from cluster.models.adapter_base import Base, record_of
 from cluster.models.base import prepare_model, require_plain_weights, whole_folder
+from cluster.models.base_record import BaseRecord
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import RunDirectory
 from configs.schema.model import DEQUANTISED_MODEL, WARM_MODEL
@@ -55,6 +57,15 @@ class Prepared:
     def needs_served_model(self) -> bool:
         """True while the learner is still to write the model that the engines serve."""
         return self.served_path != self.model_path and not Path(self.served_path).exists()
+
+    @property
+    def base_to_train(self) -> Base:
+        """The model that adapters are trained on."""
+        return Base(self.model_path, self.config.model.revision)
+
+    def base_record(self) -> BaseRecord:
+        """Make the record of the base for the run's adapters; once the learner and the engines have loaded it."""
+        return record_of(self.base_to_train, self.served_path)
 
     @property
     def canary_token_ids(self) -> tuple[int, ...]:

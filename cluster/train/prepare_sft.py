@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from actors.prompts.demonstrations import DemonstrationFile, DemonstrationSource
 from actors.prompts.rendering import load_tokenizer
+from cluster.models.adapter_base import Base, record_of
 from cluster.models.base import prepare_model, require_plain_weights
+from cluster.models.base_record import BaseRecord
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import RunDirectory
 from configs.contracts.errors import ConfigError
@@ -41,6 +43,14 @@ class PreparedSft:
             "seed": config.seed,
             "data of the digest": self.train.digest,
         }
+
+    def base_to_train(self, config: SftConfig) -> Base:
+        """The model that an adapter is trained on."""
+        return Base(self.model_path, config.model.revision)
+
+    def base_record(self, config: SftConfig) -> BaseRecord:
+        """Make the record of the base for the run's adapters; once the ranks have loaded it."""
+        return record_of(self.base_to_train(config), self.model_path)
 
     def row_limit(self, config: SftConfig) -> int | None:
         """Sequences to train on in all; None where the number of steps is given."""

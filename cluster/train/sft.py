@@ -13,11 +13,12 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
 from cluster.models.base import whole_folder
+from cluster.models.base_record import BaseRecord, write_record
 from cluster.models.starting_adapter import with_starting_adapter
 from cluster.output import checkpoint
 from cluster.output.checkpoint import Checkpoint
@@ -27,7 +28,16 @@ from cluster.output.sinks import MetricSinks, truncate_metrics
 from cluster.output.wandb_sink import require_wandb
 from cluster.publish.model_card import sft_card
 from cluster.session import RaySession
-from cluster.train.driver import FinishedStep, OpenRun, StepCallback, call_back, open_run, stop_on_signals, through_restarts
+from cluster.train.driver import (
+    FinishedStep,
+    OpenRun,
+    StepCallback,
+    call_back,
+    open_run,
+    require_base_of,
+    stop_on_signals,
+    through_restarts,
+)
 from cluster.train.prepare_sft import PreparedSft, prepare_sft
 from configs.schema.model import WARM_MODEL
 from configs.schema.sft import SftConfig
@@ -66,6 +76,7 @@ def run_sft(config: SftConfig, resume: Resume = "auto", callbacks: Sequence[Step
         run.begin()
         prepared = prepare_sft(config, run.directory, run.display)
         found = run.checkpoint_to_resume(prepared.identity(config))
+        require_base_of(found, prepared.base_to_train(config), prepared.model_path, run.display.say)
         with run.session() as session:
             session.placement()
             return asyncio.run(_train(run, prepared, session, found, callbacks))
@@ -100,6 +111,8 @@ class SftRun:
     checkpoint: Checkpoint | None
     """The one that the run goes on from."""
     group: SftLearner
+    base_record: BaseRecord = field(default_factory=lambda: BaseRecord(None))
+    """Written into every adapter that the run saves."""
     step: int = 0
     saved_step: int = -1
     """The step of the newest checkpoint; -1 before the ranks have loaded the model."""
@@ -143,6 +156,7 @@ class SftRun:
             row_limit=prepared.row_limit(self.run.config),
             resume_folder=found.learner_folder if found else None,
         )
+        self.base_record = await asyncio.to_thread(prepared.base_record, self.run.config)
         self.step = self.saved_step = found.step if found else 0
         truncate_metrics(self.run.directory.path / "metrics.jsonl", self.step if found else -1)
 
@@ -182,6 +196,8 @@ class SftRun:
         """Write one checkpoint: the state of the ranks, and the settings that a resumed run must share."""
         folder = checkpoint.begin(self.run.directory.checkpoints, self.step)
         await self.group.save(folder / "learner")
+        if self.run.config.learner.use_peft:
+            await asyncio.to_thread(write_record, folder / "learner" / "adapter", self.base_record)
         state = {"step": self.step, "identity": self.prepared.identity(self.run.config)}
         await asyncio.to_thread(checkpoint.finish, folder, state, self.run.config.cluster.save_total_limit)
         self.saved_step = self.step

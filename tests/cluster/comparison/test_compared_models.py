@@ -63,8 +63,10 @@ def test_without_a_file_the_adapters_say_the_base_model(tmp_path: Path) -> None:
     config = config_without_file([ComparedModel("base"), ComparedModel("one", adapter=one), ComparedModel("two", adapter=two)], DATA)
     assert config.model.path == "some/base" and config.evaluation.data == ("gsm8k",)
     other = adapter(tmp_path / "other", base="another/base")
-    with pytest.raises(ConfigError, match="one is an adapter of some/base, but other is one of another/base"):
-        config_without_file([ComparedModel("one", adapter=one), ComparedModel("other", adapter=other)], DATA)
+    both = [ComparedModel("one", adapter=one), ComparedModel("other", adapter=other)]
+    assert config_without_file(both, DATA).model.path == "some/base", "each is served on its own"
+    with pytest.raises(ConfigError, match="base is named, but one is an adapter of some/base, and other of another/base"):
+        config_without_file([*both, ComparedModel("base")], DATA)
     with pytest.raises(ConfigError, match="only base is named, and nothing says which model that is"):
         config_without_file([ComparedModel("base")], DATA)
     with pytest.raises(ConfigError, match="no data set is named"):

@@ -161,7 +161,6 @@ def test_an_adapter_of_another_model_is_refused_before_anything_starts(model: Pa
     "command",
     [
         "evaluate run.yaml --adapter {adapter}",
-        "compare run.yaml base small={adapter}",
         "data pass-rate run.yaml model.adapter={adapter} -o rates.parquet",
     ],
 )

@@ -249,7 +249,7 @@ def renamed(adapter: Path, folder: Path, **settings: Any) -> Path:
 
 
 def test_an_adapter_of_another_base_is_refused(base: Path, adapter: Path, tmp_path: Path) -> None:
-    named = renamed(adapter, tmp_path / "named", base_model_name_or_path="Qwen/Qwen2.5-1.5B")
+    named = renamed(adapter, tmp_path / "named", base_model_name_or_path="Qwen/Qwen2.5-1.5B-Instruct")
     assert "is for another model than Qwen/Qwen2.5-1.5B-Instruct" in refusal(named, "Qwen/Qwen2.5-1.5B-Instruct", tmp_path / "out")
     tensors = load_file(adapter / "adapter_model.safetensors")
     wide = renamed(adapter, tmp_path / "wide")
@@ -261,7 +261,7 @@ def test_an_adapter_of_another_base_is_refused(base: Path, adapter: Path, tmp_pa
 
 def test_a_base_of_another_name_is_refused(adapter: Path, tmp_path: Path) -> None:
     named = renamed(adapter, tmp_path / "named", base_model_name_or_path="someone/model-a")
-    assert "was trained on someone/model-a, and the base is someone/model-b" in refusal(named, "someone/model-b", tmp_path / "out")
+    assert "was trained on someone/model-a, and --base is someone/model-b" in refusal(named, "someone/model-b", tmp_path / "out")
 
 
 @pytest.mark.parametrize(("settings", "told"), [({"use_dora": True}, "use_dora"), ({"peft_type": "IA3"}, "IA3")])
@@ -314,8 +314,8 @@ def test_a_run_is_merged_into_the_model_that_it_trained(adapter: Path, tmp_path:
     source = find_source(run_of(adapter, tmp_path / "run", hub, f"model.path={hub}", "model.revision=v1", "learner.warm_start=null"))
     assert (source.base, source.revision) == (hub, "v1")
     assert (source.adapter, source.output) == (tmp_path / "run" / "adapter", tmp_path / "run" / "merged")
-    other = find_source(tmp_path / "run", "other/base")
-    assert (other.base, other.revision) == ("other/base", None)
+    with pytest.raises(ConfigError, match="was trained on Qwen/Qwen2.5-0.5B, and --base is other/base"):
+        find_source(tmp_path / "run", "other/base")
 
 
 def test_a_run_that_was_moved(adapter: Path, tmp_path: Path) -> None:
@@ -328,9 +328,14 @@ def test_a_run_that_was_moved(adapter: Path, tmp_path: Path) -> None:
 
 def test_a_run_that_served_a_dequantised_model(adapter: Path, base: Path, tmp_path: Path) -> None:
     run = run_of(adapter, tmp_path / "run", str(base), "model.quantization=nf4", "model.serve_quantized=dequantized")
+    with pytest.raises(
+        ConfigError, match=rf"served {run}/model_dequantised, which is gone: .*; to use the unquantised ones, set --base to {base}"
+    ):
+        find_source(run)
+    (run / "model_dequantised").mkdir()
     source = find_source(run)
-    assert source.base == str(run / "model_dequantised") and "--base merges into the original" in source.note
-    assert find_source(run, str(base)).note == ""
+    assert source.base == str(run / "model_dequantised") and "--base merges into the original" in source.notes[-1]
+    assert find_source(run, str(base)).base == str(base)
 
 
 def test_what_is_neither_a_run_nor_an_adapter_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from cluster.inspection.estimate import estimate
 from cluster.models.shape import TINY_SHAPE
-from cluster.models.starting_adapter import LINEAR_NAMES, doubt_about_base, with_starting_adapter
+from cluster.models.starting_adapter import LINEAR_NAMES, with_starting_adapter
 from configs.contracts.errors import ConfigError
 from configs.schema.run import RunConfig
 from learner.model.adapters import export_adapter
@@ -196,28 +196,12 @@ def test_an_adapter_that_names_another_model_of_the_hub_is_refused(
         assert with_starting_adapter(config).model.lora.r == 8
 
 
-def test_a_base_with_other_weights_than_the_adapters_own_is_doubted(tmp_path: Path, tiny_model: Path) -> None:
-    from learner.model.tiny_model import create_tiny_model
-
-    adapter = folder(tmp_path / "adapter", base_model_name_or_path=str(tiny_model))
-    other = create_tiny_model(tmp_path / "other", seed=1)
-    said = doubt_about_base(adapter, str(other))
-    assert said is not None and f"trained on {tiny_model}" in said and f"those of {other}" in said and f"give {tiny_model} instead" in said
-    same = tmp_path / "same"
-    same.mkdir()
-    (same / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes())
-    assert doubt_about_base(adapter, str(same)) is None
-
-
-def test_a_base_is_not_doubted_where_nobody_can_tell(tmp_path: Path, tiny_model: Path) -> None:
-    from learner.model.tiny_model import create_tiny_model
-
-    other = create_tiny_model(tmp_path / "model_dequantised", seed=1)
-    adapter = folder(tmp_path / "adapter", base_model_name_or_path=str(tiny_model))
-    assert doubt_about_base(adapter, str(other)) is None, "engines serve what the learner's quantisation made of the model"
-    assert doubt_about_base(adapter, "Qwen/Qwen2.5-0.5B") is None
-    (tmp_path / "rounded").mkdir()
-    (tmp_path / "rounded" / "model.safetensors").write_bytes(b"half as long")
-    assert doubt_about_base(adapter, str(tmp_path / "rounded")) is None
-    assert doubt_about_base(folder(tmp_path / "nameless"), str(tiny_model)) is None
-    assert doubt_about_base(folder(tmp_path / "gone", base_model_name_or_path=str(tmp_path / "gone_model")), str(tiny_model)) is None
+def test_a_warm_start_under_an_adapter_is_refused(tmp_path: Path) -> None:
+    """It would train every weight of the base, and the adapter would go on weights that it was not trained on."""
+    given = run_config(folder(tmp_path / "a"))
+    warm = given.learner.model_validate({**given.learner.model_dump(), "warm_start": {}})
+    config = given.model_copy(update={"learner": warm})
+    message = refusal(config)
+    assert f"learner.warm_start with model.adapter {tmp_path}/a" in message and "set learner.warm_start: null" in message
+    merging = config.model_copy(update={"model": config.model.model_copy(update={"merge_adapter": True})})
+    assert with_starting_adapter(merging).learner.warm_start is not None

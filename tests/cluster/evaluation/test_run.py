@@ -1,0 +1,95 @@
+"""`rollcast evaluate` and `rollcast data pass-rate` decide the base of an adapter. They end at data that is not there, before an engine starts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cluster.__main__ import app
+from cluster.models.adapter_base import Base, record_of
+from cluster.models.base_record import write_record
+from configs.contracts.errors import DataError
+from configs.loading import dump_config
+from configs.schema.run import RunConfig
+from learner.model.tiny_model import create_tiny_model
+from tests.cluster.evaluation.test_serving import run_config
+from tests.cluster.models.test_merge import make_adapter
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two models of one shape, and an adapter of the first with its record."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    found = {name: create_tiny_model(folder / name, seed) for seed, name in enumerate(("one", "two"))}
+    adapter = make_adapter(folder / "adapter", found["one"])
+    write_record(adapter, record_of(Base(str(found["one"])), str(found["one"])))
+    return found | {"adapter": adapter}
+
+
+def without_data(config: RunConfig, folder: Path) -> str:
+    missing = config.data.model_copy(update={"path": str(folder / "missing.jsonl")})
+    return dump_config(config.model_copy(update={"data": missing, "out_dir": folder / "run"}))
+
+
+@pytest.fixture
+def merged_run(made: dict[str, Path], tmp_path: Path) -> Path:
+    """A run that merged `adapter` into the first model and trained an adapter on the result, which is the second model here."""
+    run = tmp_path / "run"
+    shutil.copytree(made["two"], run / "merged_model")
+    adapter = shutil.copytree(made["adapter"], run / "adapter")
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": str(run / "merged_model")}))
+    write_record(adapter, record_of(Base(str(run / "merged_model")), str(run / "merged_model")))
+    config = run_config(made["one"], adapter=str(made["adapter"]), merge_adapter=True)
+    (run / "config.yaml").write_text(without_data(config, tmp_path))
+    return run
+
+
+def rollcast(*arguments: object) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exception is not None
+    return result
+
+
+def told(*arguments: object) -> str:
+    """What a command says that gets as far as its data."""
+    result = rollcast(*arguments)
+    assert isinstance(result.exception, DataError), (result.output, result.exception)
+    return result.output
+
+
+def test_each_adapter_is_evaluated_on_its_own_base(made: dict[str, Path], merged_run: Path, tmp_path: Path) -> None:
+    output = ("-o", tmp_path / "out")
+    run, one = merged_run, made["one"]
+    assert f"evaluating {run}/adapter on its base {run}/merged_model\n" in told("evaluate", run, *output)
+    assert f"evaluating {made['adapter']} on its base {one}\n" in told("evaluate", run, "--adapter", made["adapter"], *output)
+    assert f"evaluating the base model {one}\n" in told("evaluate", run, "--adapter", "none", *output)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    shutil.copytree(run / "adapter", whole / "adapter")
+    (whole / "config.yaml").write_text((run / "config.yaml").read_text())
+    assert f"on its base {run}/merged_model" in told("evaluate", whole, *output), "of a run of stages: the base lies in another folder"
+
+
+def test_a_model_that_is_named_expressly_must_be_the_base(made: dict[str, Path], merged_run: Path, tmp_path: Path) -> None:
+    output = ("-o", tmp_path / "out")
+    refused = rollcast("evaluate", merged_run, f"model.path={made['two']}", "--adapter", made["adapter"], *output)
+    assert f"adapter {made['adapter']} was trained on {made['one']} with the weights" in str(refused.exception)
+    (tmp_path / "run.yaml").write_text(without_data(run_config(made["two"]), tmp_path))
+    refused = rollcast("evaluate", tmp_path / "run.yaml", "--adapter", made["adapter"], *output)
+    assert f"set model.path to {made['one']}, or leave it out" in str(refused.exception)
+    copy = shutil.copytree(made["one"], tmp_path / "copy")
+    assert f"on its base {copy}\n" in told("evaluate", tmp_path / "run.yaml", f"model.path={copy}", "--adapter", made["adapter"], *output)
+
+
+def test_the_pass_rate_of_an_adapter_is_that_on_its_base(made: dict[str, Path], merged_run: Path, tmp_path: Path) -> None:
+    """The run's merged model lies in `out_dir` already, and has the adapter in it."""
+    output = ("-o", tmp_path / "rates.parquet")
+    said = told("data", "pass-rate", merged_run / "config.yaml", *output)
+    assert f"measuring {made['adapter']} on its base {made['one']}\n" in said
+    refused = rollcast("data", "pass-rate", merged_run / "config.yaml", f"model.path={made['two']}", *output)
+    assert f"adapter {made['adapter']} was trained on {made['one']} with the weights" in str(refused.exception)
