@@ -1,1 +1,1 @@
-"""The places where a model's programs run: the jail on this machine, Piston, and rented machines."""
+"""Run programs that a model wrote: in a jail on this machine, on Piston, or on rented machines."""

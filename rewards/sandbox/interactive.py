@@ -1,7 +1,11 @@
-"""A submission and a problem's manager that talk through pipes, each in a jail of its own.
+"""A submission and a problem's manager that talk through named pipes, each in a jail of its own.
 
-The pipes are named ones in a folder that both jails see, read-only: nobody can make a file there, and everybody may write to a
-pipe. This process holds both ends of each, so that opening one never waits for the other side, whichever a program opens first.
+    jail of the manager  ── m_to_u0 ──►  jail of copy 0 of the submission
+                         ◄── u0_to_m ──
+
+The pipes are in a folder that both jails see read-only: no program can make a file there, but all may write to the pipes. Opening one
+end of a pipe normally waits until the other end is opened. This process holds both ends of every pipe, so that no program waits,
+whatever the order in which it opens them.
 """
 
 from __future__ import annotations
@@ -20,10 +24,11 @@ from rewards.sandbox.jail import Limits, Result
 from rewards.sandbox.local import LocalProgram
 
 FOLDER = "/pipes"
-"""Of the pipes, inside the jails."""
+"""Folder of the pipes, inside the jails."""
 
 OPENING_S = 2.0
-"""A manager has opened its pipes after so long; until then the words of a submission that has ended wait for it."""
+"""Time that a manager may take to open its pipes. So long this process keeps what a submission wrote before it ended: a pipe that nobody
+holds loses its content."""
 
 MANAGER_MEMORY_BYTES = 1 << 30
 
@@ -31,15 +36,16 @@ WITH_PIPES_AS_STREAMS = 'read=$1; write=$2; shift 2; exec "$@" <"$read" >"$write
 
 
 def converse(manager: LocalProgram, program: LocalProgram, given: str, *, processes: int, fifo_arguments: bool, limits: Limits) -> Result:
-    """Let a manager talk with copies of a program until it ends. Returns what the manager came to.
+    """Let a manager talk with copies of a program until the manager ends, and return the manager's result.
 
-    The manager's arguments are two pipes for each copy, the one that it reads and the one that it writes; `given` is its standard
-    input. A copy has its pipes as standard input and output, and its number as argument where there are several.
+    The manager's arguments are two pipes for each copy: the one that it reads, and the one that it writes. A copy has its pipes as standard
+    input and output. If there are several copies, each has its number as argument.
 
     Args:
-        processes: copies of the program.
-        fifo_arguments: whether a copy gets its pipes' names as arguments instead, before its number.
-        limits: of each copy; the manager has the same time.
+        given: the manager's standard input.
+        processes: number of copies of the program.
+        fifo_arguments: True if a copy gets the names of its pipes as arguments instead, before its number.
+        limits: the limits of each copy. The manager has the same time.
     """
     with _pipes(processes) as (folder, holds):
         started_s, done = time.monotonic(), threading.Event()
@@ -51,7 +57,7 @@ def converse(manager: LocalProgram, program: LocalProgram, given: str, *, proces
                 _run_copy(program, pipes, number, fifo_arguments, limits, folder)
                 done.wait(started_s + OPENING_S - time.monotonic())
             finally:
-                holds[index].close()  # the manager sees that nobody writes any more
+                holds[index].close()  # so that the manager reads the end of the stream
 
         with ThreadPoolExecutor(processes) as pool:
             copies = [pool.submit(run_copy, index) for index in range(processes)]
@@ -78,7 +84,7 @@ def _run_copy(
 
 
 class _Hold:
-    """Both ends of the two pipes of a copy. Closing it twice does nothing."""
+    """Both ends of the two pipes of a copy, held open until `close`, which may be called twice."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._fds = [os.open(path, os.O_RDWR | os.O_CLOEXEC) for path in paths]
@@ -100,7 +106,7 @@ def _pipes(processes: int) -> Iterator[tuple[Path, list[_Hold]]]:
                 paths = [folder / f"u{index}_to_m", folder / f"m_to_u{index}"]
                 for path in paths:
                     os.mkfifo(path)
-                    path.chmod(0o666)  # the jails' users are others
+                    path.chmod(0o666)  # the jails have other users
                 holds.append(_Hold(paths))
             yield folder, holds
         finally:

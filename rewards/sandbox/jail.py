@@ -1,12 +1,21 @@
-"""A jail for code that a model wrote: no network, no files but a scratch of its own, no secrets, hard limits.
+"""A jail for code that a model wrote: no network, no files but a scratch folder of its own, no secrets, hard limits.
 
-Bubblewrap gives each run its own namespaces. Inside it sees /usr, the Python that this process runs on (without its
-site-packages), an empty network, the processes of its own run, and /scratch, a folder in memory. It runs without
-privileges, under a user id that is its own where rollcast runs as root, and behind rewards/sandbox/syscall_filter.py.
-Where the host cannot do that, nothing runs: SandboxError says what to install.
+Bubblewrap gives each run namespaces of its own:
 
-What a program can still do: learn the machine's kernel, processors and memory size from /proc, read what is world-readable
-in /usr, and use its limits to the full.
+    host                                    the jail sees
+    /usr, /bin, /lib ...                    the same, read-only
+    this Python, without site-packages      the same, read-only
+    everything else on disk                 nothing
+    --                                      /scratch: 64 MiB in memory, gone after the run; /tmp is a link to it
+    network                                 an empty network
+    processes                               those of this run alone (drawing in jail_process.py)
+    environment                             PATH, HOME, TMPDIR, LANG
+
+The program has no privileges. Where rollcast runs as root, it has a user id of its own. A filter refuses the system calls that reach
+around namespaces (syscall_filter.py). On a host that cannot do all of this, no program runs: SandboxError says what to install.
+
+A program can still learn the machine's kernel, processors and memory size from /proc, read what everybody may read in /usr, and use
+its limits to the full.
 
 Standard library only: this runs in grader processes.
 """
@@ -40,26 +49,29 @@ PYTHON: tuple[str, ...] = (f"{sys.base_prefix}/bin/{_PYTHON_NAME}", "-s", "-B")
 SCRATCH_BYTES = 64 << 20
 
 SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-"""Links into /usr on some systems, folders on others."""
+"""On some systems they are links into /usr, on others folders."""
 
 FIRST_UID, UIDS = 40_000, 20_000
-"""Where rollcast is root: ids above those of people and below those of services and of systemd, inside a container's usual 65,536."""
+"""User ids of programs where rollcast is root: above those of people, below those of systemd, and within a container's usual 65,536."""
 
 NAMESPACES = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
 
 
 FIRST_PROCESS = 'ulimit -f "$1"; shift; exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); exit $?'
-"""It limits files (when bubblewrap has written ours), runs the program, takes in orphans, and ends as the program did, without a
-word of its own about signals. Where rollcast is root it stays root, without rights but to change the user: the monitor, which is
-root without rights too, could not kill another user's process when this process is killed."""
+"""The script of process 1. It limits the size of files (bubblewrap has written ours by then), runs the program, becomes the parent of
+orphans, and exits with the program's code. The shell's own messages about signals go to /dev/null.
+
+Where rollcast is root, process 1 stays root, with no right but to change its user. As another user it could not be killed by the monitor,
+which is root without rights too."""
 
 COPY = """
 [ -f {path} ] && [ ! -L {path} ] || {{ echo {path} is no regular file >&2; exit 1; }}
 cat {path} > /proc/self/fd/{fd} || exit"""
-"""How an output of a compiler leaves the jail: no program outside opens a path that the jail has made."""
+"""Copies an output of the compiler to a descriptor that was opened outside. No program outside ever opens a path that the jail has made:
+it could be a link to a file of the host."""
 
 BLOCK_BYTES = 512
-"""The unit of `ulimit -f`."""
+"""Unit of `ulimit -f`."""
 
 
 class Sandbox:
@@ -67,7 +79,7 @@ class Sandbox:
 
     @staticmethod
     def check() -> None:
-        """Run `true` in a jail, once in a process.
+        """Run a short Python program in a jail. Only the first call of a process does so.
 
         Raises:
             SandboxError: this host cannot jail; the message says what is missing and what to install.
@@ -83,36 +95,36 @@ class Sandbox:
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         bind: Mapping[str, Path] = {},
     ) -> Result:
-        """Run a program in a jail whose working folder is /scratch. When this returns, no process of it is left.
+        """Run a program in a jail, in the folder /scratch. When this returns, no process of the jail is left.
 
         Args:
-            command: program and arguments, as seen inside.
-            files: name -> content, put into /scratch, executable and write-protected. The folder is the program's own: it may
-                delete what it finds there.
-            stdin: a file of this content is the program's standard input.
-            limits: of this run.
-            bind: path inside -> folder of this host that is to be seen there, read-only.
+            command: program and arguments, with paths as they are inside.
+            files: name -> content. They are put into /scratch, executable and write-protected. The program may delete them: the
+                folder is its own.
+            stdin: content of the program's standard input.
+            limits: the limits of this run.
+            bind: path inside -> folder of this host. The folder is visible there, read-only.
 
         Raises:
             SandboxError: the jail could not be made.
-            ValueError: a name leaves /scratch, or the files hold more than it does.
+            ValueError: a name leaves /scratch, or the files do not fit into it.
         """
         return _execute(command, files, stdin, limits, bind)
 
     def compile(
         self, command: Sequence[str], *, files: Mapping[str, str | bytes], outputs: Sequence[str], into: Path, limits: Limits
     ) -> Result:
-        """Run a compiler in a jail, and copy what it made to the folder `into` if it ended well.
+        """Run a compiler in a jail. If it succeeds, copy its outputs to the folder `into`.
 
-        Only regular files are copied, never the targets of links, and none over `limits.file_bytes`. A result without one of
-        the outputs is not ok.
+        Only regular files are copied, never what a link points to, and none over `limits.file_bytes`. If an output is missing, the
+        result is not ok.
 
         Args:
-            command: compiler and arguments; it runs in /scratch.
+            command: compiler and arguments. It runs in /scratch.
             files: name -> content, put into /scratch.
-            outputs: names of files in /scratch; executable in `into`.
-            into: a folder of this host.
-            limits: of this run.
+            outputs: names of files in /scratch. They are executable in `into`.
+            into: folder of this host.
+            limits: the limits of this run.
 
         Raises:
             SandboxError: the jail could not be made.
@@ -134,14 +146,14 @@ class Sandbox:
 
 
 def available_compiler() -> str | None:
-    """The path of a C++ compiler that is visible in the jail."""
+    """The path of a C++ compiler that the jail can see, or None."""
     for name in ("g++", "clang++"):
         if path := shutil.which(name, path=ENVIRONMENT["PATH"]):
             return path
     return None
 
 
-# ------------------------------------------------------------------------------------------------------------ what it looks like
+# ------------------------------------------------------------------------------------------------------------ what the jail sees
 
 
 def _execute(
@@ -156,7 +168,7 @@ def _execute(
         contents = {_scratch_path(name): closing.enter_context(_SealedFile(content)) for name, content in files.items()}
         written_bytes = sum(os.fstat(fd).st_size for fd in contents.values())
         if written_bytes > SCRATCH_BYTES:
-            raise ValueError(f"the files hold {written_bytes} bytes, and /scratch {SCRATCH_BYTES}; use stdin, or bind a folder")
+            raise ValueError(f"the files have {written_bytes} bytes, and /scratch holds {SCRATCH_BYTES}; use stdin, or bind a folder")
         filter_fd = closing.enter_context(_SealedFile(syscall_filter()))
         options = [
             *_view(),
@@ -173,7 +185,7 @@ def _execute(
 
 @cache
 def _view() -> tuple[str, ...]:
-    """The options that are the same for every run: namespaces, and all that is visible but /scratch."""
+    """The options that are the same for every run: namespaces, and everything visible except /scratch."""
     options = ["--die-with-parent", "--new-session", *NAMESPACES, "--hostname", "jail", "--cap-drop", "ALL"]
     options += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if os.geteuid() == 0 else ["--unshare-user"]
     options += ["--ro-bind", "/usr", "/usr"]
@@ -189,7 +201,7 @@ def _view() -> tuple[str, ...]:
 
 
 def _python_view() -> Iterator[str]:
-    """The interpreter and its standard library; of the folder that they lie in nothing else, it may be a person's."""
+    """Show the interpreter and its standard library, and nothing else of their folder: it may be in somebody's home."""
     prefix = Path(sys.base_prefix)
     if not prefix.is_relative_to("/usr"):
         for folder in (prefix / "bin", prefix / "lib", prefix / "lib64"):
@@ -213,7 +225,7 @@ def _device_view() -> Iterator[str]:
 
 
 def _bind(inside: str, folder: Path) -> Iterator[str]:
-    """Options that show a folder read-only, its parents open to the jail's user whatever they are on the host."""
+    """Options that show a folder read-only. The jail's user can reach it even where the host's own parents of it are closed to others."""
     for parent in reversed(PurePosixPath(inside).parents[:-1]):
         yield from ("--perms", "0755", "--dir", str(parent))
     if os.geteuid() == 0 and not _open_to_others(folder):
@@ -230,7 +242,7 @@ def _open_to_others(folder: Path) -> bool:
 
 
 def _drop_root() -> tuple[str, ...]:
-    """If bubblewrap runs as root, the user id of this run, which the kernel counts processes by."""
+    """Where bubblewrap runs as root, a command that changes to a user id of this run alone: the kernel counts processes by user id."""
     if os.geteuid() != 0:
         return ()
     uid = FIRST_UID + threading.get_native_id() % UIDS
@@ -248,11 +260,11 @@ def _scratch_path(name: str) -> str:
 
 
 class _MemoryFile:
-    """A context that gives the descriptor of an empty file in memory."""
+    """Context manager: the descriptor of an empty file in memory."""
 
     def __init__(self, name: str) -> None:
         made = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        self._fd = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 10)  # the shell that is process 1 uses 3
+        self._fd = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 10)  # 10 or more: process 1, a shell, uses 3
         os.close(made)
 
     def __enter__(self) -> int:
@@ -263,7 +275,7 @@ class _MemoryFile:
 
 
 class _SealedFile(_MemoryFile):
-    """The same with a content that nobody can change."""
+    """Context manager: the descriptor of a file in memory whose content nobody can change."""
 
     def __init__(self, content: str | bytes) -> None:
         super().__init__("content")
@@ -281,7 +293,7 @@ def _save(fd: int, path: Path) -> None:
     path.chmod(0o755)
 
 
-# ------------------------------------------------------------------------------------------------------------ whether it can be
+# ------------------------------------------------------------------------------------------------------------ can this host jail?
 
 
 INSTALL = "Install it on every node: `apt-get install bubblewrap` or `dnf install bubblewrap`"
@@ -291,11 +303,11 @@ REFUSING_SETTINGS = (
     ("/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=10000"),
     ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"),
 )
-"""Kernel settings that keep ordinary users from making jails, the value that does, and what root does about it."""
+"""Settings of the kernel that forbid jails to ordinary users: the file, the value that forbids, and the command by which root allows them."""
 
 
 def _find_bwrap() -> str:
-    """From the PATH; or beside this Python, where the set-up puts it."""
+    """The path of bwrap: from PATH, or beside this Python, where the set-up of `.venv` puts it."""
     beside = os.path.join(os.path.dirname(sys.executable), "bwrap")
     found = shutil.which("bwrap") or shutil.which(beside)
     if found is None:
@@ -308,10 +320,12 @@ def _check() -> None:
     if platform.machine() not in ARCHITECTURES:
         known = " and ".join(ARCHITECTURES)
         raise SandboxError(
-            f"a model's code cannot be jailed on {platform.machine()}, whose system calls are not known here; only on {known}"
+            f"a model's code cannot be jailed on {platform.machine()}: the numbers of its system calls are not known; use {known}"
         )
     if not os.path.exists(f"/proc/self/task/{threading.get_native_id()}/children"):
-        raise SandboxError("this kernel lacks CONFIG_PROC_CHILDREN, without which the memory of a model's code cannot be watched")
+        raise SandboxError(
+            "this kernel lacks CONFIG_PROC_CHILDREN, by which the memory of a model's code is watched; use a kernel that has it"
+        )
     try:
         result = Sandbox().run([*PYTHON, "-c", "print('jailed')"])
     except SandboxError as error:
@@ -324,12 +338,12 @@ def _remedy(said: str) -> str:
     if "Unknown option" in said:
         return f"Bubblewrap 0.7 or newer is needed, and {_find_bwrap()} is older"
     if "setpriv" in said:
-        return "Where rollcast runs as root, setpriv must be able to leave it: install util-linux, and allow CAP_SETUID and CAP_SETGID"
-    if os.geteuid() == 0:
         return (
-            "In a container it takes `docker run --cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined`"
+            "Where rollcast runs as root, setpriv must be able to change the user: install util-linux, and allow CAP_SETUID and CAP_SETGID"
         )
+    if os.geteuid() == 0:
+        return "In a container, start it by `docker run --cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined`"
     for path, value, remedy in REFUSING_SETTINGS:
         if os.path.exists(path) and Path(path).read_text().strip() == value:
-            return f"Ordinary users may not make namespaces here; as root: `{remedy}`"
-    return "Namespaces must be allowed for ordinary users (in a container: --security-opt seccomp=unconfined), and Linux be 5.14 or newer"
+            return f"Ordinary users may not make namespaces here; allow it as root by `{remedy}`"
+    return "Allow namespaces for ordinary users (in a container by --security-opt seccomp=unconfined), and use Linux 5.14 or newer"

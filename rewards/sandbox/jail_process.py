@@ -1,10 +1,20 @@
 """Runs one jail from its start to the death of its last process. rewards/sandbox/jail.py decides what the jail looks like.
 
-    this process ──► bwrap, the monitor ──► a shell, process 1 of the jail ──► the program ──► whatever it starts
+                          │ own namespaces: processes, network, IPC, host name, files
+    grader ──► monitor ───┼─► process 1 ──► program ──► whatever it starts
+               (bwrap)    │   (a shell)     (the model's code)
 
-Process 1 waits at a gate until this process has set the limits on it, which all others inherit. When it ends, the kernel
-kills everything in its process namespace, and only then the monitor sees the end: once the monitor is gone, all are. That is why
-process 1 is not bubblewrap's own, which the monitor does not wait for.
+    killer        killed                  when
+    this module   process 1, by SIGKILL   the program breaks a limit, or the run is over
+    kernel        the rest of the jail    process 1 has ended: its process namespace ends with it
+    kernel        the monitor             the grader dies    } bubblewrap's --die-with-parent
+    kernel        process 1               the monitor dies   }
+
+So to kill process 1 is to kill everything, also what the program has moved into a session of its own. The monitor learns of the end of
+process 1 only after all others are dead: when the monitor has ended, nothing of the run is left. For this, process 1 must be our shell
+(--as-pid-1). The monitor does not wait for the end of bubblewrap's own process 1.
+
+Process 1 first waits at a *gate*, a pipe, until this process has set its limits. All that it starts inherits them.
 """
 
 from __future__ import annotations
@@ -31,16 +41,16 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/scratch", "TMPD
 
 WATCH_INTERVAL_S = 0.05
 SETUP_TIMEOUT_S = 30.0
-"""Milliseconds, unless the machine is close to standing still."""
+"""Time to make a jail. It takes milliseconds, unless the machine is overloaded."""
 
 OPEN_FILES = 64
-"""Each may hold buffers in the kernel that are nobody's resident memory."""
+"""Limit for one process. Each may hold buffers in the kernel, which are not in the resident memory of any process."""
 
 SOCKET_BUFFER_FILE = "/proc/sys/net/core/wmem_default"
-"""Bytes that one socket may keep in the kernel, but for one message more: the jail may not change it."""
+"""Holds the bytes that one socket may keep in the kernel, besides one message. The jail cannot change it."""
 
 SCRATCH_FILES = 20_000
-"""An empty file takes about a kilobyte of the kernel's memory, which the size of a tmpfs does not count."""
+"""Limit for one run. An empty file takes about a kilobyte of the kernel's memory, which the size limit of /scratch does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +58,14 @@ class Limits:
     """The limits of one run.
 
     Args:
-        wall_s: wall seconds, from the start of the program; more is ending "timeout".
-        cpu_s: CPU seconds of one process, rounded up; more is ending "timeout" too. Default: `wall_s` rounded up + 1.
-        memory_bytes: address space of one process (its allocation then fails, which programs show as MemoryError or bad_alloc:
-            ending "exited", code not 0), and memory of all processes together, looked at every 50 ms (ending "memory"). The
-            files in /scratch come on top.
-        processes: processes and threads at a time, the program itself included; starting another one fails.
-        file_bytes: size of one file; writing more is signal SIGXFSZ, or an error where that is ignored.
-        output_bytes: size of stdout and of stderr; more is ending "output".
+        wall_s: wall seconds since the start of the program. Beyond it the ending is "timeout".
+        cpu_s: CPU seconds of one process, rounded up. Beyond it the ending is "timeout" too. Default: `wall_s` rounded up + 1.
+        memory_bytes: two limits. First, the address space of one process: an allocation beyond it fails, and most programs then exit
+            with MemoryError or bad_alloc (ending "exited", code not 0). Second, the memory of all processes together, measured
+            every 50 ms: beyond it the ending is "memory". Files in /scratch are not counted.
+        processes: processes and threads at one time, the program included. Starting another one fails.
+        file_bytes: size of one file. A write beyond it raises SIGXFSZ, or fails where the program ignores that signal.
+        output_bytes: size of stdout, and of stderr. Beyond it the ending is "output".
     """
 
     wall_s: float = 5.0
@@ -71,10 +81,11 @@ class Result:
     """The result of a run.
 
     Args:
-        stdout: decoded as UTF-8 with replacement characters; at most `output_bytes` of it.
-        stderr: as stdout.
-        exit_code: 128 + n after signal n.
-        ending: "exited" by itself, whatever its code; "signal" where a signal ended it, or where its code says so.
+        stdout: the first `output_bytes` of it, decoded as UTF-8; bytes that are not UTF-8 are replaced.
+        stderr: the same for stderr.
+        exit_code: the program's exit code, or 128 + n after signal n.
+        ending: "exited" if the program ended by itself, with any code; "signal" if a signal ended it, or if its code is 128 + a signal;
+            otherwise the limit that it broke.
         wall_s: wall seconds that the program ran.
     """
 
@@ -94,10 +105,10 @@ def execute(bwrap: Sequence[str], command: Sequence[str], descriptors: Sequence[
     """Run a command in a jail.
 
     Args:
-        bwrap: the program and its options, without those that this module adds.
-        command: process 1 of the jail, and the program that it runs.
-        descriptors: what the two refer to.
-        stdin: a descriptor of a file, so that nobody need feed it.
+        bwrap: bubblewrap and its options, without those that this module adds.
+        command: process 1 of the jail, followed by the program that it runs.
+        descriptors: open descriptors whose numbers occur in `bwrap` and `command`.
+        stdin: descriptor of a file, not of a pipe: nobody has to write to it while the program runs.
 
     Raises:
         SandboxError: the jail could not be made.
@@ -141,9 +152,9 @@ class _Jail:
         self._finished = False
 
     def open_gate(self, limits: Limits) -> None:
-        """Limit process 1, and let it start the program. Where there is no process 1, `result` says why."""
+        """Set the limits of process 1, and let it start the program. If bubblewrap made no process 1, `result` raises the reason."""
         status = self._read_status()
-        with suppress(ProcessLookupError, BrokenPipeError):  # bubblewrap failed
+        with suppress(ProcessLookupError, BrokenPipeError):  # bubblewrap failed in the meantime
             if status:
                 self._first = json.loads(status)["child-pid"]
                 self._first_fd = os.pidfd_open(self._first)
@@ -152,13 +163,13 @@ class _Jail:
             os.write(self._gate, b"1")
 
     def _read_status(self) -> bytes:
-        """The first line of bubblewrap's status, which it writes in pieces; b"" where it failed before."""
+        """The first line of bubblewrap's status, which it writes in pieces; b"" if it failed before."""
         line = bytearray()
         deadline_s = time.monotonic() + SETUP_TIMEOUT_S
         while not line.endswith(b"\n"):
             ready = _readable(self._status, deadline_s - time.monotonic())
             if not ready:
-                raise SandboxError(f"bubblewrap did not start within {SETUP_TIMEOUT_S:g} s; is this machine out of memory?")
+                raise SandboxError(f"bubblewrap made no jail within {SETUP_TIMEOUT_S:g} s; look whether this machine is out of memory")
             data = os.read(self._status, 4096)
             if not data:
                 return b""
@@ -166,7 +177,7 @@ class _Jail:
         return bytes(line)
 
     def watch(self, limits: Limits) -> Ending | None:
-        """Collect output until the program ends, or say which limit it broke."""
+        """Collect output until the program ends (None) or breaks a limit (which one)."""
         deadline_s = self._started_s + limits.wall_s
         look_s = self._started_s + WATCH_INTERVAL_S
         with selectors.PollSelector() as selector:
@@ -185,7 +196,8 @@ class _Jail:
                         selector.unregister(fd)
                     if len(self._output[fd]) > limits.output_bytes:
                         return "output"
-        return None if _readable(self._monitor_fd, 0.0) else "timeout"  # this process may have been held up itself
+        # this process itself may have been held up: a program that has ended meanwhile did not time out
+        return None if _readable(self._monitor_fd, 0.0) else "timeout"
 
     def _read(self, fd: int) -> bytes:
         data = os.read(fd, 1 << 16)
@@ -195,7 +207,8 @@ class _Jail:
     def _takes_too_much(self, memory_bytes: int) -> bool:
         members = _below(self._first)
         if not members:
-            return False  # it is being made, or it ends
+            return False  # the jail is being made, or is ending
+        # resident memory is quick to read, but counts a shared page once for each process: only where it is too much, ask exactly
         left_bytes = memory_bytes - _socket_bytes(self._first)
         if sum(map(_resident_bytes, members)) > left_bytes and sum(map(_proportional_bytes, members)) > left_bytes:
             return True
@@ -205,13 +218,14 @@ class _Jail:
         return False
 
     def end(self) -> None:
-        """Kill what lives, and wait until all of it is gone. What the program had written is read to the end."""
+        """Kill what is alive, and wait until nothing is. Read the rest of what the program wrote."""
         self._ended_s = time.monotonic()
         if self._first_fd >= 0:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._first_fd, signal.SIGKILL)
         else:
-            for pid in (*_below(self._monitor.pid), self._monitor.pid):  # this order: process 1 may not yet die with the monitor
+            # no process 1 is known: bubblewrap is still making it, and perhaps has not tied it to the monitor's life; so children first
+            for pid in (*_below(self._monitor.pid), self._monitor.pid):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self._monitor.wait()
@@ -248,9 +262,9 @@ class _Jail:
 
 
 def _limit(pid: int, limits: Limits) -> None:
-    """All limits but the size of files, which process 1 sets itself: bubblewrap may still be writing ours."""
+    """Set the limits of process 1, except that of the size of files, which it sets itself: bubblewrap may still be writing our files."""
     cpu_s = math.ceil(limits.wall_s) + 1 if limits.cpu_s is None else math.ceil(limits.cpu_s)
-    processes = limits.processes + (os.geteuid() != 0)  # process 1 counts, where it is not root's
+    processes = limits.processes + (os.geteuid() != 0)  # process 1 counts too, unless it is root's
     wanted = {
         resource.RLIMIT_AS: (limits.memory_bytes, limits.memory_bytes),
         resource.RLIMIT_CPU: (cpu_s, cpu_s + 1),
@@ -268,7 +282,7 @@ def _limit(pid: int, limits: Limits) -> None:
 
 
 def _below(pid: int) -> list[int]:
-    """The processes below `pid`, from the kernel's own lists of children: /proc as a whole may be long."""
+    """The processes below `pid`, read from the kernel's lists of children. A search through all of /proc may be slow."""
     found = list(_children(pid))
     for member in found:
         found.extend(_children(member))
@@ -283,7 +297,7 @@ def _children(pid: int) -> Iterator[int]:
 
 
 def _socket_bytes(pid: int) -> int:
-    """The most that the sockets in the network namespace of a process hold in the kernel: a buffer and one message each."""
+    """The most bytes that the sockets in a process's network namespace can hold in the kernel: a buffer and one message each."""
     with (
         suppress(OSError, ValueError, IndexError),
         open(f"/proc/{pid}/net/sockstat", "rb") as sockets,
@@ -300,7 +314,7 @@ def _resident_bytes(pid: int) -> int:
 
 
 def _proportional_bytes(pid: int) -> int:
-    """Resident memory, in which a page that n processes share counts 1/n for each. Slower than `_resident_bytes`."""
+    """Resident memory in which a page shared by n processes counts 1/n for each of them. Slower to read than `_resident_bytes`."""
     with suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as rollup:
         for line in rollup:
             if line.startswith(b"Pss:"):

@@ -1,4 +1,4 @@
-"""Programs in the jail of this node."""
+"""Run programs in jails on this node."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from rewards.sandbox.runner import (
 )
 
 JAIL_S = 0.5
-"""What making and leaving a jail may add to a run; it is about 0.01."""
+"""Time that a jail may add to a run. It takes about 0.01 s; the rest is for a busy machine."""
 
 
 class LocalRunner:
-    """Runs programs in the jail of this node."""
+    """Runs programs in jails on this node."""
 
     name: Provider = "local"
-    parallel_runs = 1  # a reward worker has one core, and time limits are of wall time
+    parallel_runs = 1  # a reward worker has one core, and the limits are on wall time
 
     def __init__(self) -> None:
         self._sandbox = Sandbox()
@@ -56,7 +56,7 @@ class LocalRunner:
 
 @dataclass(frozen=True, slots=True)
 class LocalProgram:
-    """A program that is ready to run in jails: its files, the compiled one among them, and its command there."""
+    """A program that is ready to run in jails: its files, with the executable if it is compiled, and its command inside."""
 
     sandbox: Sandbox
     command: tuple[str, ...]
@@ -72,7 +72,7 @@ class LocalProgram:
         output: str | None = None,
         bind: Mapping[str, Path] = {},
     ) -> Result:
-        """As `Prepared.run`; `bind` shows folders of this host, as `Sandbox.run` does."""
+        """Run it once: `Prepared.run`, and `bind` as in `Sandbox.run`."""
         command = [*self.command, *arguments]
         if output is not None:
             command = with_output_file(command, output)
@@ -81,7 +81,7 @@ class LocalProgram:
 
 @lru_cache(maxsize=8)
 def _compiled(files: tuple[tuple[str, str], ...]) -> bytes:
-    """An executable, made of C++ in a jail. The completions of a group have one checker or manager, which is compiled once."""
+    """Compile C++ in a jail. The results are kept: the completions of a group share one checker or manager."""
     program = Program("cpp", dict(files))
     command = [_compiler(), *COMPILER_FLAGS, "-o", "program", *program.sources]
     with tempfile.TemporaryDirectory(prefix="rollcast-") as folder:
@@ -95,7 +95,7 @@ def _compiler() -> str:
     compiler = available_compiler()
     if compiler is None:
         raise RewardError(
-            "there is no C++ compiler in /usr on this node, and the reward runs C++; install one on every node "
-            "(`apt-get install g++`), or use another provider"
+            "the reward runs C++, and this node has no C++ compiler in /usr; install one on every node (`apt-get install g++`), or use "
+            "another provider"
         )
     return compiler

@@ -1,7 +1,7 @@
-"""Programs on Piston, a code execution service with an HTTP API (https://github.com/engineer-man/piston, API version 2).
+"""Run programs on Piston, a code execution service with an HTTP API (https://github.com/engineer-man/piston, API version 2).
 
-It keeps nothing between requests: every run sends the program, and C++ is compiled each time. The servers need Piston's own
-`python` and `gcc` packages, and limits (PISTON_RUN_TIMEOUT, PISTON_COMPILE_TIMEOUT) that are no lower than the rewards'.
+Piston keeps nothing between requests: every run sends the program again, and C++ is compiled again. The servers need Piston's packages
+`python` and `gcc`. Their limits PISTON_RUN_TIMEOUT and PISTON_COMPILE_TIMEOUT must not be lower than those of the rewards.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from rewards.sandbox.jail import Ending, Limits, Result
 from rewards.sandbox.runner import COMPILE_LIMITS, CompilationError, Language, Prepared, Program, Provider
 
 LANGUAGES: dict[Language, str] = {"python": "python", "cpp": "c++"}
-"""Our names -> Piston's."""
+"""Our name of a language -> Piston's."""
 
 ATTEMPTS, RETRY_S = 6, 60.0
-"""Requests for one run over all endpoints, and wall seconds after which no further one is made."""
+"""Most requests for one run, over all endpoints together; and wall seconds after which no new one is made."""
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 8.0
-"""Between rounds over all endpoints; doubles from round to round."""
+"""Pause after each round over all endpoints. It doubles from round to round."""
 
 QUEUE_S = 30.0
-"""What a busy server may let a request wait, over its own limits."""
+"""Time that a busy server may keep a request waiting before it runs the program."""
 
 CHECK_TIMEOUT_S = 10.0
 MOST_ANSWER_BYTES = 64 << 20
 
 BUSY = "Resource temporarily unavailable"
-"""What a program says that an overloaded server could not start."""
+"""Error text of a program that an overloaded server could not start."""
 
 SIGNALS = {"SIGILL": 4, "SIGABRT": 6, "SIGBUS": 7, "SIGFPE": 8, "SIGKILL": 9, "SIGSEGV": 11, "SIGPIPE": 13, "SIGTERM": 15, "SIGXCPU": 24}
 
@@ -81,7 +81,7 @@ class _Stage:
 
     @property
     def ending(self) -> Ending:
-        """Newer servers say why they killed a program; older ones do so for time and for output, and say nothing."""
+        """The ending. Newer servers say why they killed a program; older ones kill for time and for output, and do not say which."""
         if self.status in ("OL", "EL"):
             return "output"
         if self.status == "TO" or (self.status is None and self.signal == "SIGKILL"):
@@ -100,14 +100,14 @@ class _Execution:
 
 
 class _UnavailableError(Exception):
-    """This endpoint could not answer now; another, or the same one later, may."""
+    """This endpoint gave no answer. Another may, or the same one later."""
 
 
 class PistonRunner:
-    """Runs programs on the first endpoint that answers, and tries the next one where one is down or busy.
+    """Runs programs on the first endpoint that answers. If one is down or busy, the next is tried.
 
     Args:
-        endpoints: addresses: `http://host:2000`, or with the path `/api/v2`. Default: PISTON_ENDPOINTS, separated by commas.
+        endpoints: addresses such as `http://host:2000`, with or without `/api/v2`. Default: PISTON_ENDPOINTS, separated by commas.
     """
 
     name: Provider = "piston"
@@ -129,7 +129,7 @@ class PistonRunner:
             if not missing:
                 return
             failures.append(f"{endpoint}: it lacks {', '.join(sorted(missing))} (POST /api/v2/packages installs a language)")
-        raise RewardError(f"no Piston endpoint can be used; start one, or correct its address. {'; '.join(failures)}")
+        raise RewardError(f"no Piston endpoint can be used ({'; '.join(failures)}); start one, or correct its address")
 
     @contextmanager
     def prepare(self, program: Program) -> Iterator[Prepared]:
@@ -139,7 +139,7 @@ class PistonRunner:
         return runs * (RETRY_S + COMPILE_LIMITS.wall_s + wall_s + QUEUE_S)
 
     def execute(self, request: _Request, timeout_s: float) -> _Execution:
-        """One execution, with retries. Raises RewardError naming the endpoints."""
+        """Execute a request, and try again if need be. Raises RewardError with the failure of every endpoint."""
         order = list(self._endpoints())
         failures: dict[str, str] = {}
         delay_s, give_up_s = FIRST_DELAY_S, time.monotonic() + RETRY_S
@@ -149,7 +149,7 @@ class PistonRunner:
             try:
                 answer = _execution(_request(f"{order[0]}/execute", request, timeout_s))
                 if not _looks_overloaded(answer):
-                    self._ready = order  # the next run begins with the endpoint that answered
+                    self._ready = order  # the next run starts with the endpoint that answered
                     return answer
                 overloaded = answer
                 failures[order[0]] = BUSY
@@ -162,9 +162,9 @@ class PistonRunner:
                 time.sleep(delay_s * random.uniform(0.8, 1.2))
                 delay_s = min(2 * delay_s, LONGEST_DELAY_S)
         if overloaded:
-            return overloaded  # it is the program that says so again and again: a fork bomb
+            return overloaded  # every server says so: the program itself starts too many processes
         said = "; ".join(f"{endpoint}: {failure}" for endpoint, failure in failures.items())
-        raise RewardError(f"no Piston endpoint ran the program in {attempt} attempts; look at the servers. {said}")
+        raise RewardError(f"no Piston endpoint ran the program in {attempt} attempts ({said}); look at the servers")
 
     def _endpoints(self) -> list[str]:
         if not self._ready:
@@ -172,10 +172,10 @@ class PistonRunner:
             self._ready = [_address(endpoint.strip()) for endpoint in given if endpoint.strip()]
             if not self._ready:
                 raise ConfigError(
-                    "provider piston needs the addresses of its servers; set `endpoints` in the reward's params, or "
-                    "PISTON_ENDPOINTS, separated by commas, on every node"
+                    "provider piston needs the addresses of its servers; set `endpoints` in the reward's params, or the environment "
+                    "variable PISTON_ENDPOINTS on every node, separated by commas"
                 )
-            random.shuffle(self._ready)  # graders begin with different ones
+            random.shuffle(self._ready)  # so that graders do not all start with the same one
         return self._ready
 
 
@@ -194,7 +194,9 @@ class _PistonProgram:
         output: str | None = None,
     ) -> Result:
         if output is not None:
-            raise RewardError("Piston gives back what a program prints, not the files that it writes; use provider local for such tests")
+            raise RewardError(
+                "Piston returns what a program prints, not the files that it writes; use provider local for problems with output files"
+            )
         request: _Request = {
             "language": LANGUAGES[self.program.language],
             "version": "*",
@@ -222,7 +224,7 @@ def _address(endpoint: str) -> str:
 
 
 def _request(url: str, body: _Request | None, timeout_s: float) -> object:
-    import urllib.error  # as long as all other imports of a grader together, and few use Piston
+    import urllib.error  # imported here: it takes as long as all other imports of a grader together
     import urllib.request
     from http.client import HTTPException
 
@@ -260,7 +262,7 @@ def _runtimes(endpoint: str) -> set[str]:
 
 
 def _execution(answer: object) -> _Execution:
-    """An answer whose stages can be read."""
+    """Read the answer to a request. Raises _UnavailableError if it is none."""
     stages = answer if isinstance(answer, dict) else {}
     execution = _Execution(_stage(stages.get("compile")), _stage(stages.get("run")))
     compiler_failed = execution.compiled is not None and execution.compiled.exit_code != 0

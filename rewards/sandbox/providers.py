@@ -1,4 +1,4 @@
-"""A provider's name to its runner."""
+"""Find the runner of a provider by its name."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rewards.sandbox.runner import Provider, Runner
 
 
 def make_runner(provider: str, *, endpoints: Sequence[str] | str | None = None, image: str | None = None) -> Runner:
-    """The runner of a provider. Cheap: nothing is imported, looked for or started.
+    """Make the runner of a provider. This is cheap: nothing is imported, checked or started.
 
     Args:
         provider: `local` is the jail on this node; `piston`, `e2b` and `morph` are services.
-        endpoints: of `piston` alone: its addresses. Default: PISTON_ENDPOINTS, separated by commas.
-        image: of `e2b` a template, of `morph` the id of a snapshot, with Python 3 and for C++ g++.
+        endpoints: for `piston` only: addresses of its servers. Default: PISTON_ENDPOINTS, separated by commas.
+        image: for `e2b` a template, for `morph` the id of a snapshot. It has Python 3, and g++ if C++ is run.
 
     Raises:
         ConfigError: there is no such provider, or it has no such setting.
@@ -26,7 +26,9 @@ def make_runner(provider: str, *, endpoints: Sequence[str] | str | None = None, 
     if provider not in get_args(Provider):
         raise ConfigError(f"provider {provider!r} is unknown; use one of {', '.join(get_args(Provider))}")
     if endpoints is not None and provider != "piston":
-        raise ConfigError(f"endpoints are piston's, and the provider is {provider}; set provider: piston, or leave endpoints out")
+        raise ConfigError(
+            f"endpoints are a setting of piston, and the provider is {provider}; set provider: piston, or leave endpoints out"
+        )
     if image is not None and provider not in ("e2b", "morph"):
         raise ConfigError(f"image is a setting of e2b and morph, and the provider is {provider}; leave it out")
     if provider == "local":

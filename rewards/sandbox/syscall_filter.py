@@ -1,13 +1,27 @@
-"""The seccomp filter of the jail: a program for the kernel's packet filter, made without libseccomp.
+"""The seccomp filter of the jail: which system calls the kernel refuses to a model's program. Made without libseccomp.
 
-Namespaces hide the host's files, processes and networks. What they do not cover is refused here, with EPERM:
+Namespaces hide the host's files, processes and networks. This filter refuses what they do not cover:
 
-- sockets other than UNIX ones: the network namespace does not hold a virtual machine's VSOCK, which reaches its host, and the buffers of IP
-  sockets grow in the kernel's memory; those of UNIX sockets keep the size that the jail counts for each;
-- io_uring, whose operations no filter sees;
-- memory that belongs to no process, so that nobody's resident memory shows it: shared memory without a file, memfd, System V IPC, message
+- sockets other than UNIX ones: in a virtual machine a VSOCK reaches the host, past the network namespace; and the buffers of IP sockets
+  grow in the kernel's memory, while those of UNIX sockets keep the size that the jail counts for each;
+- io_uring: its operations are no system calls, so no filter sees them;
+- memory that belongs to no process, which the watch over memory cannot see: shared memory without a file, memfd, System V IPC, message
   queues, pages given to a pipe, queues of inotify;
-- namespaces of its own, mounts, tracing, keyrings, BPF: the parts of the kernel in which most escapes were found.
+- new namespaces, mounts, tracing, keyrings, BPF: most escapes from containers were found in these parts of the kernel.
+
+The filter is a program for the kernel's packet filter (classic BPF): a list of instructions of 8 bytes, which the kernel runs at every
+system call. It can load a 4-byte word of the call (its number, the architecture, half of an argument), compare it, jump forward, and
+return a decision:
+
+    wrong architecture?        kill the process
+    number has the X32 bit?    ENOSYS
+    number in REFUSED?         EPERM
+    clone3?                    ENOSYS
+    clone                      EPERM if its flags ask for a new namespace
+    mmap                       EPERM if shared and without a file
+    setsockopt                 EPERM if it sets the size of the send buffer
+    socket                     EAFNOSUPPORT unless it is a UNIX socket
+    anything else              allow
 
 Source: seccomp(2) and linux/filter.h; the numbers are those of asm/unistd_64.h and asm-generic/unistd.h.
 """
@@ -19,7 +33,7 @@ import platform
 import struct
 
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-"""Machine -> its column in the tables below, and its AUDIT_ARCH number."""
+"""Machine -> its column in the tables below, and the number by which the kernel calls it (AUDIT_ARCH)."""
 
 REFUSED = {
     "add_key": (248, 217),
@@ -63,25 +77,29 @@ REFUSED = {
 CLONE, CLONE3, SOCKET, SETSOCKOPT, MMAP = (56, 220), (435, 435), (41, 198), (54, 208), (9, 222)
 
 NEW_NAMESPACES = 0x7E020080
-"""CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET, and TIME, whose bit is an exit signal's to clone(2) but no valid one."""
+"""Flags of clone: CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET and TIME. In clone(2) the bit of TIME belongs to the exit signal's number,
+but no valid signal has it."""
 
 AF_UNIX, SOL_SOCKET, SO_SNDBUF = 1, 1, 7
 MAP_SHARED, MAP_ANONYMOUS = 0x01, 0x20
-"""Bits of mmap(2)'s flags; MAP_SHARED_VALIDATE has the first, too. Pages of such a mapping stay when no process has them in its memory."""
+"""Flags of mmap(2); MAP_SHARED_VALIDATE contains MAP_SHARED. Pages shared without a file exist even while no process has them in its memory."""
 
 X32 = 0x40000000
-"""System calls of x86-64's other calling convention have this bit; their numbers would slip through."""
+"""Bit of the numbers of x86-64's second calling convention (x32). A comparison with the ordinary numbers would miss them."""
 
+# instruction codes of linux/filter.h: BPF_LD+W+ABS, BPF_JMP+JEQ+K, +JGE, +JSET, BPF_RET
 LOAD, JUMP_EQUAL, JUMP_ABOVE, JUMP_BITS, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+# byte offsets in struct seccomp_data; of an argument the lower half
 NUMBER, ARCHITECTURE, FIRST_ARGUMENT, SECOND_ARGUMENT, THIRD_ARGUMENT, FOURTH_ARGUMENT = 0, 4, 16, 24, 32, 40
+# decisions: SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_ERRNO (plus the errno), SECCOMP_RET_ALLOW
 KILL, ERROR, ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 
 
 def syscall_filter(machine: str = platform.machine()) -> bytes:
-    """The filter as bubblewrap's --seccomp reads it.
+    """The bytes that bubblewrap's --seccomp reads.
 
     Raises:
-        KeyError: the numbers of this machine's system calls are not known here.
+        KeyError: `machine` is not in ARCHITECTURES.
     """
     column, architecture = ARCHITECTURES[machine]
     refuse = _return(ERROR | errno.EPERM)
@@ -89,11 +107,11 @@ def syscall_filter(machine: str = platform.machine()) -> bytes:
     program += [_skip_unless(JUMP_ABOVE, X32), _return(ERROR | errno.ENOSYS)]
     for numbers in REFUSED.values():
         program += [_skip_unless(JUMP_EQUAL, numbers[column]), refuse]
-    # clone3 passes its flags by address, where no filter can read them; without it the C library uses clone
+    # clone3 passes its flags by address, and a filter cannot read memory; told ENOSYS, the C library uses clone
     program += [_skip_unless(JUMP_EQUAL, CLONE3[column]), _return(ERROR | errno.ENOSYS)]
     program += [_skip_unless(JUMP_EQUAL, CLONE[column], 0, 4), _load(FIRST_ARGUMENT), _skip_unless(JUMP_BITS, NEW_NAMESPACES), refuse]
     program += [_return(ALLOW)]
-    # from here on the accumulator holds an argument: each of these ends with its own answer
+    # the blocks below load an argument over the call's number: so each returns its own decision
     program += [_skip_unless(JUMP_EQUAL, MMAP[column], 0, 5), _load(FOURTH_ARGUMENT), _skip_unless(JUMP_BITS, MAP_ANONYMOUS, 0, 2)]
     program += [_skip_unless(JUMP_BITS, MAP_SHARED), refuse, _return(ALLOW)]
     program += [_skip_unless(JUMP_EQUAL, SETSOCKOPT[column], 0, 6), _load(SECOND_ARGUMENT), _skip_unless(JUMP_EQUAL, SOL_SOCKET, 0, 3)]
@@ -112,7 +130,7 @@ def _load(offset: int) -> bytes:
 
 
 def _skip_unless(test: int, operand: int, if_true: int = 0, if_false: int = 1) -> bytes:
-    """Go on with the next instruction where the test holds, else with the one after it."""
+    """Run the next instruction if the test holds, otherwise skip it. The jumps say how many instructions are skipped in each case."""
     return _instruction(test, operand, if_true, if_false)
 
 

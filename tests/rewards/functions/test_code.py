@@ -274,7 +274,7 @@ def test_a_missing_compiler_is_an_error_with_its_remedy(monkeypatch: pytest.Monk
 def test_unknown_providers_and_settings_of_others_are_refused() -> None:
     with pytest.raises(ConfigError, match="provider 'docker' is unknown; use one of local, piston, e2b, morph"):
         load("code", provider="docker")
-    with pytest.raises(ConfigError, match="endpoints are piston's, and the provider is local"):
+    with pytest.raises(ConfigError, match="endpoints are a setting of piston, and the provider is local"):
         load("code", endpoints=["http://x:2000"])
     with pytest.raises(ConfigError, match="image is a setting of e2b and morph"):
         load("code", provider="piston", image="x")

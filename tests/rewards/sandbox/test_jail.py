@@ -368,7 +368,7 @@ def test_a_jail_that_does_not_start_is_ended(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(jail_process, "SETUP_TIMEOUT_S", 1.0)
-    with pytest.raises(SandboxError, match="bubblewrap did not start within 1 s"):
+    with pytest.raises(SandboxError, match="bubblewrap made no jail within 1 s"):
         Sandbox().run(["true", MARK])
 
 
