@@ -1,7 +1,7 @@
-"""RewardPool: the driver's handle of all reward workers. The only file of rewards/ that calls Ray.
+"""RewardPool: all reward workers, as the driver sees them. The only file of rewards/ that starts Ray actors or calls them.
 
-A group goes to the worker with the least to do. A worker that dies or stands still is replaced, and its groups are scored
-by another: scoring is idempotent. Ray itself retries and restarts nothing.
+A group goes to the worker that has the fewest completions to score. A worker that dies or no longer answers is replaced, and its groups
+are scored again by another worker: scoring a group twice does no harm. Ray itself retries and restarts nothing.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ Actor: TypeAlias = Any
 """Ray's handle of a `RewardWorker`. It makes its methods at run time, where no type checker sees them."""
 
 START_TIMEOUT_S = 300.0
-"""A worker that has not loaded its rewards after so long has failed; its process may wait for a node."""
+"""Limit on starting a worker and loading its rewards. It includes waiting for a node with room."""
 
 PING_EVERY_S, PONG_WITHIN_S = 5.0, 15.0
-"""A worker enforces the deadlines of its gradings itself; one that scores for long is asked this often whether it still stands."""
+"""While a worker scores a group, it is pinged this often, and must answer this soon. It keeps the deadlines of gradings itself."""
 
 CLOSE_TIMEOUT_S = 30.0
-"""Workers that have not ended their graders after so long are killed; the graders end with them."""
+"""Limit on ending the graders of all workers. Then the workers are killed, and their graders end with them."""
 
 
 @dataclass(frozen=True, slots=True)
 class RewardPoolStatus:
-    """The pool at one moment; counts are since its start."""
+    """The pool at one moment. Counts are since its start."""
 
     workers: int
-    """Workers that can score."""
+    """Workers that are ready to score."""
     in_flight: int
     """Groups being scored."""
     busy_s: float
-    """Wall seconds in which workers scored, summed over workers, replaced ones included."""
+    """Wall seconds in which a worker was scoring, summed over all workers, also those since replaced."""
     busy_share: float
-    """`busy_s` divided by the wall seconds that all workers together could have worked."""
+    """`busy_s` divided by the wall seconds since the start times the number of workers."""
     graders_replaced: int
     workers_restarted: int
     outcomes: Mapping[str, Mapping[Outcome, int]]
@@ -57,14 +57,14 @@ class RewardPoolStatus:
 
 @dataclass
 class _Slot:
-    """One numbered slot of the pool: the worker in it now, and its counts. The worker that replaces a dead one gets the same slot."""
+    """A numbered slot of the pool: the worker that has it now, and that worker's counts."""
 
     index: int
     log_path: Path
     actor: Actor = None
     facts: WorkerFacts | None = None
     completions: int = 0
-    """In flight."""
+    """Completions being scored."""
     groups: int = 0
     busy_s: float = 0.0
     graders_replaced: int = 0
@@ -76,7 +76,7 @@ class _Slot:
 
 
 class RewardPool:
-    """Scores groups on reward workers. Make one with `start`; all methods run on one event loop.
+    """Scores groups on reward workers. Make one with `start`. All methods must run on the same event loop.
 
     Example:
         pool = await RewardPool.start(config, ray_options={}, log_dir=run_dir / "logs")
@@ -107,12 +107,12 @@ class RewardPool:
         """Start all workers and load the rewards.
 
         Args:
-            config: the run.
-            ray_options: options of each worker's actor beyond its CPU cores: node labels, runtime environment.
+            config: the settings of the run.
+            ray_options: Ray's options for each worker's actor, such as node labels. They overrule the pool's own.
             log_dir: folder of the workers' logs, `reward-<index>.log`.
 
         Raises:
-            ConfigError: a reward's name or parameter is wrong; nothing was started.
+            ConfigError: a reward's name or parameter is wrong. Nothing was started.
             RewardError: a reward cannot be loaded, or a worker does not start.
         """
         section = config.rewards_resolved
@@ -133,14 +133,14 @@ class RewardPool:
         """Score one group.
 
         Args:
-            body: reference of its table in the object store; the worker pulls it, once.
-            summary: its facts.
+            body: reference of the group's table in the object store. Only the worker fetches the table.
+            summary: the facts about the group.
             step: optimizer steps done.
 
         Raises:
-            RewardError: `on_error` is `fail` and a reward failed; too many failed of the last `error_window` completions; or no
-                worker can be kept alive.
-            RolloutError: the body is lost; the group must be sampled again.
+            RewardError: a reward failed and `on_error` is `fail`; or rewards failed on too many of the last `error_window` completions;
+                or workers died more often than `max_restarts`.
+            RolloutError: the body is lost, and the group must be sampled again.
         """
         while True:
             slot = await self._least_loaded()
@@ -161,7 +161,7 @@ class RewardPool:
             await self._changed.wait()
 
     async def _score_on(self, slot: _Slot, body: BodyRef, summary: GroupSummary, step: int) -> WorkerReport | None:
-        """Score on this worker; None when it was lost, and is being replaced."""
+        """Score a group on this worker. Return None if the worker was lost; it is then being replaced."""
         from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
         actor, size = slot.actor, len(summary.completion_tokens_G)
@@ -176,7 +176,7 @@ class RewardPool:
         except (RayActorError, TimeoutError) as error:
             self._lost(slot, actor, error)
         except ObjectLostError as error:
-            raise RolloutError(f"the body of group {summary.prompt_id} is lost with its node; sample the prompt again") from error
+            raise RolloutError(f"the body of group {summary.prompt_id} was lost with its node; sample the prompt again") from error
         except RayTaskError as error:
             raise _as_reward_error(error, slot) from error
         finally:
@@ -187,7 +187,7 @@ class RewardPool:
         return None
 
     async def _open(self, slot: _Slot) -> None:
-        """Put a new worker on a slot."""
+        """Start a worker in this slot, and wait until its rewards are loaded."""
         import ray
         from ray.exceptions import RayActorError, RayTaskError
 
@@ -208,7 +208,7 @@ class RewardPool:
         self._changed.set()
 
     def _lost(self, slot: _Slot, actor: Actor, error: Exception) -> None:
-        """Begin to replace a worker; of the many calls that its death ends only the first does so."""
+        """Begin to replace a worker. Its death ends many calls; only the first of them does this."""
         import ray
 
         if slot.actor is not actor or not slot.ready.is_set():
@@ -219,7 +219,7 @@ class RewardPool:
         self._retired_graders_replaced += slot.graders_replaced
         slot.busy_s, slot.graders_replaced = 0.0, 0
         self._restarts += 1
-        why = "stood still" if isinstance(error, TimeoutError) else "died"
+        why = "did not answer" if isinstance(error, TimeoutError) else "died"
         if self._restarts > self._section.max_restarts:
             self._end(
                 RewardError(
@@ -230,7 +230,7 @@ class RewardPool:
                 )
             )
             return
-        logger.warning("%s %s; it is replaced (%d of %d)", slot.name, why, self._restarts, self._section.max_restarts)
+        logger.warning("%s %s; it is being replaced (replacement %d of %d)", slot.name, why, self._restarts, self._section.max_restarts)
         task = asyncio.get_running_loop().create_task(self._reopen(slot))
         self._restarting.add(task)
         task.add_done_callback(self._restarting.discard)
@@ -287,7 +287,7 @@ class RewardPool:
         )  # fmt: skip
 
     def status(self) -> RewardPoolStatus:
-        """Count what the pool has done and is doing."""
+        """The pool's counts at this moment."""
         elapsed_s = (asyncio.get_running_loop().time() - self._started_s) * len(self._slots)
         busy_s = self._retired_busy_s + sum(slot.busy_s for slot in self._slots)
         return RewardPoolStatus(
@@ -301,11 +301,11 @@ class RewardPool:
         )
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the workers that can score, in the order of their logs."""
+        """Process ids of the workers that are ready, in the order of their slots."""
         return [slot.facts.pid for slot in self._slots if slot.facts and slot.ready.is_set()]
 
     async def close(self) -> None:
-        """End all workers and their graders. Calls in flight fail."""
+        """End all workers and their graders. Calls that are under way fail."""
         import ray
 
         for task in list(self._restarting):
@@ -323,7 +323,7 @@ class RewardPool:
 
 
 def _as_reward_error(error: Exception, slot: _Slot) -> RewardError:
-    """The error that a worker raised, as a RewardError that names the worker."""
+    """Turn what a worker raised into a RewardError that names the worker and its node."""
     cause = unwrapped(error)
     if isinstance(cause, RewardError):
         return RewardError(cause.message, role=slot.name, node=cause.node or (slot.facts.node if slot.facts else ""))

@@ -1,4 +1,4 @@
-"""RewardWorker: one Ray process that scores groups on its own killable graders."""
+"""RewardWorker: one Ray process that scores groups with grader processes of its own."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WorkerFacts:
-    """The processes of a worker and its node: `WorkerFacts(pid=4242, node="10.0.0.7", grader_pids=(4250,))`."""
+    """A worker's process, node and graders: `WorkerFacts(pid=4242, node="10.0.0.7", grader_pids=(4250,))`."""
 
     pid: int
     node: str
     grader_pids: tuple[int, ...]
-    """The warden of its graders; everything that grades is below it."""
+    """The warden's process id. All graders are below the warden."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """The answer to each group: its scores, and the worker's own counts."""
+    """The answer to one group: its scores, and the worker's counts."""
 
     scores: Scores
     busy_s: float
-    """Wall seconds since its start in which it scored at least one group."""
+    """Wall seconds, since the worker's start, in which it was scoring at least one group."""
     graders_replaced: int
 
 
@@ -58,7 +58,7 @@ class RewardWorker:
         self._graders: Graders | None = None
 
     async def start(self) -> WorkerFacts:
-        """Start the graders. Raises RewardError, with the node, when a reward cannot be loaded here."""
+        """Start the graders. Raises RewardError, with the node, if a reward cannot be loaded here."""
         import ray
 
         from rewards.grading.graders import Graders
@@ -81,8 +81,8 @@ class RewardWorker:
         """Score one group.
 
         Args:
-            table: the group's body; Ray hands over the table where the caller passes its reference.
-            step: optimizer steps done, which functions see as `trainer_state.global_step`.
+            table: the group's body. The caller passes a reference, and Ray fetches the table.
+            step: optimizer steps done; functions see it as `trainer_state.global_step`.
         """
         from rewards.grading.scoring import aggregate, as_input
 
@@ -95,15 +95,15 @@ class RewardWorker:
         return WorkerReport(scores, self._clock.total_s(), self._graders.replaced)
 
     async def ping(self) -> None:
-        """Answered by a worker that stands, however long its gradings take."""
+        """Return at once. A worker that does not answer hangs; one whose gradings take long answers."""
 
     async def close(self) -> None:
-        """End the graders; returns when their processes have ended."""
+        """End the graders, and return when their processes have ended."""
         if self._graders:
             await self._graders.close()
 
 
 def _die() -> None:
-    """Without its warden a worker can grade nothing: it ends, and the pool makes another."""
+    """End this process: without a warden it can grade nothing. The pool starts another worker."""
     print("the warden of the graders is gone; this reward worker ends", flush=True)
     os._exit(1)

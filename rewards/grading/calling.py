@@ -1,7 +1,7 @@
-"""Calls one reward function for a group, and turns whatever it does into values and outcomes. Runs inside a grader.
+"""Call a reward for a group, and turn whatever it does into values and outcomes. This runs in a grader.
 
-The calling convention is TRL's: `fn(prompts=, completions=, completion_ids=, <columns>=, trainer_state=, log_extra=,
-log_metric=)` -> one number or None for each completion; functions without `**kwargs` get only what they name.
+The calling convention is TRL's: `fn(prompts=, completions=, completion_ids=, <columns>=, trainer_state=, log_extra=, log_metric=)` gives one
+number or None for each completion. A function without `**kwargs` gets only the arguments that it names.
 Standard library only: a grader imports neither numpy nor pyarrow.
 """
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Loggable: TypeAlias = bool | int | float | str | None
+"""A value that `log_extra` may write to the table of completions. Other values become text."""
 
 MOST_ERROR_CHARACTERS = 4000
 MOST_EXTRA_CHARACTERS = 10_000
@@ -32,7 +33,7 @@ MOST_EXTRA_CHARACTERS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class TrainerState:
-    """The trainer's state, as TRL hands it to rewards."""
+    """The state of the trainer that TRL passes to rewards."""
 
     global_step: int
     """Optimizer steps done."""
@@ -45,7 +46,7 @@ class GradeReport:
     values: list[float | None]
     outcomes: list[Outcome]
     error: str = ""
-    """Traceback, or the sentence that says what was wrong; "" where nothing was."""
+    """The first failure: a traceback, or a sentence. "" if there was none."""
     metrics: dict[str, list[float]] = field(default_factory=dict)
     extras: dict[str, list[Loggable]] = field(default_factory=dict)
 
@@ -55,7 +56,7 @@ class GradeReport:
 
 
 def grade_completion(reward: PerCompletionReward, group: GroupInput, index: int) -> GradeReport:
-    """One completion under a per-completion reward."""
+    """Grade one completion with a per-completion reward."""
     try:
         grade = reward.grade(group, index)
     except BaseException:
@@ -64,7 +65,7 @@ def grade_completion(reward: PerCompletionReward, group: GroupInput, index: int)
 
 
 class _Log:
-    """The `log_extra` and `log_metric` of one call."""
+    """What one call passes to `log_extra` and `log_metric`."""
 
     def __init__(self, group_size: int) -> None:
         self._group_size = group_size
@@ -81,7 +82,7 @@ class _Log:
 
 
 def grade_group(reward: Reward, group: GroupInput, runner: asyncio.Runner) -> GradeReport:
-    """A whole group under a function of the user. `runner` keeps one event loop for asynchronous functions."""
+    """Grade a whole group with a user's function. `runner` has the event loop for asynchronous functions."""
     size = len(group.texts_G)
     log = _Log(size)
     try:
@@ -119,20 +120,20 @@ def _arguments(reward: Reward, group: GroupInput, log: _Log) -> dict[str, object
 def _checked(values: object, size: int) -> GradeReport:
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         kind = type(values).__name__
-        return GradeReport.failed("invalid", size, f"it gave a {kind}; a reward gives a list, one number or None for each completion")
+        return GradeReport.failed("invalid", size, f"it returned a {kind}; return a list with one number or None for each completion")
     try:
         listed = list(values)
     except BaseException:
         return GradeReport.failed("crashed", size, last_traceback())
     if len(listed) != size:
-        return GradeReport.failed("invalid", size, f"it gave {len(listed)} values for {size} completions; give one for each")
+        return GradeReport.failed("invalid", size, f"it returned {len(listed)} values for {size} completions; return one for each")
     report = GradeReport([], [])
     for index, value in enumerate(listed):
         number, outcome = _number(value)
         report.values.append(number)
         report.outcomes.append(outcome)
         if outcome == "invalid" and not report.error:
-            report.error = f"value {index} is {_short(value)}; a reward is a finite number, or None where it does not apply"
+            report.error = f"value {index} is {_short(value)}; return a finite number, or None where the reward does not apply"
     return report
 
 
@@ -162,5 +163,5 @@ def _short(value: object) -> str:
 
 
 def last_traceback() -> str:
-    """The traceback of the exception being handled, its end where it is long."""
+    """The traceback of the exception being handled. Only the end of a long one."""
     return traceback.format_exc()[-MOST_ERROR_CHARACTERS:]

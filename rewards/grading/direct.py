@@ -1,9 +1,9 @@
-"""Rewards called outside a run, such as in a notebook: one that can hang grades in a process that can be killed.
+"""Rewards that are called outside a run, for example in a notebook. Those that can hang grade in a process that can be killed.
 
     your process                                       a grader process
     reward(completions=...) ──► thread with a loop ──► Builtin.grade
 
-One warden with one grader serves all rewards of this process. It starts at the first call that needs it and ends with this process.
+One warden with one grader serves all rewards of this process. They start at the first call that needs them, and end with this process.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ T = TypeVar("T")
 
 
 def load(spec: str | Reward, *, grading_timeout_s: float | None = None, **params: object) -> Reward:
-    """Load a reward to be called directly, with its parameters bound.
+    """Load a reward that you can call directly.
 
-    Called as `fn(completions=[...], **columns)`, with plain strings or chat messages, it gives one float or None for each completion. A
-    built-in that can hang (every one that compares with a gold answer) grades in a process of its own: a completion that is not graded
-    in time gets None, as under `rewards.on_error: exclude`, and a warning says so. A function of yours is called in place.
+    `fn(completions=[...], **columns)`, with plain strings or chat messages, returns one float or None for each completion. A built-in that
+    compares with a gold answer can hang, so it grades in another process: a completion that is not graded in time gets None, as under
+    `rewards.on_error: exclude`, and a warning says so. A function of yours is called in this process.
 
     Args:
         spec: a built-in name, `path/to/file.py:function`, `package.module:function`, or a callable. A class is instantiated.
-        grading_timeout_s: hard limit on grading one completion; by default that of a run (`rewards.timeout_s`).
-        params: keyword arguments that configure the reward.
+        grading_timeout_s: hard limit on grading one completion. Default: that of a run (`rewards.timeout_s`).
+        params: the reward's parameters.
 
     Raises:
-        ConfigError: no such reward, or a parameter is not one of its own.
+        ConfigError: there is no such reward, or it has no such parameter.
         RewardError: the module of a user's function cannot be imported.
 
     Example:
@@ -61,7 +61,7 @@ def load(spec: str | Reward, *, grading_timeout_s: float | None = None, **params
 
 
 class DirectReward(PerCompletionReward):
-    """A built-in reward whose gradings are done by the grader process of this process. Its pickle is the built-in itself."""
+    """A built-in reward that grades in another process. Pickled and read again, it is the built-in itself."""
 
     def __init__(self, name: str, params: Mapping[str, object], reward: PerCompletionReward, timeout_s: float | None) -> None:
         self.__name__ = reward.__name__
@@ -83,7 +83,7 @@ class DirectReward(PerCompletionReward):
 
     def grade(self, group: GroupInput, index: int) -> Grade:
         self.check_row(group.columns)
-        if isinstance(self._reward, TextReward):  # its siblings do not matter, and may be many
+        if isinstance(self._reward, TextReward):  # the other completions do not matter, and may be many
             group, index = replace(group, texts_G=[group.texts_G[index]], token_ids_G=[]), 0
         columns: _BuiltinColumns = {"reward": self._name, "params": json.dumps(self._params), "columns": group.columns}
         report = _GRADER.grade(replace(group, columns=columns), index, self._timeout_s)
@@ -93,16 +93,16 @@ class DirectReward(PerCompletionReward):
 
 
 class _BuiltinColumns(TypedDict):
-    """The columns of a group on its way to `Builtin`."""
+    """The columns of the groups that `Builtin` gets."""
 
     reward: str
     params: str
-    """As JSON, so that it can be the key of a cache."""
+    """JSON, which can be the key of a cache."""
     columns: Columns
 
 
 class Builtin(PerCompletionReward):
-    """The reward that the grader of direct calls loads: it grades with the built-in that the group names."""
+    """The reward that the grader of direct calls loads. It grades with the built-in that the group's columns name."""
 
     __name__ = "builtin"
 
@@ -119,7 +119,7 @@ def _made(name: str, params: str) -> PerCompletionReward:
 
 
 class _Grader:
-    """The grader of this process: an event loop on a thread of its own, so that a loop that runs here already (a notebook's) does not matter."""
+    """The grader of this process. Its event loop has a thread of its own, because the caller's thread may run a loop already (a notebook)."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -127,7 +127,7 @@ class _Grader:
         self._graders: Graders | None = None
 
     def grade(self, group: GroupInput, index: int, timeout_s: float | None) -> GradeReport:
-        """Grade completion `index`, and return its report. Starts what is not yet started, or was killed."""
+        """Grade completion `index`. Start the grader first if there is none, or if it was killed."""
         from rewards.grading.progress import Step
 
         with self._lock:
@@ -135,7 +135,7 @@ class _Grader:
         return self._run(graders.grade_step(group, Step(1, index), timeout_s))
 
     def close(self) -> None:
-        """End the processes and the thread. The next call starts them again."""
+        """End the processes and the thread. The next call of `grade` starts them again."""
         with self._lock:
             loop, graders = self._loop, self._graders
             if loop is not None:
@@ -147,7 +147,7 @@ class _Grader:
             self._loop = self._graders = None
 
     def forget(self) -> None:
-        """Forget all in a forked child: the thread is not there, and the processes are the parent's."""
+        """Forget everything, in a forked child: it has no such thread, and the processes belong to its parent."""
         self.__init__()
 
     def _ready(self) -> Graders:
@@ -163,7 +163,7 @@ class _Grader:
         return self._graders
 
     def _run(self, work: Coroutine[object, object, T]) -> T:
-        """Run a coroutine on the thread, and wait for it. An interrupt of this thread cancels it."""
+        """Run a coroutine on the loop's thread, and wait for it. An interrupt (Ctrl-C) cancels it."""
         assert self._loop is not None
         result = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:

@@ -1,4 +1,4 @@
-"""Check, before any GPU is used, that the rewards can read the gold answers of the data."""
+"""Check before a run starts that the rewards can read the gold answers of the data."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from rewards.functions.registry import load
 from rewards.grading.graders import Graders
 
 UNREADABLE = frozenset({"unparsable_gold", "timeout", "crashed"})
-"""What a completion without an answer gets where the gold cannot be read, or not in time."""
+"""Outcomes of a completion without an answer if the gold cannot be read, or not in time."""
 
 SHOWN = 3
-"""So many golds that cannot be read are shown."""
+"""Number of unreadable golds that are shown."""
 
 
 @dataclass(frozen=True)
 class GoldCheck:
-    """The golds of some rows that one reward can and cannot read."""
+    """How many golds of some rows a reward can read, and which it cannot."""
 
     reward: str
     columns: tuple[str, ...]
-    """The columns in which it looks for them."""
+    """The columns in which it looks for the gold."""
     checked: int
     unreadable: tuple[int, ...]
     """Positions of the rows whose gold cannot be read, counted from 0."""
     shown: tuple[str, ...]
-    """The first of those golds, shortened."""
+    """The first of these golds, shortened."""
 
 
 def check_golds(section: RewardsSection, rows: Sequence[Columns], advance: Callable[[], None] = lambda: None) -> list[GoldCheck]:
-    """Let every built-in reward that compares with a gold read the golds of these rows, in killable graders.
+    """Let every built-in reward that has a gold read the golds of these rows, in graders that can be killed.
 
     Args:
         section: the rewards of a run.
-        rows: columns of the data besides the prompt.
+        rows: the rows, without their prompts.
         advance: called after each row, for a progress bar.
 
     Raises:
@@ -59,20 +59,20 @@ def check_golds(section: RewardsSection, rows: Sequence[Columns], advance: Calla
 
 
 def require_readable_golds(checks: Sequence[GoldCheck]) -> None:
-    """Raise DataError, showing three golds, where a reward can read none of them: every group would be left out."""
+    """Raise DataError, with three golds, if a reward can read none of them: no group could be trained on."""
     for check in checks:
         if len(check.unreadable) < check.checked:
             continue
         golds = "\n  ".join(check.shown)
         raise DataError(
-            f"reward {check.reward} can read none of the first {check.checked} gold answers (column {', '.join(check.columns)}), so that it "
-            f"would score nothing; the first are\n  {golds}\nname the right column by gold_column in the reward's params or by data.columns, or "
-            "choose another answer_style (answer_tag takes words)"
+            f"reward {check.reward} can read none of the first {check.checked} gold answers (column {', '.join(check.columns)}), so it would "
+            f"score nothing; the first are\n  {golds}\nname the right column by gold_column in the reward's params or by data.columns, or "
+            "choose another answer_style (answer_tag accepts words)"
         )
 
 
 def _comparing(spec: RewardSpec, rows: Sequence[Columns]) -> PerCompletionReward | None:
-    """The reward, if it is built in and has a gold in these rows."""
+    """Load the reward if it is built in and has a gold in these rows."""
     reward = None if ":" in spec.name else load(spec.name, **spec.params)
     return reward if isinstance(reward, PerCompletionReward) and rows and reward.gold_columns(rows[0]) else None
 
@@ -83,7 +83,7 @@ async def _outcomes(
     rows: Sequence[Columns],
     advance: Callable[[], None],
 ) -> list[list[str]]:
-    """For each row, the outcome of a completion without an answer under each reward."""
+    """Grade a completion without an answer, for every row. Return the outcomes by row and reward."""
     count = min(os.cpu_count() or 1, len(rows))
     graders = await Graders.start(
         [(spec.name, spec.params) for spec, _ in comparing],

@@ -1,4 +1,4 @@
-"""One grader process as the pool holds it: its channel, its answers, and its output."""
+"""One grader process, seen from the reward worker: its channel, its answers and its output."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import NamedTuple
 from rewards.grading.messages import Answer
 
 CAPTURED_BYTES = 65_536
-"""So much of the output of one grader and group is passed on; the rest is dropped."""
+"""Output of a grader that is passed on, for each group. The rest is dropped."""
 
 TAIL_BYTES = 2000
-"""So much output is quoted in the error of a grader that died."""
+"""End of the output that the error of a dead grader quotes."""
 
 
 class Exited(NamedTuple):
-    """The end of a grader process, in the place of an answer."""
+    """The end of a grader process, which comes instead of an answer."""
 
     code: int
 
@@ -30,7 +30,7 @@ class Exited(NamedTuple):
 
 
 class GraderProcess(asyncio.Protocol):
-    """One grader process: its channel, its output, and what came back."""
+    """One grader process: the channel to it, and the answers that came back."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -55,19 +55,19 @@ class GraderProcess(asyncio.Protocol):
             self.exited.set_result(code)
 
     async def answer(self, timeout_s: float) -> Answer | Exited | None:
-        """The next answer; None when there was none in time."""
+        """Wait for the next answer. Return None if there is none in time."""
         if not self.answers.empty():
             return self.answers.get_nowait()
         try:
             async with asyncio.timeout(timeout_s):
                 return await self.answers.get()
         except TimeoutError:
-            await asyncio.sleep(0)  # this process may have been held up itself: take what has come meanwhile
+            await asyncio.sleep(0)  # this process itself may have been held up: read what has arrived
             return None if self.answers.empty() else self.answers.get_nowait()
 
 
 class GraderOutput:
-    """The output of a grader: passed on to this process's stdout up to a cap, its end kept for error messages."""
+    """The output of a grader. It is passed on to stdout up to a limit, and its end is kept for error messages."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -77,7 +77,7 @@ class GraderOutput:
         asyncio.get_running_loop().add_reader(fd, self._read)
 
     def drain(self) -> None:
-        """Take what is still in the pipe: a process's end may be known before its last words were read."""
+        """Read what is still in the pipe: the end of a process may be known before its last output was read."""
         while self._read():
             pass
 

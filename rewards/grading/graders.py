@@ -1,9 +1,14 @@
-"""Killable graders: a pool of processes that call the rewards under a hard deadline. Asyncio side.
+"""Killable graders: a pool of processes that call the rewards under a hard deadline. This is the side of the reward worker.
 
-Some completions freeze a process with the GIL held (`\\boxed{10^{10^{10}}}`), some functions crash it. A grader therefore
-answers step by step: a step is one completion under a per-completion reward, or a whole group under a user's function. If
-a step exceeds its deadline or its grader dies, that step alone gets the outcome `timeout` or `crashed`, the grader is
-killed with all its children, and another goes on with the next step. rewards/grading/warden.py is the other side.
+Some completions freeze a process that holds the GIL (`\\boxed{10^{10^{10}}}`), and some functions crash it. So a grader answers step by
+step. A step is one completion under a per-completion reward, or a whole group under a user's function.
+
+    step in time            its report; the grader does the next step
+    step over its deadline  outcome `timeout` for this step; the grader is killed with all its children
+    grader dies             outcome `crashed` for this step
+                            then another grader goes on with the next step
+
+rewards/grading/warden.py is the other side.
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ FRONT_DOOR = Path(__file__).parents[2] / "rollcast.py"
 """Runs a module of this project as a program."""
 
 LOAD_TIMEOUT_S = 120.0
-"""Starting the warden and importing a user's module take no longer than this."""
+"""Limit on starting the warden and loading the rewards, users' modules included."""
 
 
 @dataclass
@@ -44,16 +49,16 @@ class Graders:
 
     timeout_s: float
     need_token_ids: bool = True
-    """True if any of the rewards may read the token ids of completions."""
+    """True if a reward may read the token ids of completions."""
     replaced: int = 0
-    """Graders that were killed or died, and were replaced."""
+    """Number of graders that were killed or died, and were replaced."""
     lost: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     """Done when the warden has ended without `close`. Nothing can be graded any more."""
     _per_completion: list[bool] = field(default_factory=list)
     _own_limits: list[Callable[[Columns], float]] = field(default_factory=list)
-    """For each reward, what it may take over one completion by limits of its own, in seconds, from the group's columns."""
+    """For each reward, a function: the columns of a group -> the seconds that the reward's own limits allow for one completion."""
     _idle: asyncio.LifoQueue[tuple[GraderProcess, GraderOutput] | RewardError] = field(default_factory=asyncio.LifoQueue)
-    """Last in, first out: the grader that worked last has the fullest caches."""
+    """Graders with nothing to do. The one that worked last is taken first: its caches are the fullest."""
     _graders: dict[int, GraderProcess] = field(default_factory=dict)
     _started: int = 0
     _closing: bool = False
@@ -72,15 +77,15 @@ class Graders:
         """Start the warden and `count` graders, and load the rewards in each.
 
         Args:
-            rewards: name and parameters of each.
-            count: grader processes.
-            timeout_s: deadline for one completion under one reward, where the reward's own limits do not add up to more; G times
-                as long for a whole group of G.
+            rewards: name and parameters of each reward.
+            count: number of grader processes.
+            timeout_s: deadline for one completion under one reward. It is longer where the reward's own limits allow more. A user's
+                function, which gets a whole group of G completions, has G times as long.
             memory_limit_bytes: address space of one grader.
             cwd: folder that relative paths of users' functions start from.
 
         Raises:
-            RewardError: a reward cannot be loaded; quotes the traceback.
+            RewardError: a reward cannot be loaded. The text has the traceback.
         """
         graders = cls(timeout_s)
         graders._own_limits = [_own_limit(name, params) for name, params in rewards]
@@ -97,12 +102,12 @@ class Graders:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         path = [*sys.path, str(cwd)]
-        # SECURITY: rewards need no GPU and no threads of their own; a session of its own keeps the warden alive, to clean up,
-        # when the worker's process group is killed.
+        # SECURITY: rewards need no GPU and no threads of their own. The warden has a session of its own: if the worker's process group
+        # is killed, the warden lives on and cleans up.
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         settings = json.dumps({"rewards": list(rewards), "memory_limit_bytes": memory_limit_bytes})
         self._warden = subprocess.Popen(
-            # by its path: nothing of the user's can stand in for it
+            # by its path: no module of the user can take its place
             [sys.executable, "-P", str(FRONT_DOOR), "-m", "rewards.grading.warden", str(theirs.fileno()), settings],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -211,7 +216,7 @@ class Graders:
         raise RewardError("the warden, which starts the graders, was killed from outside; run or call again")
 
     async def _finish(self, group: GroupInput, steps: list[Step], timeout_s: float) -> list[GradeReport]:
-        """Do these steps, on another grader whenever one must be replaced."""
+        """Do these steps. When a grader must be replaced, go on with another."""
         progress = Progress(group, steps, [GradeReport([], []) for _ in self._per_completion], timeout_s)
         while progress.done < len(steps):
             idle = await self._idle.get()
@@ -219,7 +224,7 @@ class Graders:
                 self._idle.put_nowait(idle)
                 raise idle
             grader, output = idle
-            if grader.exited.done():  # it died with nothing to do; no completion is to blame
+            if grader.exited.done():  # it died while it had nothing to do: no completion is to blame
                 self._replace(grader, output)
                 continue
             try:
@@ -234,7 +239,7 @@ class Graders:
         return progress.reports
 
     async def _go_on(self, grader: GraderProcess, output: GraderOutput, progress: Progress) -> bool:
-        """Let one grader do the steps that are left. False when it must be replaced."""
+        """Let one grader do the steps that are left. Return False if it must be replaced."""
         output.new_group()
         task: Task = {"group": asdict(progress.group), "steps": progress.steps[progress.done :]}
         assert grader.transport is not None
@@ -254,45 +259,45 @@ class Graders:
         if not isinstance(last, dict) or "left_children" not in last:
             return False
         if last["left_children"]:
-            print("a reward left processes running after its group; they are ended, and its grader is replaced", flush=True)
+            print("a reward left processes running after its group; they are killed, and its grader is replaced", flush=True)
         return not last["left_children"]
 
     def _deadline_s(self, progress: Progress) -> float:
-        """For the next step."""
+        """The deadline of the next step."""
         step = progress.steps[progress.done]
         if step.completion is None:
             return progress.timeout_s * len(progress.group.texts_G)
         return max(progress.timeout_s, self._own_limits[step.reward](progress.group.columns))
 
     async def close(self) -> None:
-        """End every process; returns when they have ended."""
+        """End every process, and return when all have ended."""
         self._closing = True
         for task in list(self._replacements):
             task.cancel()
         asyncio.get_running_loop().remove_reader(self._control)
-        self._control.close()  # the warden ends at that, and everything below it
-        while self._warden.poll() is None:  # not in an executor's thread: while the interpreter ends there is none
+        self._control.close()  # at this the warden kills everything below it, and ends
+        while self._warden.poll() is None:  # no thread waits for it: while the interpreter ends, none can be started
             await asyncio.sleep(0.005)
         for grader in self._graders.values():
             if grader.transport:
                 grader.transport.close()
 
     def pids(self) -> list[int]:
-        """The warden's process id, under which all others are."""
+        """The warden's process id. All other processes are below it."""
         return [self._warden.pid]
 
 
 def _own_limit(name: str, params: Mapping[str, object]) -> Callable[[Columns], float]:
-    """A built-in's `deadline_s`. A user's module is not imported here: it could do anything to this process."""
+    """A built-in's `deadline_s`; 0 for a user's function, whose module must not run in this process."""
     reward = None if ":" in name else load(name, **params)
     return reward.deadline_s if isinstance(reward, PerCompletionReward) else lambda columns: 0.0
 
 
 def _why_not_loaded(hello: Answer | Exited | None, output: GraderOutput) -> str:
     if hello is None:
-        return f"the rewards were not loaded within {LOAD_TIMEOUT_S:g} s"
+        return f"the rewards were not loaded within {LOAD_TIMEOUT_S:g} s; look what their modules do when they are imported"
     if isinstance(hello, Exited):
-        return f"loading the rewards ended the grader process: it {hello}{_quoted(output)}; is rewards.memory_limit_bytes large enough?"
+        return f"loading the rewards ended the grader process: it {hello}; rewards.memory_limit_bytes may be too low{_quoted(output)}"
     assert "failed" in hello
     return f"a reward cannot be loaded:\n{hello['failed']}"
 

@@ -1,4 +1,4 @@
-"""The steps of one group, and how far its grading is."""
+"""The steps of grading one group, and how many are done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rewards.grading.calling import GradeReport
 
 
 class Step(NamedTuple):
-    """The unit that a deadline kills: `Step(reward=0, completion=3)`; completion None is the whole group."""
+    """What one deadline is for: `Step(reward=0, completion=3)`. Where `completion` is None, the step is the whole group."""
 
     reward: int
     completion: int | None
@@ -19,7 +19,7 @@ class Step(NamedTuple):
 
 @dataclass
 class Progress:
-    """The steps of a group, and the reports on those that are done."""
+    """The steps of a group, and the reports of those that are done."""
 
     group: GroupInput
     steps: list[Step]

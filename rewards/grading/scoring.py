@@ -1,4 +1,4 @@
-"""From what the rewards said of a group to its `Scores`: failures by `on_error`, None, and the weighted sum. Pure."""
+"""Make the `Scores` of a group from the reports of its rewards: failures by `on_error`, None, and weighted sums. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rewards.functions.group_input import GroupInput
 from rewards.grading.calling import GradeReport
 
 STD_EPSILON = 1e-4
-"""Added to the deviation of a reward before dividing, as in TRL."""
+"""Added to a reward's standard deviation before dividing by it, as in TRL."""
 
 
 def as_input(group: RolloutGroup, step: int, with_token_ids: bool) -> GroupInput:
-    """The part of a group's body that rewards see. Token ids cost time as JSON, and few rewards read them."""
+    """The part of a group's body that rewards see. Token ids are left out unless needed: as JSON they cost time."""
     return GroupInput(
         prompt=group.messages if group.conversational else group.prompt_text,
         texts_G=group.texts_G,
@@ -26,16 +26,22 @@ def as_input(group: RolloutGroup, step: int, with_token_ids: bool) -> GroupInput
 
 
 def aggregate(section: RewardsSection, group: RolloutGroup, reports: Sequence[GradeReport], score_s: float) -> Scores:
-    """The scores of a group.
+    """Sum the rewards of a group.
 
-    A reward's None takes no part in the sum. A reward that *failed* (timeout, crash, invalid value) is not a None: under
-    `on_error: exclude` the sum of the others would be lower than the siblings' for no fault of the completion, a hidden 0;
-    so the completion gets no reward at all. Under `zero` its failed part is 0.0. A reward of weight 0 only watches.
+    For one completion under one reward:
+
+        the reward gave None       it does not apply: the completion's reward is the sum of the others
+        it failed, `exclude`       the completion gets no reward at all
+        it failed, `zero`          its part is 0.0
+        its weight is 0            it is recorded, and changes nothing
+
+    Under `exclude` a failure is not treated like None: without its part, the sum would be lower than those of the group's other completions,
+    as if the completion were worse.
 
     Args:
         section: names, weights, `aggregation` and `on_error`.
         group: the scored group, of G completions.
-        reports: one for each reward of the section, in order, each of G values.
+        reports: one for each reward of the section, in order, each with G values.
         score_s: wall seconds that scoring took.
     """
     columns = {spec.label: grades_of(section, report) for spec, report in zip(section.functions, reports, strict=True)}
@@ -54,14 +60,14 @@ def aggregate(section: RewardsSection, group: RolloutGroup, reports: Sequence[Gr
 
 
 def grades_of(section: RewardsSection, report: GradeReport) -> Grades:
-    """A reward's values and outcomes; what failed is None, or 0.0 under `on_error: zero`."""
+    """A reward's values and outcomes. The value of a failure is None, or 0.0 under `on_error: zero`."""
     on_failure = 0.0 if section.on_error == "zero" else None
     values = (on_failure if outcome in FAILED_OUTCOMES else value for value, outcome in zip(report.values, report.outcomes, strict=True))
     return Grades(tuple(values), tuple(report.outcomes))
 
 
 def weighted_rewards(section: RewardsSection, columns: Mapping[str, Grades]) -> tuple[float | None, ...]:
-    """The reward of every completion of a group; None where no reward applies, or one of weight failed."""
+    """Each completion's reward, the weighted sum. None where no reward applies, or where one with a weight failed."""
     size = len(next(iter(columns.values())).values_G)
     return tuple(_weighted_sum(section, columns, index) for index in range(size))
 
@@ -81,17 +87,17 @@ def _weighted_sum(section: RewardsSection, columns: Mapping[str, Grades], index:
 def _normalised_rewards(
     section: RewardsSection, columns: Mapping[str, Grades], rewards_G: Sequence[float | None]
 ) -> tuple[float | None, ...]:
-    """Sum over rewards k of w_k (r_k - mean(r_k)) / (std(r_k) + 1e-4), the statistics over the completions to which k applies.
+    """Normalise each reward in the group, and sum: over rewards k, w_k (r_k - mean(r_k)) / (std(r_k) + 1e-4).
 
-    GDPO (arXiv:2601.05242, section 3), as TRL's `multi_objective_aggregation="normalize_then_sum"`. Where a reward says None its
-    part is 0. The deviation is the unbiased one.
+    GDPO (arXiv:2601.05242, section 3), as TRL's `multi_objective_aggregation="normalize_then_sum"`. Mean and (unbiased) deviation are over
+    the completions to which reward k applies. Where it does not apply, its part is 0.
     """
     sums_G = [0.0] * len(rewards_G)
     for spec in section.functions:
         values_G = columns[spec.label].values_G
         applying = [value for value in values_G if value is not None]
         if len(set(applying)) < 2:
-            continue  # exactly 0, which rounding of the mean would spoil
+            continue  # exactly 0; computed, it could be a rounding error instead
         mean, divisor = fmean(applying), stdev(applying) + STD_EPSILON
         for index, value in enumerate(values_G):
             if value is not None:

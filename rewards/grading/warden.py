@@ -4,10 +4,17 @@
           ▲                                       │
           └───────────── channel, output ─────────┘
 
-A grader calls rewards on its main thread and answers over its channel. The warden has loaded what the built-ins need
-(math-verify, jieba), so that a fork of it is a new grader in milliseconds. It is a *subreaper*: what a dead grader leaves
-behind, a daemon in a session of its own included, becomes the warden's child and is killed. When the reward worker dies,
-even by SIGKILL, the control socket ends, and the warden kills everything below itself and ends too. Graders die with the warden.
+    killer        killed                   when
+    warden        a grader and its group   the worker asks (a deadline is over)
+    warden        what a grader left       a grader has ended
+    warden        everything below itself  the worker has died, even by SIGKILL: the control socket is closed then
+    kernel        the graders              the warden has died (PR_SET_PDEATHSIG)
+
+A grader calls rewards on its main thread, and answers over its channel. The warden has loaded what the built-ins need (math-verify,
+jieba), so that forking a new grader takes milliseconds.
+
+The warden is a *subreaper*: when a grader dies, its children become the warden's children instead of init's, even a daemon in a session of
+its own. So the warden finds them, and kills them.
 
 Standard library only: this must start fast, and a grader must not have torch, vllm or ray in memory.
 """
@@ -37,7 +44,7 @@ from rewards.grading.calling import GradeReport, grade_completion, grade_group, 
 from rewards.grading.messages import Ended, Graded, Kill, Loaded, NotLoaded, Spawn, Task, TaskEnded
 
 MOST_MESSAGE_BYTES = 65_536
-"""A message on the control socket is small; one datagram each."""
+"""Limit for a message on the control socket, which carries one message in each datagram."""
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -45,7 +52,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 class Warden:
     """Forks graders, reports their ends, and leaves no process behind.
 
-    rewards/grading/messages.py has what it receives (`Spawn`, `Kill`) and sends (`Ended`).
+    It receives `Spawn` and `Kill`, and sends `Ended` (rewards/grading/messages.py).
     """
 
     def __init__(self, control: socket.socket, rewards: Sequence[NameAndParams], memory_limit_bytes: int) -> None:
@@ -60,7 +67,7 @@ class Warden:
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
     def run(self) -> None:
-        """Serve until the worker is gone."""
+        """Serve until the reward worker is gone."""
         try:
             while True:
                 ready, _, _ = select.select([self._control, self._wake_r], [], [])
@@ -98,7 +105,7 @@ class Warden:
         os.close(output)
 
     def _become_grader(self, warden: int, channel: int, output: int) -> NoReturn:
-        """Runs in the fork. Never returns, so that nothing of the warden's stack runs twice."""
+        """Run the grader, in the forked process. Never return: the warden's stack must not run a second time."""
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -122,7 +129,7 @@ class Warden:
             if ended is None:
                 return
             if ended.si_pid in self._graders:
-                _kill_group(ended.si_pid)  # before it is reaped: until then its number cannot be another process's
+                _kill_group(ended.si_pid)  # before it is reaped: until then no other process can get its id
             _, status = os.waitpid(ended.si_pid, 0)
             number = self._graders.pop(ended.si_pid, None)
             if number is not None:
@@ -131,7 +138,7 @@ class Warden:
                 self._control.send(json.dumps(message).encode())
 
     def _kill_strays(self) -> None:
-        """Kill every child that is no grader. Killing one makes its children ours, hence the loop."""
+        """Kill every child that is not a grader. The children of a killed one become the warden's, hence the loop."""
         while strays := [pid for pid in _children() if pid not in self._graders]:
             for pid in strays:
                 os.kill(pid, signal.SIGKILL)
@@ -145,12 +152,14 @@ def _children() -> Iterator[int]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             with suppress(OSError), open(f"/proc/{name}/stat", "rb") as stat:
-                if int(stat.read().rpartition(b")")[2].split()[1]) == me:  # after the name, which may hold anything: state, parent
+                if (
+                    int(stat.read().rpartition(b")")[2].split()[1]) == me
+                ):  # after the name, which may contain anything, come state and parent
                     yield int(name)
 
 
 def _kill_group(pid: int) -> None:
-    """Kill a grader and its process group; the group does not exist in the instant before the grader has made it."""
+    """Kill a grader and its process group. The grader is killed by its id too: just after the fork it has no group yet."""
     for kill in (os.kill, os.killpg):
         with suppress(ProcessLookupError):
             kill(pid, signal.SIGKILL)
@@ -164,9 +173,9 @@ def _prctl(option: int, value: int) -> None:
 def _confine(warden: int, output: int, memory_limit_bytes: int) -> None:
     os.setpgid(0, 0)
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)  # what a user's function starts stays below the grader, where `_has_children` sees it
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)  # so that `_has_children` sees daemons too
     if os.getppid() != warden:
-        os._exit(1)  # the warden died before the signal was set
+        os._exit(1)  # the warden died before PR_SET_PDEATHSIG took effect
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -175,16 +184,16 @@ def _confine(warden: int, output: int, memory_limit_bytes: int) -> None:
     os.dup2(output, 2)
     os.close(nothing)
     os.close(output)
-    # new objects: the old ones may believe that they write to a file that can be sought in
+    # new objects: the old ones may take the pipe for a file with positions
     sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     random.seed()
 
 
 def serve(channel: socket.socket, specs: Sequence[NameAndParams]) -> None:
-    """A grader's life: load the rewards, then answer tasks, one line of JSON each, until the channel ends.
+    """Run a grader: load the rewards, then do tasks until the channel ends. Every message is one line of JSON.
 
-    It sends `Loaded` or `NotLoaded` first. For each `Task` it sends one `Graded` for each step, and then `TaskEnded`.
+    The grader sends `Loaded` or `NotLoaded`, and then for each `Task` one `Graded` for each step, and `TaskEnded`.
     """
     me = os.getpid()
     try:
@@ -198,7 +207,7 @@ def serve(channel: socket.socket, specs: Sequence[NameAndParams]) -> None:
     except BaseException:
         _send(channel, NotLoaded(failed=last_traceback()))
         return
-    # a function of the user may read whatever the convention offers
+    # a user's function may read all that the calling convention offers, token ids included
     kinds = [(True, reward.needs_token_ids) if isinstance(reward, PerCompletionReward) else (False, True) for reward in rewards]
     _send(channel, Loaded(loaded=kinds))
     runner = asyncio.Runner()
@@ -212,7 +221,7 @@ def serve(channel: socket.socket, specs: Sequence[NameAndParams]) -> None:
             else:
                 report = grade_group(reward, group, runner)
             if os.getpid() != me:
-                os._exit(0)  # a fork that came back from a user's function
+                os._exit(0)  # a user's function has forked, and the child returned here
             _flush_output()
             _send(channel, _as_message(report))
         _send(channel, TaskEnded(left_children=_has_children()))
@@ -240,7 +249,7 @@ def _send(channel: socket.socket, message: Mapping[str, object]) -> None:
 
 
 def _has_children() -> bool:
-    """Tell whether any process below this one lives, and reap those that ended."""
+    """Tell whether any child of this process is alive, and reap those that have ended."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -254,11 +263,11 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     for name, params in settings["rewards"]:
-        reward = None if ":" in name else load(name, **params)  # a user's module runs in graders only
+        reward = None if ":" in name else load(name, **params)  # a user's module is imported in graders only
         if isinstance(reward, PerCompletionReward):
             reward.preload()
     Warden(control, settings["rewards"], settings["memory_limit_bytes"]).run()
-    os._exit(0)  # nothing is left to tidy up, and freeing SymPy's caches takes most of a second
+    os._exit(0)  # skip the interpreter's clean-up: freeing SymPy's caches takes most of a second
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Programs on machines rented for one completion: E2B and Morph Cloud, by their own clients.
+"""Run programs on machines rented from E2B or Morph Cloud, through the clients of these services.
 
-A completion gets a fresh machine, which ends with it, or by the service's own clock where this process is killed. The
-clients are extras: `pip install 'rollcast[e2b]'`, `pip install 'rollcast[morph]'`. Programs run there without network: E2B's machine
-has none, and on Morph's they run in an empty network namespace. The services' keys stay in this process.
+Each completion gets a fresh machine, which is stopped afterwards. If this process is killed first, the service stops the machine after
+MACHINE_LIFE_S. Programs have no network there: E2B's machines have none, and on Morph's each program gets an empty network namespace. The
+services' keys stay in this process. The clients are extras: `pip install 'rollcast[e2b]'`, `pip install 'rollcast[morph]'`.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
     from rewards.sandbox.rented_job import Job
 
 START_S = 120.0
-"""What a service may take to give a machine."""
+"""Time that a service may take to start a machine."""
 
 REQUEST_S = 30.0
-"""What sending a program, its input and its output may take."""
+"""Time to send a program and its input, and to receive its output."""
 
 MACHINE_LIFE_S = 1800
-"""The service ends a machine after so long, whatever becomes of this process."""
+"""The service stops a machine after this time, even if this process was killed."""
 
 CHUNK_CHARACTERS = 90_000
-"""Of a command line on Morph; Linux takes 131,072 bytes in one argument."""
+"""Longest piece of text in a command for Morph. Linux allows 131,072 bytes in one argument."""
 
 
 T = TypeVar("T")
@@ -58,26 +58,28 @@ class Machine(Protocol):
     """A rented machine."""
 
     def python(self, code: str, timeout_s: float) -> str:
-        """Run Python there, and give what it printed."""
+        """Run Python code on the machine, and return what it printed."""
         ...
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Give the machine back."""
+        ...
 
 
 class RemoteRunner(ABC):
     """The common part of the two services.
 
     Args:
-        image: what the machines are made of.
+        image: the template or snapshot that machines start from.
     """
 
     name: Provider
     client: str
-    """Module of the service's client."""
+    """Name of the module of the service's client."""
     key_variable: str
-    parallel_runs = 1  # on one machine they would take time from one another
+    parallel_runs = 1  # programs on one machine would slow one another down
     unshares_network: bool
-    """True if a program must leave the machine's network itself."""
+    """True if the machine has a network, so that each program must be cut off from it."""
 
     def __init__(self, image: str | None = None) -> None:
         self._image = image
@@ -103,10 +105,10 @@ class RemoteRunner(ABC):
 
     @abstractmethod
     def _start(self) -> Machine:
-        """A machine that is ready."""
+        """Rent a machine, and wait until it is ready."""
 
     def guarded(self, call: Callable[[], T]) -> T:
-        """Call the client. Its errors are not errors of the program, and their types are known only where it is installed."""
+        """Call the service's client, and raise its errors as RewardError: they are no faults of the program."""
         try:
             return call()
         except Exception as error:
@@ -121,7 +123,7 @@ class _RemoteProgram:
     command: Sequence[str]
 
     def set_up(self, program: Program) -> None:
-        """Put the program on the machine, and compile it there."""
+        """Send the program to the machine, and compile it there."""
         compiler = ["g++", *COMPILER_FLAGS, "-o", "program", *program.sources]
         command = ["true"] if program.language == "python" else compiler
         result = self._do(command, program.files, "", COMPILE_LIMITS, prepares=True)
@@ -159,7 +161,9 @@ class _RemoteProgram:
         answer = json.loads(printed.partition(mark)[2] or json.dumps({"error": f"it printed {printed[-500:]!r} and no result"}))
         if "error" in answer:
             name = self.runner.name
-            raise RewardError(f"provider {name} could not run a program: {answer['error']}; its image needs python3, and g++ for C++")
+            raise RewardError(
+                f"provider {name} could not run a program ({answer['error']}); use an image that has python3, and g++ for C++"
+            )
         return Result(**answer)
 
 
@@ -178,7 +182,7 @@ def _job_source() -> str:
 
 
 class E2BRunner(RemoteRunner):
-    """Runs programs in E2B's sandboxes (https://e2b.dev). `image` is a template; default: the client's own."""
+    """Runs programs in E2B's sandboxes (https://e2b.dev). `image` is a template. Default: that of the client."""
 
     name: Provider = "e2b"
     client = "e2b_code_interpreter"
@@ -192,7 +196,7 @@ class E2BRunner(RemoteRunner):
 
 
 class _E2BSandbox(Protocol):
-    """The client's Sandbox, as far as it is used here."""
+    """The part of the client's Sandbox that is used here."""
 
     def run_code(self, code: str, *, timeout: float) -> Any: ...
     def kill(self) -> object: ...
@@ -216,7 +220,7 @@ class _E2BMachine:
 
 
 class MorphRunner(RemoteRunner):
-    """Runs programs on Morph Cloud's instances (https://cloud.morph.so). `image` is the id of a snapshot, and has no default."""
+    """Runs programs on Morph Cloud's instances (https://cloud.morph.so). `image` is the id of a snapshot, and must be given."""
 
     name: Provider = "morph"
     client = "morphcloud"
@@ -226,8 +230,8 @@ class MorphRunner(RemoteRunner):
     def check(self, languages: Collection[Language]) -> None:
         if not self._image:
             raise ConfigError(
-                "provider morph starts its machines from a snapshot, and `image` is not set; make one with python3, and g++ for C++ "
-                "(`morphcloud snapshot create`), and set its id in the reward's params"
+                "provider morph starts its machines from a snapshot, and `image` is not set; make a snapshot with python3, and g++ for "
+                "C++ (`morphcloud snapshot create`), and set `image` to its id in the reward's params"
             )
         super().check(languages)
 
@@ -237,7 +241,7 @@ class MorphRunner(RemoteRunner):
 
     @cached_property
     def _client(self) -> Any:
-        """Making one takes seconds."""
+        """The client, made once: this takes seconds."""
         from morphcloud.api import MorphCloudClient  # type: ignore[import-not-found]
 
         return MorphCloudClient(api_key=required_key(self.key_variable, self.name))
@@ -250,7 +254,7 @@ class _MorphAnswer(Protocol):
 
 
 class _MorphInstance(Protocol):
-    """The client's Instance, as far as it is used here."""
+    """The part of the client's Instance that is used here."""
 
     def exec(self, command: str, *, timeout: float) -> _MorphAnswer: ...
     def stop(self) -> object: ...
@@ -264,7 +268,7 @@ class _MorphMachine:
         path = f"${{TMPDIR:-/tmp}}/rollcast-job-{uuid.uuid4().hex}"
         text = base64.b64encode(code.encode(errors="replace")).decode()
         chunks = [text[start : start + CHUNK_CHARACTERS] for start in range(0, len(text), CHUNK_CHARACTERS)]
-        for number, chunk in enumerate(chunks):  # a file each: the client may send a request twice
+        for number, chunk in enumerate(chunks):  # one file for each piece: the client may send a request twice
             self._exec(f"printf %s {chunk} > {path}.{number:06}", REQUEST_S)
         return self._exec(f"cat {path}.* | base64 -d | python3 -", timeout_s)
 

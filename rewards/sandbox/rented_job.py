@@ -1,6 +1,6 @@
-"""The job on a rented machine: compiles a program there, and runs it under limits. rewards/sandbox/rented.py sends this file's text.
+"""The job that a rented machine does: compile a program, or run it under limits. rewards/sandbox/rented.py sends the text of this file.
 
-Python 3.8 and its standard library only, and no import of ours: the machine has neither.
+It needs Python 3.8 and its standard library only, and imports nothing of rollcast: the machine may have no more.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import BinaryIO, TypedDict
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 
 MOST_PROCESSES = 512
-"""Of the machine's user, the machine's own included."""
+"""Limit for the machine's user, whose other processes count too."""
 
 
 class Job(TypedDict):
-    """What is to be run."""
+    """A command to run, and its limits."""
 
     home: str
     """Name of the program's folder."""
@@ -35,7 +35,7 @@ class Job(TypedDict):
     """Files that are added to the folder: name -> content."""
     stdin: str
     unshares_network: bool
-    """True if the program must be cut off from the network here."""
+    """True if the command must be cut off from the machine's network."""
     wall_s: float
     memory_bytes: int
     file_bytes: int
@@ -43,7 +43,7 @@ class Job(TypedDict):
 
 
 class Outcome(TypedDict):
-    """What came of it: the fields of `Result` in rewards/sandbox/jail_process.py."""
+    """The fields of `Result` in rewards/sandbox/jail_process.py."""
 
     stdout: str
     stderr: str
@@ -53,13 +53,13 @@ class Outcome(TypedDict):
 
 
 class Failure(TypedDict):
-    """Why the job could not be done."""
+    """The reason why the job could not be done."""
 
     error: str
 
 
 def main(job: Job, mark: str) -> None:
-    """Do a job, and print what came of it as JSON after the mark."""
+    """Do a job, and print its outcome after the mark, as JSON."""
     answer: Outcome | Failure
     try:
         answer = run(job)
@@ -69,9 +69,9 @@ def main(job: Job, mark: str) -> None:
 
 
 def run(job: Job) -> Outcome:
-    """Run a command. The program's folder, of the name `home`, is made by the first job, and later jobs run in a copy of it.
+    """Run a job's command. The first job makes the program's folder, and every later job runs in a fresh copy of it.
 
-    `files` are added to the folder; stdin, limits and the result are as in rewards/sandbox/jail.py.
+    Limits mean the same as in rewards/sandbox/jail_process.py.
     """
     home = os.path.join(tempfile.gettempdir(), job["home"])
     if job["prepares"]:
@@ -129,7 +129,7 @@ def _confine(job: Job) -> None:
     if job["unshares_network"]:
         flags = CLONE_NEWNET if os.geteuid() == 0 else CLONE_NEWUSER | CLONE_NEWNET
         if ctypes.CDLL(None).unshare(flags) != 0:
-            raise OSError("this machine cannot take the network from a program")
+            raise OSError("this machine cannot cut a program off from the network")
     file_bytes = max(job["file_bytes"], job["output_bytes"] + 1)
     limits = {
         resource.RLIMIT_AS: job["memory_bytes"],

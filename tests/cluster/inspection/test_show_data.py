@@ -172,7 +172,7 @@ def test_a_run_whose_golds_can_never_be_read_ends_before_ray_starts(tmp_path: Pa
     golds = [None, "", " ", *[None] * 7]
     run = write_run(tmp_path, model, [{**row, "answer": gold} for row, gold in zip(ROWS, golds, strict=True)], data={"shuffle": False})
     told, summary = ended(run)
-    assert told.startswith("reward accuracy can read none of the first 8 gold answers (column answer), so that it would score nothing")
+    assert told.startswith("reward accuracy can read none of the first 8 gold answers (column answer), so it would score nothing")
     assert told.count("\n  ") == 3 and "null" in told and "answer_style" in told
     assert "can read none" in summary["exit_reason"]
     assert not any("starting" in phase for phase in summary["phase_s"])

@@ -107,7 +107,7 @@ def test_a_file_outside_scratch_is_refused() -> None:
     for name in ("../x", "/etc/x", "a/../../x", "", "."):
         with pytest.raises(ValueError, match="leaves /scratch"):
             Sandbox().run(["true"], files={name: ""})
-    with pytest.raises(ValueError, match=f"hold {SCRATCH_BYTES + 1} bytes"):
+    with pytest.raises(ValueError, match=f"have {SCRATCH_BYTES + 1} bytes"):
         Sandbox().run(["true"], files={"x": bytes(SCRATCH_BYTES + 1)})
 
 

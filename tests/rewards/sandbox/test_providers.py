@@ -339,7 +339,7 @@ def test_a_machine_that_fails_is_an_error_and_is_given_back(monkeypatch: pytest.
             stopped.append(True)
 
     monkeypatch.setattr(Here, "_start", lambda self: Broken())
-    with pytest.raises(RewardError, match="provider e2b could not run a program: it printed 'nothing of ours' and no result"):
+    with pytest.raises(RewardError, match=r"provider e2b could not run a program \(it printed 'nothing of ours' and no result\)"):
         run(Here(), "print(1)")
     assert stopped == [True]
 
