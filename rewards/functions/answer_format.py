@@ -1,4 +1,4 @@
-"""Rewards for the shape of a completion: format, think_format, tag_count, reasoning_steps, code_format. No data column is needed."""
+"""Rewards for the format of a completion: format, think_format, tag_count, reasoning_steps, code_format. They need no data column."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LAYOUTS = {
 
 
 class Format(TextReward):
-    """1.0 where the whole text is a think block and an answer block, with exactly one of each tag; else 0.0.
+    """1.0 if the whole text is a think block followed by an answer block, and each tag occurs once; else 0.0.
 
     Args:
-        layout: `block` has each tag on a line of its own (Open-R1); `inline` is `<think>…</think><answer>…</answer>` (MedicalGPT).
+        layout: `block`: each tag on a line of its own (Open-R1). `inline`: `<think>…</think><answer>…</answer>` (MedicalGPT).
     """
 
     __name__ = "format"
@@ -37,7 +37,7 @@ class Format(TextReward):
 
 
 class ThinkFormat(TextReward):
-    """1.0 where the text starts with `<think>` and has one `</think>` later and no second `<think>`; else 0.0."""
+    """1.0 if the text starts with `<think>`, and has one `</think>` and no second `<think>`; else 0.0."""
 
     __name__ = "think_format"
 
@@ -46,7 +46,7 @@ class ThinkFormat(TextReward):
 
 
 class TagCount(TextReward):
-    """0.25 for each of the four tags, with the line feeds of the block layout around it, that occurs exactly once."""
+    """0.25 for each of the four tags that occurs exactly once with the line feeds of the block layout around it."""
 
     __name__ = "tag_count"
 
@@ -57,10 +57,10 @@ class TagCount(TextReward):
 
 
 class ReasoningSteps(TextReward):
-    """min(1, n / 3), where n counts what marks a step of reasoning (Open-R1).
+    """min(1, n / 3), where n is the number of marks of a reasoning step (Open-R1).
 
-    A mark is `Step 1:` or any other number, `First,`, `Second,`, `Next,` or `Finally,` anywhere, and a number with a full stop, a `-`
-    or a `*` at the start of any line. (In Open-R1 a numbered item counts at the start of the text only, and a bullet not there.)
+    Marks are, anywhere: `Step 1:` with any number, `First,`, `Second,`, `Next,` and `Finally,`. At the start of a line: a number with a full
+    stop, `-` and `*`. (Open-R1 counts a numbered item only at the start of the text, and a bullet only elsewhere.)
     """
 
     __name__ = "reasoning_steps"
@@ -72,16 +72,16 @@ class ReasoningSteps(TextReward):
 
 
 class CodeFormat(Format):
-    """1.0 where `format` is 1.0 in its block layout and the answer block holds a fenced block of the language; else 0.0.
+    """1.0 if `format` in its block layout is 1.0 and the answer block has a fenced block of the language; else 0.0.
 
-    A fence opens with three back quotes and the language, exactly and alone on its line, and is closed in the answer block.
+    A fence opens with three backticks and exactly the language, alone on a line. It must be closed within the answer block.
 
     Args:
-        language: the language, as it stands behind the back quotes. Where a row has a value in the column `language`, that counts.
+        language: the language, as it is written after the backticks. A value in a row's column `language` overrules it.
 
     Raises:
         ConfigError: `language` is not text.
-        RewardError: when called, the `language` of a row is not text.
+        RewardError: when called, if a row's `language` is not text.
     """
 
     __name__ = "code_format"
@@ -89,7 +89,9 @@ class CodeFormat(Format):
     def __init__(self, language: str = "python") -> None:
         super().__init__()
         if not isinstance(language, str) or not language:
-            raise ConfigError(f"{self.__name__}: language {language!r} must be what stands behind the back quotes; use text such as python")
+            raise ConfigError(
+                f"{self.__name__}: language {language!r} is not the text after the backticks of a fence; use one such as python"
+            )
         self._language = language
 
     def grade_text(self, text: str, columns: Columns) -> Grade:

@@ -1,4 +1,4 @@
-"""Checkers: the programs of contest problems that judge a program's output. They come with the data, and run apart from what they judge."""
+"""Checkers: programs of contest problems that judge a submission's output. They come with the data, and run apart from the submission."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CHECKER_LIMITS = Limits(wall_s=10.0, memory_bytes=1 << 30)
 
 
 class Checker:
-    """A checker, made ready when it is first asked. A context, at whose end it is given back.
+    """A checker. It is made ready at its first use, and given back at the end of the context.
 
-    It is called with three file names, of the test's input, its correct output, and the output to judge, and prints a number.
+    The program gets three file names: the test's input, the correct output, and the output to judge. It prints a number.
 
     Args:
-        runner: where it runs.
-        program: its text.
-        problem: whose it is, for messages.
+        runner: runs the checker.
+        program: its source.
+        problem: name of the problem, for messages.
     """
 
     def __init__(self, runner: Runner, program: Program, problem: str) -> None:
@@ -41,10 +41,10 @@ class Checker:
         self._closing.__exit__(kind, error, trace)
 
     def judge(self, case: Case, output: str) -> float:
-        """The number that it prints for an output; 0.0 where the output makes it fail.
+        """The number that the checker prints for an output; 0.0 if it fails on this output.
 
         Raises:
-            RewardError: it does not work on the correct output either.
+            RewardError: the checker fails on the correct output too.
         """
         number = self._ask(case, output)
         if number is None and not self._sound:
@@ -73,7 +73,7 @@ class Checker:
 
 
 def first_number(text: str) -> float | None:
-    """The number that a text begins with: a checker or manager prints its score, and perhaps words after it."""
+    """Read the number at the start of a text, if any: checkers and managers print a score, and sometimes words after it."""
     words = text.split(maxsplit=1)
     try:
         return float(words[0]) if words else None

@@ -1,6 +1,6 @@
-"""Rewards for code: the tests of the row that the program of a completion passes. The program runs in rewards/sandbox/runner.py's jail.
+"""Rewards for code: how many of the row's tests the completion's program passes. Programs run through rewards/sandbox/runner.py.
 
-Contests have rewards of their own, rewards/functions/contest.py.
+The rewards for contest problems are in rewards/functions/contest.py.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from rewards.sandbox.runner import CompilationError, Language, Prepared, Program
 UNPARSABLE_GOLD = Grade(None, "unparsable_gold")
 
 TAGS: dict[Language, tuple[str, ...]] = {"python": ("python", "python3", "py"), "cpp": ("cpp", "c++", "cxx", "cc")}
-"""What a language is called in a row and after the three backticks of a fence."""
+"""Names of a language, in a row and after the backticks of a fence."""
 
 SCRIPT_NAME: dict[Language, str] = {"python": "main.py", "cpp": "main.cpp"}
 
 OUTPUT_BYTES = 4 << 20
-"""So much a program may print, or twice what it should where that is more."""
+"""Limit on what a program prints, or twice the expected output if that is more."""
 
 BINARY_THRESHOLD = 0.99
 
@@ -35,7 +35,7 @@ _FENCES = {
 
 
 class Case(NamedTuple):
-    """One test: what the program reads from its standard input, and what it must print."""
+    """One test: the program's standard input, and the output that is expected."""
 
     input: str
     output: str
@@ -49,24 +49,24 @@ class CodeTests(NamedTuple):
 
 
 class Code(TextReward):
-    """The share of the row's tests that the completion's program passes: passed / total, as Open-R1's code_reward.
+    """The share of the row's tests that the completion's program passes: passed / total, as in Open-R1's code_reward.
 
-    The program is the last fenced block of the row's language (```` ```python ````, ```` ```cpp ````); without one the reward is
-    0.0. A test is passed by exit code 0 and the right standard output, compared line by line, all lines, without white space at
-    the ends of lines and without empty lines at the end. (Open-R1 compares as many lines as the shorter of the two has.) A test
-    that runs into a limit or exits with another code fails alone.
+    The program is the last fenced block of the row's language (```` ```python ````, ```` ```cpp ````). Without one, the reward is 0.0.
+    A program passes a test if it exits with code 0 and prints the expected output. All lines are compared, without white space at their
+    ends and without empty lines at the end of the output. (Open-R1 compares only as many lines as the shorter output has.) A test that
+    runs into a limit, or exits with another code, fails; the other tests still count.
 
     The column `verification_info` is `{"language": "python" | "cpp", "test_cases": [{"input": str, "output": str, "type":
-    "stdin_stdout"}]}`, or its JSON text. Where it cannot be read, or has no such tests, the reward does not apply.
+    "stdin_stdout"}]}`, or this as JSON text. If it cannot be read, or has no such tests, the reward does not apply.
 
     Args:
-        provider: where programs run: `local`, the jail on this node, or `piston`, `e2b`, `morph` (rewards/sandbox/providers.py).
-        endpoints: of `piston`: its addresses.
-        image: of `e2b` a template, of `morph` the id of a snapshot.
-        timeout_s: wall seconds of one test.
-        memory_bytes: memory of one test.
-        enforce_same_language: a completion that has a block of the other language, too, counts as one without code. (Open-R1's
-            option of this name refuses a batch of rows in several languages; here a row is judged by itself, in any mixture.)
+        provider: where programs run: `local`, in jails on this node, or `piston`, `e2b`, `morph` (rewards/sandbox/providers.py).
+        endpoints: for `piston`: addresses of its servers.
+        image: for `e2b` a template, for `morph` the id of a snapshot.
+        timeout_s: limit on the wall seconds of one test.
+        memory_bytes: limit on the memory of one test.
+        enforce_same_language: if True, a completion that also has a block of the other language counts as one without code. (Open-R1's
+            option of this name refuses a batch with rows in several languages. Here rows may be mixed.)
 
     Raises:
         ConfigError: a parameter has an impossible value.
@@ -92,7 +92,7 @@ class Code(TextReward):
         self._one_language = enforce_same_language
 
     def check_host(self) -> None:
-        self._runner.check(["python"])  # a compiler is missed by the first row of C++
+        self._runner.check(["python"])  # whether there is a compiler matters only when a row in C++ comes
 
     def gold_columns(self, columns: Columns) -> tuple[str, ...]:
         return ("verification_info",)
@@ -119,7 +119,7 @@ class Code(TextReward):
             return Grade(0.0, "scored")
 
     def _passes(self, program: Prepared, cases: Sequence[Case]) -> Iterator[bool]:
-        """Test by test, so that no more of them run than are asked for."""
+        """Run test by test: no more tests than the caller asks for."""
         for case in cases:
             limits = Limits(wall_s=self._timeout_s, memory_bytes=self._memory_bytes, output_bytes=output_bytes(case.output))
             yield passes(program.run(case.input, limits=limits), case.output)
@@ -129,9 +129,9 @@ class Code(TextReward):
 
 
 class BinaryCode(Code):
-    """1.0 where `code` would be more than 0.99, else 0.0; it stops at the test that decides that.
+    """1.0 if `code` would give more than 0.99, else 0.0. It stops as soon as the result is certain.
 
-    The column and the parameters are those of `code`.
+    Column and parameters are those of `code`.
     """
 
     __name__ = "binary_code"
@@ -146,19 +146,19 @@ class BinaryCode(Code):
 
 
 def extract_code(text: str, language: Language) -> str:
-    """The content of the last fenced block of a language; "" where there is none, or it is blank."""
+    """The content of the last fenced block of a language; "" if there is none, or it is blank."""
     blocks = _FENCES[language].findall(text)
     return blocks[-1] if blocks and blocks[-1].strip() else ""
 
 
 def language_named(name: object) -> Language | None:
-    """`language_named("C++")` is "cpp"; None for a language that is not run here."""
+    """Find a language by one of its names: `language_named("C++")` is "cpp". None if there is no such language."""
     folded = name.strip().lower() if isinstance(name, str) else None
     return next((language for language, tags in TAGS.items() if folded in tags), None)
 
 
 def read_tests(info: object) -> CodeTests | None:
-    """The tests of a `verification_info`; None where it has none that can be run."""
+    """Read a `verification_info`. None if it has no tests that can be run."""
     info = from_json(info)
     language = language_named(info.get("language")) if isinstance(info, Mapping) else None
     cases = read_cases(info.get("test_cases")) if isinstance(info, Mapping) else None
@@ -166,7 +166,7 @@ def read_tests(info: object) -> CodeTests | None:
 
 
 def read_cases(cases: object) -> list[Case] | None:
-    """Tests as `[{"input": …, "output": …}]`; None where one of them is anything else."""
+    """Read tests given as `[{"input": …, "output": …}]`. None if any of them has another form."""
     cases = from_json(cases)
     if not isinstance(cases, Sequence) or isinstance(cases, str):
         return None
@@ -181,7 +181,7 @@ def read_cases(cases: object) -> list[Case] | None:
 
 
 def from_json(value: object) -> object:
-    """A value that data sets keep either as it is or as JSON text; None where the text is no JSON."""
+    """Read a value that some data sets keep as JSON text. None if the text is no JSON; what is not text is returned as it is."""
     if not isinstance(value, str):
         return value
     try:
@@ -191,14 +191,14 @@ def from_json(value: object) -> object:
 
 
 def numeric(value: object) -> int | float | str:
-    """Give a value back that `int` and `float` take; raise TypeError for any other."""
+    """Return a value that `int` and `float` accept. Raise TypeError for any other."""
     if not isinstance(value, (int, float, str)):
         raise TypeError(f"{value!r} is neither a number nor text")
     return value
 
 
 def require_columns(reward: str, needed: Collection[str], columns: Collection[str]) -> None:
-    """Raise RewardError where data with these columns lacks one."""
+    """Raise RewardError if one of the needed columns is missing."""
     missing = [name for name in needed if name not in columns]
     if missing:
         raise RewardError(
@@ -208,12 +208,12 @@ def require_columns(reward: str, needed: Collection[str], columns: Collection[st
 
 
 def output_bytes(expected: str) -> int:
-    """Count the bytes that a program may print where it should print `expected`."""
+    """The number of bytes that a program may print if `expected` is right."""
     return max(OUTPUT_BYTES, 2 * len(expected.encode(errors="replace")))
 
 
 def passes(result: Result, expected: str) -> bool:
-    """Tell whether a run ended well and printed what it should."""
+    """Tell whether a run ended well and printed the expected output."""
     return result.ok and _lines(result.stdout) == _lines(expected)
 
 

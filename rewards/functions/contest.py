@@ -1,7 +1,7 @@
-"""Rewards for problems of programming contests: ioi_code and cf_code, on the columns of open-r1/ioi and open-r1/codeforces.
+"""Rewards for programming contests: ioi_code and cf_code, for the data sets open-r1/ioi and open-r1/codeforces.
 
-Scoring is Open-R1's; judging is that of its Piston packages (cms_ioi; python and C++ of Codeforces), but what judges, and the
-correct output, never lie where the submission runs.
+Scoring is that of Open-R1. Judging is that of Open-R1's Piston packages (cms_ioi; python and C++ for Codeforces), with one difference: the
+checker and the correct output are never where the submission runs.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from rewards.sandbox.runner import CompilationError, Language, Prepared, Program
 ScoringMode = Literal["pass_fail", "partial", "weighted_sum"]
 
 NO_CODE, NOT_COMPILED = -1.0, -0.1
-"""What cf_code gives for these."""
+"""Values of cf_code for a completion without code, and for code that does not compile."""
 
 PARTIAL_WEIGHT = 0.1
-"""Of the share of passed tests in weighted_sum."""
+"""Weight of the share of passed tests in `weighted_sum`."""
 
 DEFAULT_TIME_S, DEFAULT_MEMORY_MB = 2.0, 256.0
-"""Codeforces' own, where a row has none."""
+"""Limits of a test where the row has none: those of Codeforces."""
 
 FILE_MODE_OUTPUT = "output.txt"
 
@@ -53,11 +53,11 @@ class _ContestReward(TextReward):
     """The common part of the two contest rewards.
 
     Args:
-        provider: where programs run: `local`, the jail on this node, or `piston`, `e2b`, `morph` (rewards/sandbox/providers.py).
-        endpoints: of `piston`: its addresses.
-        image: of `e2b` a template, of `morph` the id of a snapshot.
-        test_batch_size: tests between two looks at whether one of them has failed for good; -1 is all. Services run a batch at the
-            same time, the jail of this node test by test. It changes how much is run, not the reward.
+        provider: where programs run: `local`, in jails on this node, or `piston`, `e2b`, `morph` (rewards/sandbox/providers.py).
+        endpoints: for `piston`: addresses of its servers.
+        image: for `e2b` a template, for `morph` the id of a snapshot.
+        test_batch_size: number of tests that run before it is checked whether the result is already certain; -1 for all. Services run the
+            tests of a batch at the same time, `local` one after another. It changes how many tests run, not the reward.
     """
 
     def __init__(self, provider: str, endpoints: Sequence[str] | str | None, image: str | None, test_batch_size: int) -> None:
@@ -79,14 +79,14 @@ class _ContestReward(TextReward):
 class IOICode(_ContestReward):
     """Score of a C++ submission on one subtask of an IOI problem, from 0.0 to 1.0, as Open-R1's ioi_code_reward.
 
-    score = min over the subtask's tests, rounded to the subtask's precision. It stops at the first batch of tests with a 0, which
-    decides the score. No code (the last ```` ```cpp ```` block), and code that does not compile, score 0.0. `#include
-    <bits/stdc++.h>`, the problem's header and `using namespace std;` are added where they are missing.
+    score = the lowest score of the subtask's tests, rounded to the subtask's precision. After a batch with a 0 no more tests run. A
+    completion without code (the last ```` ```cpp ```` block), or whose code does not compile, scores 0.0. If they are missing, `#include
+    <bits/stdc++.h>`, the problem's header and `using namespace std;` are added to the code.
 
-    Columns, of open-r1/ioi: `id` (of the problem), `grader_files` ([[name, content], …]: what it is compiled with, the manager, the
-    checker), `test_names`, `time_limit` (seconds), `memory_limit` (bytes), `score_precision` (digits), `task_type` (`Batch` or
-    `Communication`; other types do not apply). And of open-r1/ioi-test-cases, joined to it: `test_cases` ([[input, output], …] in the
-    order of `test_names`, or name -> [input, output]).
+    Columns of open-r1/ioi: `id` (of the problem), `grader_files` ([[name, content], …]: the sources that a submission is compiled with, the
+    manager, the checker), `test_names`, `time_limit` (seconds), `memory_limit` (bytes), `score_precision` (digits), `task_type` (`Batch`
+    or `Communication`; the reward does not apply to other types). A column of open-r1/ioi-test-cases, joined to it: `test_cases`
+    ([[input, output], …] in the order of `test_names`, or name -> [input, output]).
 
     Args:
         provider, endpoints, image, test_batch_size: see _ContestReward. Tasks of type `Communication` need provider `local`.
@@ -141,7 +141,7 @@ class IOICode(_ContestReward):
 
 
 class _Problem(NamedTuple):
-    """A row of cf_code."""
+    """A row of the data of cf_code."""
 
     name: str
     language: Language
@@ -154,25 +154,26 @@ class _Problem(NamedTuple):
 class CodeforcesCode(_ContestReward):
     """Reward of a submission to a Codeforces problem, as Open-R1's cf_code_reward.
 
-    No code (the last block of the row's language): -1.0. It does not compile, or is no Python: -0.1. No tests: does not apply.
-    Else by `scoring_mode`, where p is the share of tests that it passes:
+    The row has no tests                                           the reward does not apply
+    The completion has no code (last block of the row's language)  -1.0
+    The code does not compile, or is not valid Python              -0.1
+    `pass_fail`                                                    1.0 if p = 1, else 0.0
+    `partial`                                                      p
+    `weighted_sum`                                                 pass_fail + 0.1 p
 
-    - `pass_fail`: 1.0 if p = 1, else 0.0; it stops at the first batch of tests with a failure
-    - `partial`: p
-    - `weighted_sum`: pass_fail + 0.1 p
+    The last three are values of `scoring_mode`; p is the share of tests that the submission passes. `pass_fail` runs no more tests after a
+    batch with a failure. A test is passed if the program exits with code 0 and the checker accepts its output. Without a checker, the
+    output must equal the correct one, except for white space and the case of "yes" and "no".
 
-    A test is passed by exit code 0 and an output that the checker accepts; without a checker, that equals the correct output in all
-    but white space and the case of "yes" and "no".
-
-    Columns, of open-r1/codeforces (verifiable-prompts): `official_tests` ([{input, output}]), `language` (`python` or `cpp`); and
-    where the data has them: `generated_tests` (as `official_tests`), `generated_checker` (a Python program, called with the names
-    of input, correct output and output, which prints 1 or 100 for a right one), `time_limit` (seconds), `memory_limit` (megabytes),
-    `input_mode` (`file`: input.txt to output.txt).
+    Columns of open-r1/codeforces (verifiable-prompts): `official_tests` ([{input, output}]), `language` (`python` or `cpp`). These may be
+    absent: `generated_tests` (as `official_tests`), `generated_checker` (a Python program that gets the names of three files, input,
+    correct output and output, and prints 1 or 100 if the output is right), `time_limit` (seconds), `memory_limit` (megabytes),
+    `input_mode` (`file`: the program reads input.txt and writes output.txt).
 
     Args:
         provider, endpoints, image, test_batch_size: see _ContestReward. Problems with `input_mode: file` cannot run on `piston`.
         scoring_mode: as above.
-        language: of all submissions, where the data has no column `language`.
+        language: language of all submissions, if the data has no column `language`.
 
     Raises:
         ConfigError: a parameter has an impossible value.
@@ -244,12 +245,12 @@ class CodeforcesCode(_ContestReward):
         return closing.enter_context(Checker(self._runner, Program("python", {"checker.py": problem.checker}), problem.name))
 
     def _read(self, columns: Columns) -> _Problem | None:
-        """None where the row has no tests, or cannot be read."""
+        """Read a row. None if it has no tests, or has another form."""
         language = language_named(columns.get("language", self._language))
         official, generated = read_cases(columns.get("official_tests")), read_cases(columns.get("generated_tests"))
         if language is None or not official:
             return None
-        cases = [*official, *(generated or ())]  # in other subsets generated_tests is their number
+        cases = [*official, *(generated or ())]  # in other subsets generated_tests is a number
         try:
             time_s = float(numeric(columns.get("time_limit") or DEFAULT_TIME_S))
             memory_mb = float(numeric(columns.get("memory_limit") or DEFAULT_MEMORY_MB))

@@ -1,4 +1,4 @@
-"""A group as the rewards see it: plain values, so that it travels to a grader as JSON. Standard library only."""
+"""A group as rewards see it. It has plain values only, because it goes to a grader as JSON. Standard library only."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class GroupInput:
     """
 
     prompt: object
-    """Text, or chat messages of a conversational prompt."""
+    """Text, or the chat messages of a conversational prompt."""
     texts_G: list[str]
     token_ids_G: list[list[int]]
-    """Empty where no reward of the run reads token ids."""
+    """Empty if no reward of the run reads token ids."""
     columns: Columns
     step: int
     """Optimizer steps done."""
@@ -38,5 +38,5 @@ class GroupInput:
 
 
 def completion_text(completion: Completion) -> str:
-    """The text of a completion, which is plain text or chat messages whose last one is the assistant's."""
+    """The text of a completion: itself, or the content of its last chat message."""
     return completion if isinstance(completion, str) else completion[-1]["content"]

@@ -1,8 +1,10 @@
-"""Tasks of the International Olympiad in Informatics: what a row of open-r1/ioi says, and how a submission to it is judged.
+"""Tasks of the International Olympiad in Informatics: read a row of open-r1/ioi, and judge submissions to it.
 
-`Batch`: the submission, compiled with the problem's grader, reads the input and prints the output; a checker or a comparison gives
-the score. `Communication`: the submission, compiled with the problem's stub, talks with the problem's manager, which knows the input
-and gives the score.
+Batch: the submission is compiled with the problem's grader, reads the input and prints the output. A checker, or a comparison with the
+correct output, gives the score.
+
+Communication: the submission is compiled with the problem's stub, and talks with the problem's manager. The manager knows the input, and
+gives the score.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from rewards.sandbox.local import LocalRunner
 from rewards.sandbox.runner import CompilationError, Program, Runner
 
 PARTS = ("grader.cpp", "stub.cpp")
-"""Sources that a submission is compiled with."""
+"""Names of the sources that a submission is compiled with."""
 
 _SPACE = re.compile(r"[ \t\r\f\v]+")
 
@@ -34,15 +36,15 @@ class Task:
 
     Args:
         problem: id of the problem.
-        cases: its tests.
-        precision: digits of a score.
-        limits: of the submission in one test.
-        files: base name -> content of what a submission is compiled with.
-        manager: files of the manager; empty where there is none.
-        checker: files of the checker; empty where there is none.
-        communicates: whether the type is Communication.
-        processes: copies of the submission that a manager talks with.
-        fifo_arguments: whether a stub gets the names of its pipes as arguments, rather than standard input and output.
+        cases: the tests.
+        precision: number of digits of a score.
+        limits: limits of the submission in one test.
+        files: sources and headers that a submission is compiled with: base name -> content.
+        manager: files of the manager; empty if there is none.
+        checker: files of the checker; empty if there is none.
+        communicates: True for the type Communication.
+        processes: number of copies of the submission that the manager talks with.
+        fifo_arguments: True if a stub gets the names of its pipes as arguments; otherwise they are its standard input and output.
     """
 
     problem: str
@@ -57,14 +59,14 @@ class Task:
     fifo_arguments: bool = False
 
     def deadline_s(self, runner: Runner) -> float:
-        """Wall seconds that judging a submission takes at the very most."""
+        """The most wall seconds that judging a submission takes."""
         helper = self.manager or self.checker
         helping_s = runner.deadline_s(len(self.cases) + 1, max(CHECKER_LIMITS.wall_s, self.limits.wall_s)) if helper else 0.0
         return runner.deadline_s(len(self.cases), self.limits.wall_s) + helping_s
 
     @contextmanager
     def judge(self, runner: Runner, code: str) -> Iterator[Callable[[Case], float]]:
-        """Yield a function that scores a submission on one test, from 0.0 to 1.0. Raises CompilationError if the submission does not compile."""
+        """Yield a function that scores the submission on one test, from 0.0 to 1.0. Raises CompilationError if it does not compile."""
         name = f"{self.problem.lower()}.cpp"
         submission = Program("cpp", {name: with_includes(code, self.problem, self.files), **self.files})
         with ExitStack() as closing:
@@ -88,10 +90,10 @@ class Task:
         return judge
 
     def _communicating(self, runner: Runner, submission: Program, closing: ExitStack) -> Callable[[Case], float]:
-        if not isinstance(runner, LocalRunner):  # the others run one program at a time
+        if not isinstance(runner, LocalRunner):  # other providers run one program at a time
             raise RewardError(
-                f"problem {self.problem} is of type Communication, whose programs run side by side, which provider {runner.name} "
-                f"cannot; use provider local, or leave these problems out"
+                f"problem {self.problem} is of type Communication: two programs must run side by side, and provider {runner.name} "
+                f"cannot do that; use provider local, or leave these problems out"
             )
         program = closing.enter_context(runner.prepare(submission))
         try:
@@ -111,7 +113,7 @@ class Task:
 
 
 def read_task(columns: Columns) -> Task | None:
-    """The subtask of a row; None where it has no tests, is of a type that is not judged here, or cannot be read."""
+    """Read the subtask of a row. None if it has no tests, is of another type, or cannot be read."""
     try:
         return _read_task(columns)
     except (KeyError, TypeError, ValueError):
@@ -150,7 +152,7 @@ def _read_task(columns: Columns) -> Task | None:
 
 
 def _read_files(files: object) -> dict[str, str]:
-    """Files as `[[name, content], ...]`; those without content are left out."""
+    """Read files given as `[[name, content], ...]`. Files without content are left out."""
     if not files:
         return {}
     if not isinstance(files, Sequence):
@@ -170,13 +172,13 @@ def _read_cases(cases: object, names: object) -> list[Case] | None:
 
 
 def with_includes(code: str, problem: str, files: Mapping[str, str]) -> str:
-    """A submission with the lines that models forget."""
+    """The submission, with the first lines that models often forget."""
     wanted = ["#include <bits/stdc++.h>", *([f'#include "{problem}.h"'] if f"{problem}.h" in files else []), "using namespace std;"]
     return "".join(f"{line}\n" for line in wanted if line not in code) + code
 
 
 def _squeezed(text: str) -> list[str]:
-    """Lines as `diff -b` compares them."""
+    """The lines of a text, with white space as `diff -b` compares it."""
     return [_SPACE.sub(" ", line).rstrip() for line in text.rstrip().split("\n")]
 
 

@@ -1,4 +1,4 @@
-"""Rewards for the length of a completion: length, cosine, soft_overlong_punishment."""
+"""Rewards for the length of completions: length, cosine, soft_overlong_punishment."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Unit = Literal["characters", "tokens"]
 
 
 class _JudgedLength(PerCompletionReward):
-    """A reward of the length that depends on whether the answer is right, which Accuracy says.
+    """A reward for the length that depends on whether the answer is right. Accuracy decides that.
 
-    A completion without an answer is wrong, as in Open-R1, and counted as `unparsable_answer`; an unparsable gold gives None.
+    A completion without an answer is wrong, as in Open-R1; its outcome is `unparsable_answer`. If the gold cannot be read, the value is None.
     """
 
     can_hang = True
@@ -29,7 +29,7 @@ class _JudgedLength(PerCompletionReward):
         one_of(self.__name__, "answer_style", answer_style, get_args(AnswerStyle))
         self.needs_token_ids = unit == "tokens"
         self._accuracy = Accuracy(answer_style, gold_column)
-        self._accuracy.__name__ = self.__name__  # its errors name the reward that the user listed
+        self._accuracy.__name__ = self.__name__  # so that errors name the reward that the user listed
 
     def gold_columns(self, columns: Columns) -> tuple[str, ...]:
         return self._accuracy.gold_columns(columns)
@@ -52,17 +52,17 @@ class _JudgedLength(PerCompletionReward):
 
     @abstractmethod
     def _value(self, right: bool, lengths_G: Sequence[int], index: int) -> float:
-        """The reward of completion `index`, whose answer is right or not."""
+        """Compute the reward of completion `index` from the lengths of the group's completions."""
 
 
 class Length(_JudgedLength):
-    """Short completions of a group over long ones: Kimi k1.5 (arXiv 2501.12599), section 2.3.3. Open-R1's `len_reward`.
+    """Prefer short completions of a group to long ones: Kimi k1.5 (arXiv 2501.12599), section 2.3.3. Open-R1's `len_reward`.
 
-    lambda = 0.5 - (len - min) / (max - min) with the shortest and longest completion of the group, right and wrong ones alike. A
-    right answer gets lambda, a wrong one min(0, lambda); where all are equally long, 0.
+    lambda = 0.5 - (len - min) / (max - min), where min and max are over all completions of the group, right and wrong. A right answer gets
+    lambda, a wrong one min(0, lambda). If all are equally long, the reward is 0.
 
     Args:
-        unit: what a length counts: `characters` of the text (Open-R1), or `tokens`.
+        unit: unit of a length: `characters` of the text (Open-R1), or `tokens`.
         answer_style, gold_column: how the answer is judged, as in `accuracy`.
 
     Raises:
@@ -84,16 +84,20 @@ class Length(_JudgedLength):
 
 
 class Cosine(_JudgedLength):
-    """A cosine of the length: short right answers are best, short wrong ones worst. Yeo et al., arXiv 2502.03373; Open-R1.
+    """A cosine of the length. Short right answers get most, short wrong ones least. Yeo et al., arXiv 2502.03373; Open-R1.
 
-    progress = min(len / max_len, 1), value = lo + (hi - lo) (1 + cos(pi progress)) / 2. A right answer falls from
-    `max_value_correct` at length 0 to `min_value_correct` at `max_len`; a wrong one rises from `min_value_wrong` to `max_value_wrong`.
-    The bounds may be given in the other order, as in the defaults of Open-R1's script (0.0 and -0.5): the slope turns round.
+    value = end + (start - end) (1 + cos(pi progress)) / 2, where progress = min(len / max_len, 1):
+
+                    start (length 0)      end (max_len and more)
+    right answer    max_value_correct     min_value_correct
+    wrong answer    min_value_wrong       max_value_wrong
+
+    A minimum may be greater than its maximum, as in the defaults of Open-R1's script (0.0 and -0.5); the slope is then reversed.
 
     Args:
-        min_value_wrong, max_value_wrong, min_value_correct, max_value_correct: the bounds.
-        max_len: from this length on the value stays; in characters or tokens.
-        unit: what a length counts: `characters` of the text (Open-R1), or `tokens`.
+        min_value_wrong, max_value_wrong, min_value_correct, max_value_correct: see the table.
+        max_len: length, in characters or tokens, from which on the value is constant.
+        unit: unit of a length: `characters` of the text (Open-R1), or `tokens`.
         answer_style, gold_column: how the answer is judged, as in `accuracy`.
 
     Raises:
@@ -135,17 +139,20 @@ class Cosine(_JudgedLength):
 
 
 class SoftOverlongPunishment(PerCompletionReward):
-    """Punishes completions that come near the limit: DAPO (arXiv 2503.14476), equation 13, on token counts.
+    """Punish completions that come near the length limit: DAPO (arXiv 2503.14476), equation 13, in tokens.
 
-    0 up to L_max - L_cache tokens, then (L_max - L_cache - len) / L_cache down to -1 at L_max, and -1 beyond. With L_cache 0 it
-    is a step.
+    up to L_max - L_cache      0
+    up to L_max                (L_max - L_cache - len) / L_cache, which falls to -1
+    above L_max                -1
+
+    With L_cache 0 there is no slope: the value is 0 up to L_max.
 
     Args:
-        max_completion_len: L_max in tokens. In a run it is `actors.max_completion_length` where it is not given.
-        soft_punish_cache: L_cache in tokens; without it a quarter of L_max, rounded down.
+        max_completion_len: L_max. Default in a run: `actors.max_completion_length`.
+        soft_punish_cache: L_cache. Default: a quarter of L_max, rounded down.
 
     Raises:
-        ConfigError: a parameter is no whole number, or L_cache is more than L_max; when called outside a run, L_max is not given.
+        ConfigError: a parameter is not a whole number, or L_cache is more than L_max; when called outside a run, if L_max is not given.
     """
 
     __name__ = "soft_overlong_punishment"
@@ -167,8 +174,8 @@ class SoftOverlongPunishment(PerCompletionReward):
     def grade(self, group: GroupInput, index: int) -> Grade:
         if self._max_len is None:
             raise ConfigError(
-                f"{self.__name__}: max_completion_len is not set, and only a run fills it in from actors.max_completion_length; "
-                f"give it: load({self.__name__!r}, max_completion_len=2048)"
+                f"{self.__name__}: max_completion_len is not set, and only a run takes it from actors.max_completion_length; set it, as "
+                f"in load({self.__name__!r}, max_completion_len=2048)"
             )
         cache = self._max_len // 4 if self._cache is None else self._cache
         return Grade(_overlong(len(group.token_ids_G[index]), self._max_len, cache), "scored")

@@ -1,8 +1,7 @@
-"""accuracy and reasoning_accuracy: the answer of a completion compared with the gold answer by math-verify.
+"""accuracy and reasoning_accuracy: compare the answer of a completion with the gold answer, by math-verify.
 
-math-verify's own time limits are off: they are SIGALRM, which off the main thread raises and under C code does nothing.
-Grading here is therefore unbounded: the deadline is the grader process's, in a run (rewards/grading/graders.py) and outside
-(rewards/grading/direct.py).
+math-verify's own time limits are switched off. They use SIGALRM, which works on the main thread only, and not while C code runs. So grading
+here may take for ever. The grader process has the deadline: rewards/grading/graders.py in a run, rewards/grading/direct.py outside.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from rewards.functions.per_completion import Grade, TextReward
 AnswerStyle = Literal["latex", "answer_tag", "auto"]
 OnUnparsableAnswer = Literal["zero", "skip"]
 Parsed: TypeAlias = tuple[object, ...]
-"""What math-verify made of a text: a SymPy expression and the string it was read from, or the string alone, or nothing."""
+"""Result of math-verify's parser: a SymPy expression and the string that it was read from; or the string only; or nothing."""
 
 RIGHT, WRONG = Grade(1.0, "scored"), Grade(0.0, "scored")
 UNPARSABLE_GOLD = Grade(None, "unparsable_gold")
 NO_ANSWER = Grade(None, "unparsable_answer")
 
 CACHED_CHARACTERS = 1024
-"""Longer texts are not kept: 16,384 of them would be too much memory, and they seldom repeat."""
+"""Longer texts are not cached: they seldom repeat, and 16,384 of them would take too much memory."""
 
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _INTEGER = re.compile(r"-?[1-9][0-9]{0,14}|0")
@@ -42,19 +41,19 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 class Accuracy(TextReward):
-    """1.0 where the answer equals the gold answer, 0.0 where it does not.
+    """1.0 if the answer equals the gold answer, else 0.0.
 
     Args:
-        answer_style: where the answer is looked for. `latex`: in LaTeX only, `\\boxed` first, without repair of malformed
-            operators (Open-R1). `answer_tag`: in the first `<answer>…</answer>`, else in the whole text; plain numbers and free
-            text count (MedicalGPT, GSM8K). `auto`: `latex`, and where that finds no answer, `answer_tag`.
-        gold_column: the column of the gold answer; without it `solution`, or `answer` where there is no `solution`. Of a gold
-            with `####` in it, what follows the first one counts.
-        on_unparsable_answer: `zero` scores a completion without an answer 0.0; `skip` says None.
+        answer_style: where to look for the answer. `latex`: in LaTeX only, `\\boxed` first; malformed operators are not repaired
+            (Open-R1). `answer_tag`: in the first `<answer>…</answer>`, or in the whole text if there is none; plain numbers and words
+            count too (MedicalGPT, GSM8K). `auto`: as `latex`, and if no answer is found, as `answer_tag`.
+        gold_column: column of the gold answer. Default: `solution`, or `answer` if there is no `solution`. If a gold contains `####`, only
+            the text after the first one counts.
+        on_unparsable_answer: value of a completion without an answer: `zero` gives 0.0, `skip` gives None.
 
     Raises:
         ConfigError: a parameter has an unknown value.
-        RewardError: when called, a row lacks the gold column.
+        RewardError: when called, if a row lacks the gold column.
     """
 
     __name__ = "accuracy"
@@ -73,7 +72,7 @@ class Accuracy(TextReward):
         self._no_answer = Grade(0.0 if on_unparsable_answer == "zero" else None, "unparsable_answer")
 
     def gold_column(self, columns: Columns) -> str:
-        """Which of these columns holds the gold answer."""
+        """The one of these columns that holds the gold answer."""
         candidates = (self._gold_column,) if self._gold_column else ("solution", "answer")
         for name in candidates:
             if name in columns:
@@ -105,7 +104,7 @@ class Accuracy(TextReward):
         preload()
 
     def _gold_text(self, gold: object) -> str:
-        """The gold answer as text; GSM8K's golds end in `#### 72`."""
+        """The gold answer as text. GSM8K's golds end in `#### 72`."""
         if gold is None:
             return ""
         if not isinstance(gold, (str, int, float)):
@@ -118,17 +117,17 @@ class Accuracy(TextReward):
 
 
 class ReasoningAccuracy(Accuracy):
-    """Accuracy of what follows the reasoning: of the text after the last occurrence of any of the delimiters (TRL).
+    """Accuracy of the text after the reasoning, that is, after the last occurrence of any delimiter (TRL).
 
-    Without a delimiter the reasoning never ended: 0.0, whatever `on_unparsable_answer` and the gold are.
+    Without a delimiter the reasoning has not ended: the value is 0.0, whatever the gold and `on_unparsable_answer` are.
 
     Args:
         answer_style, gold_column, on_unparsable_answer: as in `accuracy`.
-        reasoning_delimiters: what ends the reasoning.
+        reasoning_delimiters: texts that end the reasoning.
 
     Raises:
         ConfigError: a parameter has an unknown value, or there is no delimiter.
-        RewardError: when called, a row lacks the gold column.
+        RewardError: when called, if a row lacks the gold column.
     """
 
     __name__ = "reasoning_accuracy"
@@ -164,7 +163,7 @@ def _grade_tagged(gold: str, text: str) -> Grade:
 
 
 class _Verifier(Protocol):
-    """A comparison behind `lru_cache`."""
+    """A comparison of gold and answer, wrapped by `lru_cache`."""
 
     @property
     def __wrapped__(self) -> Callable[[str, str], Grade]: ...
@@ -172,15 +171,15 @@ class _Verifier(Protocol):
 
 
 def _call(verify: _Verifier, gold: str, answer: str) -> Grade:
-    """Through the cache where texts are short: the completions of a group repeat one another."""
+    """Compare gold and answer. Short texts go through the cache: the completions of a group often have the same answer."""
     return verify(gold, answer) if len(gold) + len(answer) <= CACHED_CHARACTERS else verify.__wrapped__(gold, answer)
 
 
 def _lone_box(text: str) -> str | None:
-    """The only box of `text`, where nothing else in the text can matter to math-verify; None where that is not certain.
+    """The only box of `text`, if math-verify certainly reads nothing else of the text; otherwise None.
 
-    Its candidates of highest priority are boxes, LaTeX between delimiters that holds a box, and "final answer is ... I hope".
-    Without delimiters and that phrase only the box is left, and of one balanced box only the content is read.
+    math-verify prefers boxes, LaTeX between delimiters that contains a box, and "final answer is ... I hope". In a text without delimiters
+    and this phrase only the box is left, and of a single balanced box math-verify reads only the content.
     """
     if "$" in text or "[" in text or "\\(" in text or "\\fbox" in text or "I hope" in text or text.count("\\boxed") != 1:
         return None
@@ -224,7 +223,7 @@ def _verify_tagged(gold: str, answer: str) -> Grade:
 
 
 def _folded(text: str) -> str:
-    """Text as it is compared: without `\\text{}`, Unicode NFKC, lower case, and white space collapsed."""
+    """Normalise text for a comparison: drop `\\text{}`, apply Unicode NFKC, fold to lower case, and collapse white space."""
     return " ".join(unicodedata.normalize("NFKC", _TEXT_COMMAND.sub(r"\1", text)).lower().split())
 
 
@@ -234,7 +233,7 @@ def _is_expression(parsed: Parsed) -> bool:
 
 @lru_cache(maxsize=4096)
 def _parse_gold(gold: str) -> Parsed:
-    """Bare LaTeX is put between dollars: math-verify reads `2\\sqrt{3}` without them as 2. Words are tried without first."""
+    """Parse a gold. Bare LaTeX is put between dollars, without which math-verify reads `2\\sqrt{3}` as 2. Words are first tried as they are."""
     if _DELIMITED.search(gold) or _NUMBER.fullmatch(gold):
         return _parse(gold)
     as_is, wrapped = (_parse(gold), lambda: _parse(f"${gold}$")) if _has_words(gold) else (_parse(f"${gold}$"), lambda: _parse(gold))
@@ -243,12 +242,12 @@ def _parse_gold(gold: str) -> Parsed:
 
 @lru_cache(maxsize=4096)
 def _parse_tagged(text: str) -> Parsed:
-    """As a gold, but words are text and never products of letters."""
+    """Parse like a gold, but never read words as products of letters."""
     return _parse(text) if _has_words(text) and not _DELIMITED.search(text) else _parse_gold(text)
 
 
 def _has_words(text: str) -> bool:
-    """Tell prose from a formula: prose has two letters in a row that are not part of a LaTeX command."""
+    """Tell whether a text is prose: it has two letters in a row outside LaTeX commands."""
     return _WORD.search(_COMMAND.sub(" ", text)) is not None
 
 
@@ -259,7 +258,7 @@ def _parse(text: str, latex_only: bool = False) -> Parsed:
 
 
 def _verify(gold: Parsed, answer: Parsed) -> Grade:
-    """The order of the two matters: math-verify's comparison is not symmetric."""
+    """Compare two parsed answers. The order matters: math-verify's comparison is not symmetric."""
     return RIGHT if _math_verify().verify(list(gold), list(answer), timeout_seconds=None) else WRONG
 
 
@@ -271,18 +270,18 @@ class _MathVerify(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _math_verify() -> _MathVerify:
-    """The library, imported at first use, and Open-R1's extraction (whose deprecated `equations` option would warn at every parse)."""
+    """Import math-verify, and make Open-R1's extraction without the deprecated option `equations`, which would warn at every parse."""
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse, verify
 
     for module in ("math_verify.parser", "math_verify.grader"):
-        logging.getLogger(module).setLevel(logging.ERROR)  # they warn that the time limits are off, which is meant
+        logging.getLogger(module).setLevel(logging.ERROR)  # they warn that the time limits are off
     normalization = NormalizationConfig(basic_latex=True, units=True, malformed_operators=False, nits=False, boxed="all")
     extraction = LatexExtractionConfig(normalization_config=normalization, boxed_match_priority=0, try_extract_without_anchor=False)
     return _MathVerify(parse, verify, [extraction])
 
 
 def preload() -> None:
-    """Import math-verify and compile its patterns, so that a process forked afterwards need not."""
+    """Import math-verify and compile its patterns, so that processes forked afterwards have them."""
     _parse("\\boxed{1}", latex_only=True)
     _parse("1")

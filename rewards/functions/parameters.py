@@ -1,4 +1,4 @@
-"""Checks of the parameters that configure a built-in reward, made when the reward is: before a run starts anything."""
+"""Checks of a built-in reward's parameters. They run when the reward is made, before a run starts anything."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def one_of(reward: str, parameter: str, value: object, options: Sequence[str]) -
 
 
 def whole_number(reward: str, parameter: str, value: object, least: int) -> None:
-    """Raise ConfigError unless `value` is an integer of at least `least`; True and 3.0 are none."""
+    """Raise ConfigError unless `value` is an integer of at least `least`. True and 3.0 are refused."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{reward}: {parameter} {value!r} must be a whole number of at least {least}; set it so in its params")
+        raise ConfigError(f"{reward}: {parameter} {value!r} is not a whole number of at least {least}; correct it in the reward's params")
 
 
 def finite_number(reward: str, parameter: str, value: object) -> None:
-    """Raise ConfigError unless `value` is a number and neither infinite nor NaN."""
+    """Raise ConfigError unless `value` is a number, and neither infinite nor NaN."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise ConfigError(f"{reward}: {parameter} {value!r} must be a finite number; set it so in its params")
+        raise ConfigError(f"{reward}: {parameter} {value!r} is not a finite number; correct it in the reward's params")

@@ -1,7 +1,7 @@
-"""Rewards that judge one completion at a time: the form of all built-ins.
+"""Rewards that judge one completion at a time. All built-ins are of this kind.
 
-A grader runs such a reward completion by completion, each under its own deadline, so that a hang costs one completion
-only. Called like any other reward function, it takes and returns lists.
+A grader calls such a reward once for each completion, under a deadline for each, so that a hang costs one completion only. It can also be
+called like any other reward function, with lists.
 """
 
 from __future__ import annotations
@@ -17,66 +17,66 @@ if TYPE_CHECKING:
     from configs.contracts.records import Outcome
 
 ARGUMENTS = frozenset({"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"})
-"""Keywords that every reward gets besides the columns of the data set."""
+"""Arguments of the calling convention that are not columns of the data set."""
 
 
 class Grade(NamedTuple):
-    """The value and outcome that a reward gives to one completion: `Grade(1.0, "scored")`, or `Grade(None, "unparsable_gold")` where it does not apply."""
+    """The value and outcome for one completion: `Grade(1.0, "scored")`, or `Grade(None, "unparsable_gold")` if the reward does not apply."""
 
     value: float | None
     outcome: Outcome
 
 
 class PerCompletionReward(ABC):
-    """A reward that judges one completion, by its text, its tokens, its row of the data, and what its siblings are."""
+    """A reward that judges one completion. It may look at the text, the tokens, the row of the data, and the group's other completions."""
 
     __name__: str
 
     needs_token_ids = False
-    """True if `grade` reads `group.token_ids_G`, which cost time to send."""
+    """True if `grade` reads `group.token_ids_G`. They are sent only then, as they cost time."""
 
     can_hang = False
-    """True if grading one completion may never end. Outside a run, too, it is then done in a process that can be killed."""
+    """True if grading a completion may never end. Direct calls, outside a run, then use a process that can be killed."""
 
     @abstractmethod
     def grade(self, group: GroupInput, index: int) -> Grade:
         """Judge completion `index` of the group."""
 
     gold_probe = ""
-    """A completion without an answer: a reward with a gold says `unparsable_gold` of it exactly where the gold cannot be read."""
+    """A completion without an answer. A reward with a gold gives it the outcome `unparsable_gold` exactly if the gold cannot be read."""
 
     def gold_columns(self, columns: Columns) -> tuple[str, ...]:
-        """Which of these columns say what is right; none for a reward that compares with nothing."""
+        """Those of these columns that hold the gold; none for a reward without a gold."""
         return ()
 
     def check_columns(self, columns: Collection[str]) -> None:
-        """Raise RewardError, naming what there is, where data with these columns cannot be judged."""
+        """Raise RewardError, naming these columns, if the reward needs another one."""
         return
 
     def check_row(self, columns: Columns) -> None:
-        """Raise RewardError, naming the value, if no completion can be judged by this row."""
+        """Raise RewardError, naming the value, if a value of this row is of a wrong type."""
         return
 
     def preload(self) -> None:
-        """Import and build what grading needs and what takes long, so that a process forked afterwards need not."""
+        """Import and build beforehand what takes long, so that processes forked afterwards have it."""
         return
 
     def check_host(self) -> None:
-        """Raise ConfigError or RewardError, with the remedy, where this machine cannot run the reward.
+        """Raise ConfigError or RewardError, with the remedy, if this machine cannot run the reward.
 
-        Asked by the driver before anything starts, and by every grader.
+        The driver calls it before anything starts, and every grader calls it too.
         """
         return
 
     def deadline_s(self, columns: Columns) -> float:
-        """Wall seconds that judging one completion may take by limits of the reward's own; 0.0 where it has none.
+        """The most wall seconds that the reward's own limits allow for one completion; 0.0 if it has no limits of its own.
 
-        The deadline is then the larger of this and `rewards.timeout_s`.
+        The deadline is the larger of this and `rewards.timeout_s`.
         """
         return 0.0
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
-        """TRL's convention, for the completions of one prompt: one value for each; every column is a list as long as `completions`."""
+        """Judge the completions of one prompt by TRL's convention: every column is a list as long as `completions`; one value for each."""
         rows = {name: column for name, column in columns.items() if name not in ARGUMENTS}
         token_ids_G = columns.get("completion_ids")
         given = rows if token_ids_G is None else {**rows, "completion_ids": token_ids_G}
@@ -95,11 +95,11 @@ class PerCompletionReward(ABC):
 
 
 class TextReward(PerCompletionReward):
-    """A reward that needs the text of one completion and its row of the data, and nothing else."""
+    """A reward that looks only at the text of the completion and the row of the data."""
 
     def grade(self, group: GroupInput, index: int) -> Grade:
         return self.grade_text(group.texts_G[index], group.columns)
 
     @abstractmethod
     def grade_text(self, text: str, columns: Columns) -> Grade:
-        """Judge a text; `columns` are the values of its row in the data set."""
+        """Judge the text of one completion."""

@@ -1,4 +1,4 @@
-"""Rewards as files of cloudpickle: how a function that exists only in this process, such as a lambda or a cell of a notebook, reaches graders."""
+"""Write rewards to files by cloudpickle. So functions that are in no file, such as a lambda or a notebook's, reach the graders."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ OURS = frozenset({"configs", "actors", "rewards", "learner", "cluster", "rollcas
 """Packages that every grader can import."""
 
 Reward: TypeAlias = Callable[..., Any]
-"""A reward as it is called: by keyword. What a user's function gives back is checked after each call."""
+"""A reward function. Users' functions may return anything; their results are checked after every call."""
 
 
 def name_of(reward: Reward) -> str:
-    """The name by which metrics and errors call a reward: its `__name__`, or its class's; `lambda` for a lambda."""
+    """The name of a reward in metrics and errors: its `__name__` or that of its class; `lambda` for a lambda."""
     if isinstance(reward, functools.partial):
         return name_of(reward.func)
     return str(getattr(reward, "__name__", type(reward).__name__)).strip("<>")
 
 
 def write_reward(reward: Reward, folder: Path, name: str | None = None) -> str:
-    """Write a reward to `folder/NAME.pkl`, and return the name that a configuration gives it: `folder/NAME.pkl:NAME`.
+    """Write a reward to `folder/NAME.pkl`, and return its name in a configuration: `folder/NAME.pkl:NAME`.
 
     Args:
         reward: a function, a class or another callable. It and its module are pickled by value.
-        folder: made if it does not exist. The nodes of the reward workers must see it.
-        name: the name in metrics and tables; by default the reward's own.
+        folder: made if it does not exist. It must be visible on the nodes of the reward workers.
+        name: the name in metrics and tables. Default: the reward's own.
 
     Raises:
         ConfigError: the reward cannot be pickled.
@@ -58,17 +58,17 @@ def pickled(reward: Reward) -> bytes:
     except Exception as error:
         raise ConfigError(
             f"reward {name_of(reward)} cannot be sent to the graders, which are other processes: {error}. Write it in a file and "
-            f"name it path/to/file.py:function, or open what cannot be pickled (a lock, a file, a connection) when it is first called"
+            f"name it path/to/file.py:function, or let it make what cannot be pickled (a lock, a file, a connection) at its first call"
         ) from error
 
 
 def unpickled(content: bytes) -> object:
-    """Read what `pickled` made. Whatever unpickling raises is raised: a module may be missing."""
+    """Read what `pickled` made. Errors of unpickling, such as a missing module, are passed on."""
     return pickle.loads(content)
 
 
 def read_reward(path: Path) -> object:
-    """Read a file of `write_reward`."""
+    """Read a file that `write_reward` wrote."""
     require_file(path)
     return unpickled(path.read_bytes())
 
@@ -76,12 +76,12 @@ def read_reward(path: Path) -> object:
 def require_file(path: Path) -> None:
     """Raise ConfigError if a reward's file does not exist."""
     if not path.is_file():
-        raise ConfigError(f"reward file {path} is not there; its path is taken from {Path.cwd()}")
+        raise ConfigError(f"reward file {path} is not there; give a path that is right from {Path.cwd()}")
 
 
 @contextmanager
 def _by_value(reward: Reward) -> Iterator[None]:
-    """Let cloudpickle write the reward's module by value, unless a grader can import it under the same name."""
+    """Let cloudpickle write the reward's module by value, unless graders can import that module."""
     import cloudpickle
 
     module = _users_module(reward)
@@ -96,7 +96,7 @@ def _by_value(reward: Reward) -> Iterator[None]:
 
 
 def _users_module(reward: Reward) -> ModuleType | None:
-    """The module in which a reward was written; None if it is installed, ours, or `__main__`, which always goes by value."""
+    """The user's module that a reward is in. None if it is installed, or rollcast's, or `__main__`, which is always pickled by value."""
     while isinstance(reward, functools.partial):
         reward = reward.func
     owner = reward if isinstance(getattr(reward, "__qualname__", None), str) else type(reward)

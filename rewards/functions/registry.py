@@ -1,4 +1,4 @@
-"""A reward's name to a callable: built-in names, `path/to/file.py:function`, `package.module:function`, or a callable itself."""
+"""Find a reward by its name: a built-in name, `path/to/file.py:function` or `package.module:function`."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ BUILTINS: dict[str, Callable[..., Reward]] = {
     "ioi_code": IOICode,
     "cf_code": CodeforcesCode,
 }
-"""Name -> what makes the reward of its parameters. Importing and making one is cheap: libraries load when it is first called."""
+"""Name -> class of the reward. Importing and making a reward is cheap: libraries are loaded at its first call."""
 
 
 def load(spec: str | Reward, **params: object) -> Reward:
-    """Load the reward that `spec` names, with its parameters bound. Graders call it here; `rewards.load` adds a deadline.
+    """Load the reward that `spec` names, with its parameters. This has no deadline; `rewards.load` has one.
 
     Args:
         spec: a built-in name, `path/to/file.py:function`, `package.module:function`, or a callable. A class is instantiated.
-        params: keyword arguments that configure the reward.
+        params: the reward's parameters.
 
     Raises:
-        ConfigError: no such reward, or a parameter is not one of its own.
-        RewardError: the module of a user's function cannot be imported.
+        ConfigError: there is no such reward, or it has no such parameter.
+        Exception: the module of a user's function raised it when it was imported.
 
     Example:
         >>> load("accuracy", answer_style="answer_tag")(completions=["<answer>4</answer>"], solution=["4"])
@@ -78,11 +78,11 @@ def load(spec: str | Reward, **params: object) -> Reward:
 
 
 def validate(section: RewardsSection, columns: Collection[str] | None = None) -> None:
-    """Refuse rewards that cannot work, before anything starts. Imports no user module and no heavy library.
+    """Refuse rewards that cannot work, before anything starts. Import no user's module and no heavy library.
 
     Args:
         section: the rewards of a run.
-        columns: columns of the training data besides the prompt; None where they are not known yet.
+        columns: columns of the training data besides the prompt; None if they are not yet known.
 
     Raises:
         ConfigError: a name, file, function or parameter is wrong.
@@ -129,7 +129,7 @@ def _users_function(spec: str) -> object:
 
 
 def _module_of_file(path: Path) -> ModuleType:
-    """Import a file by its path, with its folder importable as it is for a script."""
+    """Import a file by its path. Its folder is added to `sys.path`, as for a script."""
     require_file(path)
     folder = str(path.resolve().parent)
     if folder not in sys.path:
@@ -138,7 +138,7 @@ def _module_of_file(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look a module up by its name
+    sys.modules[spec.name] = module  # dataclasses and pickle look up a module by its name
     spec.loader.exec_module(module)
     return module
 
@@ -170,7 +170,7 @@ def _check_users_function(spec: RewardSpec) -> None:
 
 
 def _check_file_defines(path: Path, name: str) -> None:
-    """Reads the file without running it."""
+    """Raise ConfigError if the file does not define `name`. The file is read, not run."""
     require_file(path)
     try:
         body = ast.parse(path.read_text(encoding="utf-8"), str(path)).body

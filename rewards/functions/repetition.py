@@ -1,4 +1,4 @@
-"""Rewards for not repeating oneself: repetition_penalty and fluency, from the share of unique n-grams."""
+"""Rewards against repetition: repetition_penalty and fluency. Both measure the share of unique n-grams."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Language = Literal["en", "zh", "tokens"]
 
 
 class _NGramReward(PerCompletionReward):
-    """The n-grams of a completion, which both rewards count."""
+    """The common part of both rewards: the n-grams of a completion."""
 
     def __init__(self, ngram_size: int, language: Language) -> None:
         whole_number(self.__name__, "ngram_size", ngram_size, least=1)
@@ -34,7 +34,7 @@ class _NGramReward(PerCompletionReward):
             _segmenter()
 
     def unique_share(self, group: GroupInput, index: int) -> float:
-        """unique / total over the n-grams of completion `index`: 1.0 where none repeats, or where there are fewer than n words."""
+        """unique / total over the n-grams of completion `index`: 1.0 if none repeats, or if there are fewer than n words."""
         words = self._words(group, index)
         total = len(words) - self._ngram_size + 1
         if total < 1:
@@ -50,15 +50,15 @@ class _NGramReward(PerCompletionReward):
 
 
 class RepetitionPenalty(_NGramReward):
-    """max_penalty (1 - unique / total) over the n-grams of a completion; 0.0 where it has fewer than n words.
+    """max_penalty (1 - unique / total) over the n-grams of a completion; 0.0 if it has fewer than n words.
 
     Yeo et al., arXiv 2502.03373, in Open-R1's form.
 
     Args:
         ngram_size: n.
-        max_penalty: the value if nothing but repetition were there; not positive.
-        language: what a word is: `en`, what white space separates, in lower case; `zh`, a segment of jieba, white space and
-            punctuation included; `tokens`, a token id.
+        max_penalty: the value for a text that only repeats itself; not positive.
+        language: unit of an n-gram. `en`: words between white space, in lower case. `zh`: jieba's segments, which include white space and
+            punctuation. `tokens`: token ids.
 
     Raises:
         ConfigError: a parameter has an unknown value, `max_penalty` is positive, or jieba is not installed.
@@ -70,18 +70,18 @@ class RepetitionPenalty(_NGramReward):
         super().__init__(ngram_size, language)
         finite_number(self.__name__, "max_penalty", max_penalty)
         if max_penalty > 0:
-            raise ConfigError(f"{self.__name__}: max_penalty {max_penalty} should not be positive; set it to -1.0, or to 0 for none")
+            raise ConfigError(f"{self.__name__}: max_penalty {max_penalty} should not be positive; set it to -1.0, or to 0 for no penalty")
         self._max_penalty = max_penalty
 
     def grade(self, group: GroupInput, index: int) -> Grade:
         repeated = 1.0 - self.unique_share(group, index)
-        return Grade(self._max_penalty * repeated if repeated else 0.0, "scored")  # never -0.0, which prints as a penalty
+        return Grade(self._max_penalty * repeated if repeated else 0.0, "scored")  # never -0.0, which would be printed like a penalty
 
 
 class Fluency(_NGramReward):
-    """unique / total over the n-grams of a completion, which is 1 - repetition: from almost 0 to 1. It says nothing of grammar.
+    """unique / total over the n-grams of a completion: from almost 0, for a text that repeats itself, to 1. Grammar plays no part.
 
-    1.0 where there are fewer than n words, an empty completion included: what is too short to repeat itself is not punished here.
+    1.0 for fewer than n words, also for an empty completion: this reward does not punish short texts.
 
     Args:
         ngram_size, language: as in `repetition_penalty`.
@@ -100,14 +100,14 @@ class Fluency(_NGramReward):
 
 
 class _Segmenter(Protocol):
-    """jieba's Tokenizer."""
+    """The part of jieba's Tokenizer that is used here."""
 
     def cut(self, sentence: str) -> Iterator[str]: ...
 
 
 @lru_cache(maxsize=1)
 def _segmenter() -> _Segmenter:
-    """jieba with its dictionary loaded, which takes half a second."""
+    """jieba's Tokenizer with its dictionary loaded, which takes half a second."""
     import logging
     import tempfile
 
@@ -115,7 +115,7 @@ def _segmenter() -> _Segmenter:
 
     jieba.setLogLevel(logging.WARNING)
     segmenter: Any = jieba.Tokenizer()
-    # SECURITY: it would otherwise unmarshal whatever lies at /tmp/jieba.cache, and leave its own there
+    # SECURITY: without a folder of its own, jieba would unmarshal whatever file anybody has put at /tmp/jieba.cache
     with tempfile.TemporaryDirectory() as folder:
         segmenter.tmp_dir = folder
         segmenter.initialize()

@@ -48,7 +48,7 @@ def load(spec: str | Reward, *, grading_timeout_s: float | None = None, **params
 
     Raises:
         ConfigError: there is no such reward, or it has no such parameter.
-        RewardError: the module of a user's function cannot be imported.
+        Exception: the module of your function raised it when it was imported.
 
     Example:
         >>> load("accuracy", answer_style="answer_tag")(completions=["<answer>4</answer>"], solution=["4"])

@@ -188,5 +188,5 @@ def test_the_language_of_a_row_counts_where_it_has_one() -> None:
 
 @pytest.mark.parametrize("language", ["", None, ["python"]])
 def test_a_language_that_is_no_text_is_refused(language: Any) -> None:
-    with pytest.raises(ConfigError, match="language .* must be what stands behind the back quotes"):
+    with pytest.raises(ConfigError, match="language .* is not the text after the backticks of a fence"):
         load("code_format", language=language)

@@ -153,9 +153,9 @@ def test_tokens_and_words_are_counted_alike(ids: list[int], ngram_size: int) -> 
     ("params", "message"),
     [
         ({"max_penalty": 1.5}, "max_penalty 1.5 should not be positive"),
-        ({"max_penalty": "-1"}, "max_penalty '-1' must be a finite number"),
-        ({"ngram_size": 0}, "ngram_size 0 must be a whole number of at least 1"),
-        ({"ngram_size": 2.5}, "ngram_size 2.5 must be a whole number"),
+        ({"max_penalty": "-1"}, "max_penalty '-1' is not a finite number"),
+        ({"ngram_size": 0}, "ngram_size 0 is not a whole number of at least 1"),
+        ({"ngram_size": 2.5}, "ngram_size 2.5 is not a whole number"),
         ({"language": "de"}, "language 'de' is unknown; use one of en, zh, tokens"),
     ],
 )
