@@ -279,5 +279,5 @@ def test_a_submission_that_does_not_answer_scores_nothing(attack: str, tmp_path:
 
 
 def test_services_cannot_run_programs_side_by_side() -> None:
-    with pytest.raises(RewardError, match="problem Guess is of type Communication, .* use provider local"):
+    with pytest.raises(RewardError, match="problem Guess is of type Communication: .* use provider local"):
         ioi(SEARCH, communication(), provider="piston", endpoints=["http://127.0.0.1:9"])
