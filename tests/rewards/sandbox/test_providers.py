@@ -354,7 +354,7 @@ def test_a_missing_client_or_key_is_refused_before_the_run(provider: str, client
         with pytest.raises(ConfigError, match=rf"provider {provider} needs its client on every node: pip install 'rollcast\[{provider}\]'"):
             validate(section)
         return
-    with pytest.raises(ConfigError, match=f"environment variable {key}, which is not set"):
+    with pytest.raises(ConfigError, match=f"environment variable {key} is not set"):
         validate(section)
     monkeypatch.setenv(key, "x")
     validate(section)
