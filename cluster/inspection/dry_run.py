@@ -8,6 +8,7 @@ from rich.table import Table
 from cluster.inspection.estimate import estimate
 from cluster.models.shape import model_shape
 from cluster.models.starting_adapter import with_starting_adapter
+from cluster.models.trainable import require_trainable
 from cluster.placement import Role, roles
 from configs.loading import dump_config, stage_configs
 from configs.schema.run import RunConfig
@@ -18,7 +19,7 @@ def show_run(config: RunConfig, console: Console) -> None:
     """Print the dry run of a run, or of each of its stages.
 
     Raises:
-        ConfigError: `model.adapter` cannot be used.
+        ConfigError: `model.adapter` cannot be used, or the model cannot be trained.
     """
     if not config.stages:
         show_dry_run(with_starting_adapter(config), console)
@@ -29,7 +30,12 @@ def show_run(config: RunConfig, console: Console) -> None:
 
 
 def show_dry_run(config: RunConfig, console: Console) -> None:
-    """Print the dry run of one GRPO run."""
+    """Print the dry run of one GRPO run.
+
+    Raises:
+        ConfigError: the model cannot be trained.
+    """
+    require_trainable(config)
     console.print("# resolved configuration", style="bold")
     console.print(dump_config(config), markup=False, highlight=False)
     console.print(_placement_table(config))
@@ -39,7 +45,12 @@ def show_dry_run(config: RunConfig, console: Console) -> None:
 
 
 def show_sft_dry_run(config: SftConfig, console: Console) -> None:
-    """Print the dry run of a supervised fine-tuning."""
+    """Print the dry run of a supervised fine-tuning.
+
+    Raises:
+        ConfigError: the model cannot be trained.
+    """
+    require_trainable(config)
     console.print("# resolved configuration", style="bold")
     console.print(dump_config(config), markup=False, highlight=False)
     console.print(_placement_table(config))

@@ -17,6 +17,7 @@ from actors.prompts.rendering import load_tokenizer
 from actors.prompts.source import PromptSource
 from actors.prompts.streamed import open_prompts
 from cluster.models.base import TINY_MODEL
+from cluster.models.trainable import require_trainable
 from cluster.output.counting import counting
 from configs.contracts.errors import ConfigError, DataError, RewardError
 from configs.contracts.records import Prompt
@@ -47,8 +48,10 @@ def show_data(config: RunConfig, examples: int, golds: int, console: Console) ->
         True if a run would start with these data.
 
     Raises:
+        ConfigError: the model cannot be trained.
         DataError: the data cannot be read, or no row is left.
     """
+    require_trainable(config)
     with tempfile.TemporaryDirectory(prefix="rollcast-data-") as folder:
         tokenizer = tokenizer_of(config, Path(folder))
         names = [spec.name for spec in config.rewards.functions]

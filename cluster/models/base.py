@@ -156,32 +156,6 @@ def _merged_from(merged: Path) -> dict[str, str | None]:
         return {}
 
 
-def require_plain_weights(path: str, revision: str | None) -> None:
-    """Refuse a model whose weights are quantised where it is published, by what its config.json says.
-
-    Args:
-        path: local folder or hub id, whose tokenizer could be loaded.
-        revision: branch, tag or commit on the hub.
-
-    Raises:
-        ConfigError: they are.
-    """
-    from huggingface_hub import hf_hub_download
-
-    folder = Path(path).expanduser()
-    try:
-        file = folder / "config.json" if folder.is_dir() else Path(hf_hub_download(path, "config.json", revision=revision))
-        quantised = json.loads(file.read_text(encoding="utf-8")).get("quantization_config")
-    except (OSError, ValueError):
-        return  # the engines and the learner say what is wrong with it
-    if quantised:
-        raise ConfigError(
-            f"model.path {path} is quantised already ({quantised.get('quant_method', 'quantization_config')} in its config.json), and a run "
-            "quantises plain weights itself, so that engines and learner can agree; give the original model, and for QLoRA set "
-            "model.quantization to nf4"
-        )
-
-
 def make_builtin_model(name: str, where: Path, logs: Path, seed: int) -> str:
     """Make a `builtin:` model in `where`, unless it is there already, and return its folder.
 

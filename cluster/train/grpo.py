@@ -26,6 +26,7 @@ from cluster.loop.step_metrics import Busy, RunSummary, RunTotals, run_summary, 
 from cluster.loop.window import Window
 from cluster.models.base_record import BaseRecord, write_record
 from cluster.models.starting_adapter import with_starting_adapter
+from cluster.models.trainable import require_trainable
 from cluster.output import checkpoint
 from cluster.output.checkpoint import Checkpoint
 from cluster.output.completions import CompletionRow, completion_rows, write_completions
@@ -77,6 +78,7 @@ def run_training(config: RunConfig, resume: Resume = "auto", callbacks: Sequence
     Raises:
         RollcastError: of the kind that says what failed; `summary.json` names it as the exit reason.
     """
+    require_trainable(config)
     config = with_starting_adapter(config)
     require_wandb(config)
     repo_id = open_hub(config)

@@ -14,7 +14,7 @@ from actors.prompts.source import PromptSource
 from actors.prompts.streamed import open_prompts
 from cluster.evaluation.sets import open_sets
 from cluster.models.adapter_base import Base, record_of
-from cluster.models.base import prepare_model, require_plain_weights, whole_folder
+from cluster.models.base import prepare_model, whole_folder
 from cluster.models.base_record import BaseRecord
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import RunDirectory
@@ -90,14 +90,13 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
     """Make or find the model, load tokenizer and data.
 
     Raises:
-        ConfigError: an unknown `builtin:` model, one that is quantised already, or a quantisation that cannot be had here.
+        ConfigError: an unknown `builtin:` model, or a quantisation that cannot be had here.
         DataError: data or tokenizer cannot be used.
     """
     base_path = prepare_model(config, directory, display)
     with display.phase("reading data"):
         model = config.model
         tokenizer = load_tokenizer(base_path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
-        require_plain_weights(base_path, model.revision)
         _compare_templates(model.adapter, tokenizer, display)
         _compare_end_tokens(model.adapter, tokenizer, display)
         prompts = open_prompts(

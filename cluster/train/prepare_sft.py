@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from actors.prompts.demonstrations import DemonstrationFile, DemonstrationSource
 from actors.prompts.rendering import load_tokenizer
 from cluster.models.adapter_base import Base, record_of
-from cluster.models.base import prepare_model, require_plain_weights
+from cluster.models.base import prepare_model
 from cluster.models.base_record import BaseRecord
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import RunDirectory
@@ -69,7 +69,6 @@ def prepare_sft(config: SftConfig, directory: RunDirectory, display: RunDisplay)
     model_path = prepare_model(config, directory, display)
     with display.phase("reading data"):
         tokenizer = load_tokenizer(model_path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
-        require_plain_weights(model_path, model.revision)
         train, held_out = DemonstrationSource(config.data, tokenizer, config.seed, directory.path / "data").write()
     _say_counts(train, held_out, config, display)
     if config.data.eval_samples and not held_out.counts.sequences:

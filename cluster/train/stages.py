@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from cluster.models.starting_adapter import with_starting_adapter
+from cluster.models.trainable import require_trainable
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import Resume, RunDirectory, ended_well, read_summary
 from cluster.report import leave_report
@@ -58,13 +59,15 @@ def run_stages(config: RunConfig, resume: Resume = "auto", callbacks: Sequence[S
         callbacks: called with every finished step of every stage; after a stage that a callback stopped, no other starts.
 
     Raises:
-        ConfigError: `resume` is a checkpoint, `model.adapter` cannot be used, or the settings of a stage cannot work.
+        ConfigError: `resume` is a checkpoint, `model.adapter` cannot be used, or the settings of a stage cannot work, or its model cannot be trained.
         RollcastError: a stage failed.
     """
     if isinstance(resume, Path):
         raise ConfigError(
             f"--resume {resume}: stages cannot continue from a chosen checkpoint; use --resume auto to continue, or none to start anew"
         )
+    for stage in stage_configs(config):
+        require_trainable(stage)
     config = with_starting_adapter(config)
     stages = stage_configs(config)
     with RunDirectory.open(config.out_dir, resume, folders=()) as directory:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from configs.contracts.errors import ConfigError
 from configs.schema.model import ModelSection
 from learner.model.attention import attention_mask
+from learner.model.layer_kinds import untrainable_layers
 from learner.model.logprob import Predictions, token_logprobs
 from learner.model.quantised import CausalModel, keep_one_kernel, loading_options
 from learner.packing import MicroBatch, TrainedCompletion, TrainedGroup, attention_width, pack
@@ -212,12 +213,13 @@ def one_sequence(token_ids: Sequence[int]) -> MicroBatch:
 
 
 def _refuse_other_attention(config: PretrainedConfig) -> None:
-    """Raise ConfigError if a layer has a window or anything else that the mask of packed rows does not have."""
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise ConfigError(
-            f"the model has layers of kind {', '.join(sorted(kinds))}, but packed rows need full attention in every layer; choose another model"
-        )
+    """Raise ConfigError if a layer has a kind of attention that the mask of packed rows does not have.
+
+    A window of all layers depends on the longest sequence, which the driver knows and compares (`cluster.models.trainable`).
+    """
+    fault = untrainable_layers(config.get_text_config().to_dict(), longest=0)
+    if fault is not None:
+        raise ConfigError(f"the model {fault}")
 
 
 def _refuse_other_logits(policy: Policy) -> None:
