@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cluster.api.running import sft as sft
     from cluster.api.running import train as train
     from cluster.train.driver import FinishedStep as FinishedStep
+    from rewards.grading.direct import load as load_reward  # noqa: F401
 
 NAMES = ("actors", "cluster", "configs", "learner", "rewards")
 """The packages of the project."""
@@ -77,12 +78,12 @@ def pin() -> None:
 
 
 _ENGINE_EXTENSIONS = {"EngineExtension": "actors.engine.follow_actor", "CpuLoraExtension": "actors.engine.cpu_lora"}
-"""Classes that vLLM's processes look up here by their name: they are spawned by vLLM, so that this module must be the first they import."""
+"""Classes that vLLM's processes look up here by name. vLLM spawns these processes, so this must be the first module that they import."""
 
 
 _PUBLIC = {
     "load_config": ("cluster.api.inputs", "load_config"),
-    "load_reward": ("rewards.functions.registry", "load"),
+    "load_reward": ("rewards.grading.direct", "load"),
     "FinishedStep": ("cluster.train.driver", "FinishedStep"),
     **{name: ("cluster.api.running", name) for name in ("STOP", "RunResult", "compare", "evaluate", "merge", "sft", "train")},
     **{name: (module, name) for name, module in _ENGINE_EXTENSIONS.items()},

@@ -48,8 +48,8 @@ CPU_BLOCK_SIZE = 32
 """With vLLM's CPU default, 128, prompts of fewer than 128 tokens would share no prefix."""
 CPU_PREFILL_TOKENS = 4096
 FIRST_TOKENS_WAIT_S = 1.0
-"""Longest wait for submitted prompts to be read before an adapter is loaded. A longer prompt keeps the keys and values read so far, as running
-completions do."""
+"""Longest wait for the engine to read submitted prompts before an adapter is loaded. What it has read by then keeps the keys and values of the
+adapter before, as in completions that are running."""
 ADAPTER_SLOT = 1
 SHUTDOWN_S = 5.0
 SOCKET_NAME_BYTES = 36
@@ -299,7 +299,7 @@ class Engine:
             await self._add_lora(LoRARequest("policy", ADAPTER_SLOT, str(folder), load_inplace=True))
             load_s = time.monotonic() - began
             await self._llm.update_weight_version(str(version))  # while it stands still: each token is tagged with what sampled it
-            # `load_inplace` on a sampling request would load the adapter again at every step
+            # Sampling requests get one without `load_inplace`, which would load the adapter again at every step.
             self._adapter = LoRARequest("policy", ADAPTER_SLOT, str(folder))
             self.version = version
         finally:

@@ -1,4 +1,7 @@
-"""The tokenizer and its chat template: a prompt in a data set -> chat messages -> the text and token ids that the model reads."""
+"""The tokenizer and its chat template: a prompt in a data set -> chat messages -> the text and token ids that the model reads.
+
+Conversations to imitate, with the answers in them, are rendered in `actors.prompts.conversation`.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The metrics of a step that the loop knows (time, idle shares, tokens a second, window, sync), and the summary of a run.
 
-Under the names of docs/metrics.md. Metrics of rewards and batches come from `learner.grpo.batch_metrics`, those of the loss from
-`learner.grpo.loss` and `learner.grpo.importance`, and those of speed from `learner.engine.throughput`; they are passed on here.
+docs/metrics.md explains each name. The learner computes the others, which the loop passes on: rewards and lengths in
+`learner.grpo.batch_metrics`, the loss in `learner.grpo.loss` and `learner.grpo.importance`, learning rate and gradient norm in
+`learner.grpo.learner`, speed in `learner.engine.throughput`. Supervised fine-tuning has its own, in `learner.sft.trainer`.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class TimeShares:
     rest: str
     idle: str
     workers: str = ""
-    """Setting with the number of workers, if the parts are seconds of all workers together. The whole is then as many step times."""
+    """Setting with the number of workers, if the parts are seconds of all workers together. A step then has (workers x step time) seconds to share."""
     note: str = ""
 
 
@@ -148,8 +148,8 @@ SECTIONS: tuple[tuple[str, tuple[Curve | TimeShares, ...]], ...] = (
     ),
 )
 
-ALSO_KNOWN = ("reward", "train/*", "rewards/*", "eval/*", "sync/bytes", "timing/*", "learner/idle", "rollout/idle", "epoch")
-"""Metrics without a chart under \"Also logged\": they are shown in another chart, or under another name."""
+NOT_ALSO_LOGGED = ("reward", "train/*", "rewards/*", "eval/*", "sync/bytes", "timing/*", "learner/idle", "rollout/idle", "epoch")
+"""Metrics that the section "Also logged" leaves out: another chart shows them, perhaps under another name."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,10 @@ def charts_titled(run: RunRecord, titles: Sequence[str]) -> list[Chart]:
 
 
 def _others(runs: Sequence[RunRecord]) -> Iterator[Curve]:
-    known = [*ALSO_KNOWN, *(pattern for _, specs in SECTIONS for spec in specs if isinstance(spec, Curve) for _, pattern in spec.lines)]
+    known = [
+        *NOT_ALSO_LOGGED,
+        *(pattern for _, specs in SECTIONS for spec in specs if isinstance(spec, Curve) for _, pattern in spec.lines),
+    ]
     names = sorted({name for run in runs for name in run.metrics})
     others = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in known)]
     for name in others[:OTHER_CHARTS]:

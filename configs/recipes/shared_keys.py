@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from configs.recipes.tables import KeyTables
 
+# COLUMNS, LOADING, EVALUATING and BEST name settings of every trainer that have no effect here; the reason differs by kind of recipe.
 COLUMNS = "label_names length_column_name remove_unused_columns"
 LOADING = (
     "dataloader_drop_last dataloader_in_order dataloader_multiprocessing_context dataloader_num_workers "
@@ -18,7 +19,6 @@ EVALUATING = (
     "include_for_metrics per_device_eval_batch_size prediction_loss_only do_predict include_inputs_for_metrics"
 )
 BEST = "load_best_model_at_end metric_for_best_model greater_is_better"
-"""Settings of every trainer without effect, for another reason in each kind of recipe."""
 
 ADAMW = (
     "adamw_torch",

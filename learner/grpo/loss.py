@@ -144,7 +144,7 @@ def token_weights(loss_type: LossType, completions: Completions, denominators: D
     - `grpo`: 1 / (C |o_i|), the mean over completions of their token means (DeepSeekMath, arXiv:2402.03300, eq. 3);
     - `bnpo`: 1 / tokens of the batch. TRL's batch is one device's micro-batch; ours is the step, so that packing does not matter;
     - `dapo`, `cispo`: 1 / tokens of the step over all processes (DAPO, arXiv:2503.14476, eq. 8; MiniMax-M1, arXiv:2506.13585, eq. 4). Equal
-      to `bnpo` here, for the reason above;
+      to `bnpo` here, as the batch of `bnpo` is the whole step;
     - `dr_grpo`: 1 / (C max_completion_length) (Dr. GRPO, arXiv:2503.20783, section 3.2; TRL's constant).
     """
     if loss_type == "grpo":

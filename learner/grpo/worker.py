@@ -22,7 +22,7 @@ from learner.packing import Denominators, MicroBatch, TrainedGroup, pack, traine
 
 if TYPE_CHECKING:
     from learner.engine.zero2_engine import LearnerEngine
-    from learner.grpo.batch_loss import BatchLoss
+    from learner.grpo.micro_batch_loss import MicroBatchLoss
     from learner.model.policy import Policy
     from learner.sft.trainer import SupervisedTrainer
 
@@ -139,12 +139,12 @@ class LearnerWorker(Rank[RunConfig]):
         folder.mkdir(parents=True, exist_ok=True)
         self._engine.save(folder, facts)
 
-    def _losses(self, batches: Sequence[MicroBatch], denominators: Denominators) -> list[BatchLoss]:
-        from learner.grpo.batch_loss import BatchLoss
+    def _losses(self, batches: Sequence[MicroBatch], denominators: Denominators) -> list[MicroBatchLoss]:
+        from learner.grpo.micro_batch_loss import MicroBatchLoss
 
         learner, temperature = self._config.learner, self._config.actors.temperature
         return [
-            BatchLoss(self._policy, batch, learner, denominators, temperature=temperature, num_iterations=learner.num_iterations)
+            MicroBatchLoss(self._policy, batch, learner, denominators, temperature=temperature, num_iterations=learner.num_iterations)
             for batch in batches
         ]
 

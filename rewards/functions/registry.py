@@ -48,7 +48,10 @@ BUILTINS: dict[str, Callable[..., Reward]] = {
     "ioi_code": IOICode,
     "cf_code": CodeforcesCode,
 }
-"""Name -> class of the reward. Importing and making a reward is cheap: libraries are loaded at its first call."""
+"""Name -> class of the reward. Importing and making a reward is cheap: libraries are loaded at its first call.
+
+Recipes have a list of their own, `REWARDS` in configs/recipes/grpo_keys.py: a new name goes there as well.
+"""
 
 
 def load(spec: str | Reward, **params: object) -> Reward:

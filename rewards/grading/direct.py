@@ -1,7 +1,7 @@
 """Rewards that are called outside a run, for example in a notebook. Those that can hang grade in a process that can be killed.
 
     your process                                       a grader process
-    reward(completions=...) ──► thread with a loop ──► Builtin.grade
+    reward(completions=...) ──► thread with a loop ──► NamedReward.grade
 
 One warden with one grader serves all rewards of this process. They start at the first call that needs them, and end with this process.
 """
@@ -85,15 +85,15 @@ class DirectReward(PerCompletionReward):
         self.check_row(group.columns)
         if isinstance(self._reward, TextReward):  # the other completions do not matter, and may be many
             group, index = replace(group, texts_G=[group.texts_G[index]], token_ids_G=[]), 0
-        columns: _BuiltinColumns = {"reward": self._name, "params": json.dumps(self._params), "columns": group.columns}
+        columns: _NamedColumns = {"reward": self._name, "params": json.dumps(self._params), "columns": group.columns}
         report = _GRADER.grade(replace(group, columns=columns), index, self._timeout_s)
         if report.error:
             logger.warning("reward %s gave None to a completion: %s", self.__name__, report.error)
         return Grade(report.values[0], report.outcomes[0])
 
 
-class _BuiltinColumns(TypedDict):
-    """The columns of the groups that `Builtin` gets."""
+class _NamedColumns(TypedDict):
+    """The columns of the groups that `NamedReward` gets."""
 
     reward: str
     params: str
@@ -101,13 +101,13 @@ class _BuiltinColumns(TypedDict):
     columns: Columns
 
 
-class Builtin(PerCompletionReward):
+class NamedReward(PerCompletionReward):
     """The reward that the grader of direct calls loads. It grades with the built-in that the group's columns name."""
 
-    __name__ = "builtin"
+    __name__ = "named"
 
     def grade(self, group: GroupInput, index: int) -> Grade:
-        columns = cast(_BuiltinColumns, group.columns)
+        columns = cast(_NamedColumns, group.columns)
         return _made(columns["reward"], columns["params"]).grade(replace(group, columns=columns["columns"]), index)
 
 
@@ -178,7 +178,7 @@ async def _start_graders() -> Graders:
 
     section = RewardsSection()
     return await Graders.start(
-        [("accuracy", {}), (f"{__name__}:{Builtin.__qualname__}", {})],  # the first so that the warden has loaded math-verify
+        [("accuracy", {}), (f"{__name__}:{NamedReward.__qualname__}", {})],  # the first so that the warden has loaded math-verify
         count=1,
         timeout_s=section.timeout_s,
         memory_limit_bytes=section.memory_limit_bytes,

@@ -19,7 +19,7 @@ from torch import Tensor
 from configs.contracts.metrics import merge, values
 from configs.schema.learner import ObjectiveSection
 from configs.schema.model import LoraSection, ModelSection
-from learner.grpo.batch_loss import BatchLoss
+from learner.grpo.micro_batch_loss import MicroBatchLoss
 from learner.model.policy import Policy
 from learner.packing import Denominators, MicroBatch, TrainedCompletion, TrainedGroup, balance, pack
 from tests.learner.rollouts import MAX_COMPLETION_LENGTH, trained_groups
@@ -118,7 +118,7 @@ def two_updates(
     advantages_PG = [[c.advantage for c in group.completions] for group in groups]
     masked_PG = [[False] * len(group.completions) for group in groups]
     denominators = Denominators.of(lengths_PG, advantages_PG, masked_PG, MAX_COMPLETION_LENGTH)
-    parts = [BatchLoss(policy, batch, objective, denominators, temperature=0.8, num_iterations=2) for batch in split(groups)]
+    parts = [MicroBatchLoss(policy, batch, objective, denominators, temperature=0.8, num_iterations=2) for batch in split(groups)]
     parameters = policy.trainable().values()
     before = [parameter.detach().clone() for parameter in parameters]
     losses, gradients = [], []

@@ -74,8 +74,7 @@ def test_words_name_keys_of_a_run() -> None:
 
 
 def test_rewards_are_built_in() -> None:
-    code = {"binary_code", "cf_code", "code", "ioi_code"}
-    assert set(REWARDS) | code == set(BUILTINS) | code
+    assert set(REWARDS) == set(BUILTINS)
     assert set(REWARD_NAMES.values()) | {reward for takers in REWARD_PARAMS.values() for reward, _ in takers} <= set(REWARDS)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from learner.model.policy import PackedTensors, Policy
 
 
-class BatchLoss:
+class MicroBatchLoss:
     """One micro-batch's loss, which `LearnerEngine.step` calls once per update. Log-probabilities that stay the same are kept between updates.
 
     pi_old costs no pass of its own: the first update computes it anyway. With dropout the first update's values are a random draw, so if

@@ -10,9 +10,9 @@ import torch
 from configs.contracts.metrics import Max, Min
 from configs.schema.learner import ObjectiveSection
 from configs.schema.model import LoraSection, ModelSection
-from learner.grpo.batch_loss import BatchLoss
 from learner.grpo.importance import Completions
 from learner.grpo.loss import TokenLogprobs, grpo_loss
+from learner.grpo.micro_batch_loss import MicroBatchLoss
 from learner.model.policy import Policy
 from learner.packing import Denominators, pack
 from tests.learner.rollouts import trained_groups
@@ -37,7 +37,7 @@ def test_several_updates_under_dropout_are_compared_with_an_evaluating_pass(num_
     assert policy.has_dropout == (dropout > 0)
     (batch,) = pack(trained_groups(1, prompts=1), token_budget=4096, attention_width=100.0)
     objective = ObjectiveSection(loss_type="dapo", epsilon=0.01)
-    loss = BatchLoss(policy, batch, objective, DENOMINATORS, temperature=0.8, num_iterations=num_iterations)
+    loss = MicroBatchLoss(policy, batch, objective, DENOMINATORS, temperature=0.8, num_iterations=num_iterations)
     packed = policy.tensors(batch)
     evaluated_N = policy.evaluated_logprobs(packed, 0.8)
     olds = []
@@ -71,7 +71,7 @@ def test_the_reference_is_computed_once_a_step_and_only_for_the_loss(tiny_qwen2:
         (ObjectiveSection(loss_type="dapo"), [True, True]),
     ):
         passes.clear()
-        loss = BatchLoss(policy, batch, objective, DENOMINATORS, temperature=1.0, num_iterations=2)
+        loss = MicroBatchLoss(policy, batch, objective, DENOMINATORS, temperature=1.0, num_iterations=2)
         assert [loss(policy).requires_grad for _ in range(2)] == [True, True]
         assert passes == expected
 
@@ -89,7 +89,7 @@ def test_a_rank_with_nothing_to_train_takes_part(objective: ObjectiveSection, ti
     """Its loss is 0, differentiable (the ranks reduce gradients together), and it has no part in smallest and largest values."""
     policy = policy_of(tiny_qwen2, 0.0)
     (batch,) = pack([], token_budget=64, attention_width=100.0)
-    loss = BatchLoss(policy, batch, objective, DENOMINATORS, temperature=1.0, num_iterations=2)
+    loss = MicroBatchLoss(policy, batch, objective, DENOMINATORS, temperature=1.0, num_iterations=2)
     for _ in range(2):
         value = loss(policy)
         value.backward()
