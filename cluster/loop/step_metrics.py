@@ -17,6 +17,10 @@ from cluster.loop.window import AccountingTotals, Window
 from configs.contracts.records import SyncReport
 
 
+SAME_AS = {"train/reward": "reward", "train/accuracy": "rewards/accuracy/mean"}
+"""Metrics that repeat another one, where that was measured."""
+
+
 @dataclass(frozen=True, slots=True)
 class Busy:
     """Seconds with work since the workers started: of every rollout worker by name, and of the reward workers together."""
@@ -51,9 +55,7 @@ class RunTotals:
         self._before = busy
         self._add(record, completion_tokens, score_s, busy_s)
         metrics = dict(report.metrics)
-        metrics["train/reward"] = metrics.get("reward", 0.0)
-        if "rewards/accuracy/mean" in metrics:
-            metrics["train/accuracy"] = metrics["rewards/accuracy/mean"]
+        metrics |= {same: metrics[name] for same, name in SAME_AS.items() if name in metrics}
         metrics |= {
             "step_time": record.step_s,
             "timing/generate_s": busy_s,

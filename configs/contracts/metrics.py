@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A weighted mean that has not been divided yet: `Mean(total=6.0, weight=3.0)` is 2.0."""
+    """A weighted mean that has not been divided yet: `Mean(total=6.0, weight=3.0)` is 2.0. Over nothing, it has no value."""
 
     total: float
     weight: float
@@ -23,8 +23,8 @@ class Mean:
         return Mean(self.total + other.total, self.weight + other.weight)
 
     @property
-    def value(self) -> float:
-        return self.total / self.weight if self.weight else 0.0
+    def value(self) -> float | None:
+        return self.total / self.weight if self.weight else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,9 @@ def merge(parts: Iterable[Mapping[str, Metric]]) -> dict[str, Metric]:
 
 
 def values(metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """The floats to log."""
-    return {name: float(metric.value) for name, metric in metrics.items()}
+    """The floats to log. A mean over nothing is left out: a 0 would pass for a measurement."""
+    found = ((name, metric.value) for name, metric in metrics.items())
+    return {name: float(value) for name, value in found if value is not None}
 
 
 @dataclass

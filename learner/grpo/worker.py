@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 
 from configs.contracts.errors import LearnerError
-from configs.contracts.metrics import Sum, merge
+from configs.contracts.metrics import Sum, merge, values
 from configs.contracts.records import AdapterManifest, RolloutGroup
 from configs.schema.learner import OptimizerSection
 from configs.schema.run import RunConfig
@@ -54,7 +54,7 @@ class LearnerWorker(Rank[RunConfig]):
 
     def warm_start_steps(self, first: int, last: int) -> list[float]:
         """Take steps `first` to `last` (exclusive). Returns this rank's parts of their losses."""
-        return [self._warm_start.step(index).metrics["train/loss"].value for index in range(first, last)]
+        return [values(self._warm_start.step(index).metrics)["train/loss"] for index in range(first, last)]
 
     def end_warm_start(self, model_path: str, out_folder: Path) -> None:
         """Save the model and free it."""

@@ -66,7 +66,7 @@ class SftLearner:
         reports = await self._ranks.everywhere(SftWorker.step, index)
         step_s = time.monotonic() - began
         merged = merge(report.metrics for report in reports)
-        tokens = int(merged.pop("tokens").value)
+        tokens = int(values({"tokens": merged.pop("tokens")})["tokens"])
         self._num_tokens += tokens
         merged |= {
             "train/learning_rate": Mean(reports[0].learning_rate, 1.0),
