@@ -81,7 +81,7 @@ def comparison_table(compared: ComparedSet) -> Table:
             bounds = f"{difference.interval.low:+.3f} … {difference.interval.high:+.3f}"
             cells = [f"{difference.mean:+.3f}", bounds, f"{difference.better}, {difference.worse}"]
         bounds = "{:.3f}–{:.3f}".format(*found.interval) if found.interval else ""
-        table.add_row(model, f"{found.accuracy:.3f}" if found.prompts else "-", bounds, *cells)
+        table.add_row(model, "-" if found.accuracy is None else f"{found.accuracy:.3f}", bounds, *cells)
     return table
 
 

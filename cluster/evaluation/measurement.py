@@ -72,8 +72,9 @@ class Evaluation(BaseModel):
     """Prompts left out because the engines refuse them."""
     unjudged: int = 0
     """Prompts left out because the judge does not apply: it cannot read their gold answer, or skips them."""
-    accuracy: float
-    """avg@k: the judge's value, averaged over the completions of each prompt, then over prompts."""
+    accuracy: float | None
+    """avg@k: the judge's value, averaged over the completions of each prompt, then over prompts; None where no prompt counts. An accuracy
+    only if `is_accuracy`; otherwise the mean of another reward."""
     interval: tuple[float, float] | None = None
     """95 % interval of `accuracy`."""
     pass_at: dict[int, Estimate] = {}
@@ -91,6 +92,17 @@ class Evaluation(BaseModel):
     min_policy_version: int = 0
     max_policy_version: int = 0
     """Least and largest policy version that sampled any token; equal if no new adapter arrived meanwhile."""
+
+    @property
+    def is_accuracy(self) -> bool:
+        return self.judge in ANSWER_JUDGES
+
+    @property
+    def measure(self) -> str:
+        """What `accuracy` is the mean of, in words: `accuracy`, or `reward (code)`, or `reward (format, tag_count)` for their weighted sum."""
+        if self.is_accuracy:
+            return "accuracy"
+        return f"reward ({', '.join(self.outcomes) if self.judge == WEIGHTED_SUM else self.judge})"
 
     @property
     def version(self) -> str:
@@ -131,7 +143,7 @@ def measure(name: str, sampled: Sequence[Sampled], plan: EvaluationPlan, *, too_
         too_long=too_long,
         refused=refused,
         unjudged=len(sampled) - len(judged),
-        accuracy=fmean(means_P) if means_P else 0.0,
+        accuracy=fmean(means_P) if means_P else None,
         interval=mean_interval(means_P, seed) if means_P else None,
         pass_at={k: _estimate([_passed(values_G, k) for _, values_G in judged], seed) for k in plan.ks if judged and judge != WEIGHTED_SUM},
         majority=_estimate([_voted(one, values_G) for one, values_G in judged], seed) if with_majority and judged else None,
@@ -146,8 +158,8 @@ def measure(name: str, sampled: Sequence[Sampled], plan: EvaluationPlan, *, too_
 
 def metrics_of(evaluation: Evaluation) -> dict[str, float]:
     """The metrics of an evaluation, with the names of docs/metrics.md."""
-    mean = WEIGHTED_SUM if evaluation.judge == WEIGHTED_SUM else "accuracy"
-    found: dict[str, float] = {mean: evaluation.accuracy} if evaluation.prompts else {}
+    mean = "accuracy" if evaluation.is_accuracy else "reward"
+    found: dict[str, float] = {} if evaluation.accuracy is None else {mean: evaluation.accuracy}
     if evaluation.interval is not None:
         found |= {f"{mean}_low": evaluation.interval[0], f"{mean}_high": evaluation.interval[1]}
     found |= {f"pass@{k}": estimate.value for k, estimate in evaluation.pass_at.items()}

@@ -31,16 +31,18 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> Table:
 
 def measures(found: Evaluation) -> Iterator[tuple[str, str, str]]:
     """Name, value and interval of every measure, as text."""
-    if found.prompts:
+    if found.accuracy is not None:
         low, high = found.interval or (found.accuracy, found.accuracy)
         yield mean_name(found), *_shown(Estimate(value=found.accuracy, low=low, high=high))
         for k, estimate in found.pass_at.items():
             yield f"pass@{k}", *_shown(estimate)
         if found.majority is not None:
             yield f"maj@{found.num_generations}", *_shown(found.majority)
-    for reward, mean in found.rewards.items():
-        if reward != found.judge or not found.prompts:
-            yield f"reward {reward}", f"{mean:.3f}", ""
+    else:
+        yield mean_name(found), "-", ""
+    for reward in dict.fromkeys((*found.rewards, *found.outcomes)):
+        if reward != found.judge:
+            yield f"reward {reward}", f"{found.rewards[reward]:.3f}" if reward in found.rewards else "-", ""
     yield "tokens a completion", f"{found.mean_length:.0f}", ""
     yield "cut off at the limit", f"{found.truncated:.1%}", ""
 

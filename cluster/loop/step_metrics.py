@@ -16,7 +16,6 @@ from cluster.loop.loop import StepRecord, TrainLoop
 from cluster.loop.window import AccountingTotals, Window
 from configs.contracts.records import SyncReport
 
-
 SAME_AS = {"train/reward": "reward", "train/accuracy": "rewards/accuracy/mean"}
 """Metrics that repeat another one, where that was measured."""
 
@@ -123,20 +122,33 @@ class LoopSummary(TypedDict):
     tokens_per_s: float
     learner_idle: float
     rollout_idle: float
-    seconds_per_step: SecondsPerStep
-    sync_s: Percentiles
-    sync_paused_s: Percentiles
-    sync_bytes: int
-    canary_difference: float
+    seconds_per_step: SecondsPerStep | None
+    """None where no step was done."""
+    sync_s: Percentiles | None
+    sync_paused_s: Percentiles | None
+    sync_bytes: int | None
+    canary_difference: float | None
+    """None where no adapter was broadcast."""
     reissued_stale: int
     accounting: AccountingTotals
 
 
-class RunSummary(LoopSummary):
-    """The part of `summary.json` that is shown at the end of a run."""
+class HeldOutSummary(TypedDict):
+    """The held-out measurements before and after training; None where nothing was measured, or something else."""
 
+    held_out_measure: str | None
+    """`accuracy`, or the rewards that the mean is of: `reward (mixed_reward)`."""
     accuracy_before: float | None
     accuracy_after: float | None
+    """None also where the judge is no accuracy reward."""
+    reward_before: float | None
+    reward_after: float | None
+    """None also where the judge is an accuracy reward."""
+
+
+class RunSummary(LoopSummary, HeldOutSummary):
+    """The part of `summary.json` that is shown at the end of a run."""
+
     exit_reason: str
 
 
@@ -152,15 +164,17 @@ def run_summary(totals: RunTotals, loop: TrainLoop) -> LoopSummary:
         "learner_idle": _share(loop.waited_s, elapsed_s),
         "rollout_idle": max(0.0, 1.0 - _share(generate_s, elapsed_s)),
         "seconds_per_step": {
-            "step": elapsed_s / steps if steps else 0.0,
-            "generate": generate_s / steps if steps else 0.0,
-            "score": totals.score_s / steps if steps else 0.0,
-            "train": totals.train_s / steps if steps else 0.0,
-        },
+            "step": elapsed_s / steps,
+            "generate": generate_s / steps,
+            "score": totals.score_s / steps,
+            "train": totals.train_s / steps,
+        }
+        if steps
+        else None,
         "sync_s": percentiles([sync.total_s for sync in syncs]),
         "sync_paused_s": percentiles([sync.paused_s for sync in syncs]),
-        "sync_bytes": syncs[-1].nbytes if syncs else 0,
-        "canary_difference": max((sync.canary_difference for sync in syncs), default=0.0),
+        "sync_bytes": syncs[-1].nbytes if syncs else None,
+        "canary_difference": max((sync.canary_difference for sync in syncs), default=None),
         "reissued_stale": loop.window.reissued_stale,
         "accounting": loop.window.accounting().as_json(),
     }
@@ -172,13 +186,16 @@ IDLE_WORTH_SAYING = 0.15
 
 def summary_lines(summary: RunSummary) -> list[str]:
     """Say in a few lines how the run went, from `summary.json`."""
-    before, after, sync = summary["accuracy_before"], summary["accuracy_after"], summary["sync_s"]
-    lines = []
-    if before is not None and after is not None:
-        lines.append(f"held-out greedy accuracy: {before:.3f} before, {after:.3f} after {summary['steps']} steps")
+    sync, lines = summary["sync_s"], []
+    held_out = [(summary["accuracy_before"], summary["accuracy_after"]), (summary["reward_before"], summary["reward_after"])]
+    for before, after in held_out:
+        if before is not None or after is not None:
+            known = " before, ".join("-" if value is None else f"{value:.3f}" for value in (before, after))
+            lines.append(f"held-out {summary['held_out_measure']}, greedy: {known} after {summary['steps']} steps")
+    synced = f"p50 {sync['p50']:.3f} s, p95 {sync['p95']:.3f} s" if sync else "-"
     lines.append(
         f"{summary['completions_per_s']:.1f} completions/s; learner idle {summary['learner_idle']:.0%}, rollouts idle "
-        f"{summary['rollout_idle']:.0%}; adapter sync p50 {sync['p50']:.3f} s, p95 {sync['p95']:.3f} s"
+        f"{summary['rollout_idle']:.0%}; adapter sync {synced}"
     )
     if (sentence := advice(summary)) is not None:
         lines.append(sentence)
@@ -197,10 +214,10 @@ def advice(summary: RunSummary) -> str | None:
     )
 
 
-def percentiles(seconds: Sequence[float]) -> Percentiles:
-    """The median and the 95th percentile (nearest rank)."""
+def percentiles(seconds: Sequence[float]) -> Percentiles | None:
+    """The median and the 95th percentile (nearest rank); None of nothing."""
     if not seconds:
-        return {"p50": 0.0, "p95": 0.0}
+        return None
     ordered = sorted(seconds)
     return {"p50": statistics.median(ordered), "p95": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]}
 

@@ -38,6 +38,14 @@ SFT_METRICS = (
 )
 """The same for supervised fine-tuning."""
 
+OCCASIONAL = ("sync/total_s", "eval/loss")
+"""Metrics that not every step has, and that are left out there. Any other that a step does not have is shown as `-`: nothing was measured."""
+
+
+def shown_of_rewards(labels: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
+    """The numbers to show of a run with these rewards: an accuracy only if one of them is `accuracy`."""
+    return tuple(each for each in SHOWN if each[1] != "train/accuracy" or "accuracy" in labels)
+
 
 class WarmStartStep(Protocol):
     """A report of the supervised warm start, as the display reads it."""
@@ -107,17 +115,24 @@ class RunDisplay:
         """Show one finished step."""
         if self._live is not None and self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=step)
-            self._live.update(Group(self._bar, _table(self.shown, metrics)))
+            self._live.update(Group(self._bar, _table(_facts(self.shown, metrics))))
         elif step % self.logging_steps == 0 or step == total:
-            facts = "  ".join(f"{label} {form.format(metrics[name])}" for label, name, form in self.shown if name in metrics)
+            facts = "  ".join(f"{label} {value}" for label, value in _facts(self.shown, metrics))
             done = step - self._steps_at_start
             eta_s = (time.monotonic() - self._steps_started) / done * (total - step) if done else 0.0
             self.say(f"step {step}/{total}  {facts}  {metrics.get('step_time', 0.0):.2f} s/step  left {eta_s:.0f} s")
 
 
-def _table(shown_metrics: tuple[tuple[str, str, str], ...], metrics: Mapping[str, float]) -> Table:
+def _facts(shown: Sequence[tuple[str, str, str]], metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    return [
+        (label, form.format(metrics[name]) if name in metrics else "-")
+        for label, name, form in shown
+        if name in metrics or name not in OCCASIONAL
+    ]
+
+
+def _table(facts: Sequence[tuple[str, str]]) -> Table:
     table = Table.grid(padding=(0, 2))
-    shown = [(label, form.format(metrics[name])) for label, name, form in shown_metrics if name in metrics]
-    table.add_row(*(label for label, _ in shown), style="dim")
-    table.add_row(*(value for _, value in shown))
+    table.add_row(*(label for label, _ in facts), style="dim")
+    table.add_row(*(value for _, value in facts))
     return table

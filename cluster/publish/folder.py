@@ -108,13 +108,12 @@ def card_facts(record: RunRecord, base: BaseRecord | None, *, curves: str = "", 
     Args:
         base: of the adapter.
     """
-    held_out, steps = record.after or record.before, record.summary.get("steps")
+    steps = record.summary.get("steps")
     return CardFacts(
         steps=steps if isinstance(steps, int) else record.last_step,
-        accuracy_before=record.before.accuracy if record.before else None,
-        accuracy_after=record.after.accuracy if record.after else None,
+        before=record.before,
+        after=record.after,
         last_metrics=_last_metrics(record),
-        held_out=held_out.prompts if held_out else 0,
         curves=curves,
         merged=merged,
         base=base,

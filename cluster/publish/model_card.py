@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.models.base_record import BaseRecord
 from cluster.output.scrub import scrubbed
-from cluster.report.record import wilson
+from cluster.report.record import HeldOut
 from configs.loading import dump_config
 from configs.schema.model import BUILTIN
 from configs.schema.run import RunConfig
@@ -38,13 +38,11 @@ class CardFacts:
 
     steps: int
     """Optimizer steps done so far."""
-    accuracy_before: float | None = None
-    """Score on held-out prompts before training; None if it was not measured."""
-    accuracy_after: float | None = None
+    before: HeldOut | None = None
+    """The held-out prompts, measured greedily before training; None if they were not."""
+    after: HeldOut | None = None
     last_metrics: Mapping[str, float] = field(default_factory=dict)
     """Means over the last tenth of the steps."""
-    held_out: int = 0
-    """Number of held-out prompts that both accuracies are means over."""
     curves: str = ""
     """File name of the image with the curves."""
     merged: bool = False
@@ -136,12 +134,12 @@ def _front_matter(config: RunConfig, facts: CardFacts) -> dict[str, object]:
     if data:
         front["datasets"] = [data]
     front["tags"] = ["grpo", "reinforcement-learning", "rollcast", *([] if facts.merged else ["lora"])]
-    accuracy = facts.accuracy_after
-    if accuracy is not None and any(spec.label == "accuracy" for spec in config.rewards.functions):
+    after = facts.after
+    if after is not None and after.is_accuracy and after.value is not None:
         result = {
             "task": {"type": "text-generation"},
-            "dataset": {"type": data or "local", "name": f"{data or 'local data'}, {facts.held_out} held-out prompts"},
-            "metrics": [{"type": "accuracy", "value": round(accuracy, 4), "name": "greedy accuracy"}],
+            "dataset": {"type": data or "local", "name": f"{data or 'local data'}, {after.prompts} held-out prompts"},
+            "metrics": [{"type": "accuracy", "value": round(after.value, 4), "name": "greedy accuracy"}],
         }
         front["model-index"] = [{"name": config.out_dir.name, "results": [result]}]
     return front
@@ -156,19 +154,19 @@ def _data(config: RunConfig) -> str:
 
 def _results(facts: CardFacts) -> str:
     rows = [("optimizer steps", str(facts.steps))]
-    for when, accuracy in (("before", facts.accuracy_before), ("after", facts.accuracy_after)):
-        if accuracy is not None:
-            rows.append((f"greedy score on held-out prompts, {when} training", f"{accuracy:.3f}{_interval(accuracy, facts.held_out)}"))
+    for when, held_out in (("before", facts.before), ("after", facts.after)):
+        if held_out is not None:
+            rows.append((f"greedy {held_out.measure} on held-out prompts, {when} training", _value(held_out)))
     results = "## Results\n\n" + _table(("", ""), rows)
     metrics = [(label, f"{facts.last_metrics[name]:.4g}") for name, label in SHOWN_METRICS.items() if name in facts.last_metrics]
     return results + ("\n" + _table(("mean over the last tenth of the steps", ""), metrics) if metrics else "")
 
 
-def _interval(accuracy: float, prompts: int) -> str:
-    if not prompts or not 0 <= accuracy <= 1:
-        return ""
-    interval = wilson(accuracy, prompts)
-    return f" (95 %: {interval.low:.3f} to {interval.high:.3f}; {prompts} prompts)"
+def _value(held_out: HeldOut) -> str:
+    if held_out.value is None:
+        return "-"
+    interval = " (95 %: {:.3f} to {:.3f}; {} prompts)".format(*held_out.interval, held_out.prompts) if held_out.interval else ""
+    return f"{held_out.value:.3f}{interval}"
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple[str, str]]) -> str:

@@ -244,10 +244,10 @@ def _at(run: RunRecord, name: str, steps: np.ndarray) -> np.ndarray:
 
 
 def _held_out_marks(run: RunRecord) -> list[Mark]:
-    """Make marks for the held-out accuracy before and after training, with its intervals."""
+    """Make marks for the held-out accuracy before and after training, with its intervals, where an accuracy was measured."""
     marks: list[Mark] = []
     evaluations: list[tuple[HeldOut | None, int]] = [(run.before, 0), (run.after, run.last_step)]
     for evaluation, step in evaluations:
-        if evaluation is not None and (interval := evaluation.interval) is not None:
-            marks.append(Mark("held-out, greedy", step, evaluation.accuracy, interval.low, interval.high))
+        if evaluation is not None and evaluation.is_accuracy and evaluation.value is not None and evaluation.interval is not None:
+            marks.append(Mark("held-out, greedy", step, evaluation.value, *evaluation.interval))
     return marks

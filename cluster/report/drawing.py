@@ -152,7 +152,7 @@ class LineChart:
     def _mark_gaps(self, svg: Xml.Element, each: Series, steps: Axis) -> None:
         lost = each.steps[~each.drawable]
         if len(lost):
-            self._notes.append(f"{each.label}: not a finite number at {len(lost)} {_plural('step', len(lost))}, first at step {lost[0]}")
+            self._notes.append(f"{each.label}: no finite number at {len(lost)} {_plural('step', len(lost))}, first at step {lost[0]}")
         for x in np.unique(steps.at(lost).round()):
             Xml.SubElement(svg, "path", {"class": "lost", "d": f"M{x - 3:g} {TOP - 7}l3 6l3-6z"})
 

@@ -83,22 +83,17 @@ def _held_out_loss(run: RunRecord) -> Fact:
 
 
 def _held_out_fact(run: RunRecord) -> Fact:
-    known = [each for each in (run.before, run.after) if each is not None]
-    name = "held-out accuracy" if all(each.is_accuracy for each in known) else "held-out reward"
-    if not known:
-        return Fact(name, NOTHING)
-    value = f"{_score(run.before)} → {_score(run.after)}"
-    intervals = [each.interval for each in known]
-    if any(interval is None for interval in intervals):
-        return Fact(name, value, f"greedy, on {known[0].prompts:,} prompts that are not trained on")
-    ranges = ", ".join(f"{interval.low:.1%} to {interval.high:.1%}" for interval in intervals if interval)
-    return Fact(name, value, f"95 % intervals {ranges}; greedy, on {known[-1].prompts:,} prompts that are not trained on")
-
-
-def _score(held_out: HeldOut | None) -> str:
-    if held_out is None:
-        return NOTHING
-    return f"{held_out.accuracy:.1%}" if held_out.is_accuracy else f"{held_out.accuracy:.3g}"
+    measured = run.after or run.before
+    if measured is None:
+        return Fact("held-out", NOTHING)
+    form = "{:.1%}" if measured.is_accuracy else "{:.3g}"
+    held_out = [each for each in (run.before, run.after) if each is not None]
+    ranges = [" to ".join(form.format(bound) for bound in each.interval) for each in held_out if each.interval]
+    return Fact(
+        f"held-out {measured.measure}",
+        " → ".join(NOTHING if each is None or each.value is None else form.format(each.value) for each in (run.before, run.after)),
+        f"95 % intervals {', '.join(ranges)}; " * bool(ranges) + f"greedy, on {measured.prompts:,} prompts that are not trained on",
+    )
 
 
 def _planned(run: RunRecord) -> str:

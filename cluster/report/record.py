@@ -8,17 +8,22 @@ import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import yaml
 
-from cluster.evaluation.statistics import Interval, wilson
+from cluster.evaluation.measurement import Evaluation
 from configs.contracts.errors import RunDirectoryError
 
 INTERRUPTED_S = 5.0
 """If a line of metrics comes later than its `step_time` explains, by more than this, the run was interrupted before that step."""
+
+
+OF_EVERY_STEP = ("train/*", "reward*", "rewards/*", "entropy", "completions/*", "sampling/*", "clip_ratio/*")
+"""Metrics that every step logs unless nothing was measured."""
 
 
 class Metric(NamedTuple):
@@ -30,19 +35,20 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A held-out evaluation. `accuracy` is the mean reward if the run has no accuracy reward: see `is_accuracy`."""
+    """A held-out evaluation."""
 
-    accuracy: float
+    value: float | None
+    """Mean of the judge's values; None where it could judge no prompt."""
+    measure: str
+    """What that is: `accuracy`, or a reward with its name."""
     prompts: int
+    interval: tuple[float, float] | None
+    """95 % interval of the value."""
     rewards: Mapping[str, float]
 
     @property
     def is_accuracy(self) -> bool:
-        return "accuracy" in self.rewards and 0.0 <= self.accuracy <= 1.0
-
-    @property
-    def interval(self) -> Interval | None:
-        return wilson(self.accuracy, self.prompts) if self.is_accuracy and self.prompts > 0 else None
+        return self.measure == "accuracy"
 
 
 @dataclass
@@ -102,7 +108,7 @@ def read_run(path: Path, *, running: bool | None = None) -> RunRecord:
     return RunRecord(
         path=path,
         label=path.name,
-        metrics={name: metric for name, metric in metrics.items() if name != "time"},
+        metrics={name: _with_gaps(name, metric, metrics) for name, metric in metrics.items() if name != "time"},
         summary={} if running else _mapping(_text(path / "summary.json")),
         settings_text=settings_text,
         settings=_settings(settings_text),
@@ -141,6 +147,17 @@ def read_metrics(file: Path) -> dict[str, Metric]:
     return {name: _in_order(np.asarray(steps[name]), np.asarray(values[name])) for name in steps}
 
 
+def _with_gaps(name: str, metric: Metric, metrics: Mapping[str, Metric]) -> Metric:
+    """Add NaN at each step that does not have a metric of every step: a mean over nothing is not logged, and no line is drawn through it."""
+    if "time" not in metrics or not any(fnmatchcase(name, pattern) for pattern in OF_EVERY_STEP):
+        return metric
+    steps = metrics["time"].steps
+    steps = np.union1d(metric.steps, steps[(steps > metric.steps[0]) & (steps < metric.steps[-1])])
+    values = np.full(len(steps), math.nan)
+    values[np.searchsorted(steps, metric.steps)] = metric.values
+    return Metric(steps, values)
+
+
 def _in_order(steps: np.ndarray, values: np.ndarray) -> Metric:
     ordered, last = np.unique(steps[::-1], return_index=True)
     return Metric(ordered, values[::-1][last])
@@ -156,11 +173,14 @@ def _interruptions(metrics: Mapping[str, Metric]) -> tuple[int, ...]:
 
 
 def _held_out(file: Path) -> HeldOut | None:
-    found = _mapping(_text(file))
-    accuracy, prompts, rewards = found.get("accuracy"), found.get("prompts"), found.get("rewards")
-    if not isinstance(accuracy, (int, float)) or not math.isfinite(accuracy):
+    try:
+        found = Evaluation.model_validate_json(_text(file))
+    except ValueError:
         return None
-    return HeldOut(float(accuracy), prompts if isinstance(prompts, int) else 0, rewards if isinstance(rewards, dict) else {})
+    numbers = (found.accuracy, *(found.interval or ()), *found.rewards.values())
+    if not all(math.isfinite(number) for number in numbers if number is not None):
+        return None
+    return HeldOut(found.accuracy, found.measure, found.prompts, found.interval, found.rewards)
 
 
 def _text(file: Path) -> str:

@@ -130,9 +130,9 @@ class TrainingEvaluations:
 
 def _told(step: int, found: Evaluation) -> str:
     versions = "" if found.version == str(step) else f" (sampled by versions {found.version})"
-    if not found.prompts:
+    if found.accuracy is None:
         return f"evaluation after step {step}, {found.name}: {found.judge} can judge none of the {found.unjudged} prompts"
     interval = f" [{found.interval[0]:.3f}, {found.interval[1]:.3f}]" if found.interval else ""
     passed = "".join(f", pass@{k} {estimate.value:.3f}" for k, estimate in found.pass_at.items())
     voted = f", maj@{found.num_generations} {found.majority.value:.3f}" if found.majority else ""
-    return f"evaluation after step {step}, {found.name}: {found.judge} {found.accuracy:.3f}{interval}{passed}{voted}{versions}"
+    return f"evaluation after step {step}, {found.name}: {found.measure} {found.accuracy:.3f}{interval}{passed}{voted}{versions}"

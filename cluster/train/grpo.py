@@ -22,7 +22,7 @@ from cluster.evaluation.measurement import Evaluation
 from cluster.evaluation.plan import EvaluationPlan
 from cluster.loop.loop import LoopSettings, Snapshot, StepRecord, TrainLoop
 from cluster.loop.roles import Cursor
-from cluster.loop.step_metrics import Busy, RunSummary, RunTotals, run_summary, summary_lines
+from cluster.loop.step_metrics import Busy, HeldOutSummary, RunSummary, RunTotals, run_summary, summary_lines
 from cluster.loop.window import Window
 from cluster.models.base_record import BaseRecord, write_record
 from cluster.models.starting_adapter import with_starting_adapter
@@ -31,7 +31,7 @@ from cluster.output import checkpoint
 from cluster.output.checkpoint import Checkpoint
 from cluster.output.completions import CompletionRow, completion_rows, write_completions
 from cluster.output.completions_table import chosen_rows
-from cluster.output.display import RunDisplay
+from cluster.output.display import RunDisplay, shown_of_rewards
 from cluster.output.run_dir import COMPLETED_REASONS, Resume
 from cluster.output.sinks import MetricSinks, truncate_metrics
 from cluster.output.wandb_sink import require_wandb
@@ -82,7 +82,8 @@ def run_training(config: RunConfig, resume: Resume = "auto", callbacks: Sequence
     config = with_starting_adapter(config)
     require_wandb(config)
     repo_id = open_hub(config)
-    with open_run(config, resume, RunDisplay(config.cluster.logging_steps)) as run:
+    shown = shown_of_rewards([spec.label for spec in config.rewards.functions])
+    with open_run(config, resume, RunDisplay(config.cluster.logging_steps, shown)) as run:
         found = run.checkpoint_to_resume(config.model.identity)
         run.begin()
         prepared = _prepared(run)
@@ -209,7 +210,7 @@ class TrainingRun:
         return self.loop
 
     async def _evaluate(self, when: str, step: int) -> Evaluation | None:
-        """Measure held-out greedy accuracy under the current adapter; a resumed run keeps its first measurement."""
+        """Measure the held-out prompts greedily under the current adapter; a resumed run keeps its first measurement."""
         directory, display = self.run.directory, self.run.display
         file = directory.path / f"evaluation_{when}.json"
         prompts = self.maker.prepared.prompts.eval_prompts()
@@ -221,7 +222,8 @@ class TrainingRun:
             held_out, plan = EvalSet("held_out", prompts), EvaluationPlan.greedy(self.run.config)
             found = (await evaluate(self.roles.rollouts, self.roles.rewards, held_out, plan, step)).evaluation
         directory.write(file.name, found.model_dump_json())
-        display.say(f"held-out accuracy {when} training: {found.accuracy:.3f}")
+        value = f"- ({found.judge} can judge none of the {found.unjudged} prompts)" if found.accuracy is None else f"{found.accuracy:.3f}"
+        display.say(f"held-out {found.measure} {when} training: {value}")
         return found
 
     async def _train(self, first_cursor: Cursor) -> str:
@@ -305,7 +307,8 @@ class TrainingRun:
         file = run.directory.write_summary(summary)
         (adapter / "README.md").write_text(run_card(run.directory.path, run.config))
         report = await run.write_report()
-        self.sinks.summarise({name: value for name in ("accuracy_before", "accuracy_after") if (value := summary[name]) is not None})
+        held_out = {name: summary[name] for name in ("accuracy_before", "accuracy_after", "reward_before", "reward_after")}
+        self.sinks.summarise({name: value for name, value in held_out.items() if value is not None})
         if self.uploads is not None:
             whole = reason in COMPLETED_REASONS
             summary["hub"] = await self.uploads.finish(self._running_loop.window.steps_taken, whole=whole)
@@ -323,8 +326,7 @@ class TrainingRun:
 
     def _summary(self, reason: str, before: Evaluation | None, after: Evaluation | None) -> TrainingSummary:
         return {
-            "accuracy_before": before.accuracy if before else None,
-            "accuracy_after": after.accuracy if after else None,
+            **held_out_summary(before, after),
             **run_summary(self.totals, self._running_loop),
             "exit_reason": reason,
             "phase_s": self.run.phase_s,
@@ -339,6 +341,21 @@ class TrainingRun:
         left = [f"summary {file}; adapter {file.parent / 'adapter'}{curves}", *([f"report, for a browser: {report}"] if report else [])]
         for line in ("", *summary_lines(summary), *left):
             self.run.display.say(line)
+
+
+def held_out_summary(before: Evaluation | None, after: Evaluation | None) -> HeldOutSummary:
+    """The held-out measurements, under the name of what they measure."""
+    known = after or before
+    values = before.accuracy if before else None, after.accuracy if after else None
+    accuracies = values if known is not None and known.is_accuracy else (None, None)
+    rewards = values if known is not None and not known.is_accuracy else (None, None)
+    return {
+        "held_out_measure": known.measure if known else None,
+        "accuracy_before": accuracies[0],
+        "accuracy_after": accuracies[1],
+        "reward_before": rewards[0],
+        "reward_after": rewards[1],
+    }
 
 
 def make_window(config: RunConfig, steps: int) -> Window:

@@ -35,6 +35,8 @@ class StageResult(TypedDict):
     steps: int | None
     accuracy_before: float | None
     accuracy_after: float | None
+    reward_before: float | None
+    reward_after: float | None
     exit_reason: str
 
 
@@ -45,8 +47,10 @@ class StagesSummary(TypedDict):
     steps: int
     """Of all stages together."""
     accuracy_before: float | None
+    reward_before: float | None
     """Before the first stage."""
     accuracy_after: float | None
+    reward_after: float | None
     """After the last stage that ran."""
     exit_reason: str
 
@@ -108,14 +112,21 @@ def _run_in_order(
 
 def _result(name: str, summary: Mapping[str, object]) -> StageResult:
     """Read the `summary.json` of a stage."""
-    steps, before, after = (summary.get(key) for key in ("steps", "accuracy_before", "accuracy_after"))
+    steps = summary.get("steps")
     return {
         "name": name,
         "steps": steps if isinstance(steps, int) else None,
-        "accuracy_before": before if isinstance(before, int | float) else None,
-        "accuracy_after": after if isinstance(after, int | float) else None,
+        "accuracy_before": _number(summary, "accuracy_before"),
+        "accuracy_after": _number(summary, "accuracy_after"),
+        "reward_before": _number(summary, "reward_before"),
+        "reward_after": _number(summary, "reward_after"),
         "exit_reason": str(summary["exit_reason"]),
     }
+
+
+def _number(summary: Mapping[str, object], key: str) -> float | None:
+    found = summary.get(key)
+    return found if isinstance(found, int | float) else None
 
 
 def _summary(results: list[StageResult], exit_reason: str) -> StagesSummary:
@@ -124,7 +135,9 @@ def _summary(results: list[StageResult], exit_reason: str) -> StagesSummary:
         "stages": results,
         "steps": sum(result["steps"] or 0 for result in results),
         "accuracy_before": results[0]["accuracy_before"] if results else None,
+        "reward_before": results[0]["reward_before"] if results else None,
         "accuracy_after": results[-1]["accuracy_after"] if results else None,
+        "reward_after": results[-1]["reward_after"] if results else None,
         "exit_reason": exit_reason,
     }
 

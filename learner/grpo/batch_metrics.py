@@ -28,18 +28,22 @@ def batch_metrics(groups: Sequence[ScoredGroup], step: int) -> dict[str, Metric]
     stds = [group_std(group.scores.rewards_G) for group in groups if _have_spread(group.scores.rewards_G)]
     terminated = [length for length, flag in zip(lengths, truncated, strict=True) if not flag]
     staleness = [step - group.summary.min_policy_version for group in groups]
-    return {
-        "completions/mean_length": _mean(lengths),
-        "completions/min_length": Min(min(lengths)),
-        "completions/max_length": Max(max(lengths)),
-        "completions/clipped_ratio": _mean(truncated),
-        "completions/mean_terminated_length": _mean(terminated),
-        "reward": _mean(rewards),
-        "reward_std": _mean(stds),
-        "frac_reward_zero_std": _mean([group_std(group.scores.training_rewards_G) <= ZERO_STD for group in groups]),
-        "staleness/mean": _mean(staleness),
-        "staleness/max": Max(max(staleness)),
-    } | _shortest_and_longest(terminated) | _reward_columns(groups)
+    return (
+        {
+            "completions/mean_length": _mean(lengths),
+            "completions/min_length": Min(min(lengths)),
+            "completions/max_length": Max(max(lengths)),
+            "completions/clipped_ratio": _mean(truncated),
+            "completions/mean_terminated_length": _mean(terminated),
+            "reward": _mean(rewards),
+            "reward_std": _mean(stds),
+            "frac_reward_zero_std": _mean([group_std(group.scores.training_rewards_G) <= ZERO_STD for group in groups]),
+            "staleness/mean": _mean(staleness),
+            "staleness/max": Max(max(staleness)),
+        }
+        | _shortest_and_longest(terminated)
+        | _reward_columns(groups)
+    )
 
 
 def _reward_columns(groups: Sequence[ScoredGroup]) -> dict[str, Metric]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.evaluation.measurement import Evaluation
+from cluster.evaluation.statistics import wilson
 from cluster.output.completions import completion_rows, write_completions
 from cluster.output.run_dir import RunDirectory
 from cluster.output.sinks import MetricSinks
@@ -105,7 +106,8 @@ def make_run(path: Path, steps: int = 60, exit_reason: str = "finished", setting
     with RunDirectory.open(path, "none") as directory:
         directory.write("config.yaml", dump_config(load_config(QUICKSTART, [f"learner.max_steps={steps}", f"out_dir={path}", *settings])))
         for when, accuracy in (("before", 0.25), ("after", 0.8)):
-            held_out = Evaluation(accuracy=accuracy, rewards={"accuracy": accuracy, "format": 1.0}, prompts=10)
+            rewards, interval = {"accuracy": accuracy, "format": 1.0}, wilson(accuracy, 10)
+            held_out = Evaluation(judge="accuracy", accuracy=accuracy, interval=interval, rewards=rewards, prompts=10)
             directory.write(f"evaluation_{when}.json", held_out.model_dump_json())
         log_steps(path, {step: metrics_of(step, steps) for step in range(1, steps + 1)})
         for step in sorted({1, steps // 2, steps}):

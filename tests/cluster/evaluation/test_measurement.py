@@ -50,7 +50,9 @@ def test_a_prompt_that_cannot_be_judged_is_left_out_and_said() -> None:
 def test_where_nothing_can_be_judged_there_is_no_number() -> None:
     found = measured("set", [sampled(0, [None, None], outcomes_G=["unparsable_gold"] * 2)], "accuracy", ks=(2,))
     assert (found.prompts, found.interval, found.pass_at, found.majority) == (0, None, {}, None)
-    assert [name for name, _, _ in measures(found)] == ["tokens a completion", "cut off at the limit"]
+    assert found.accuracy is None and not [name for name in metrics_of(found) if "accuracy" in name]
+    assert next(iter(measures(found))) == ("accuracy, avg@2", "-", "")
+    assert [name for name, _, _ in measures(found)] == ["accuracy, avg@2", "tokens a completion", "cut off at the limit"]
     assert not any(name.endswith(("/accuracy", "@2")) for name in metrics_of(found))
 
 
@@ -84,6 +86,21 @@ def test_without_a_judge_the_weighted_sum_is_given_and_nothing_passes() -> None:
     found = measured("set", [sampled(0, [0.5, 1.5], reward="format")], WEIGHTED_SUM, ks=(2,))
     assert (found.accuracy, found.pass_at, found.majority) == (1.0, {}, None)
     assert "eval/set/reward" in metrics_of(found) and "eval/set/accuracy" not in metrics_of(found)
+
+
+@pytest.mark.parametrize(
+    ("judge", "reward", "measure", "metric"),
+    [
+        ("accuracy", "accuracy", "accuracy", "accuracy"),
+        ("reasoning_accuracy", "reasoning_accuracy", "accuracy", "accuracy"),
+        ("code", "code", "reward (code)", "reward"),
+        (WEIGHTED_SUM, "mixed_reward", "reward (mixed_reward)", "reward"),
+    ],
+)
+def test_only_the_mean_of_an_accuracy_reward_is_called_accuracy(judge: str, reward: str, measure: str, metric: str) -> None:
+    found = measured("set", [sampled(0, [1.0, 0.0], reward=reward)], judge)
+    assert found.measure == measure
+    assert [name for name in metrics_of(found) if name in ("eval/set/accuracy", "eval/set/reward")] == [f"eval/set/{metric}"]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.__main__ import app
+from cluster.evaluation.measurement import Evaluation
 from cluster.evaluation.statistics import wilson
 from cluster.output.run_dir import RunDirectory
 from cluster.output.sinks import truncate_metrics
@@ -212,13 +213,34 @@ def test_values_that_are_not_finite_are_gaps_that_are_counted(tmp_path: Path) ->
     page = page_of(folder)
     drawn = page.lines("Gradient norm")["before clipping"]
     assert [step for step, value in drawn.items() if math.isnan(value)] == [4, 5, 7]
-    assert "before clipping: not a finite number at 3 steps, first at step 4" in page.text
+    assert "before clipping: no finite number at 3 steps, first at step 4" in page.text
     chart = page.charts["Gradient norm"]
     (line,) = [path.get("d", "") for path in chart.iter("path") if path.get("class") == "line"]
     assert line.count("M") == 3, "before the gap, the lone step 6, and step 8"
     assert sum(path.get("class") == "lost" for path in chart.iter("path")) == 3
     assert "nan" not in page.source.split("<main>")[1].split('<section aria-labelledby="rewards">')[0].lower()
     assert not any(title.startswith("KL") for title in page.charts), "nothing finite to draw"
+
+
+def test_where_nothing_was_measured_the_line_has_a_gap(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", steps=2)
+    log_steps(folder, {step: {"train/reward": 1.0, **({} if step in (4, 5) else {"train/accuracy": 0.5})} for step in range(3, 9)})
+    page = page_of(folder)
+    assert [step for step, value in page.lines("Accuracy")["sampled"].items() if math.isnan(value)] == [4, 5]
+    assert "sampled: no finite number at 2 steps, first at step 4" in page.text
+
+
+def test_what_is_no_accuracy_is_not_called_one(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", steps=2, settings=["rewards.functions=[tag_count]"])
+    for when, value in (("before", None), ("after", 0.004)):
+        mean = {} if value is None else {"tag_count": value}
+        found = Evaluation(
+            accuracy=value, interval=(0.001, 0.007) if mean else None, rewards=mean, outcomes={"tag_count": {"scored": 4}}, prompts=4
+        )
+        (folder / f"evaluation_{when}.json").write_text(found.model_dump_json())
+    page = page_of(folder)
+    assert "held-out reward (tag_count) – → 0.004 95 % intervals 0.001 to 0.007; greedy, on 4 prompts" in page.text
+    assert not [each for each in page.charts["Accuracy"].iter("circle") if each.get("class") == "mark"]
 
 
 def test_a_hole_is_not_bridged_and_every_tenth_step_is(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ STAGES = "stages=[{name: few, learner: {beta: 0.001}}, {name: strict, learner: {
 def test_finished_stages_are_not_run_again_and_their_summaries_are_put_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = load_config("configs/quickstart.yaml", [STAGES, f"out_dir={tmp_path}/x"])
     summaries = [
-        {"exit_reason": "finished", "steps": 20, "accuracy_before": 0.25, "accuracy_after": 0.5},
+        {"exit_reason": "finished", "steps": 20, "accuracy_before": 0.25, "accuracy_after": 0.5, "reward_before": 1.5},
         {"exit_reason": "data exhausted", "steps": 30, "accuracy_after": 0.75},
     ]
     for stage, summary in zip(stage_configs(config), summaries, strict=True):
@@ -28,12 +28,30 @@ def test_finished_stages_are_not_run_again_and_their_summaries_are_put_together(
     assert found == json.loads((tmp_path / "x/summary.json").read_text())
     assert found == {
         "stages": [
-            {"name": "1-few", "steps": 20, "accuracy_before": 0.25, "accuracy_after": 0.5, "exit_reason": "finished"},
-            {"name": "2-strict", "steps": 30, "accuracy_before": None, "accuracy_after": 0.75, "exit_reason": "data exhausted"},
+            {
+                "name": "1-few",
+                "steps": 20,
+                "accuracy_before": 0.25,
+                "accuracy_after": 0.5,
+                "reward_before": 1.5,
+                "reward_after": None,
+                "exit_reason": "finished",
+            },
+            {
+                "name": "2-strict",
+                "steps": 30,
+                "accuracy_before": None,
+                "accuracy_after": 0.75,
+                "reward_before": None,
+                "reward_after": None,
+                "exit_reason": "data exhausted",
+            },
         ],
         "steps": 50,
         "accuracy_before": 0.25,
         "accuracy_after": 0.75,
+        "reward_before": 1.5,
+        "reward_after": None,
         "exit_reason": "data exhausted",
     }
     assert (tmp_path / "x/adapter/adapter_config.json").read_text() == "2-strict"
