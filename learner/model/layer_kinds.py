@@ -64,7 +64,13 @@ def _kinds(settings: Mapping[str, object], family: str) -> set[str]:
     if kind == SLIDING and "sliding_window" in settings and settings["sliding_window"] is None:
         return {FULL}
     first, layers = settings.get("max_window_layers", 28), settings.get("num_hidden_layers", 0)
-    if settings.get("use_sliding_window") and _window(settings, family) and isinstance(first, int) and isinstance(layers, int) and first < layers:
+    if (
+        settings.get("use_sliding_window")
+        and _window(settings, family)
+        and isinstance(first, int)
+        and isinstance(layers, int)
+        and first < layers
+    ):
         return {FULL, SLIDING}
     return {kind}
 
