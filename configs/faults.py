@@ -79,7 +79,14 @@ def describe_fault(error: ErrorDetails, origins: Mapping[str, str], root: type[S
     """
     key = _key(error["loc"], root)
     origin = next((settings for target, settings in origins.items() if key == target or key.startswith((f"{target}[", f"{target}."))), None)
-    return f"{origin} -> {_fault(error, root)}" if origin else _fault(error, root)
+    fault = _fault(error, root)
+    return f"{origin} -> {fault}" if origin else f"{fault}{_in_the_recipe(fault, origins)}"
+
+
+def _in_the_recipe(fault: str, origins: Mapping[str, str]) -> str:
+    """The recipe's own names of the keys in a fault about several of them: its reader has set those, not ours."""
+    named = [f"{target} is {settings}" for target, settings in origins.items() if re.search(rf"{re.escape(target)}(?![\w.])", fault)]
+    return f" (in the recipe, {'; '.join(named)})" if named else ""
 
 
 def _fault(error: ErrorDetails, root: type[Section]) -> str:

@@ -1,13 +1,14 @@
 """Take a recipe of TRL, Open-R1 or MedicalGPT from the command line: train it, or show and write what it becomes.
 
-A recipe is a flat YAML file, options as those systems take them (`--learning_rate 1e-6 --reward_funcs accuracy format`), or both. An
-accelerate file beside it says how many processes train.
+A recipe is a flat YAML file, options as those systems take them (`--learning_rate 1e-6 --reward_funcs accuracy format`), or both; or the
+launcher's whole line, typed or in a shell script. An accelerate file beside it says how many processes train.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +23,8 @@ from configs.loading import Config, read_settings
 from configs.recipes.conversion import Conversion, convert
 from configs.recipes.draft import Row
 from configs.recipes.kinds import GRPO, KINDS, SFT, AnyKind, RecipeKind
+from configs.recipes.other_trainers import TRAINERS, trainer_of_script
+from configs.recipes.shell_lines import SCRIPTS, Launch, launch_in, launch_of
 from configs.recipes.tables import KeyTables
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
@@ -45,6 +48,8 @@ class Arguments:
     """`--key value`."""
     overrides: tuple[str, ...]
     """`learner.beta=0.04`."""
+    repeated: tuple[str, ...] = ()
+    """Keys that were given more than once: the last value counts, as in the scripts' own command line."""
 
 
 def load_run(arguments: Sequence[str], accelerate: Path | None, console: Console) -> RunConfig:
@@ -111,17 +116,18 @@ def sort_arguments(arguments: Sequence[str], kind: AnyKind = GRPO) -> Arguments:
     """Sort `--key value ...`, `--key=value`, `--flag` and `section.key=value`, which may come in any order.
 
     Raises:
-        ConfigError: a value has no key, or a key is given twice.
+        ConfigError: a value has no key.
     """
     values: dict[str, list[str]] = {}
     overrides: list[str] = []
+    repeated: dict[str, None] = {}
     key = ""
     for argument in arguments:
         if argument.startswith("--"):
             key, equals, value = argument[2:].partition("=")
             key = key.replace("-", "_")
             if key in values:
-                raise ConfigError(f"--{key} is given twice; keep one of them")
+                repeated[key] = None
             values[key] = [value] if equals else []
         elif _OVERRIDE.fullmatch(argument):
             overrides.append(argument)
@@ -131,7 +137,7 @@ def sort_arguments(arguments: Sequence[str], kind: AnyKind = GRPO) -> Arguments:
             raise ConfigError(f"{argument!r} is neither --key value nor section.key=value; write a setting as {kind.example}")
     settings = {key: _value_of(key, texts, kind.tables) for key, texts in values.items()}
     recipe, accelerate = (_path_of(settings.pop(name, None)) for name in ("config", "config_file"))
-    return Arguments(recipe, accelerate, settings, tuple(overrides))
+    return Arguments(recipe, accelerate, settings, tuple(overrides), tuple(repeated))
 
 
 def show(conversion: Conversion[RunConfig | SftConfig], console: Console) -> None:
@@ -147,7 +153,8 @@ def _load(kind: RecipeKind[Config], arguments: Sequence[str], accelerate: Path |
     tree = read_settings(path) if path else {}
     if path and not is_recipe(tree):
         _refuse_recipe_options(path, given, kind)
-        return kind.config_of(tree, str(path), given.overrides, {})
+        return _own_config(kind, tree, path, given.overrides)
+    _say_repeated(given, console)
     conversion = read_recipe(kind, tree, given, path)
     show(conversion, console)
     return conversion.config
@@ -155,6 +162,7 @@ def _load(kind: RecipeKind[Config], arguments: Sequence[str], accelerate: Path |
 
 def _convert(kind: AnyKind, arguments: Sequence[str], accelerate: Path | None, output: Path | None, console: Console) -> None:
     path, given = _split(arguments, accelerate, kind)
+    _say_repeated(given, console)
     conversion = read_recipe(kind, read_yaml(path) if path else {}, given, path)
     show(conversion, console)
     if output is None:
@@ -169,12 +177,71 @@ def _convert(kind: AnyKind, arguments: Sequence[str], accelerate: Path | None, o
 
 def _split(arguments: Sequence[str], accelerate: Path | None, kind: AnyKind) -> tuple[Path | None, Arguments]:
     """Find the file, which is the first argument or that of `--config`, and sort the rest."""
-    first, *rest = arguments
+    first, *rest = _training_arguments(arguments, kind)
     named = not first.startswith("--")
-    given = sort_arguments(rest if named else arguments, kind)
+    given = sort_arguments(rest if named else [first, *rest], kind)
     if named and given.recipe:
         raise ConfigError(f"{first} and --config {given.recipe} are two recipes; give one of them")
-    return Path(first) if named else given.recipe, replace(given, accelerate=accelerate or given.accelerate)
+    return _config_of_run(Path(first)) if named else given.recipe, replace(given, accelerate=accelerate or given.accelerate)
+
+
+def _training_arguments(arguments: Sequence[str], kind: AnyKind) -> list[str]:
+    """The arguments without the words of a launcher and of the shell; those of a shell script in its place.
+
+    Raises:
+        ConfigError: the script that is launched is of another trainer, or nothing is left.
+    """
+    if Path(arguments[0]).suffix in SCRIPTS:
+        launch = launch_in(Path(arguments[0]))
+        launch = Launch(launch.script, (*launch.arguments, *arguments[1:]))
+    else:
+        launch = launch_of(arguments)
+    trainer = trainer_of_script(launch.script) if launch.script else None
+    if trainer is not None and trainer not in ("GRPO", "SFT"):
+        raise ConfigError(f"{launch.script} trains by {trainer}, and {TRAINERS}; run it with TRL")
+    if trainer is not None and trainer != {GRPO.name: "GRPO", SFT.name: "SFT"}[kind.name]:
+        other = next(other for other in KINDS if other is not kind)
+        raise ConfigError(f"{launch.script} is a script of {other.name}, and this command is for {kind.name}; use {other.command}")
+    if not launch.arguments:
+        raise ConfigError(f"{' '.join(arguments)} has neither a file nor a setting; give a YAML file, or --key value ...")
+    return list(launch.arguments)
+
+
+def _config_of_run(path: Path) -> Path:
+    """The config.yaml of a run directory; other paths as they are."""
+    if not path.is_dir():
+        return path
+    if not (path / "config.yaml").is_file():
+        raise ConfigError(f"{path} is a folder without config.yaml; give a YAML file, or the out_dir of a run")
+    return path / "config.yaml"
+
+
+def _own_config(kind: RecipeKind[Config], tree: dict[str, YamlValue], path: Path, overrides: Sequence[str]) -> Config:
+    """Make the configuration of a file of rollcast. A file of the other command is named as such.
+
+    Raises:
+        ConfigError: it cannot work, or belongs to the other command.
+    """
+    before = deepcopy(tree)
+    try:
+        return kind.config_of(tree, str(path), overrides, {})
+    except ConfigError:
+        other = next(other for other in KINDS if other.name != kind.name)
+        try:
+            other.config_of(before, str(path), (), {})
+        except ConfigError:
+            pass
+        else:
+            raise ConfigError(
+                f"{path} is a file of {other.name}, and this command is for {kind.name}; use {other.command} {path}"
+            ) from None
+        raise
+
+
+def _say_repeated(given: Arguments, console: Console) -> None:
+    for key in given.repeated:
+        value = given.settings.get(key, given.recipe if key == "config" else given.accelerate)
+        console.print(f"--{key} is given more than once; the last, {value}, counts", markup=False, highlight=False, soft_wrap=True)
 
 
 def _refuse_recipe_options(path: Path, given: Arguments, kind: AnyKind) -> None:

@@ -16,6 +16,7 @@ from configs.contracts.errors import ConfigError
 from configs.loading import Config
 from configs.recipes.draft import DONE_ANYWAY, Draft, Row
 from configs.recipes.kinds import AnyKind, RecipeKind, exclusive_settings, guess_kind
+from configs.recipes.other_trainers import other_trainer
 from configs.recipes.shared_rules import OFFLOAD
 from configs.recipes.tables import KeyTables
 from configs.yaml_files import YamlValue, dump_yaml
@@ -89,6 +90,9 @@ class _Given:
 
 def _named(settings: Mapping[str, YamlValue], kind: AnyKind) -> _Given:
     """Find each setting in the tables; those inside `model_init_kwargs` count as if given beside it."""
+    other = other_trainer(settings)
+    if other is not None:
+        raise ConfigError(other)
     tables, nested = kind.tables, settings.get("model_init_kwargs")
     inside = nested if isinstance(nested, dict) else {}
     both = {**inside, **settings}

@@ -120,6 +120,7 @@ class Draft(RecipeSettings):
         self.keys: dict[str, YamlValue] = {}
         """Key of the run, such as `learner.beta` -> value."""
         self._rows: list[Row] = []
+        self._remedies: dict[str, str] = {}
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -137,7 +138,11 @@ class Draft(RecipeSettings):
         for row in self.rows:
             if row.target and row.setting:
                 found.setdefault(row.target, []).append(row.setting)
-        return {target: ", ".join(settings) for target, settings in found.items()}
+        return {target: ", ".join(settings) + self._remedies.get(target, "") for target, settings in found.items()}
+
+    def note_remedy(self, target: str, remedy: str) -> None:
+        """Note how the recipe can give a key another value, for errors about this key."""
+        self._remedies[target] = remedy
 
     def set(self, target: str, value: YamlValue, *settings: str, why: str = "") -> None:
         """Set a key of the run.

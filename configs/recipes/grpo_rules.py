@@ -238,6 +238,11 @@ def _placement(draft: Draft) -> None:
 def _batch(draft: Draft) -> None:
     longest = draft.count("max_prompt_length", 512) + draft.count("max_completion_length", 256)
     each, accumulated, processes = set_batch(draft, longest)
+    generations = draft.count("num_generations", int(finite(DEFAULTS["actors.num_generations"], "num_generations")))
+    whole = generations // math.gcd(each * accumulated, generations)  # so many processes, or a multiple, make whole groups
+    if processes % whole:
+        nearest = max(whole, round(processes / whole) * whole)
+        draft.note_remedy("learner.train_batch_size", f" x num_processes {processes}: with --num_processes {nearest} it is divisible")
     _generation(draft, each * processes, accumulated, each * accumulated * processes)
 
 

@@ -12,7 +12,7 @@ from configs.loading import Config, config_of, sft_config_of
 from configs.recipes.draft import Draft
 from configs.recipes.grpo_keys import GRPO_KEYS
 from configs.recipes.grpo_rules import apply_rules
-from configs.recipes.sft_keys import LAUNCHERS, SFT_KEYS
+from configs.recipes.sft_keys import SFT_KEYS
 from configs.recipes.sft_rules import apply_sft_rules
 from configs.recipes.tables import KeyTables
 from configs.schema.run import RunConfig
@@ -71,9 +71,9 @@ KINDS: tuple[AnyKind, ...] = (GRPO, SFT)
 
 
 def exclusive_settings(kind: AnyKind, settings: Iterable[str]) -> list[str]:
-    """Select the settings that only recipes of this kind have. Options of launchers count for no kind."""
+    """Select the settings that only recipes of this kind have."""
     others = frozenset().union(*(other.tables.known for other in KINDS if other is not kind))
-    return [setting for setting in settings if setting in kind.tables.known - others - LAUNCHERS]
+    return [setting for setting in settings if setting in kind.tables.known - others]
 
 
 def guess_kind(kind: AnyKind, settings: Iterable[str]) -> AnyKind:

@@ -15,21 +15,6 @@ from configs.yaml_files import YamlValue
 _ALL_TOKENS = "only the assistant's tokens have a loss; remove it"
 _ONE_DATA_SET = "only one data set is read; give it as dataset_name, or put the files into one folder and give that"
 
-LAUNCHERS = frozenset(
-    {
-        "machine_rank",
-        "main_process_ip",
-        "main_process_port",
-        "master_addr",
-        "master_port",
-        "multi_gpu",
-        "nnodes",
-        "node_rank",
-        "num_machines",
-    }
-)
-"""Options of launchers, which may stand in the shell line of any trainer."""
-
 SFT_KEYS = SHARED | KeyTables(
     old_names={
         "dataset_config_name": "dataset_config",
@@ -80,7 +65,6 @@ SFT_KEYS = SHARED | KeyTables(
         "label_smoothing_factor": ((0,), "the loss is the plain log-likelihood; remove it"),
         "loss_type": (("nll", "chunked_nll"), "the loss is the plain log-likelihood; remove it"),
         "neftune_noise_alpha": ((0,), "embeddings get no noise; remove it"),
-        "nnodes": ((1,), "count the processes of all nodes in num_processes, and remove it"),
         "optim": (ADAMW, "the optimizer is AdamW with float32 weights and moments; remove it"),
         "packing_strategy": (
             ("bfd", "ffd"),
@@ -116,7 +100,7 @@ SFT_KEYS = SHARED | KeyTables(
         "the fastest kernel is used": "flash_attn",
         "only fast tokenizers are used": "use_fast_tokenizer",
         "HF_HOME names the folder of downloads": "cache_dir",
-        "processes are placed by Ray": f"device_map {' '.join(sorted(LAUNCHERS - {'nnodes'}))}",
+        "processes are placed by Ray": "device_map",
     },
     never_null={"max_length": "memory is planned for a greatest length; give it as a number of tokens"},
     accelerate={

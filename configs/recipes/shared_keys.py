@@ -34,12 +34,20 @@ ADAMW = (
 )
 """Optimizers that compute what the learner's AdamW computes."""
 
+LAUNCHERS = (
+    "deepspeed_multinode_launcher exclude gpu_ids hostfile include machine_rank main_process_ip main_process_port master_addr master_port "
+    "max_restarts monitor_interval multi_gpu node_rank num_cpu_threads_per_process num_machines rdzv_backend rdzv_conf rdzv_endpoint rdzv_id "
+    "same_network standalone start_method"
+)
+"""Options of accelerate, torchrun and deepspeed that say where processes run."""
+
 SHARED = KeyTables(
     old_names={
         "evaluation_strategy": "eval_strategy",
         "hub_revision": "hub_model_revision",
         "no_cuda": "use_cpu",
         "nproc_per_node": "num_processes",
+        "num_gpus": "num_processes",
         "push_to_hub_model_id": "hub_model_id",
         "torch_dtype": "dtype",
     },
@@ -95,6 +103,8 @@ SHARED = KeyTables(
         "warmup_steps": "`learner.warmup_steps`; below 1 a share of all steps: `learner.warmup_ratio`",
     },
     refused={
+        "mixed_precision": (("bf16",), "a launcher's option for a recipe without a precision; give bf16 or dtype instead"),
+        "nnodes": ((1,), "count the processes of all nodes in num_processes, and remove it"),
         "lora_modules_to_save": (([],), "vLLM serves the base model's own embeddings and head; remove it"),
         "lora_target_parameters": (([],), "adapters go on linear modules; name them in lora_target_modules"),
         "lora_task_type": (("CAUSAL_LM",), "only causal language models are trained; remove it"),
@@ -105,11 +115,12 @@ SHARED = KeyTables(
     },
     no_effect_because={
         "processes are placed by Ray": "ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters "
-        "ddp_static_graph ddp_timeout local_rank accelerator_config parallelism_config tpu_num_cores use_ipex use_mps_device ray_scope",
+        "ddp_static_graph ddp_timeout local_rank accelerator_config parallelism_config tpu_num_cores use_ipex use_mps_device ray_scope "
+        f"{LAUNCHERS}",
         "the learner is DeepSpeed ZeRO-2, whatever this says": "deepspeed fsdp fsdp_config fsdp_min_num_params "
-        "fsdp_transformer_layer_cls_to_wrap",
+        "fsdp_transformer_layer_cls_to_wrap deepspeed_config_file use_deepspeed use_fsdp zero_stage",
         "log-probabilities are always computed in chunks over the vocabulary": "use_liger_kernel liger_kernel_config",
-        "nothing is compiled": "torch_compile torch_compile_backend torch_compile_mode torchdynamo jit_mode_eval",
+        "nothing is compiled": "torch_compile torch_compile_backend torch_compile_mode torchdynamo jit_mode_eval dynamo_backend",
         "checkpointing is never re-entrant": "gradient_checkpointing_kwargs gradient_checkpointing_use_reentrant",
         "micro-batches are packed up to learner.token_budget": "auto_find_batch_size average_tokens_across_devices group_by_length "
         "pad_to_multiple_of torch_empty_cache_steps",

@@ -26,7 +26,12 @@ def test_arguments_of_a_shell_line() -> None:
     assert (arguments.overrides, arguments.accelerate) == (("learner.epsilon=0.3", "out_dir=a=b"), Path("zero2.yaml"))
 
 
-def test_arguments_that_are_wrong() -> None:
-    for arguments, told in ((["0.1"], "neither --key value nor section.key=value"), (["--beta", "1", "--beta", "2"], "is given twice")):
-        with pytest.raises(ConfigError, match=told):
-            sort_arguments(arguments)
+def test_a_value_without_a_key_is_refused() -> None:
+    with pytest.raises(ConfigError, match="neither --key value nor section.key=value"):
+        sort_arguments(["0.1"])
+
+
+def test_the_last_of_a_repeated_key_counts_and_the_key_is_named() -> None:
+    """As argparse has it: people append what they change to a line that they keep."""
+    arguments = sort_arguments(["--beta", "1", "--max-steps", "5", "--beta", "2", "--max_steps=6"])
+    assert arguments.settings == {"beta": 2, "max_steps": 6} and arguments.repeated == ("beta", "max_steps")

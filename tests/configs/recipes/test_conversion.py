@@ -32,7 +32,20 @@ RECIPES = REPOSITORY / "examples" / "recipes"
 ZERO2 = RECIPES / "zero2.yaml"
 ANYTHING: tuple[Any, ...] = (
     *(True, False, 0, 1, 8, -1, 0.5, "", "text", "no", [], ["text"], [1, 1, 1], {}, {"text": 1}, {"revision": "v2"}),
-    *("auto", "server", "nf4", "grpo", "linear", "token", "token_truncate", "CAUSAL_LM", "adamw_torch", "sum_then_normalize", "accuracy"),
+    *(
+        "auto",
+        "server",
+        "bf16",
+        "nf4",
+        "grpo",
+        "linear",
+        "token",
+        "token_truncate",
+        "CAUSAL_LM",
+        "adamw_torch",
+        "sum_then_normalize",
+        "accuracy",
+    ),
     *("none", "Qwen/Qwen2.5-0.5B-Instruct", [{"path": "a"}], {"datasets": [{"id": "a"}]}),
 )
 """Values of every kind, a right one for each setting among them."""

@@ -397,8 +397,10 @@ def test_a_recipe_of_the_other_kind_is_known() -> None:
         read_recipe(OPEN_R1)
     with pytest.raises(ConfigError, match="max_length: there is no such setting .*; did you mean"):
         convert(SMALL | {"num_generations": 8, "max_length": 8})  # of both: a recipe of GRPO with a name that it has not
-    with pytest.raises(ConfigError, match="nnodes: there is no such setting"):
-        convert(SMALL | {"nnodes": 1})  # of a launcher, which tells of no trainer
+    for launcher in ({"nnodes": 1}, {"master_port": 29500}):  # of a launcher, which tells of no trainer
+        assert convert(SMALL | launcher).rows and convert_sft(SMALL | launcher).rows
+    with pytest.raises(ConfigError, match="nnodes: 2 is not supported: count the processes of all nodes in num_processes"):
+        convert(SMALL | {"nnodes": 2})
 
 
 def test_a_setting_alone_tells_medicalgpts_script() -> None:

@@ -16,9 +16,9 @@ import pytest
 
 from configs.faults import all_keys
 from configs.recipes.grpo_keys import GRPO_KEYS
-from configs.recipes.sft_keys import DEFAULTS, LAUNCHERS, MEDICAL, MEDICAL_DEFAULTS, SFT_KEYS, TRL_DEFAULTS
+from configs.recipes.sft_keys import DEFAULTS, MEDICAL, MEDICAL_DEFAULTS, SFT_KEYS, TRL_DEFAULTS
 from configs.recipes.sft_rules import EVAL_STEPS, LORA, TRL_LORA
-from configs.recipes.shared_keys import SHARED
+from configs.recipes.shared_keys import LAUNCHERS, SHARED
 from configs.recipes.shared_rules import TOKEN_BUDGET
 from configs.schema.model import LoraSection
 from configs.schema.sft import SftConfig, SftSection
@@ -64,7 +64,8 @@ def test_every_setting_is_in_one_table() -> None:
             assert not set(one) & set(other)
         listed = " ".join(tables.no_effect_because.values()).split()
         assert len(listed) == len(set(listed))
-    assert set(SFT_KEYS.old_names.values()) | SFT_KEYS.secrets | SFT_KEYS.never_null.keys() | MEDICAL | LAUNCHERS <= SFT_KEYS.known
+    assert set(SFT_KEYS.old_names.values()) | SFT_KEYS.secrets | SFT_KEYS.never_null.keys() | MEDICAL <= SFT_KEYS.known
+    assert set(LAUNCHERS.split()) <= SHARED.known
     assert SFT_KEYS.text <= SFT_KEYS.known
 
 
