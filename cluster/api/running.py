@@ -140,7 +140,10 @@ def merge(source: str | Path, output: str | Path | None = None, *, base: str | N
     """Merge an adapter into its base model, in bfloat16, as `rollcast merge` does; returns the folder."""
     from cluster.models.merge import find_source, merge_adapter
 
-    return merge_adapter(find_source(Path(source), base), Path(output) if output else None, overwrite=overwrite)[0]
+    found = find_source(Path(source), base)
+    for note in found.notes:
+        Console(soft_wrap=True).print(note, markup=False, highlight=False)
+    return merge_adapter(found, Path(output) if output else None, overwrite=overwrite)[0]
 
 
 def _trained(out_dir: Path, run: Callable[[Sequence[StepCallback]], Mapping[str, object]], callbacks: Sequence[Callback]) -> RunResult:

@@ -125,11 +125,11 @@ def _write_summary(output: Path, base: Base, adapter: Path | None, evaluations: 
 
 
 def names_its_model(config: RunConfig, run: Path | None) -> bool:
-    """Return True where the user named the model: in a YAML file, or as `model.path` over the settings of the run in `run`."""
+    """Return True where the user named the model: in a YAML file, or as `model.path` or `model.revision` over the settings of the run in `run`."""
     if run is None:
         return True
     model = read_settings(run / "config.yaml").get("model")
-    return isinstance(model, dict) and model.get("path") != config.model.path
+    return isinstance(model, dict) and (model.get("path"), model.get("revision")) != (config.model.path, config.model.revision)
 
 
 def with_base(config: RunConfig, base: Base) -> RunConfig:

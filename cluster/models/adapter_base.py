@@ -213,8 +213,6 @@ class _Search:
 
     def by_name(self) -> FoundBase:
         """Take the base that the adapter names, or else the offered one."""
-        if self.offered is not None and self.offered.path == self.named:
-            return FoundBase(self.offered, self._doubt(self.offered))
         base = next(self._own_bases(), self.offered)
         if base is None:
             raise self._not_there()
@@ -227,7 +225,8 @@ class _Search:
         if run and isinstance(model, dict) and model.get("serve_quantized") == "dequantized":
             yield self._dequantised(run)
         elif is_hub_id(self.named):
-            yield Base(self.named, self.record.commit if self.record else None)
+            asked = self.offered if self.record is None and self.offered and self.offered.path == self.named else None
+            yield asked or Base(self.named, self.record.commit if self.record else None)
         elif self.named:
             yield from (Base(str(folder)) for folder in dict.fromkeys(self._folders()))
 

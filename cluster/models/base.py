@@ -16,6 +16,7 @@ from cluster.output.display import RunDisplay
 from cluster.output.run_dir import RunDirectory
 from configs.contracts.errors import ConfigError, RollcastError
 from configs.contracts.logs import tail
+from configs.loading import stage_configs
 from configs.schema.model import BASE_MODEL, BUILTIN, DEQUANTISED_MODEL, MERGED_MODEL, WARM_MODEL
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
@@ -60,7 +61,8 @@ def base_to_serve(config: RunConfig, adapter: Path | None, folder: Path, logs: P
 def base_of_settings(config: RunConfig, folder: Path, logs: Path) -> FoundBase:
     """Find the base that settings name: `model.path`, or what a run's warm start or quantisation made of it.
 
-    A run that merged an adapter into its base has the model before the merge as its base. A `builtin:` model that is not there is made.
+    A run that merged an adapter into its base has the model before the merge as its base, and a run of stages has the base of its first
+    stage. A `builtin:` model that is not there is made.
 
     Args:
         folder: directory of the run, or where a `builtin:` model is made.
@@ -68,6 +70,10 @@ def base_of_settings(config: RunConfig, folder: Path, logs: Path) -> FoundBase:
     Raises:
         ConfigError: the weights are no longer those that the run in `folder` trained on.
     """
+    if config.stages:
+        first = stage_configs(config)[0]
+        stage = folder / first.out_dir.name
+        return base_of_settings(first.model_copy(update={"stages": ()}), stage if stage.is_dir() else folder, logs)
     model, merging = config.model, config.model.merge_adapter
     made = [folder / DEQUANTISED_MODEL] * (model.serve_quantized == "dequantized" and not merging)
     made += [folder / WARM_MODEL] * (config.learner.warm_start is not None and not merging)
@@ -82,8 +88,9 @@ def base_of_settings(config: RunConfig, folder: Path, logs: Path) -> FoundBase:
         _require_merged_from(folder, base)
         return FoundBase(base)
     trained = next((each for each in _adapters_of(folder) if each.is_dir()), None)
-    is_its_base = trained is not None and (there == folder / DEQUANTISED_MODEL or named_base(trained) == base.path)
-    return find_base(trained, base) if trained is not None and is_its_base else FoundBase(base)
+    if trained is not None and (there or config.learner.warm_start is not None or named_base(trained) == base.path):
+        return find_base(trained, base)
+    return FoundBase(base)
 
 
 def _adapters_of(run: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -122,9 +122,9 @@ def _hub_config_folder(config: RunConfig, model_path: str) -> str:
         return model_path
     from huggingface_hub import hf_hub_download
 
-    options: dict[str, Any] = {"revision": config.model.revision} if model_path == config.model.path else {}
+    revision = config.model.revision if model_path == config.model.path else None
     try:
-        return str(Path(hf_hub_download(model_path, "config.json", **options)).parent)
+        return str(Path(hf_hub_download(model_path, "config.json", revision=revision)).parent)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"the config.json of {model_path} cannot be read: {reason}; check model.path") from None

@@ -1,4 +1,4 @@
-"""`model.adapter`: what the PEFT folder to start from decides, and what the engines could not serve, before anything starts.
+"""`model.adapter`: take rank, scale and targets of a run from the PEFT folder that it starts from, and refuse what engines cannot serve.
 
 Reads only `adapter_config.json` and the head of `adapter_model.safetensors`; no torch.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cluster.models.adapter_base import named_base, require_same_name
 from cluster.models.base_record import read_record
@@ -39,7 +40,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def with_starting_adapter(config: Config) -> Config:
-    """The run with rank, alpha and targets of its `model.adapter`; with its own where that is merged into the base, or there is none.
+    """Return the run with rank, alpha and targets of its `model.adapter`; with its own if that is merged into the base, or there is none.
 
     Raises:
         ConfigError: the folder cannot be read, names another model of the hub, holds what the engines cannot serve, or differs from what
@@ -60,41 +61,59 @@ def with_starting_adapter(config: Config) -> Config:
 
 
 def with_adapter_settings(config: Config) -> Config:
-    """The same, whatever base the adapter was trained on."""
+    """Do the same without looking at the base that the adapter was trained on."""
     folder = Path(config.model.adapter or "").absolute()
     settings, shapes = plain_lora(folder, config.model.path)
     lora = config.model.lora if config.model.merge_adapter else _lora_of(config.model.lora, folder, settings, shapes)
     return config.model_copy(update={"model": config.model.model_copy(update={"adapter": str(folder), "lora": lora})})
 
 
-def plain_lora(folder: Path, base: str) -> tuple[dict[str, Any], Shapes]:
-    """Settings and tensor shapes of a PEFT folder.
+@dataclass(frozen=True, slots=True)
+class AdapterSettings:
+    """The content of an `adapter_config.json`."""
+
+    r: int
+    alpha: float
+    use_rslora: bool
+    dropout: float
+    every: Mapping[str, object]
+    """All settings, under PEFT's names."""
+
+
+def plain_lora(folder: Path, base: str) -> tuple[AdapterSettings, Shapes]:
+    """Read settings and tensor shapes of a PEFT folder.
 
     Args:
-        base: the model it is to go on, which is looked at where its shape is known without loading it.
+        base: the model that the adapter goes on; its shape is compared if it is known without loading the model.
 
     Raises:
         ConfigError: the folder cannot be read, is for another base model, or is no LoRA adapter of the kind that engines serve.
     """
     settings, shapes = _settings(folder), _shapes(folder)
     _refuse_unserved(folder, settings)
-    _refuse_damaged(folder, settings["r"], shapes)
+    _refuse_damaged(folder, settings.r, shapes)
     shape = model_shape(base)
     if shape is not None:
         _refuse_other_base(folder, base, shapes, shape)
     return settings, shapes
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def _settings(folder: Path) -> AdapterSettings:
     try:
         settings = json.loads((folder / "adapter_config.json").read_text())
+        if not isinstance(settings, dict):
+            raise ValueError("no settings")
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"adapter {folder} has no adapter_config.json that can be read ({error}); give the path of a PEFT folder"
         ) from None
-    if settings.get("peft_type") != "LORA" or not isinstance(settings.get("r"), int):
+    r, alpha, dropout = (settings.get(name) for name in ("r", "lora_alpha", "lora_dropout"))
+    if settings.get("peft_type") != "LORA" or not isinstance(r, int):
         raise ConfigError(f"adapter {folder} is of the type {settings.get('peft_type')}: only LORA is supported; give another or none")
-    return settings
+    if not isinstance(alpha, int | float) or alpha <= 0:
+        raise ConfigError(f"adapter {folder} has the lora_alpha {alpha!r}: it must be a number above 0; restore its adapter_config.json")
+    rate = float(dropout) if isinstance(dropout, int | float) else 0.0
+    return AdapterSettings(r, float(alpha), bool(settings.get("use_rslora")), rate, settings)
 
 
 def _shapes(folder: Path) -> Shapes:
@@ -109,19 +128,19 @@ def _shapes(folder: Path) -> Shapes:
         ) from None
 
 
-def _refuse_unserved(folder: Path, settings: Mapping[str, Any]) -> None:
+def _refuse_unserved(folder: Path, settings: AdapterSettings) -> None:
     harmless = {"bias": (None, "none"), "init_lora_weights": PLAIN_INITS}
-    asked = [key for key in UNSERVED_KEYS if settings.get(key) not in harmless.get(key, (None, False, [], {}))]
+    asked = [key for key in UNSERVED_KEYS if settings.every.get(key) not in harmless.get(key, (None, False, [], {}))]
     if asked:
-        faults = "; ".join(f"its {key} is {settings[key]!r}, and {UNSERVED_KEYS[key]}" for key in asked)
+        faults = "; ".join(f"its {key} is {settings.every[key]!r}, and {UNSERVED_KEYS[key]}" for key in asked)
         remedy = "convert it to a plain LoRA adapter (PEFT's path_initial_model_for_weight_conversion), or start from another one"
         raise ConfigError(f"adapter {folder} cannot be trained and served: {faults}; {remedy}")
-    if not 0 < settings["r"] <= VLLM_LORA_RANKS[-1]:
-        raise ConfigError(f"adapter {folder} has rank {settings['r']}, and vLLM serves 1 to {VLLM_LORA_RANKS[-1]}; start from another one")
+    if not 0 < settings.r <= VLLM_LORA_RANKS[-1]:
+        raise ConfigError(f"adapter {folder} has rank {settings.r}, and vLLM serves 1 to {VLLM_LORA_RANKS[-1]}; start from another one")
 
 
 def _refuse_damaged(folder: Path, r: int, shapes: Shapes) -> None:
-    """Tensors that are no LoRA matrices of rank `r` on linear layers."""
+    """Refuse tensors that are not A or B of rank `r` on a linear layer."""
     for name, shape in shapes.items():
         axis = {"lora_A": 0, "lora_B": 1}.get(name.split(".")[-2] if name.endswith(".weight") else "")
         if axis is None or len(shape) != 2 or shape[axis] != r or _module(name) in EMBEDDINGS:
@@ -148,22 +167,23 @@ def _refuse_other_base(folder: Path, model_path: str, shapes: Shapes, shape: Mod
             )
 
 
-def _lora_of(given: LoraSection, folder: Path, settings: Mapping[str, Any], shapes: Shapes) -> LoraSection:
-    """The adapter's own settings; `given` may repeat them, and may choose the dropout."""
-    own: dict[str, Any] = {
-        "r": settings["r"],
-        "alpha": float(settings["lora_alpha"]),
-        "use_rslora": bool(settings.get("use_rslora")),
-        "target_modules": tuple(sorted({_module(name) for name in shapes})),
-    }
-    for key in own.keys() & given.model_fields_set:
-        if _comparable(getattr(given, key)) not in ("all-linear", _comparable(own[key])):
+def _lora_of(given: LoraSection, folder: Path, settings: AdapterSettings, shapes: Shapes) -> LoraSection:
+    """Make the section `model.lora` of an adapter. `given` may repeat its settings, and may choose the dropout."""
+    own = LoraSection(
+        r=settings.r,
+        alpha=settings.alpha,
+        use_rslora=settings.use_rslora,
+        target_modules=tuple(sorted({_module(name) for name in shapes})),
+        dropout=given.dropout if "dropout" in given.model_fields_set else settings.dropout,
+    )
+    asked, held = given.model_dump(), own.model_dump()
+    for key in asked.keys() & given.model_fields_set - {"dropout"}:
+        if _comparable(asked[key]) not in ("all-linear", _comparable(held[key])):
             raise ConfigError(
-                f"model.lora.{key} is {getattr(given, key)}, but the adapter in model.adapter {folder} has {own[key]}, which holds; "
+                f"model.lora.{key} is {asked[key]}, but the adapter in model.adapter {folder} has {held[key]}, which holds; "
                 f"remove model.lora.{key}"
             )
-    dropout = given.dropout if "dropout" in given.model_fields_set else float(settings.get("lora_dropout") or 0.0)
-    return LoraSection(**own, dropout=dropout)
+    return own
 
 
 def _module(tensor_name: str) -> str:
@@ -171,5 +191,6 @@ def _module(tensor_name: str) -> str:
     return tensor_name.split(".")[-3] if tensor_name.count(".") >= 2 else tensor_name
 
 
-def _comparable(value: Any) -> Any:
-    return {name.rpartition(".")[2] for name in value} if isinstance(value, tuple) else value
+def _comparable(value: object) -> object:
+    """Turn a tuple of paths of modules into the set of their names; anything else stays."""
+    return {str(name).rpartition(".")[2] for name in value} if isinstance(value, tuple) else value

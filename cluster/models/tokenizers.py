@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from configs.contracts.errors import ConfigError
 from configs.schema.run import RunConfig
@@ -83,6 +83,6 @@ def _differences(name: str, tokenizer: PreTrainedTokenizerBase, reference_name: 
         yield "they cut the same text differently"
 
 
-def _few(entries: Any) -> str:
+def _few(entries: Iterable[str]) -> str:
     ordered = sorted(entries)
     return ", ".join(map(repr, ordered[:NAMED_DIFFERENCES])) + (", …" if len(ordered) > NAMED_DIFFERENCES else "")

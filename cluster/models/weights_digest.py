@@ -65,7 +65,7 @@ def weights_digest(folder: Path) -> str | None:
     try:
         files = tuple(StampedFile.of(file) for file in weight_files(folder))
         return _kept_digest(folder.absolute(), files) if files else None
-    except OSError:
+    except (OSError, ValueError, KeyError):  # no such folder, or files that are cut short
         return None
 
 

@@ -256,7 +256,8 @@ class TrainingRun:
         )
 
     async def _restore_learner(self) -> None:
-        self.checkpoint = self.run.newest_checkpoint()
+        self.checkpoint, prepared = self.run.newest_checkpoint(), self.maker.prepared
+        require_base_of(self.checkpoint, prepared.base_to_train, prepared.served_path, self.run.display.say)
         await self.roles.restore_learner(self.checkpoint.learner_folder if self.checkpoint else None)
 
     async def _busy(self) -> Busy:

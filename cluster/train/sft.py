@@ -143,7 +143,8 @@ class SftRun:
             return await self._train()
 
     async def _restore(self) -> None:
-        self.checkpoint = self.run.newest_checkpoint()
+        self.checkpoint, prepared = self.run.newest_checkpoint(), self.prepared
+        require_base_of(self.checkpoint, prepared.base_to_train(self.run.config), prepared.model_path, self.run.display.say)
         await self.group.close()
         self.group = _spawn(self.run, self.session)
 

@@ -62,7 +62,7 @@ class LearnerWorker(Rank[RunConfig]):
 
         if self._rank == 0:
             self._warm_start.policy.save_model(out_folder)
-            copy_tokenizer(model_path, out_folder)
+            copy_tokenizer(model_path, out_folder, self._config.model.revision)
         self._warm_start.close()
         del self._warm_start
 
@@ -81,7 +81,7 @@ class LearnerWorker(Rank[RunConfig]):
 
         if self._rank == 0:
             save_dequantised(self._policy.causal, folder)
-            copy_tokenizer(self._policy.base_model, folder)
+            copy_tokenizer(self._policy.base_model, folder, self._config.model.revision)
 
     def step(
         self,

@@ -30,13 +30,13 @@ def add_end_token(folder: Path, token_id: object) -> None:
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "chat_template*", "*.model")
 
 
-def copy_tokenizer(model_path: str, folder: Path) -> None:
-    """Copy the files of a tokenizer into `folder`, from a model folder or a hub id."""
+def copy_tokenizer(model_path: str, folder: Path, revision: str | None = None) -> None:
+    """Copy the files of a tokenizer into `folder`, from a model folder, or from a hub model at its revision."""
     source = Path(model_path)
     if not source.is_dir():
         from huggingface_hub import snapshot_download
 
-        source = Path(snapshot_download(model_path, allow_patterns=list(TOKENIZER_FILES)))
+        source = Path(snapshot_download(model_path, revision=revision, allow_patterns=list(TOKENIZER_FILES)))
     for pattern in TOKENIZER_FILES:
         for file in source.glob(pattern):
             shutil.copyfile(file, folder / file.name)

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cluster.__main__ import app
+from cluster.evaluation.run import names_its_model
 from cluster.models.adapter_base import Base, record_of
 from cluster.models.base_record import write_record
 from configs.contracts.errors import DataError
@@ -84,6 +85,14 @@ def test_a_model_that_is_named_expressly_must_be_the_base(made: dict[str, Path],
     assert f"set model.path to {made['one']}, or leave it out" in str(refused.exception)
     copy = shutil.copytree(made["one"], tmp_path / "copy")
     assert f"on its base {copy}\n" in told("evaluate", tmp_path / "run.yaml", f"model.path={copy}", "--adapter", made["adapter"], *output)
+
+
+def test_a_path_or_a_revision_names_a_model(tmp_path: Path) -> None:
+    config = run_config(Path("some/model"), revision="v1")
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert names_its_model(config, None) and not names_its_model(config, tmp_path)
+    for change in ({"path": "some/other"}, {"revision": "v2"}, {"revision": None}):
+        assert names_its_model(config.model_copy(update={"model": config.model.model_copy(update=change)}), tmp_path)
 
 
 def test_the_pass_rate_of_an_adapter_is_that_on_its_base(made: dict[str, Path], merged_run: Path, tmp_path: Path) -> None:

@@ -159,6 +159,15 @@ def test_without_a_record_the_name_is_believed_and_that_is_said(models: dict[str
     assert "does not name its base model; give it with model.path" in refusal(trained(tmp_path / "nameless", models, "", None))
 
 
+def test_without_a_record_a_dequantised_base_is_known_by_the_settings_of_its_run(models: dict[str, Path], tmp_path: Path) -> None:
+    run = run_with(tmp_path / "run", "model: {path: x, serve_quantized: dequantized}\n")
+    served = shutil.copytree(models["two"], run / "model_dequantised")
+    adapter = trained(run / "adapter", models, models["one"], None)
+    assert find_base(adapter, Base(str(models["one"]))).base.path == str(served)
+    of_the_hub = trained(run / "checkpoints" / "step-000001" / "learner" / "adapter", models, "some/one", None)
+    assert find_base(of_the_hub, Base("some/one", "v1")).base.path == str(served)
+
+
 def test_without_a_record_another_base_that_is_named_expressly_is_doubted(models: dict[str, Path], tmp_path: Path) -> None:
     """It is no error: a base that was rounded on purpose has other weights as well."""
     adapter = trained(tmp_path / "adapter", models, models["one"], None)

@@ -109,6 +109,29 @@ def test_the_base_of_a_run_must_be_the_one_that_it_trained_on(made: dict[str, Pa
         base_of_settings(run_config(base), run, run)
 
 
+def test_the_base_of_stages_is_that_of_the_first(made: dict[str, Path], directory: RunDirectory) -> None:
+    """A `builtin:` model depends on the seed, and a stage may have a seed of its own."""
+    few = directory.path / "1-few"
+    shutil.copytree(made["two"], few / "base_model")
+    config = run_config(Path("builtin:tiny_qwen2"), adapter="a", merge_adapter=True)
+    staged = RunConfig.model_validate({**config.model_dump(exclude_unset=True), "stages": [{"name": "few", "seed": 5}, {"name": "all"}]})
+    staged = staged.model_copy(update={"out_dir": directory.path})
+    assert base_of_settings(staged, directory.path, directory.logs).base.path == str(few / "base_model")
+    assert not (directory.path / "base_model").exists()
+    assert base_to_serve(staged, None, directory.path, directory.logs, insist=False).base.path == str(few / "base_model")
+
+
+def test_a_warm_started_base_that_is_gone_is_not_replaced_by_the_model_before(made: dict[str, Path], directory: RunDirectory) -> None:
+    config, run = run_config(made["one"]), directory.path
+    warm = config.learner.model_validate({"gpus_per_rank": 0, "train_batch_size": 8, "warm_start": {}})
+    config = config.model_copy(update={"learner": warm})
+    shutil.copytree(made["two"], run / "model")
+    run_on(run, run / "model", made)
+    shutil.rmtree(run / "model")
+    with pytest.raises(ConfigError, match=f"was trained on {run}/model with the weights"):
+        base_of_settings(config, run, run)
+
+
 @pytest.mark.parametrize("folder", ["model", "model_dequantised"])
 def test_the_base_of_a_run_may_lie_in_its_folder(folder: str, made: dict[str, Path], directory: RunDirectory) -> None:
     """A warm start or a quantisation makes it."""

@@ -122,6 +122,8 @@ def test_settings_that_contradict_the_adapter_are_refused(tmp_path: Path, lora: 
         ({"peft_type": "IA3"}, "is of the type IA3: only LORA is supported"),
         ({"r": 600}, "has rank 600, and vLLM serves 1 to 512"),
         ({"r": 4}, "it must be A or B of rank 4 on a linear layer"),
+        ({"lora_alpha": None}, "has the lora_alpha None: it must be a number above 0"),
+        ({"lora_alpha": 0}, "has the lora_alpha 0: it must be a number above 0"),
     ],
 )
 def test_what_engines_cannot_serve_is_refused(tmp_path: Path, settings: dict[str, Any], wanted: str) -> None:
