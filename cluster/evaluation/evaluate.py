@@ -18,7 +18,7 @@ from configs.contracts.records import RolloutGroup, RolloutRequest, Scores
 from configs.contracts.tasks import gather_or_cancel
 
 RIGHT_ANSWER = "\0right"
-"""The vote of every right completion: the reward found it equal to the gold, and so to the other right ones, however it is written."""
+"""The vote of every right completion. The reward found each equal to the gold, so all of them give the same answer, however they write it."""
 
 
 async def evaluate(
@@ -70,7 +70,7 @@ def write_answers(answers: Answers, file: Path) -> Path:
 
 
 def answer_rows(answers: Answers) -> list[dict[str, object]]:
-    """The rows of `write_answers`."""
+    """Make the rows that `write_answers` writes."""
     return [row for each in answers.sampled for row in _rows(each, answers.evaluation)]
 
 
@@ -91,7 +91,7 @@ async def _sample(rollouts: Rollouts, rewards: Rewards, request: RolloutRequest,
 
 
 def _votes(body: RolloutGroup, scores: Scores, judge: str) -> tuple[str | None, ...]:
-    """The answer that each completion votes for."""
+    """Find the answer that each completion votes for; None for a completion without one."""
     if judge not in ANSWER_JUDGES:
         return (None,) * len(body)
     column = scores.columns[judge]

@@ -36,7 +36,7 @@ class Sampled:
     """The answer that each completion votes for; None for a completion without one."""
 
     def values_G(self, judge: str) -> tuple[float, ...] | None:
-        """The judge's value of each completion, or None if the judge does not apply to all of them."""
+        """Return the judge's value of each completion; None unless the judge applies to every completion."""
         if judge == WEIGHTED_SUM:
             rewards_G = self.scores.rewards_G
             return None if None in rewards_G else tuple(float(reward or 0.0) for reward in rewards_G)
@@ -78,7 +78,7 @@ class Evaluation(BaseModel):
     interval: tuple[float, float] | None = None
     """95 % interval of `accuracy`."""
     pass_at: dict[int, Estimate] = {}
-    """By k."""
+    """k -> pass@k."""
     majority: Estimate | None = None
     """maj@n, of n completions of each prompt."""
     rewards: dict[str, float]
@@ -106,7 +106,7 @@ class Evaluation(BaseModel):
 
     @property
     def version(self) -> str:
-        """The policy versions as text: `3`, or `3 to 5`."""
+        """Write the policy versions as text: `3`, or `3 to 5`."""
         low, high = self.min_policy_version, self.max_policy_version
         return str(low) if low == high else f"{low} to {high}"
 
@@ -157,7 +157,7 @@ def measure(name: str, sampled: Sequence[Sampled], plan: EvaluationPlan, *, too_
 
 
 def metrics_of(evaluation: Evaluation) -> dict[str, float]:
-    """The metrics of an evaluation, with the names of docs/metrics.md."""
+    """Make the metrics of an evaluation, with the names of docs/metrics.md."""
     mean = "accuracy" if evaluation.is_accuracy else "reward"
     found: dict[str, float] = {} if evaluation.accuracy is None else {mean: evaluation.accuracy}
     if evaluation.interval is not None:

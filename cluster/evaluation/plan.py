@@ -9,7 +9,7 @@ from configs.contracts.records import Sampling
 from configs.schema.run import RunConfig
 
 ANSWER_JUDGES = ("accuracy", "reasoning_accuracy")
-"""Rewards that judge an answer; completions can vote for an answer."""
+"""Rewards that judge an answer. Only under them can completions vote."""
 
 PROGRAM_JUDGES = ("code", "binary_code", "ioi_code", "cf_code")
 """Rewards that judge a program."""
@@ -21,7 +21,7 @@ CACHE_SALT = "evaluation"
 
 
 def judge_of(config: RunConfig) -> str:
-    """The label of the reward that says how right a completion is, or `WEIGHTED_SUM`."""
+    """Choose the reward that says how right a completion is; returns its label, or `WEIGHTED_SUM`."""
     labels = [spec.label for spec in config.rewards.functions]
     known = (name for name in (*ANSWER_JUDGES, *PROGRAM_JUDGES) if name in labels)
     return config.evaluation.reward or next(known, WEIGHTED_SUM)
@@ -33,7 +33,7 @@ class EvaluationPlan:
 
     sampling: Sampling
     judge: str
-    """From `judge_of`."""
+    """Label of the judging reward, from `judge_of`."""
     ks: tuple[int, ...] = ()
     """Values of k for pass@k."""
     seed: int = 0
@@ -69,6 +69,6 @@ class EvaluationPlan:
 
     @classmethod
     def greedy(cls, config: RunConfig) -> EvaluationPlan:
-        """One greedy completion of each prompt, whatever the `evaluation` section says: for before and after training."""
+        """Plan one greedy completion of each prompt, whatever the `evaluation` section says: for evaluations before and after training."""
         sampling = Sampling(1, config.actors.max_completion_length, temperature=0.0, cache_salt=CACHE_SALT)
         return cls(sampling, judge_of(config), seed=config.seed)

@@ -1,4 +1,4 @@
-"""`rollcast evaluate`: find the model and the prompts, evaluate, print a table and write the completions. `rollcast compare` shares parts."""
+"""`rollcast evaluate`: find base and prompts, evaluate, print a table and write the completions. Other commands use parts of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from configs.recipes.command_line import load_run
 from configs.schema.run import RunConfig
 
 NOTHING_WRITTEN = "nothing was written; run the same command again"
-"""Ends the error of an evaluation or a comparison that a signal stopped."""
+"""Last words of the error when a signal stops an evaluation or a comparison."""
 
 NO_ADAPTER = "none"
 
@@ -133,17 +133,17 @@ def names_its_model(config: RunConfig, run: Path | None) -> bool:
 
 
 def with_base(config: RunConfig, base: Base) -> RunConfig:
-    """`config` with the model that the engines load; adapters are validated against its shapes."""
+    """Return the settings with the model that the engines load; the shapes of adapters are checked against it."""
     return config.model_copy(update={"model": config.model.model_copy(update={"path": base.path, "revision": base.revision})})
 
 
 def named_model(adapter: Path | None, base: Base) -> str:
-    """Name what engines serve, for a message."""
+    """Name the adapter and the base that engines serve, for a message."""
     return f"{adapter} on its base {base.path}" if adapter else f"the base model {base.path}"
 
 
 def say(console: Console, line: str, style: str = "yellow") -> None:
-    """Print a line as it is, if there is one."""
+    """Print a line without markup; an empty line prints nothing."""
     if line:
         console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 

@@ -80,7 +80,7 @@ async def serving(config: RunConfig, model_path: str, placement: Placement, *, l
 
 
 async def _close_when_started(grading: asyncio.Future[RewardPool]) -> None:
-    """Close the reward pool: cancelled while it starts, it closes itself; a started pool ignores the cancellation and is closed here."""
+    """Close the reward pool. If it is still starting, the cancellation makes it close itself; a started pool ignores that, and is closed here."""
     grading.cancel()
     rewards = await grading
     await rewards.close()

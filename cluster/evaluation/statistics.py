@@ -43,7 +43,7 @@ class Difference(NamedTuple):
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Unbiased estimate of the probability that at least one of k completions is correct, given that c of n completions are.
+    """Estimate, without bias, the probability that at least one of k completions is correct, given that c of n are.
 
     1 - C(n - c, k) / C(n, k), computed as the product of Chen et al. 2021 (arXiv:2107.03374, equation 1 and figure 3), which cannot overflow.
 
@@ -58,7 +58,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def majority_at_k(answers_G: Sequence[str | None], correct_G: Sequence[float]) -> float:
-    """Expected correctness of the answer that most completions give (self-consistency, Wang et al. 2022, arXiv:2203.11171).
+    """Compute the expected correctness of the answer that most completions give (self-consistency, Wang et al. 2022, arXiv:2203.11171).
 
     Each completion has one vote; None does not vote. The correctness of an answer is the mean over the completions that give it. If several
     answers have the most votes, the result is their mean: the expectation of drawing one of them at random. Without any vote it is 0.
@@ -73,7 +73,7 @@ def majority_at_k(answers_G: Sequence[str | None], correct_G: Sequence[float]) -
 
 
 def wilson(share: float, count: int) -> Interval:
-    """The 95 % score interval of a fraction of `count` prompts (Wilson 1927, JASA 22); valid also near 0 and 1 and for small counts."""
+    """Compute the 95 % score interval of a fraction of `count` prompts (Wilson 1927, JASA 22); valid also near 0 and 1 and for small counts."""
     squared = Z_95 * Z_95
     centre = share + squared / (2 * count)
     half = Z_95 * math.sqrt(share * (1 - share) / count + squared / (4 * count * count))
@@ -82,7 +82,7 @@ def wilson(share: float, count: int) -> Interval:
 
 
 def mean_interval(values_P: Sequence[float], seed: int) -> Interval:
-    """95 % interval of the mean over prompts.
+    """Compute the 95 % interval of the mean over prompts.
 
     Values that are all 0 or 1 get Wilson's interval: it is accurate for any number of prompts, and does not shrink to a point if all values
     are equal, as a bootstrap's does. Other values get the percentiles of a bootstrap over prompts (Efron 1979), reproducible by the seed.
@@ -96,7 +96,7 @@ def mean_interval(values_P: Sequence[float], seed: int) -> Interval:
 
 
 def paired_difference(values_P: Sequence[float], reference_P: Sequence[float], seed: int) -> Difference:
-    """Mean difference to a reference on the same prompts, with the 95 % interval of a bootstrap that draws each prompt with both its values.
+    """Compute the mean difference to a reference on the same prompts, with the 95 % interval of a bootstrap that draws each prompt with both its values.
 
     The difficulty of a prompt cancels out, so the interval is much narrower than the two models' own intervals suggest (Miller 2024,
     section 4.2; Koehn 2004, "Statistical significance tests for machine translation evaluation").

@@ -1,4 +1,4 @@
-"""Evaluations as a table on the terminal, and remarks below it."""
+"""Show evaluations as a table on the terminal, with remarks below it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cluster.evaluation.plan import WEIGHTED_SUM
 from configs.contracts.records import FAILED_OUTCOMES
 
 TRUNCATED_WARNING = 0.1
-"""A remark is made if a larger fraction of the completions ended at the length limit."""
+"""Fraction of completions that may end at the length limit without a remark."""
 
 
 def evaluation_table(evaluations: Sequence[Evaluation]) -> Table:
-    """One row for each data set and measure, with its interval."""
+    """Make a table with a row for each measure of each data set, with its interval."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading, justify in (("data set", "left"), ("measure", "left"), ("value", "right"), ("95 % interval", "right")):
         table.add_column(heading, justify=justify, overflow="fold")  # pyright: ignore[reportArgumentType]
@@ -30,7 +30,7 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> Table:
 
 
 def measures(found: Evaluation) -> Iterator[tuple[str, str, str]]:
-    """Name, value and interval of every measure, as text."""
+    """Yield name, value and interval of every measure, as text."""
     if found.accuracy is not None:
         low, high = found.interval or (found.accuracy, found.accuracy)
         yield mean_name(found), *_shown(Estimate(value=found.accuracy, low=low, high=high))
@@ -48,7 +48,7 @@ def measures(found: Evaluation) -> Iterator[tuple[str, str, str]]:
 
 
 def mean_name(found: Evaluation) -> str:
-    """The name of the mean of the judge: `accuracy, greedy`, or `accuracy, avg@4`."""
+    """Name the mean of the judge: `accuracy, greedy`, or `accuracy, avg@4`."""
     name = "weighted sum of rewards" if found.judge == WEIGHTED_SUM else found.judge
     return f"{name}, greedy" if found.temperature == 0 else f"{name}, avg@{found.num_generations}"
 
@@ -58,7 +58,7 @@ def _shown(estimate: Estimate) -> tuple[str, str]:
 
 
 def remarks(evaluations: Sequence[Evaluation], model: str = "") -> Iterator[str]:
-    """One sentence for each kind of prompt left out, for failed rewards, and for completions cut off at the limit."""
+    """Yield a sentence for each kind of prompt that was left out, for failed rewards, and for completions cut off at the limit."""
     for found in evaluations:
         where = ", ".join(part for part in (model, found.name) if part)
         left_out = {

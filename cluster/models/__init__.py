@@ -1,1 +1,1 @@
-"""Which weights a command uses: base, adapter, tokenizer, merged model."""
+"""Decide which weights a command uses: base, adapter, tokenizer, merged model."""

@@ -1,4 +1,4 @@
-"""The base that an adapter is served on, merged into or trained further on. Every command asks `find_base`.
+"""Find the base that an adapter is served on, merged into or trained further on. Every command asks `find_base`.
 
     adapter ──names──► a folder or hub id      ──records──► digests of weights (`base_record`)
                              │                                   │
@@ -25,10 +25,10 @@ from configs.schema.stages import last_stage_folder
 
 SHOWN_DIGITS = 12
 RUN_LEVELS = 4
-"""RUN/checkpoints/step-000050/learner/adapter lies four folders below its run."""
+"""Folders between an adapter and its run: `RUN/checkpoints/step-000050/learner/adapter` lies four below."""
 
 MOVED_LEVELS, MOVED_PARTS = 8, 3
-"""A base that was moved together with its adapter: it is looked for in so many folders above it, by the last parts of its path."""
+"""A base may have been moved together with its adapter. It is looked for in so many folders above the adapter, by so many last parts of its path."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -163,7 +163,7 @@ def mapping_in(file: Path) -> dict[str, object]:
 
 
 def _downloaded(repo_id: str, revision: str | None) -> Path | None:
-    """The folder of a hub model in the local cache, at the revision."""
+    """Find the folder of a hub model in the local cache, at the revision; None if it was not downloaded."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -180,7 +180,7 @@ def _digits(digest: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """A question for the base of an adapter, and how it is answered."""
+    """One search for the base of an adapter."""
 
     adapter: Path
     named: str
@@ -219,7 +219,7 @@ class _Search:
         return FoundBase(base, self._doubt(base))
 
     def _own_bases(self) -> Iterator[Base]:
-        """The bases that the adapter may mean, in the order in which they are tried."""
+        """Yield the bases that the adapter may mean, in the order in which they are tried."""
         run = run_of(self.adapter)
         model = mapping_in(run / "config.yaml").get("model") if run else None
         if run and isinstance(model, dict) and model.get("serve_quantized") == "dequantized":
@@ -240,7 +240,7 @@ class _Search:
         return Base(str(folder))
 
     def _folders(self) -> Iterator[Path]:
-        """The folder that the adapter names, and where it may lie if it was moved together with the adapter."""
+        """Yield the folder that the adapter names, and folders where it may lie if it was moved together with the adapter."""
         named = Path(self.named).expanduser()
         if named.is_dir():
             yield named.absolute()
@@ -281,7 +281,7 @@ class _Search:
         )
 
     def _doubt(self, base: Base) -> str:
-        """A sentence on the base of an adapter without a record.
+        """Say how far the base of an adapter without a record is known.
 
         Raises:
             ConfigError: adapter and settings name different models of the hub.
@@ -297,7 +297,7 @@ class _Search:
 
 
 def _agrees(record: BaseRecord, base: Base) -> bool | None:
-    """Whether a base is the recorded one; None where nobody can tell."""
+    """Return True if a base is the recorded one, and None if nobody can tell."""
     weights, commit = base.weights, base.commit
     if record.weights and weights:
         return weights in (record.weights, record.served_weights)

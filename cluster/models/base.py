@@ -1,4 +1,4 @@
-"""The base model of a run: found, made, merged or dequantised."""
+"""Find the base of a run or of an adapter; make it, or merge an adapter into it, where the settings say so."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MERGED_FROM = "merged_from.json"
 
 @contextmanager
 def whole_folder(path: str) -> Iterator[Path]:
-    """A folder to write that takes its name when it is complete."""
+    """Give a folder to write; it takes its name when it is complete."""
     unfinished = Path(f"{path}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     yield unfinished
@@ -94,12 +94,12 @@ def base_of_settings(config: RunConfig, folder: Path, logs: Path) -> FoundBase:
 
 
 def _adapters_of(run: Path) -> list[Path]:
-    """Where a run keeps its adapters, the last one first."""
+    """List the folders in which a run keeps adapters, the last one first."""
     return [run / "adapter", *(folder / "learner" / "adapter" for folder in sorted(run.glob("checkpoints/step-*[0-9]"), reverse=True))]
 
 
 def prepare_model(config: RunConfig | SftConfig, directory: RunDirectory, display: RunDisplay) -> str:
-    """Make or find the base, and merge the adapter into it that is to be merged; what an earlier start of the run made is used again.
+    """Make or find the base, and merge `model.adapter` into it if the settings say so. Models that an earlier start made are used again.
 
     Raises:
         ConfigError: an unknown `builtin:` model, a quantisation that cannot be had here, or an adapter that does not fit.
@@ -156,7 +156,7 @@ def _require_merged_from(run: Path, base: Base) -> None:
 
 
 def _merged_from(merged: Path) -> dict[str, str | None]:
-    """The digests of the adapter and the base that a model was merged from; empty for one of an older version."""
+    """Read the digests of the adapter and the base of a merged model; empty for one of an older version."""
     try:
         return json.loads((merged / MERGED_FROM).read_text())
     except (OSError, ValueError):

@@ -1,11 +1,11 @@
-"""What an adapter says of the base that it was trained on: digests of weights, in the head of its safetensors file.
+"""Read and write what an adapter says about its base: digests of weights, in the head of its safetensors file.
 
     adapter_config.json            base_model_name_or_path: where the base lay          (PEFT's own)
     adapter_model.safetensors      │ length │ header: __metadata__, tensors │ data │
                                               └─ format: pt, rollcast_base_weights: 5f1c…, ...
 
-The head travels with the weights, and PEFT, vLLM and transformers load the file as before. Whoever trains the adapter further and saves it
-writes a new head, so that no digest outlives its truth. No path is in it: adapters are published.
+The head stays with the weights, and PEFT, vLLM and transformers load the file as before. A program that trains the adapter further and saves it
+writes a new head, so that a digest is never older than its weights. The head holds no path, because adapters are published.
 """
 
 from __future__ import annotations

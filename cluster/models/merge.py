@@ -1,4 +1,4 @@
-"""`rollcast merge`: an adapter folded into its base, as a folder to serve. torch lives in a process of its own."""
+"""`rollcast merge`: fold an adapter into its base, and write the result as a folder to serve. torch runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Dtype = Literal["bfloat16", "float16", "float32"]
 __all__ = ["TOLERANCE", "MergeOutcome", "MergeSource", "find_source", "merge_adapter"]
 
 CHECK_ROWS = 4
-"""Completions of a run that its merged model is checked by."""
+"""Number of a run's completions on which its merged model is checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class MergeSource:
-    """An adapter, and the model it goes on."""
+    """An adapter to merge, and its base."""
 
     adapter: Path
     base: str
     output: Path
-    """Folder of the merged model unless another is named."""
+    """Folder of the merged model, unless the command names another one."""
     revision: str | None = None
     trust_remote_code: bool = False
     texts: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ def merge_adapter(
     overwrite: bool = False,
     progress: Progress = lambda *_: None,
 ) -> tuple[Path, MergeOutcome]:
-    """Merge in a process of its own, so that the caller never imports torch. The folder appears whole and checked, or not at all.
+    """Merge in a process of its own, so that the caller never imports torch. The folder appears complete and checked, or not at all.
 
     Raises:
         ConfigError: the adapter is for another base, the folder is taken, the disk is too small, or the base cannot be loaded.
@@ -126,7 +126,7 @@ def _with_base(source: MergeSource, asked: str | None, own: Base | None = None) 
 
 
 def _completed_texts(folder: Path) -> tuple[str, ...]:
-    """Prompts with their completions of the run's last logged step."""
+    """Read prompts with their completions from the last step that the run logged."""
     import pyarrow.parquet as pq
 
     for file in sorted(folder.glob("step-*.parquet"), reverse=True):
@@ -146,7 +146,7 @@ def _refuse_taken(output: Path, source: MergeSource, overwrite: bool) -> None:
 
 @contextmanager
 def _whole(output: Path) -> Iterator[Path]:
-    """A folder to write that takes its name when it is complete, in the place of what had it; of a failure nothing is left."""
+    """Give a folder to write, which then replaces `output` by one rename. After a failure nothing of it is left."""
     unfinished, replaced = output.with_name(f"{output.name}.tmp"), output.with_name(f"{output.name}.old")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

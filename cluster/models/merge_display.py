@@ -1,4 +1,4 @@
-"""The display of a merge."""
+"""Show the progress and the result of a merge."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cluster.models.merge import TOLERANCE, MergeOutcome, MergeSource
 
 @contextmanager
 def merge_progress(source: MergeSource, console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Say what is merged, and show how far it is."""
+    """Print what is merged into what, and show the progress."""
     console.print(f"adapter: {source.adapter}\nbase:    {source.base}", markup=False)
     for note in source.notes:
         console.print(note, style="yellow", markup=False)
@@ -25,7 +25,7 @@ def merge_progress(source: MergeSource, console: Console) -> Iterator[Callable[[
 
 
 def say_outcome(folder: Path, outcome: MergeOutcome, dtype: str, console: Console) -> None:
-    """Sizes, and how far the merged model is from the adapted one."""
+    """Print sizes, and how much the merged model differs from the base with its adapter."""
     mean, largest = TOLERANCE[dtype]
     console.print(
         f"merged: {outcome.modules} modules; {outcome.parameters / 1e6:,.1f} M parameters in {dtype}, {outcome.nbytes / 1e6:,.1f} MB\n"

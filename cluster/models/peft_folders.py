@@ -1,4 +1,4 @@
-"""PEFT folders -> adapters as they travel to the engines; without torch."""
+"""Read adapters from PEFT folders into the buffers that are sent to engines, without torch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from configs.schema.run import RunConfig
 
 ZERO_MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
-"""Of safetensors, and the numbers that their bytes are read as: numpy has no bfloat16."""
+"""Type in safetensors' words -> type that its bytes are read as. numpy has no bfloat16."""
 
 
 def with_adapter(config: RunConfig, folder: Path) -> RunConfig:
-    """The run with this adapter instead of its own, whose rank, alpha and targets hold.
+    """Return the settings with this adapter instead of the run's own, and with its rank, alpha and targets.
 
     Raises:
         ConfigError: it cannot be read, is for another base model, or holds what the engines cannot serve.
@@ -32,7 +32,7 @@ def with_adapter(config: RunConfig, folder: Path) -> RunConfig:
 
 
 def able_to_serve(config: RunConfig, folders: Iterable[Path | None]) -> RunConfig:
-    """The run whose engines have room for the largest of these adapters; None stands for the base model.
+    """Return settings whose engines have room for the largest of these adapters; None stands for the base model.
 
     Raises:
         ConfigError: one of them cannot be served.
@@ -43,7 +43,7 @@ def able_to_serve(config: RunConfig, folders: Iterable[Path | None]) -> RunConfi
 
 
 def read_adapter(config: RunConfig, folder: Path, version: int) -> Adapter:
-    """The adapter in a PEFT folder, without a canary. float16 becomes float32, which holds its values exactly.
+    """Read the adapter in a PEFT folder, without a canary. float16 becomes float32, which holds its values exactly.
 
     Raises:
         ConfigError: as of `with_adapter`, or its values are of another type.
@@ -56,7 +56,7 @@ def read_adapter(config: RunConfig, folder: Path, version: int) -> Adapter:
 
 
 def zero_adapter(config: RunConfig, model_path: str, version: int) -> Adapter:
-    """An adapter that changes nothing: the engines, which never sample without one, then serve the base model.
+    """Make an adapter that changes nothing. Engines never sample without an adapter; with this one they serve the base model.
 
     Zeros of rank 1 on one module are enough: vLLM clears what an adapter does not name.
 
@@ -73,7 +73,7 @@ def zero_adapter(config: RunConfig, model_path: str, version: int) -> Adapter:
 
 
 def _tensors(file: Path) -> dict[str, tuple[str, np.ndarray]]:
-    """Name -> type, in safetensors' words, and values of each tensor of a file."""
+    """Read each tensor of a file: name -> type, in safetensors' words, and values."""
     found = {}
     for name, tensor in parse(file.read_bytes()).items():
         if tensor.dtype not in DTYPES:

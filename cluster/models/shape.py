@@ -1,4 +1,4 @@
-"""Sizes of a model that memory depends on."""
+"""Sizes of a model, from which its memory is computed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from configs.schema.model import BUILTIN
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """The sizes of a decoder that memory depends on."""
+    """The sizes of a decoder from which its memory is computed."""
 
     hidden: int
     layers: int
@@ -44,7 +44,7 @@ class ModelShape:
         return embeddings + norms + self.layers * sum(inputs * outputs for inputs, outputs in self.linear_shapes)
 
     def adapter_parameters(self, r: int) -> int:
-        """LoRA of rank r on every linear module but the head."""
+        """Count the parameters of LoRA of rank `r` on every linear module except the head."""
         return self.layers * sum(r * (inputs + outputs) for inputs, outputs in self.linear_shapes)
 
 
@@ -64,7 +64,7 @@ TINY_SHAPE = ModelShape(128, 3, 4, 2, 384, 128, True, 32)
 
 
 def model_shape(path: str) -> ModelShape | None:
-    """The shape of a local folder, a `builtin:` model, or a well-known hub id; None when it is not known without a download."""
+    """Find the shape of a local folder, a `builtin:` model or a well-known hub id; None if that needs a download."""
     if path.startswith(BUILTIN):
         return TINY_SHAPE
     config_file = Path(path) / "config.json"

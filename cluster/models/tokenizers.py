@@ -1,4 +1,4 @@
-"""Tokenizers and chat templates of models that are compared."""
+"""Compare the tokenizers and chat templates of several models."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 PROBE = "The answer is 3,141.59 – naïve, 机器学习?\n\n  def f(x):\n\treturn x\n"
-"""A text that tokenizers with the same entries may still cut differently."""
+"""A text that tokenizers with the same entries may still split differently."""
 
 
 NAMED_DIFFERENCES = 3
 
 
 def chat_template_of(config: RunConfig, folders: Sequence[Path]) -> str | None:
-    """The chat template for all: the run's own, else the one that is saved with adapters or models.
+    """Choose one chat template for all: the run's own, or else the one that is saved with adapters or models.
 
     Raises:
         ConfigError: they are saved with different ones, and none is given.
@@ -52,7 +52,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def refuse_other_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, reference_name: str, reference: PreTrainedTokenizerBase) -> None:
-    """Models that read different tokens cannot be given the same prompt.
+    """Refuse a tokenizer that makes other tokens than the reference: the models could not be given the same prompt.
 
     Raises:
         ConfigError: with what differs.
@@ -80,7 +80,7 @@ def _differences(name: str, tokenizer: PreTrainedTokenizerBase, reference_name: 
             "(model.eos_token=TOKEN sets one for all)"
         )
     if not moved and tokenizer(PROBE)["input_ids"] != reference(PROBE)["input_ids"]:
-        yield "they cut the same text differently"
+        yield "they split the same text differently"
 
 
 def _few(entries: Iterable[str]) -> str:

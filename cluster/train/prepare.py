@@ -38,7 +38,7 @@ class Prepared:
 
     config: RunConfig
     base_path: str
-    """The model as it was given or made, with the adapter that is merged into it."""
+    """The model as given or made, after `model.adapter` was merged into it if it is to be."""
     model_path: str
     """The model that GRPO starts from: `base_path`, or what the warm start makes of it."""
     served_path: str
@@ -50,12 +50,12 @@ class Prepared:
 
     @property
     def needs_warm_start(self) -> bool:
-        """True while the warm start is still to be run; a resumed run has its result already."""
+        """True until the warm start has been run. A resumed run has its result already."""
         return self.model_path != self.base_path and not Path(self.model_path).exists()
 
     @property
     def needs_served_model(self) -> bool:
-        """True while the learner is still to write the model that the engines serve."""
+        """True until the learner has written the model that the engines serve."""
         return self.served_path != self.model_path and not Path(self.served_path).exists()
 
     @property

@@ -1,4 +1,4 @@
-"""Before Ray starts: the model, the tokenizer, and the demonstrations written as tokens."""
+"""Prepare a fine-tuning before Ray starts: make or find the model, load the tokenizer, and write the demonstrations as tokens."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class PreparedSft:
     held_out: DemonstrationFile
 
     def total_steps(self, config: SftConfig) -> int:
-        """Steps of the whole run; those of an epoch count its last, smaller batch."""
+        """Count the steps of the whole run. The last batch of an epoch may be smaller, and is a step too."""
         learner = config.learner
         return learner.max_steps if learner.max_steps > 0 else math.ceil((self.row_limit(config) or 0) / learner.train_batch_size)
 
     def identity(self, config: SftConfig) -> dict[str, object]:
-        """The settings that must be the same when a run goes on."""
+        """Collect the settings that must be the same when a run goes on."""
         return {
             **config.model.identity,
             "learner.use_peft": config.learner.use_peft,
@@ -53,7 +53,7 @@ class PreparedSft:
         return record_of(self.base_to_train(config), self.model_path)
 
     def row_limit(self, config: SftConfig) -> int | None:
-        """Sequences to train on in all; None where the number of steps is given."""
+        """Count the sequences to train on in all; None if the number of steps is given."""
         learner = config.learner
         return None if learner.max_steps > 0 else math.ceil(learner.num_train_epochs * self.train.counts.sequences)
 
