@@ -114,5 +114,5 @@ def test_tokenizers_that_cut_differently_are_refused() -> None:
     merges: Any = [("T", "h")]
     merging = Qwen2Tokenizer(vocab=vocabulary, merges=merges, unk_token="<|endoftext|>", eos_token="<|im_end|>")
     plain = Qwen2Tokenizer(vocab=vocabulary, merges=[], unk_token="<|endoftext|>", eos_token="<|im_end|>")
-    with pytest.raises(ConfigError, match="they cut the same text differently"):
+    with pytest.raises(ConfigError, match="they split the same text differently"):
         refuse_other_tokenizer("b", merging, "a", plain)
