@@ -59,8 +59,8 @@ class TagCount(TextReward):
 class ReasoningSteps(TextReward):
     """min(1, n / 3), where n is the number of marks of a reasoning step (Open-R1).
 
-    Marks are, anywhere: `Step 1:` with any number, `First,`, `Second,`, `Next,` and `Finally,`. At the start of a line: a number with a full
-    stop, `-` and `*`. (Open-R1 counts a numbered item only at the start of the text, and a bullet only elsewhere.)
+    Marks are, anywhere: `Step 1:` with any number, `First,`, `Second,`, `Next,` and `Finally,`. At the start of a line: a number with a
+    full stop, `-` and `*`. (Open-R1 counts a numbered item only at the start of the text, and a bullet only elsewhere.)
     """
 
     __name__ = "reasoning_steps"

@@ -19,7 +19,7 @@ Unit = Literal["characters", "tokens"]
 class _JudgedLength(PerCompletionReward):
     """A reward for the length that depends on whether the answer is right. Accuracy decides that.
 
-    A completion without an answer is wrong, as in Open-R1; its outcome is `unparsable_answer`. If the gold cannot be read, the value is None.
+    A completion without an answer is wrong, as in Open-R1; its outcome is `unparsable_answer`. An unreadable gold gives None.
     """
 
     can_hang = True

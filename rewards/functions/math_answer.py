@@ -233,7 +233,7 @@ def _is_expression(parsed: Parsed) -> bool:
 
 @lru_cache(maxsize=4096)
 def _parse_gold(gold: str) -> Parsed:
-    """Parse a gold. Bare LaTeX is put between dollars, without which math-verify reads `2\\sqrt{3}` as 2. Words are first tried as they are."""
+    """Parse a gold. Bare LaTeX is put between dollars, without which math-verify reads `2\\sqrt{3}` as 2. Prose is first tried as it is."""
     if _DELIMITED.search(gold) or _NUMBER.fullmatch(gold):
         return _parse(gold)
     as_is, wrapped = (_parse(gold), lambda: _parse(f"${gold}$")) if _has_words(gold) else (_parse(f"${gold}$"), lambda: _parse(gold))

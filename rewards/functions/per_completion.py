@@ -21,7 +21,7 @@ ARGUMENTS = frozenset({"prompts", "completions", "completion_ids", "trainer_stat
 
 
 class Grade(NamedTuple):
-    """The value and outcome for one completion: `Grade(1.0, "scored")`, or `Grade(None, "unparsable_gold")` if the reward does not apply."""
+    """Value and outcome of one completion: `Grade(1.0, "scored")`, or `Grade(None, "unparsable_gold")` if the reward does not apply."""
 
     value: float | None
     outcome: Outcome

@@ -1,7 +1,7 @@
 """Call a reward for a group, and turn whatever it does into values and outcomes. This runs in a grader.
 
-The calling convention is TRL's: `fn(prompts=, completions=, completion_ids=, <columns>=, trainer_state=, log_extra=, log_metric=)` gives one
-number or None for each completion. A function without `**kwargs` gets only the arguments that it names.
+The calling convention is TRL's: `fn(prompts=, completions=, completion_ids=, <columns>=, trainer_state=, log_extra=, log_metric=)` gives
+one number or None for each completion. A function without `**kwargs` gets only the arguments that it names.
 Standard library only: a grader imports neither numpy nor pyarrow.
 """
 

@@ -119,7 +119,7 @@ def _made(name: str, params: str) -> PerCompletionReward:
 
 
 class _Grader:
-    """The grader of this process. Its event loop has a thread of its own, because the caller's thread may run a loop already (a notebook)."""
+    """The grader of this process. Its event loop has a thread of its own: the caller's thread may run a loop already (a notebook)."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

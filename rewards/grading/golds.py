@@ -65,8 +65,8 @@ def require_readable_golds(checks: Sequence[GoldCheck]) -> None:
             continue
         golds = "\n  ".join(check.shown)
         raise DataError(
-            f"reward {check.reward} can read none of the first {check.checked} gold answers (column {', '.join(check.columns)}), so it would "
-            f"score nothing; the first are\n  {golds}\nname the right column by gold_column in the reward's params or by data.columns, or "
+            f"reward {check.reward} can read none of the first {check.checked} gold answers (column {', '.join(check.columns)}), so it "
+            f"would score nothing; the first are\n  {golds}\nname the right column by gold_column in the reward's params or by data.columns, or "
             "choose another answer_style (answer_tag accepts words)"
         )
 

@@ -35,8 +35,8 @@ def aggregate(section: RewardsSection, group: RolloutGroup, reports: Sequence[Gr
         it failed, `zero`          its part is 0.0
         its weight is 0            it is recorded, and changes nothing
 
-    Under `exclude` a failure is not treated like None: without its part, the sum would be lower than those of the group's other completions,
-    as if the completion were worse.
+    Under `exclude` a failure is not treated like None: without its part, the sum would be lower than those of the group's other
+    completions, as if the completion were worse.
 
     Args:
         section: names, weights, `aggregation` and `on_error`.

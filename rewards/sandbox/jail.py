@@ -303,7 +303,7 @@ REFUSING_SETTINGS = (
     ("/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=10000"),
     ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"),
 )
-"""Settings of the kernel that forbid jails to ordinary users: the file, the value that forbids, and the command by which root allows them."""
+"""Kernel settings that forbid jails to ordinary users: the file, the forbidding value, and the command by which root allows them."""
 
 
 def _find_bwrap() -> str:
@@ -342,7 +342,10 @@ def _remedy(said: str) -> str:
             "Where rollcast runs as root, setpriv must be able to change the user: install util-linux, and allow CAP_SETUID and CAP_SETGID"
         )
     if os.geteuid() == 0:
-        return "In a container, start it by `docker run --cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined`"
+        return (
+            "In a container, start it by "
+            "`docker run --cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined`"
+        )
     for path, value, remedy in REFUSING_SETTINGS:
         if os.path.exists(path) and Path(path).read_text().strip() == value:
             return f"Ordinary users may not make namespaces here; allow it as root by `{remedy}`"

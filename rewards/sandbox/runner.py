@@ -123,6 +123,7 @@ def required_key(variable: str, provider: Provider) -> str:
     key = os.environ.get(variable, "")
     if not key:
         raise ConfigError(
-            f"provider {provider} needs a key, and the environment variable {variable} is not set; set it on every node before Ray starts there"
+            f"provider {provider} needs a key, and the environment variable {variable} is not set; set it on every node before "
+            f"Ray starts there"
         )
     return key
