@@ -82,7 +82,7 @@ but no valid signal has it."""
 
 AF_UNIX, SOL_SOCKET, SO_SNDBUF = 1, 1, 7
 MAP_SHARED, MAP_ANONYMOUS = 0x01, 0x20
-"""Flags of mmap(2); MAP_SHARED_VALIDATE contains MAP_SHARED. Pages shared without a file exist even while no process maps them."""
+"""Flags of mmap(2); MAP_SHARED_VALIDATE contains MAP_SHARED. Pages shared without a file exist even while no process's memory has them."""
 
 X32 = 0x40000000
 """Bit of the numbers of x86-64's second calling convention (x32). A comparison with the ordinary numbers would miss them."""
