@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.console import Console
 
 from cluster.api.inputs import Data, Reward, Settings, SftSettings, load_config, load_sft_config, sft_with_data, with_inputs
+from cluster.output.metrics_file import read_rows
 from cluster.output.run_dir import Resume
 from cluster.train.driver import FinishedStep, StepCallback
 
@@ -56,7 +56,7 @@ class RunResult:
         """A row for each line of metrics.jsonl, a column for each metric; null where a line has none."""
         import pyarrow as pa
 
-        lines = [json.loads(line) for line in (self.out_dir / "metrics.jsonl").read_text().splitlines()]
+        lines = read_rows(self.out_dir / "metrics.jsonl")
         return pa.table({name: [line.get(name) for line in lines] for name in dict.fromkeys(name for line in lines for name in line)})
 
 

@@ -35,6 +35,7 @@ from cluster.models.base import base_of_settings
 from cluster.models.peft_folders import able_to_serve
 from cluster.models.tokenizers import chat_template_of, has_tokenizer, refuse_other_tokenizer
 from cluster.output.completions import table_of
+from cluster.output.whole_files import write_whole
 from cluster.session import RaySession
 from cluster.stopping import run_until_stopped
 from configs.schema.run import RunConfig
@@ -183,7 +184,7 @@ def _write(compared: Sequence[ComparedSet], models: Mapping[str, ShownModel], fo
     sources = {name: shown.source for name, shown in models.items()}
     bases = {name: {"path": shown.base.path, "weights": shown.base.weights} for name, shown in models.items()}
     summary = {"models": sources, "bases": bases, "sets": summary_of(compared)}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     write_comparison(compared, {name: str(shown) for name, shown in models.items()}, folder)
 
 

@@ -24,6 +24,7 @@ from cluster.models.peft_folders import able_to_serve
 from cluster.models.tokenizers import chat_template_of
 from cluster.output import checkpoint
 from cluster.output.counting import counting
+from cluster.output.whole_files import write_whole
 from cluster.session import RaySession
 from cluster.stopping import run_until_stopped
 from configs.contracts.errors import ConfigError, RunDirectoryError
@@ -121,7 +122,7 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
 def _write_summary(output: Path, base: Base, adapter: Path | None, evaluations: Sequence[Evaluation]) -> None:
     sets = [each.model_dump(mode="json") for each in evaluations]
     summary = {"model": base.path, "weights": base.weights, "adapter": str(adapter) if adapter else None, "sets": sets}
-    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(output / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
 def names_its_model(config: RunConfig, run: Path | None) -> bool:

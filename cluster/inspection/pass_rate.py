@@ -32,6 +32,7 @@ from cluster.models.base import base_to_serve
 from cluster.models.peft_folders import able_to_serve
 from cluster.output.completions import table_of
 from cluster.output.counting import counting
+from cluster.output.whole_files import write_whole
 from cluster.session import RaySession
 from cluster.stopping import run_until_stopped
 from configs.contracts.errors import ConfigError, DataError, PoisonPromptError, RunDirectoryError
@@ -78,6 +79,15 @@ class PassRatePlan:
         return cls(output.absolute(), num_generations, reward or labels[0], limit, adapter)
 
 
+def _row_and_rate(line: str) -> tuple[int, float | None] | None:
+    """Read one line of a `Measured` file; None where it was cut off."""
+    try:
+        row, rate = json.loads(line)
+    except (ValueError, TypeError):
+        return None
+    return (row, rate) if isinstance(row, int) and isinstance(rate, float | int | None) else None
+
+
 @dataclass
 class Measured:
     """Pass rates measured so far, kept in a file of JSON lines: the fingerprint, then one [row, rate] each."""
@@ -92,13 +102,12 @@ class Measured:
         """Load the rates that an interrupted command measured with the same settings."""
         lines = self.file.read_text().splitlines() if self.file.exists() else []
         if lines and lines[0] == self.fingerprint:
-            complete = (json.loads(line) for line in lines[1:] if line.endswith("]"))  # the last line may be cut off
-            self.rates = {int(row): rate for row, rate in complete}
+            self.rates = dict(pair for line in lines[1:] if (pair := _row_and_rate(line)) is not None)
 
     def open(self) -> TextIO:
         """Write the file anew with the loaded rates, and open it for appending."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.write_text("".join(f"{line}\n" for line in (self.fingerprint, *(json.dumps(pair) for pair in self.rates.items()))))
+        write_whole(self.file, "".join(f"{line}\n" for line in (self.fingerprint, *(json.dumps(pair) for pair in self.rates.items()))))
         return self.file.open("a")
 
     def add(self, row: int, rate: float | None, log: TextIO) -> None:

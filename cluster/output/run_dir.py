@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from cluster.output.whole_files import write_whole
 from configs.contracts.errors import RunDirectoryError
 
 Resume = Literal["auto", "none"] | Path
@@ -68,12 +69,7 @@ class RunDirectory:
 
     def write(self, name: str, text: str) -> Path:
         """Write a file whole or not at all."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(target.name + ".tmp")
-        unfinished.write_text(text)
-        os.replace(unfinished, target)
-        return target
+        return write_whole(self.path / name, text)
 
     @property
     def logs(self) -> Path:

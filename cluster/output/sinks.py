@@ -5,31 +5,45 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
+from cluster.output import metrics_file
+from cluster.output.appended_file import AppendedFile, FailingWrites
+from cluster.output.tensorboard_file import event_record, new_event_file
 from cluster.output.wandb_sink import WandbSink
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 
 if TYPE_CHECKING:
     from ray.util.metrics import Gauge
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 
 @dataclass
 class MetricSinks:
-    """All sinks of a run. Each step gives them one flat mapping of floats, under the names of docs/metrics.md."""
+    """All sinks of a run. Each step gives them one flat mapping of floats, under the names of docs/metrics.md.
+
+    A file that cannot be written, as on a full disk, is said once; what it misses is kept in memory, and written with a later step.
+    """
 
     folder: Path
     run_name: str
     ray_metrics: bool = True
     tensorboard: bool = True
     wandb: WandbSink | None = None
-    _jsonl: IO[str] | None = None
-    _events: EventFileWriter | None = None
+    say: Callable[[str], None] = print
+    _jsonl: AppendedFile = field(init=False)
+    _events: AppendedFile | None = field(default=None, init=False)
+    _rewind_to: int | None = None
+    """The step after which lines are still to be removed, where that has failed."""
+    _failing: FailingWrites = field(init=False)
     _gauges: dict[str, Gauge] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._jsonl = AppendedFile(self.folder / "metrics.jsonl")
+        self._failing = FailingWrites(self.say)
 
     @classmethod
     def open(cls, config: RunConfig | SftConfig, folder: Path, say: Callable[[str], None] = print) -> MetricSinks:
@@ -40,7 +54,7 @@ class MetricSinks:
         """
         report_to = config.cluster.report_to
         wandb = WandbSink.open(config, folder, say) if "wandb" in report_to else None
-        return cls(folder, folder.name, tensorboard="tensorboard" in report_to, wandb=wandb)
+        return cls(folder, folder.name, tensorboard="tensorboard" in report_to, wandb=wandb, say=say)
 
     def __enter__(self) -> MetricSinks:
         return self
@@ -56,10 +70,17 @@ class MetricSinks:
         """Write an evaluation's metrics as a separate line; it may arrive after later steps."""
         self._emit(step, {}, metrics)
 
+    def rewind(self, last_step: int) -> None:
+        """Remove the lines after `last_step`: a resumed run, or one that goes on with another learner, writes those steps again."""
+        self._jsonl.forget()
+        self._rewind_to = last_step
+        with self._going_on(self._jsonl):
+            self._write_jsonl()
+
     def _emit(self, step: int, extra: Mapping[str, float], metrics: Mapping[str, float]) -> None:
-        if self._jsonl is None:
-            self._jsonl = (self.folder / "metrics.jsonl").open("a", buffering=1)
-        self._jsonl.write(json.dumps({"step": step, **extra, **metrics}) + "\n")
+        with self._going_on(self._jsonl):
+            self._jsonl.keep(f"{json.dumps({'step': step, **extra, **metrics})}\n".encode())
+            self._write_jsonl()
         if self.tensorboard:
             self._emit_events(step, metrics)
         if self.wandb is not None:
@@ -67,15 +88,22 @@ class MetricSinks:
         if self.ray_metrics:
             self._emit_gauges(metrics)
 
-    def _emit_events(self, step: int, metrics: Mapping[str, float]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    def _write_jsonl(self) -> None:
+        if self._rewind_to is not None:
+            metrics_file.truncate(self._jsonl.path, self._rewind_to)
+            self._rewind_to = None
+        self._jsonl.flush()
 
+    def _emit_events(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._events is None:
-            self._events = EventFileWriter(str(self.folder / "tensorboard"))
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
-        self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+            self._events = new_event_file(self.folder / "tensorboard")
+        with self._going_on(self._events):
+            self._events.keep(event_record(step, metrics))
+            self._events.path.parent.mkdir(exist_ok=True)
+            self._events.flush()
+
+    def _going_on(self, file: AppendedFile) -> AbstractContextManager[None]:
+        return self._failing.going_on(str(file.path), "what it misses is written with a later step, as soon as that is possible")
 
     def _emit_gauges(self, metrics: Mapping[str, float]) -> None:
         from ray.util.metrics import Gauge
@@ -98,17 +126,12 @@ class MetricSinks:
             self.wandb.summarise(values)
 
     def close(self, *, failed: bool = False) -> None:
-        if self._jsonl is not None:
-            self._jsonl.close()
-        if self._events is not None:
-            self._events.close()
+        """Write what could not be written before, and say what is lost; end W&B."""
+        for file in (self._jsonl, self._events):
+            if file is not None:
+                with self._going_on(file):
+                    file.flush()
+                if file.kept:
+                    self.say(f"WARNING: the last {file.kept} records of {file.path} are lost, as it could not be written")
         if self.wandb is not None:
             self.wandb.close(failed=failed)
-
-
-def truncate_metrics(file: Path, last_step: int) -> None:
-    """Remove the lines after `last_step`: a resumed run writes those steps again."""
-    if not file.exists():
-        return
-    kept = [line for line in file.read_text().splitlines() if line.strip() and json.loads(line)["step"] <= last_step]
-    file.write_text("".join(line + "\n" for line in kept))

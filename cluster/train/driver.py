@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 from cluster.models.adapter_base import Base, find_base
 from cluster.models.base_record import read_record
-from cluster.output import checkpoint
+from cluster.output import checkpoint, metrics_file
 from cluster.output.checkpoint import Checkpoint
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import Resume, RunDirectory
@@ -88,8 +88,12 @@ class OpenRun(Generic[Config]):
         return checkpoint.newest(self.directory.checkpoints, self.display.say)
 
     def begin(self) -> None:
-        """Write config.yaml. Failures before this leave the directory as it was; later ones are recorded in it."""
+        """Write config.yaml, and repair what a crash left of metrics.jsonl.
+
+        Failures before this leave the directory as it was; later ones are recorded in it.
+        """
         self.begun = True
+        metrics_file.repair(self.directory.path / "metrics.jsonl", self.display.say)
         self.directory.write("config.yaml", dump_config(self.config))
 
     def session(self) -> RaySession:

@@ -23,6 +23,7 @@ from cluster.evaluation.measurement import Evaluation, metrics_of
 from cluster.evaluation.plan import EvaluationPlan
 from cluster.loop.roles import Rewards, Rollouts
 from cluster.output.sinks import MetricSinks
+from cluster.output.whole_files import write_whole
 from configs.schema.run import RunConfig
 
 EVAL_CAPACITY_FRACTION = 0.25
@@ -118,7 +119,7 @@ class TrainingEvaluations:
             self.sinks.emit_evaluation(step, metrics_of(answers.evaluation))
             self.say(_told(step, answers.evaluation))
             found.append(answers.evaluation.model_dump(mode="json"))
-        self._summary(step).write_text(json.dumps(found, indent=2) + "\n")
+        write_whole(self._summary(step), json.dumps(found, indent=2) + "\n")
 
     def _prompts_at_once(self, plan: EvaluationPlan) -> int | None:
         """Prompts in hand at a time beside training; None takes all together."""

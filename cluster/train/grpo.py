@@ -33,7 +33,7 @@ from cluster.output.completions import CompletionRow, completion_rows, write_com
 from cluster.output.completions_table import chosen_rows
 from cluster.output.display import RunDisplay, shown_of_rewards
 from cluster.output.run_dir import COMPLETED_REASONS, Resume
-from cluster.output.sinks import MetricSinks, truncate_metrics
+from cluster.output.sinks import MetricSinks
 from cluster.output.wandb_sink import require_wandb
 from cluster.publish.background import HubSummary, HubUploads, open_hub
 from cluster.publish.folder import run_card
@@ -242,7 +242,7 @@ class TrainingRun:
         if found is not None:
             window.restore(found.state["window"], _stored_groups(found))
         prompts.restore(found.state["cursor"] if found else first_cursor)
-        truncate_metrics(self.run.directory.path / "metrics.jsonl", found.step if found else 0)
+        self.sinks.rewind(found.step if found else 0)
         return TrainLoop(
             prompts=prompts,
             rollouts=self.roles.rollouts,

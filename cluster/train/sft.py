@@ -9,7 +9,6 @@ Nothing heavy is imported here: torch and deepspeed live in the ranks.
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -24,8 +23,9 @@ from cluster.models.trainable import require_trainable
 from cluster.output import checkpoint
 from cluster.output.checkpoint import Checkpoint
 from cluster.output.display import SFT_METRICS, RunDisplay
+from cluster.output.metrics_file import read_rows
 from cluster.output.run_dir import Resume
-from cluster.output.sinks import MetricSinks, truncate_metrics
+from cluster.output.sinks import MetricSinks
 from cluster.output.wandb_sink import require_wandb
 from cluster.publish.model_card import sft_card
 from cluster.session import RaySession
@@ -161,7 +161,7 @@ class SftRun:
         )
         self.base_record = await asyncio.to_thread(prepared.base_record, self.run.config)
         self.step = self.saved_step = found.step if found else 0
-        truncate_metrics(self.run.directory.path / "metrics.jsonl", self.step if found else -1)
+        self.sinks.rewind(self.step if found else -1)
 
     async def _train(self) -> str:
         if self.step == 0 and (held_out := await self._evaluated()):
@@ -208,7 +208,7 @@ class SftRun:
     async def _finish(self, reason: str) -> SftSummary:
         """Write the adapter or the model with its tokenizer and card, the summary and the report."""
         run = self.run
-        metrics = _read_metrics(run.directory.path / "metrics.jsonl")
+        metrics = read_rows(run.directory.path / "metrics.jsonl")
         losses = [line["eval/loss"] for line in metrics if "eval/loss" in line]
         summary = self._summary(reason, metrics, losses)
         result = await self._write_result(reason, summary)
@@ -261,7 +261,3 @@ def _describe(folder: Path, run: OpenRun[SftConfig], prepared: PreparedSft, summ
     """Write the tokenizer and the card beside the weights."""
     prepared.tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(sft_card(run.config, summary))
-
-
-def _read_metrics(file: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

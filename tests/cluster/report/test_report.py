@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from cluster.__main__ import app
 from cluster.evaluation.measurement import Evaluation
 from cluster.evaluation.statistics import wilson
+from cluster.output.metrics_file import truncate
 from cluster.output.run_dir import RunDirectory
-from cluster.output.sinks import truncate_metrics
 from cluster.report import leave_report, write_report
 from cluster.report.drawing import BOTTOM, LEFT, RIGHT, TOP
 from configs.contracts.errors import RunDirectoryError
@@ -265,7 +265,7 @@ def test_a_spike_of_the_loss_does_not_flatten_its_curve(tmp_path: Path) -> None:
 
 def test_a_resumed_run_shows_where_and_counts_every_start(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", steps=40)
-    truncate_metrics(folder / "metrics.jsonl", 30)
+    truncate(folder / "metrics.jsonl", 30)
     log_steps(folder, {step: metrics_of(step, 40) | {"entropy": 0.125} for step in range(31, 41)})
     for step in range(31, 41):
         change_metrics(folder, step, time=4e9 + step)
