@@ -88,16 +88,19 @@ def roles(config: RunConfig | SftConfig, learner: bool = True) -> Placement:
     )
 
 
-def place(config: RunConfig | SftConfig, nodes: Sequence[Node], learner: bool = True) -> Placement:
+def place(config: RunConfig | SftConfig, nodes: Sequence[Node], learner: bool = True, where: str = "the cluster") -> Placement:
     """Assign every process to a node, the largest first; `learner=False` leaves out the learner, to serve a model.
+
+    Args:
+        where: what the nodes are, for errors.
 
     Raises:
         PlacementError: names the role, what it asks for, what the cluster has, and what to lower.
     """
     need = roles(config, learner)
     fewer = "actors.num_workers, learner.ranks" if need.rollouts.count else "learner.ranks"
-    remedy = f"lower {fewer} or the gpus_per_* of the roles, or add nodes"
-    _require_totals(need, nodes, remedy)
+    remedy = f"lower {fewer} or the gpus_per_* of the roles (in a recipe: --num_processes), or add nodes"
+    _require_totals(need, nodes, remedy, where)
     free = {node.name: [node.gpus, node.cpus] for node in nodes}
     placed: dict[str, list[str]] = {node.name: [] for node in nodes}
     for role in sorted(need.roles, key=lambda role: (-role.gpus, -role.cpus)):
@@ -114,7 +117,7 @@ def place(config: RunConfig | SftConfig, nodes: Sequence[Node], learner: bool = 
     return Placement(need.rollouts, need.learners, need.rewards, {name: tuple(names) for name, names in placed.items()})
 
 
-def _require_totals(need: Placement, nodes: Sequence[Node], remedy: str) -> None:
+def _require_totals(need: Placement, nodes: Sequence[Node], remedy: str, where: str) -> None:
     """Raise PlacementError where all nodes together have fewer GPUs or cores than the run asks for."""
     have_gpus, have_cpus = sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)
     if have_cpus == 0:
@@ -124,11 +127,11 @@ def _require_totals(need: Placement, nodes: Sequence[Node], remedy: str) -> None
         )
     if need.gpus > have_gpus + ROUNDING:
         asked = ", ".join(f"{role.count} x {role.gpus:g} for {role.name}" for role in need.roles if role.count * role.gpus)
-        raise PlacementError(f"the run asks for {need.gpus:g} GPUs ({asked}) but the cluster has {have_gpus:g}: {remedy}")
+        raise PlacementError(f"the run asks for {need.gpus:g} GPUs ({asked}) but {where} has {have_gpus:g}: {remedy}")
     if need.cpus > have_cpus + ROUNDING:
         asked = ", ".join(f"{role.count} x {role.cpus:g} for {role.name}" for role in need.roles if role.count * role.cpus)
         raise PlacementError(
-            f"the run asks for {need.cpus:g} CPU cores ({asked}) but the cluster has {have_cpus:g}: lower the cpus_per_* of the roles, or add nodes"
+            f"the run asks for {need.cpus:g} CPU cores ({asked}) but {where} has {have_cpus:g}: lower the cpus_per_* of the roles, or add nodes"
         )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from cluster.machine import runs_here
 from cluster.placement import Node, Placement, place, roles
 from configs.contracts import private_folders
 from configs.contracts.errors import PlacementError, RollcastError
@@ -58,8 +59,7 @@ class RaySession:
 
     @property
     def is_local(self) -> bool:
-        address = self.config.cluster.address
-        return address == "local" or (address == "auto" and not os.environ.get("RAY_ADDRESS"))
+        return runs_here(self.config)
 
     def __enter__(self) -> RaySession:
         # Errors of remote calls are handled where the calls are awaited. Calls given up at the end of a run may fail unnoticed.

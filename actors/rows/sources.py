@@ -12,7 +12,7 @@ import numpy as np
 from actors.rows.addition import write_addition
 from actors.rows.named_sets import NAMED_SETS, load_named_or_path
 from actors.rows.permutation import permutation
-from actors.rows.rows import Rows, load_rows
+from actors.rows.rows import Rows, load_rows, local_files
 from actors.rows.views import ColumnRows, MixedRows, renamed, require_column
 from configs.contracts.errors import DataError
 from configs.schema.data import DataSection, MixturePart, MixtureSection
@@ -61,9 +61,25 @@ def local_path(path: str, folder: Path, seed: int) -> str:
     """
     if not path.startswith(BUILTIN):
         return path
+    _require_builtin(path)
+    return str(write_addition(folder, seed))
+
+
+def require_source(path: str, name: str | None, split: str) -> None:
+    """Look for a data set without reading it; one on the hub is not asked for.
+
+    Raises:
+        DataError: there is none at this path, or it has no such split.
+    """
+    if path.startswith(BUILTIN):
+        _require_builtin(path)
+    elif path not in NAMED_SETS:
+        local_files(path, name, split)
+
+
+def _require_builtin(path: str) -> None:
     if path != f"{BUILTIN}addition":
         raise DataError(f"data set {path} does not exist; the only builtin data set is {BUILTIN}addition")
-    return str(write_addition(folder, seed))
 
 
 def open_held_out(data: DataSection) -> Rows:

@@ -6,10 +6,13 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.inspection.estimate import estimate
+from cluster.inspection.first_checks import require_data
+from cluster.machine import room
 from cluster.models.shape import model_shape
 from cluster.models.starting_adapter import with_starting_adapter
 from cluster.models.trainable import require_trainable
 from cluster.placement import Role, roles
+from configs.contracts.errors import DataError
 from configs.loading import dump_config, stage_configs
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
@@ -39,6 +42,7 @@ def show_dry_run(config: RunConfig, console: Console) -> None:
     console.print("# resolved configuration", style="bold")
     console.print(dump_config(config), markup=False, highlight=False)
     console.print(_placement_table(config))
+    _say_what_is_missing(config, console)
     for line in batch_arithmetic(config):
         console.print(line, markup=False)
     console.print(_memory(config))
@@ -54,6 +58,7 @@ def show_sft_dry_run(config: SftConfig, console: Console) -> None:
     console.print("# resolved configuration", style="bold")
     console.print(dump_config(config), markup=False, highlight=False)
     console.print(_placement_table(config))
+    _say_what_is_missing(config, console)
     learner = config.learner
     steps = f"{learner.max_steps} steps" if learner.max_steps > 0 else f"{learner.num_train_epochs:g} epochs"
     console.print(
@@ -110,6 +115,16 @@ def _placement_table(config: RunConfig | SftConfig) -> Table:
     for device, processes in device_map(config).items():
         table.add_row(device, ", ".join(processes))
     return table
+
+
+def _say_what_is_missing(config: RunConfig | SftConfig, console: Console) -> None:
+    """Compare the run with this machine, and look for its data: a run here would be refused for what is not there, one elsewhere may have it."""
+    told, enough = room(config)
+    console.print(told, style="" if enough else "yellow", markup=False, highlight=False, soft_wrap=True)
+    try:
+        require_data(config)
+    except DataError as error:
+        console.print(f"data: {error.message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _memory(config: RunConfig | SftConfig) -> Table | str:

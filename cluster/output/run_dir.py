@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,10 @@ class RunDirectory:
 
     path: Path
     _lock: IO[str]
+    is_new: bool = False
+    """True if this process made the folder."""
+    moved_aside: Path | None = None
+    """The earlier run that made way for this one."""
 
     @classmethod
     def open(cls, path: Path, resume: Resume, folders: Sequence[str] = FOLDERS) -> RunDirectory:
@@ -45,13 +50,15 @@ class RunDirectory:
             RunDirectoryError: it cannot be written, or another live run holds it.
         """
         path = path.absolute()
+        is_new = not path.exists()
         lock = _lock(path)
-        directory = cls(path, lock)
+        directory = cls(path, lock, is_new)
         begins_anew = resume == "none" or (resume == "auto" and directory.finished)
         if begins_anew and any(child.name != "run.lock" for child in path.iterdir()):
-            os.rename(path, _aside(path))
+            aside = _aside(path)
+            os.rename(path, aside)
             lock.close()
-            directory = cls(path, _lock(path))
+            directory = cls(path, _lock(path), is_new=True, moved_aside=aside)
         for name in folders:
             (path / name).mkdir(exist_ok=True)
         return directory
@@ -82,6 +89,14 @@ class RunDirectory:
     def close(self) -> None:
         self._lock.close()
         (self.path / "run.lock").unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Take back a run that was refused: remove its folder, if this process made it, and put an earlier run back that made way for it."""
+        if not self.is_new:
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self.moved_aside is not None and not self.path.exists():
+            os.rename(self.moved_aside, self.path)
 
     def __enter__(self) -> RunDirectory:
         return self

@@ -25,12 +25,15 @@ from cluster.output.run_dir import Resume, RunDirectory
 from cluster.report import leave_report
 from cluster.session import RaySession
 from cluster.stopping import call_on_signals
-from configs.contracts.errors import ConfigError, LearnerError, NonFiniteError, RollcastError, StoppedError
+from configs.contracts.errors import ConfigError, DataError, LearnerError, NonFiniteError, RewardError, RollcastError, StoppedError
 from configs.loading import dump_config
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 
 Config = TypeVar("Config", RunConfig, SftConfig)
+
+REFUSALS = (ConfigError, DataError, RewardError)
+"""What a user corrects in settings, data or rewards. The message has all that there is to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class OpenRun(Generic[Config]):
     resume: Resume
     summary: Mapping[str, object] = field(default_factory=dict)
     begun: bool = False
+    refused: bool = True
+    """True until model, data and rewards are found to work together: a run that fails before leaves no folder behind."""
 
     def checkpoint_to_resume(self, identity: Mapping[str, object]) -> Checkpoint | None:
         """The checkpoint that the run goes on from; None where it starts from the beginning.
@@ -97,7 +102,8 @@ class OpenRun(Generic[Config]):
         self.directory.write("config.yaml", dump_config(self.config))
 
     def session(self) -> RaySession:
-        """Ray for this run."""
+        """Ray for this run, once everything else is found to work."""
+        self.refused = False
         return RaySession(self.config, self.directory.logs, namespace=f"rollcast-{self.directory.path.name}")
 
     @property
@@ -136,7 +142,9 @@ def open_run(config: Config, resume: Resume, display: RunDisplay) -> Iterator[Op
         try:
             yield run
         except BaseException as error:
-            if run.begun:
+            if run.refused and isinstance(error, REFUSALS):
+                directory.discard()
+            elif run.begun:
                 run.record_failure(error)
             raise
 

@@ -20,13 +20,13 @@ from actors.prompts.eval_sets import EvalSet
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.measurement import Evaluation
 from cluster.evaluation.plan import EvaluationPlan
+from cluster.inspection.first_checks import refuse_first
 from cluster.loop.loop import LoopSettings, Snapshot, StepRecord, TrainLoop
 from cluster.loop.roles import Cursor
 from cluster.loop.step_metrics import Busy, HeldOutSummary, RunSummary, RunTotals, run_summary, summary_lines
 from cluster.loop.window import Window
 from cluster.models.base_record import BaseRecord, write_record
 from cluster.models.starting_adapter import with_starting_adapter
-from cluster.models.trainable import require_trainable
 from cluster.output import checkpoint
 from cluster.output.checkpoint import Checkpoint
 from cluster.output.completions import CompletionRow, completion_rows, write_completions
@@ -78,7 +78,7 @@ def run_training(config: RunConfig, resume: Resume = "auto", callbacks: Sequence
     Raises:
         RollcastError: of the kind that says what failed; `summary.json` names it as the exit reason.
     """
-    require_trainable(config)
+    refuse_first(config, print)
     config = with_starting_adapter(config)
     require_wandb(config)
     repo_id = open_hub(config)

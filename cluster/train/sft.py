@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
+from cluster.inspection.first_checks import refuse_first
 from cluster.models.base import whole_folder
 from cluster.models.base_record import BaseRecord, write_record
 from cluster.models.starting_adapter import with_starting_adapter
-from cluster.models.trainable import require_trainable
 from cluster.output import checkpoint
 from cluster.output.checkpoint import Checkpoint
 from cluster.output.display import SFT_METRICS, RunDisplay
@@ -71,7 +71,7 @@ def run_sft(config: SftConfig, resume: Resume = "auto", callbacks: Sequence[Step
     Raises:
         RollcastError: of the kind that says what failed; `summary.json` names it as the exit reason.
     """
-    require_trainable(config)
+    refuse_first(config, print)
     config = with_starting_adapter(config)
     require_wandb(config)
     with open_run(config, resume, RunDisplay(config.cluster.logging_steps, SFT_METRICS)) as run:

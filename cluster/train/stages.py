@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from cluster.inspection.first_checks import refuse_first
 from cluster.models.starting_adapter import with_starting_adapter
-from cluster.models.trainable import require_trainable
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import Resume, RunDirectory, ended_well, read_summary
 from cluster.report import leave_report
@@ -71,7 +71,7 @@ def run_stages(config: RunConfig, resume: Resume = "auto", callbacks: Sequence[S
             f"--resume {resume}: stages cannot continue from a chosen checkpoint; use --resume auto to continue, or none to start anew"
         )
     for stage in stage_configs(config):
-        require_trainable(stage)
+        refuse_first(stage, print)
     config = with_starting_adapter(config)
     stages = stage_configs(config)
     with RunDirectory.open(config.out_dir, resume, folders=()) as directory:

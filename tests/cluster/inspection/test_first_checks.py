@@ -1,0 +1,100 @@
+"""What is compared and looked for before a run makes anything: the real commands on this machine, whose GPUs a fake nvidia-smi lists."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.__main__ import app
+from cluster.train.grpo import run_training
+from configs.contracts.errors import DataError, PlacementError, RollcastError
+from configs.loading import load_config
+
+CORES = f"this machine: {os.cpu_count()} CPUs, "
+
+
+@pytest.fixture(autouse=True)
+def local(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def with_gpus(count: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = folder / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\n" + "".join(f"echo 'GPU {gpu}: H100'\n" for gpu in range(count)))
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+
+
+def refused(command: str, *settings: str) -> RollcastError:
+    error = CliRunner().invoke(app, [command, f"configs/quickstart{'_sft' * (command == 'sft')}.yaml", *settings]).exception
+    assert isinstance(error, RollcastError), error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "told"),
+    [
+        (0, None, "0 GPUs: not enough for 1 rollout of 1 GPU + 7 learners of 1 GPU"),
+        (8, None, "8 GPUs: enough for 1 rollout of 1 GPU + 7 learners of 1 GPU"),
+        (8, "0,1", "2 GPUs: not enough for"),
+        (8, "", "0 GPUs: not enough for"),
+    ],
+)
+def test_a_dry_run_compares_with_this_machine(
+    gpus: int, visible: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_gpus(gpus, tmp_path, monkeypatch)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    settings = ["actors.gpus_per_worker=1", "learner.gpus_per_rank=1", "learner.ranks=7", "rewards.num_workers=1", "--dry-run"]
+    result = CliRunner().invoke(app, ["train", "configs/quickstart.yaml", *settings])
+    assert result.exit_code == 0 and CORES + told in result.output, result.output
+
+
+def test_a_cluster_compares_itself_and_a_crowd_on_the_cores_is_told() -> None:
+    shown = CliRunner().invoke(app, ["train", "configs/quickstart.yaml", "--dry-run", "--address", "head:6379"]).output
+    assert "the cluster at head:6379 is asked for 1 rollout" in shown
+    shown = CliRunner().invoke(app, ["train", "configs/quickstart.yaml", "--dry-run", "actors.num_workers=16"]).output
+    assert f"18 processes on the CPU share {os.cpu_count()} cores" in shown
+
+
+@pytest.mark.parametrize("command", ["train", "sft"])
+def test_a_run_that_has_no_room_or_no_data_makes_nothing(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpus(1, tmp_path, monkeypatch)
+    here = f"out_dir={tmp_path}/run"
+    error = refused(command, here, "learner.gpus_per_rank=1", "learner.ranks=8", "--address", "local")
+    assert isinstance(error, PlacementError) and "1 GPU) has 1" in str(error) and "in a recipe: --num_processes" in str(error)
+    for setting in ("data.path", "data.eval_path"):
+        error = refused(command, here, f"{setting}={tmp_path}/nowhere.jsonl", "--address", "local")
+        assert isinstance(error, DataError) and "nowhere.jsonl does not exist" in str(error)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_tells_of_missing_data_and_goes_on(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["train", "configs/quickstart.yaml", f"data.path={tmp_path}/no.jsonl", "--dry-run"])
+    assert result.exit_code == 0 and "no.jsonl does not exist" in result.output and "memory estimate" in result.output
+
+
+def test_a_run_that_is_refused_for_its_data_leaves_the_earlier_run_where_it_was(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "1+1?"}\n')
+    run = tmp_path / "run"
+    settings = [f"data.path={tmp_path}/rows.jsonl", "learner.warm_start=null", "data.prompt_column=question", f"out_dir={run}"]
+    config = load_config("configs/quickstart.yaml", settings)
+    with pytest.raises(DataError, match="'question' is not in the data"):
+        run_training(config)
+    assert not run.exists()
+    run.mkdir()
+    (run / "summary.json").write_text(json.dumps({"exit_reason": "finished"}))
+    with pytest.raises(DataError):
+        run_training(config)
+    assert [path.name for path in run.iterdir()] == ["summary.json"] and sorted(path.name for path in tmp_path.iterdir()) == [
+        "rows.jsonl",
+        "run",
+    ]
