@@ -94,6 +94,12 @@ def test_the_base_of_a_merged_run_is_the_model_before_the_merge(made: dict[str, 
     assert base_to_serve(config, None, run, run, insist=False).base.path == str(base)
     assert base_to_serve(config, trained, run, run, insist=False).base.path == str(merged)
     assert base_to_serve(config, made["adapter"], run, run, insist=True).base.path == str(base), "not the merged one, which has it already"
+    for folder in ("model", "model_dequantised"):
+        shutil.copytree(merged, run / folder)
+    warm = config.learner.model_validate({"gpus_per_rank": 0, "train_batch_size": 8, "warm_start": {}})
+    quantised = config.model.model_copy(update={"quantization": "nf4", "serve_quantized": "dequantized"})
+    further = config.model_copy(update={"learner": warm, "model": quantised})
+    assert base_of_settings(further, run, run).base.path == str(base), "these were made of the merged model"
     shutil.copyfile(made["two"] / "model.safetensors", base / "model.safetensors")
     with pytest.raises(ConfigError, match=f"{base} has other weights than when {merged} was made of it"):
         base_of_settings(config, run, run)

@@ -10,12 +10,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
+from cluster.models.base_record import BaseRecord, write_record
 from cluster.publish.folder import of_folder, of_run
+from cluster.publish.push import collect
 from configs.contracts.errors import ConfigError
 from tests import REPOSITORY
 from tests.cluster.hub_server import READER, WRITER, Hub, running_hub
@@ -122,6 +126,18 @@ def test_a_run_that_has_a_key_of_an_earlier_version_is_pushed(run: Path, tmp_pat
     pushed = of_run(older, older / "adapter", merged=False).files["config.yaml"]
     assert isinstance(pushed, bytes) and b"actors:" in pushed and b"on_new_adapter" not in pushed
     assert "actors.on_new_adapter is ignored" in capsys.readouterr().err
+
+
+def test_an_adapter_of_another_base_does_not_get_the_card_of_the_run(run: Path, tmp_path: Path) -> None:
+    copy, other = shutil.copytree(run, tmp_path / "copy"), shutil.copytree(run / "adapter", tmp_path / "other")
+    console = Console(file=StringIO())
+    write_record(copy / "adapter", BaseRecord("a" * 64))
+    assert collect(copy, merged=False, adapter=other, console=console).files, "it says nothing of its base"
+    write_record(other, BaseRecord("b" * 64))
+    with pytest.raises(ConfigError, match=f"--adapter {other} was trained on the base .*; push its folder by itself"):
+        collect(copy, merged=False, adapter=other, console=console)
+    card = collect(copy, merged=False, adapter=None, console=console).files["README.md"]
+    assert isinstance(card, bytes) and f"weights of the digest `{'a' * 64}`".encode() in card
 
 
 def test_a_merged_model_is_pushed(hub: Hub, run: Path, tmp_path: Path) -> None:
