@@ -2,7 +2,7 @@
 
     safetensors files ─► each tensor: name, type, shape, SHA-256 of its bytes ─► sorted by name ─► SHA-256
 
-So the digest is the same in one file and in many, under any folder name. Reading takes about 0.8 s for 1 GB (0.6 s on two cores). Digests
+So the digest is the same in one file and in many, under any folder name. Reading takes about a second for 1 GB (0.8 s on one idle core). Digests
 of large models are kept in the user's cache folder, and are read from there as long as no file of the model has changed.
 """
 
