@@ -11,16 +11,27 @@ A slot outlives its workers. With two slots, and worker 1 lost at time t:
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from actors.handle import WorkerHandle
 from configs.contracts.errors import RollcastError, RolloutError
-from configs.contracts.logs import tail
+from configs.contracts.logs import last_exception, tail
 from configs.contracts.records import AdapterRef
 from configs.schema.actors import ActorsSection
 
+logger = logging.getLogger(__name__)
+
 WATCH_S = 2.0
+
+EQUAL_STARTUP_ERRORS = 2
+"""Workers lost for the same reason before any could sample, after which another would be lost too."""
+
+NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
+"""What may differ in one error raised twice: addresses, ports, process ids."""
 
 
 class WorkerSlots:
@@ -35,8 +46,10 @@ class WorkerSlots:
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Condition()
         self._failure: RolloutError | None = None
-        self._ever_started = False
+        self._ever_started = self._ever_ready = False
         self._failed_starts = 0
+        self._startup_errors: Counter[str] = Counter()
+        """Causes, without the numbers in them, for which workers were lost before they could sample."""
         self.adapter: AdapterRef | None = None
         """The adapter that every worker should have."""
         self.restarts = 0
@@ -104,16 +117,31 @@ class WorkerSlots:
                 if not worker.lost.done():
                     await self._watch(worker)
                 worker.kill()
-                if not self._may_replace(worker):
-                    return await self._give_up(index, worker.lost.result())
+                cause = self._cause(worker)
+                if not self._may_replace(worker, cause):
+                    return await self._give_up(index, worker.lost.result(), cause)
                 self.restarts += 1
+                logger.warning("%s is lost and started again (%d of %d): %s", worker.name, self.restarts, self._actors.max_restarts, cause)
                 self._workers[index] = self._spawn(index)
         except Exception as error:
-            await self._give_up(index, RolloutError(f"{type(error).__name__}: {error}"))
+            await self._give_up(index, RolloutError(f"{type(error).__name__}: {error}"), "")
 
-    def _may_replace(self, worker: WorkerHandle) -> bool:
+    def _cause(self, worker: WorkerHandle) -> str:
+        """Why a worker is lost, in one line: what a library raised, where it printed that before the worker was ready."""
+        message = worker.lost.result().message.splitlines()[0]
+        return message if worker.version >= 0 else last_exception(self._log(worker.index)) or message
+
+    def _log(self, index: int) -> Path:
+        return self._log_dir / f"rollout-{index}.log"
+
+    def _may_replace(self, worker: WorkerHandle, cause: str) -> bool:
         if worker.facts is None:
             self._failed_starts += 1
+        if worker.version < 0 and not self._ever_ready:
+            kind = NUMBERS.sub("0", cause)
+            self._startup_errors[kind] += 1
+            if self._startup_errors[kind] >= EQUAL_STARTUP_ERRORS:
+                return False
         # if no worker has ever started, the configuration is wrong, and another try would only delay the error
         hopeless = not self._ever_started and self._failed_starts >= self._actors.num_workers
         return not hopeless and self.restarts < self._actors.max_restarts
@@ -125,6 +153,7 @@ class WorkerSlots:
         if not worker.lost.done():
             await self.until(lambda: self.adapter is not None)
             await self.install(worker)
+            self._ever_ready |= worker.ready
 
     async def _watch(self, worker: WorkerHandle) -> None:
         """Ask the worker for its status until it is lost. It counts as lost if it does not answer, or has work but makes no token."""
@@ -143,11 +172,13 @@ class WorkerSlots:
                 )
                 worker.lose(RolloutError(reason, role=worker.name), engine_died=True)
 
-    async def _give_up(self, index: int, error: RollcastError) -> None:
-        """Close a slot for good. Without any slot left, everything that waits in `until` fails."""
+    async def _give_up(self, index: int, error: RollcastError, cause: str) -> None:
+        """Close a slot for good. Without any slot left, everything that waits in `until` fails, with the cause first."""
         del self._workers[index]
         if not self._workers and self._failure is None:
-            log_tail = tail(self._log_dir / f"rollout-{index}.log")
+            log_tail = tail(self._log(index))
             reason = f"no rollout worker is left after {self.restarts} replacements (actors.max_restarts); the last one: {error.message}"
+            if cause and cause not in error.message:
+                reason = f"{cause}; {reason}"
             self._failure = RolloutError(reason, role=f"rollout {index}", log_tail=log_tail)
         await self.announce()

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
+
+RAISED = re.compile(r"(?:^|[\s|])((?:\w+\.)*\w*(?:Error|Exception): \S.*)$")
+"""An exception as Python prints it at the end of a traceback, behind whatever a library's log puts before each line."""
+
+CONSEQUENCE = re.compile(
+    r"^(?:\w+\.)*(?:EngineDeadError|RolloutError|RayTaskError|RayActorError|CancelledError):|[Ss]ee (?:the )?root cause|See stack trace"
+)
+"""Exceptions that only say that there was another one before."""
 
 
 def redirect_output(path: Path) -> None:
@@ -29,3 +38,12 @@ def tail(path: Path, lines: int = 20, most_bytes: int = 16_384) -> str:
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
     except OSError:
         return ""
+
+
+def last_exception(path: Path, most_bytes: int = 65_536) -> str:
+    """The last exception that a library printed into a log, such as `ValueError: Head size 16 is not supported`; "" if there is none."""
+    for line in reversed(tail(path, lines=most_bytes, most_bytes=most_bytes).splitlines()):
+        found = RAISED.search(line)
+        if found and not CONSEQUENCE.search(found[1]):
+            return found[1].strip()
+    return ""

@@ -249,6 +249,54 @@ def test_a_configuration_with_which_nothing_starts_ends_at_once() -> None:
     play(scene())
 
 
+class DiesWithItsFirstAdapter(FakeWorker):
+    """Its engine raises inside a library that prints the error into the log, each time with another number in it."""
+
+    log_dir = Path()
+    errors: tuple[str, ...] = (
+        "ValueError: Head size 16 is not supported (process 17)",
+        "ValueError: Head size 16 is not supported (process 18)",
+    )
+
+    async def install(self, adapter: AdapterRef) -> None:
+        made = len(list(self.log_dir.glob("*.made")))
+        (self.log_dir / f"{made}.made").touch()
+        with (self.log_dir / f"rollout-{self.index}.log").open("a") as log:
+            log.write(f"(EngineCore pid=7) ERROR 11-28 [core.py:9] {self.errors[made % len(self.errors)]}\n")
+            log.write(
+                "(EngineCore pid=7) ERROR 11-28 [core.py:9] vllm.v1.EngineDeadError: EngineCore encountered an issue. See stack trace\n"
+            )
+        self.lose(RolloutError("its engine died", role=self.name), engine_died=True)
+
+
+@pytest.mark.parametrize(("errors", "made"), [(DiesWithItsFirstAdapter.errors, 2), (("OSError: a", "KeyError: b", "TypeError: c"), 4)])
+def test_a_start_that_fails_alike_twice_is_not_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, errors: tuple[str, ...], made: int
+) -> None:
+    """Each replacement is announced with what the library raised, and the error begins with it. Other errors may pass."""
+
+    class Dies(DiesWithItsFirstAdapter):
+        log_dir = tmp_path
+
+    Dies.errors = errors
+
+    async def scene() -> None:
+        stage = Stage(Dies, num_workers=1, max_restarts=5)
+        stage.pool._slots._log_dir = tmp_path
+        await stage.pool.start("model")
+        with pytest.raises(RolloutError) as caught:
+            await stage.broadcast(0)
+        assert caught.value.message.startswith(errors[(made - 1) % len(errors)] + "; no rollout worker is left")
+        assert len(stage.made) == made
+        await stage.pool.close()
+
+    play(scene())
+    announced = [record.getMessage() for record in caplog.records if record.name == "actors.slots"]
+    assert announced == [
+        f"rollout 0 is lost and started again ({number} of 5): {errors[(number - 1) % len(errors)]}" for number in range(1, made)
+    ]
+
+
 def test_close_reaches_those_who_wait() -> None:
     async def scene() -> None:
         stage = Stage(num_workers=1)
