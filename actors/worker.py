@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actors.engine.adapter_folders import AdapterStore, shared_memory
+from actors.engine.adapter_folders import AdapterStore, keep_temporary_files_in, shared_memory
 from actors.gang import GangBarrier
 from configs.contracts.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
 from configs.contracts.logs import redirect_output
@@ -133,6 +133,7 @@ class RolloutWorker:
         except Exception as error:
             raise RolloutError(f"vllm cannot be imported: {error}; install its dependencies", role=self.name) from None
         self._store = AdapterStore(shared_memory(), self._run_name)
+        keep_temporary_files_in(self._store.folder)
         self._engine = await module.Engine.start(self.config, model_path, seed=self._seed, sockets=self._store.folder)
         gc.collect()
         gc.freeze()  # otherwise a full collection walks over everything that vLLM imported, and calls wait meanwhile

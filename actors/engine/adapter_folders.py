@@ -4,7 +4,8 @@
         lifetime.lock                   locked shared by every open store: a folder that nobody locks is abandoned
         write.lock                      locked by the store that writes
         v3-1f0c…/                       adapter_config.json, adapter_model.safetensors
-        2de9b612-…                      sockets of the engines
+        2de9b612-…, vllm_dist_…         sockets and temporary files of the engines
+    /dev/shm/sem.rollcast-<user id>-<run>-…    semaphores of the engines, which killed ones leave behind
 
 A folder gets its name by one rename after its files are complete, so a folder with such a name is always complete and verified. All users of
 a node may write into root: `configs/contracts/private_folders.py` says what is looked at before anything there is opened.
@@ -14,9 +15,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import multiprocessing
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,9 @@ from configs.contracts.errors import AdapterError
 from configs.contracts.records import AdapterManifest, adapter_sha256
 
 LIFETIME, WRITE = "lifetime.lock", "write.lock"
+SEMAPHORES = Path("/dev/shm")
+"""Where the C library keeps named semaphores."""
+
 RUN_NAME_CHARACTERS = 32
 """Characters of a run's name in its folder's name, so that the paths of the sockets in it stay short enough."""
 
@@ -97,7 +103,18 @@ def remove_abandoned(root: Path) -> list[Path]:
     Returns:
         The folders removed.
     """
-    return private_folders.remove_abandoned(root, _prefix(), LIFETIME)
+    removed = private_folders.remove_abandoned(root, _prefix(), LIFETIME)
+    for folder in removed:
+        for semaphore in SEMAPHORES.glob(f"sem.{folder.name}-*"):
+            with suppress(OSError):  # another user's, who may take any name here
+                semaphore.unlink()
+    return removed
+
+
+def keep_temporary_files_in(folder: Path) -> None:
+    """Put what this process and its children leave when they are killed, temporary files and named semaphores, where the next sweep finds it."""
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    multiprocessing.current_process()._config["semprefix"] = f"/{folder.name}"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class AdapterStore:

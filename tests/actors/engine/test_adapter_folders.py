@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.engine.adapter_folders import AdapterStore, remove_abandoned, run_folder
+from actors.engine.adapter_folders import AdapterStore, keep_temporary_files_in, remove_abandoned, run_folder
 from configs.contracts.errors import AdapterError, RollcastError
 from configs.contracts.records import Adapter, AdapterManifest, TensorSlot, adapter_sha256
 
@@ -117,8 +118,15 @@ def test_the_last_to_close_removes_the_folder(tmp_path: Path) -> None:
     assert not second.folder.exists()
 
 
+held: list[Any] = []
+"""What a process keeps until it is killed."""
+
+
 def hold_open(root: Path, opened: Any) -> None:
-    AdapterStore(root, "killed")
+    store = AdapterStore(root, f"killed-{os.getppid()}")
+    keep_temporary_files_in(store.folder)
+    tempfile.mkstemp(prefix="vllm_dist_")
+    held.append(multiprocessing.get_context("spawn").Lock())
     opened.set()
     time.sleep(600)
 
@@ -138,10 +146,14 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
     assert opened.wait(60)
     assert remove_abandoned(tmp_path) == [], "a run that lives keeps its adapters"
     assert holder.pid is not None
+    (folder,) = tmp_path.glob("rollcast-*")
+    semaphores = Path("/dev/shm").glob
+    assert len(list(folder.glob("vllm_dist_*"))) == len(list(semaphores(f"sem.{folder.name}-*"))) == 1
     os.kill(holder.pid, signal.SIGKILL)
     holder.join(10)
     AdapterStore(tmp_path, "next").close()
     assert wait_until(lambda: not list(tmp_path.glob("rollcast-*")))
+    assert not list(semaphores(f"sem.{folder.name}-*"))
 
 
 def test_runs_of_the_same_name_have_folders_of_their_own(tmp_path: Path) -> None:
