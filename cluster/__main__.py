@@ -22,6 +22,7 @@ from cluster.commands.score import score
 from cluster.commands.sft import sft
 from cluster.commands.train import train
 from cluster.installation import require_matching_wheels
+from cluster.stopping import EndedBySignal, unwinding_on_signals
 from configs.contracts.errors import RollcastError
 from rollcast import __version__
 
@@ -66,10 +67,18 @@ def main() -> None:
     try:
         if not ANYWHERE.intersection(sys.argv[1:2]):
             require_matching_wheels()
-        app()
+        with unwinding_on_signals():
+            app()
     except RollcastError as error:
-        Console(stderr=True, soft_wrap=True).print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False)
+        _say_in_red(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
+    except EndedBySignal as ended:
+        _say_in_red(str(ended))
+        raise
+
+
+def _say_in_red(text: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(text, style="red", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,15 @@ import secrets
 import shutil
 import socket
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 from cluster.machine import runs_here
 from cluster.placement import Node, Placement, place, roles
+from cluster.stopping import signals_held_back
 from configs.contracts import private_folders
 from configs.contracts.errors import PlacementError, RollcastError
 from configs.schema.run import RunConfig
@@ -27,6 +29,12 @@ FOLDER_PREFIX = "rollcast-"
 
 OWNER = "owner.lock"
 """File in that folder, which the driver keeps locked while it lives."""
+
+LOOPBACK = "127.0.0.1"
+"""Address of a private Ray's node: its processes listen on no other interface."""
+
+INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""What ranks and engines ask for the interface on which they listen for one another."""
 
 RAY_FOLDER = "ray"
 """Ray's own files in that folder. Ray lets every user write into it; the folder above keeps them out."""
@@ -65,17 +73,22 @@ class RaySession:
         # Errors of remote calls are handled where the calls are awaited. Calls given up at the end of a run may fail unnoticed.
         self._set_environment(RAY_USAGE_STATS_ENABLED="0", RAY_IGNORE_UNHANDLED_ERRORS="1")
         try:
-            self._start_local() if self.is_local else self._join()
+            with signals_held_back():
+                self._start_local() if self.is_local else self._join()
         except BaseException:
-            self._clean_up()
+            self._end() if self._folder is not None else self._clean_up()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
         import ray
 
-        ray.shutdown()
-        self._clean_up()
+        with signals_held_back():
+            ray.shutdown()
+            self._clean_up()
 
     def placement(self) -> Placement:
         """Assign every process of the run to a node of the cluster.
@@ -103,19 +116,20 @@ class RaySession:
         need = roles(self.config, self.learner)
         with suppress(FileNotFoundError):
             self._check_shared_memory()
-        context = ray.init(
-            address="local",
-            # On a small machine the roles share its cores; this number only has to let Ray place every process.
-            num_cpus=max(os.cpu_count() or 1, int(need.cpus + 0.999)),
-            namespace=self.namespace,
-            include_dashboard=self.config.cluster.dashboard,
-            dashboard_host="127.0.0.1",
-            object_store_memory=self.config.cluster.object_store_memory_bytes,
-            runtime_env=WORKER_ENVIRONMENT,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(self._folder / RAY_FOLDER),
-        )
+        with _node_on_loopback():
+            context = ray.init(
+                address="local",
+                # On a small machine the roles share its cores; this number only has to let Ray place every process.
+                num_cpus=max(os.cpu_count() or 1, int(need.cpus + 0.999)),
+                namespace=self.namespace,
+                include_dashboard=self.config.cluster.dashboard,
+                dashboard_host=LOOPBACK,
+                object_store_memory=self.config.cluster.object_store_memory_bytes,
+                runtime_env=WORKER_ENVIRONMENT | {"env_vars": _local_variables()},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(self._folder / RAY_FOLDER),
+            )
         private_folders.require_private(self._folder)
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else ""
 
@@ -183,6 +197,30 @@ class RaySession:
         if self._owner >= 0:
             os.close(self._owner)
             self._owner = -1
+
+
+def _local_variables() -> dict[str, str]:
+    """Environment of the workers of a private Ray, where the user has not said otherwise."""
+    wanted: dict[str, str] = dict.fromkeys(INTERFACE_VARIABLES, "lo")
+    # torch would load compiled code from /tmp/torchinductor_<user>, where another user may have put some
+    wanted["TORCHINDUCTOR_CACHE_DIR"] = str(Path.home() / ".cache/rollcast/torchinductor")
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+
+
+@contextmanager
+def _node_on_loopback() -> Iterator[None]:
+    """Make the Ray that starts meanwhile take the loopback as its node's address; it turns a given 127.0.0.1 into the machine's outer address.
+
+    Its own switch for that, made for macOS and Windows, is read when Ray is imported, which has happened before.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _reread_authentication() -> None:

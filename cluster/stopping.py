@@ -1,32 +1,125 @@
-"""Stop at SIGINT and SIGTERM: a command ends its work, and closes what it has started."""
+"""Stop at SIGINT, SIGTERM and SIGHUP: a command ends its work, closes what it has started, and ends with 128 + the signal's number."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import stat
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 from configs.contracts.errors import StoppedError
 
 Result = TypeVar("Result")
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPED_BY = "stopped by "
+"""Start of the exit reason of a run that a signal stopped, such as `stopped by SIGTERM`."""
 
-def call_on_signals(stop: Callable[[str], object]) -> None:
-    """Call `stop("SIGTERM")` or `stop("SIGINT")` at each such signal, in the running event loop, until that loop is closed.
 
-    Outside the main thread this does nothing: Python delivers signals to the main thread alone, whose owner decides what they do.
+class EndedBySignal(SystemExit):
+    """A signal came while nothing ran that could end in order: the command unwinds, and closes what it has started."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(exit_code_of(STOPPED_BY + name))
+        self.name = name
+
+    def __str__(self) -> str:
+        return STOPPED_BY + self.name
+
+
+def exit_code_of(exit_reason: str) -> int:
+    """The exit code of a command whose work ended for this reason: 130, 143 or 129 after a signal, else 0.
+
+    Example: `exit_code_of("stopped by SIGTERM") == 143`.
+    """
+    name = exit_reason.removeprefix(STOPPED_BY)
+    return 128 + signal.Signals[name] if name in [each.name for each in SIGNALS] else 0
+
+
+@contextmanager
+def on_signals(act: Callable[[str], object]) -> Iterator[None]:
+    """Call `act("SIGTERM")`, and so on, at each signal; afterwards signals do again what they did before.
+
+    A SIGHUP that this process was started to ignore, as by nohup, stays ignored. Outside the main thread this does nothing: Python delivers
+    signals to the main thread alone, whose owner decides what they do.
     """
     if threading.current_thread() is not threading.main_thread():
+        yield
         return
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        act(signal.Signals(number).name)
+
+    heard = [each for each in SIGNALS if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, handle) for each in heard}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def in_loop_on_signals(act: Callable[[str], object]) -> Iterator[None]:
+    """As `on_signals`, with `act` called in the running event loop, between two of its steps."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number.name)
+    with on_signals(lambda name: loop.call_soon_threadsafe(act, name)):
+        yield
+
+
+@contextmanager
+def unwinding_on_signals() -> Iterator[None]:
+    """End the command at a signal, wherever it is: `finally` blocks run, and the exit code names the signal.
+
+    Raises:
+        EndedBySignal: a signal came.
+    """
+
+    def end(name: str) -> None:
+        raise EndedBySignal(name)
+
+    with on_signals(end):
+        yield
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Let a signal take effect only at the end of what runs here, which would leave processes behind if it were cut short.
+
+    Processes started meanwhile do not hear SIGHUP: a terminal that closes sends it to all of them, and they must outlive the last checkpoint.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[signal.Signals] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    try:
+        with on_signals(lambda name: held.append(signal.Signals[name])):
+            yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    for number in held:
+        signal.raise_signal(number)
+
+
+def _leave_terminal() -> None:
+    """Write to nowhere what would go to the terminal, which is gone: writing to it would be an error in the middle of the last checkpoint."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        if stat.S_ISCHR(os.fstat(stream).st_mode):
+            os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 def run_until_stopped(work: Coroutine[object, object, Result], consequence: str) -> Result:
-    """Run `work` in an event loop of its own; SIGINT and SIGTERM cancel it, and its `finally` blocks still run.
+    """Run `work` in an event loop of its own; a signal cancels it, and its `finally` blocks still run.
 
     Args:
         consequence: ends the error: what became of the work, and how to go on.
@@ -34,13 +127,27 @@ def run_until_stopped(work: Coroutine[object, object, Result], consequence: str)
     Raises:
         StoppedError: a signal ended the work.
     """
+    received: list[str] = []
 
     async def main() -> Result:
         task = asyncio.ensure_future(work)
-        call_on_signals(lambda _name: task.cancel())
-        try:
-            return await task
-        except asyncio.CancelledError:
-            raise StoppedError(f"stopped by a signal: {consequence}") from None
+
+        def stop(name: str) -> None:
+            received.append(name)
+            task.cancel()
+
+        with in_loop_on_signals(stop):
+            try:
+                return await task
+            except asyncio.CancelledError:
+                raise stopped(received[0] if received else "", consequence) from None
 
     return asyncio.run(main())
+
+
+def stopped(name: str, consequence: str) -> StoppedError:
+    """The error for work that a signal ended, with the exit code of that signal."""
+    reason = STOPPED_BY + (name or "cancellation")
+    error = StoppedError(f"{reason}: {consequence}")
+    error.exit_code = exit_code_of(reason) or StoppedError.exit_code
+    return error

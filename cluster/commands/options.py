@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from cluster.stopping import exit_code_of
+
 TAKES_SETTINGS = {"ignore_unknown_options": True}
 """Pass `--key value` of a recipe on as arguments: they are not options of the command."""
 
@@ -27,6 +29,16 @@ Resume = Annotated[str, typer.Option(help="auto: continue an unfinished run in o
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved settings, placement, batch arithmetic and memory estimate, and start nothing.")
 ]
+
+
+def exit_with(exit_reason: str) -> None:
+    """End the command as its work ended: with 130, 143 or 129 where a signal stopped it (README.md).
+
+    Raises:
+        typer.Exit: a signal stopped the work.
+    """
+    if code := exit_code_of(exit_reason):
+        raise typer.Exit(code)
 
 
 def with_address(settings: list[str], address: str | None) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster.commands.options import Accelerate, Address, DryRun, Resume, with_address
+from cluster.commands.options import Accelerate, Address, DryRun, Resume, exit_with, with_address
 
 
 def sft(
@@ -43,4 +43,4 @@ def sft(
         return
     from cluster.train.sft import run_sft
 
-    run_sft(run, resume if resume in ("auto", "none") else Path(resume))
+    exit_with(run_sft(run, resume if resume in ("auto", "none") else Path(resume))["exit_reason"])

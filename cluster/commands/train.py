@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster.commands.options import Accelerate, Address, Config, DryRun, Resume, with_address
+from cluster.commands.options import Accelerate, Address, Config, DryRun, Resume, exit_with, with_address
 
 
 def train(
@@ -37,4 +37,5 @@ def train(
     from cluster.train.grpo import run_training
     from cluster.train.stages import run_stages
 
-    (run_stages if run.stages else run_training)(run, resume if resume in ("auto", "none") else Path(resume))
+    summary = (run_stages if run.stages else run_training)(run, resume if resume in ("auto", "none") else Path(resume))
+    exit_with(summary["exit_reason"])

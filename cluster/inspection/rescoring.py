@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import time
@@ -20,6 +19,7 @@ from rich.table import Table
 from actors.rows.rows import Rows, load_rows
 from cluster.output.completions import COMPLETION_COLUMNS, DATA_PREFIX, OUTCOME_PREFIX, REWARD_PREFIX, table_of
 from cluster.output.counting import counting
+from cluster.stopping import run_until_stopped
 from configs.contracts.errors import ConfigError, DataError
 from configs.contracts.records import FAILED_OUTCOMES, Grades
 from configs.contracts.tasks import gather_or_cancel
@@ -168,7 +168,7 @@ def score_file(section: RewardsSection, file: CompletionFile, graders: int | Non
         RewardError: a reward cannot be loaded.
     """
     validate(section, file.data_columns)
-    found = asyncio.run(_score(section, file, graders or os.cpu_count() or 1, console))
+    found = run_until_stopped(_score(section, file, graders or os.cpu_count() or 1, console), "no scores were written")
     console.print(_table(section, found, file.rows))
     for error in found.errors.values():
         console.print(error, style="red", markup=False, highlight=False)

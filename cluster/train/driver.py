@@ -2,7 +2,7 @@
 
 open_run          lock the run directory ─► checkpoint to resume from ─► begin ─► the run ─► summary.json, report.html
                                                                           └─ from here on, a failure is written down as the exit reason
-stop_on_signals   first SIGTERM or SIGINT ─► the running step ends, a checkpoint is written      second ─► the run is cancelled
+stop_on_signals   first SIGINT, SIGTERM or SIGHUP ─► the running step ends, a checkpoint is written      second ─► the run is cancelled
 through_restarts  attempt ──learner group lost──► restored from the newest checkpoint ─► attempted again, a bounded number of times
 """
 
@@ -24,8 +24,8 @@ from cluster.output.display import RunDisplay
 from cluster.output.run_dir import Resume, RunDirectory
 from cluster.report import leave_report
 from cluster.session import RaySession
-from cluster.stopping import call_on_signals
-from configs.contracts.errors import ConfigError, DataError, LearnerError, NonFiniteError, RewardError, RollcastError, StoppedError
+from cluster.stopping import STOPPED_BY, in_loop_on_signals, stopped
+from configs.contracts.errors import ConfigError, DataError, LearnerError, NonFiniteError, RewardError, RollcastError
 from configs.loading import dump_config
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
@@ -171,7 +171,7 @@ def require_base_of(found: Checkpoint | None, base: Base, served_path: str, say:
 
 @dataclass
 class StopSignals:
-    """SIGTERM and SIGINT of a run. `end_after_step` is asked at the first; it returns False where no step is running yet."""
+    """SIGINT, SIGTERM and SIGHUP of a run. `end_after_step` is asked at the first; it returns False where no step is running yet."""
 
     end_after_step: Callable[[str], bool] = lambda _reason: False
     reason: str = ""
@@ -187,19 +187,21 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[StopSignals]:
     signals, task = StopSignals(), asyncio.current_task()
     assert task is not None, "a run is a task of an event loop"
 
+    received: list[str] = []
+
     def stop(name: str) -> None:
-        first, signals.reason = not signals.reason, f"stopped by {name}"
-        if first and signals.end_after_step(signals.reason):
-            say(f"{name}: writing a checkpoint after the running step; a second {name} stops at once")
+        received.append(name)
+        signals.reason = signals.reason or STOPPED_BY + name
+        if len(received) == 1 and signals.end_after_step(signals.reason):
+            say(f"{name}: writing a checkpoint after the running step; a second signal stops at once")
         else:
             task.cancel()
 
-    call_on_signals(stop)
-    try:
-        yield signals
-    except asyncio.CancelledError:
-        reason = signals.reason or "cancelled"
-        raise StoppedError(f"{reason}: run the same command again to go on from the last checkpoint") from None
+    with in_loop_on_signals(stop):
+        try:
+            yield signals
+        except asyncio.CancelledError:
+            raise stopped(received[-1] if received else "", "run the same command again to go on from the last checkpoint") from None
 
 
 async def through_restarts(

@@ -61,9 +61,9 @@ class Rank(Generic[Config]):
 
     def rendezvous(self) -> tuple[str, int]:
         """Return this node's address and a port that is free now, for the ranks to meet at."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        address = ray.util.get_node_ip_address()
+        with socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+            return address, probe.getsockname()[1]
 
     def join(self, address: str, port: int) -> None:
         """Enter the process group, and wait for the other ranks."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +24,7 @@ from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from configs.contracts.errors import CheckpointError
 from configs.schema.learner import OptimizerSection
@@ -70,9 +72,13 @@ def join_process_group(*, rank: int, world_size: int, address: str, port: int, o
     os.environ.update(
         MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1"
     )
-    import_deepspeed(on_gpu=on_gpu).init_distributed(
-        dist_backend="nccl" if on_gpu else "gloo", auto_mpi_discovery=False, timeout=timedelta(seconds=timeout_s), verbose=False
-    )
+    deepspeed, backend, timeout = import_deepspeed(on_gpu=on_gpu), "nccl" if on_gpu else "gloo", timedelta(seconds=timeout_s)
+    # Left to itself, torch would listen on every interface of rank 0's node, and anybody could write into the store.
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.create_server((address, port), family=family).detach() if rank == 0 else None
+    store = TCPStore(address, port, world_size, is_master=rank == 0, timeout=timeout, master_listen_fd=listener)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=timeout, verbose=False)
 
 
 def import_deepspeed(*, on_gpu: bool) -> ModuleType:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,17 +66,39 @@ def test_a_lost_learner_is_made_again_from_the_last_checkpoint(struck: Struck) -
     assert [step["step"] for step in struck.run.metrics()] == list(range(1, STEPS + 1))
 
 
+def listeners(process: psutil.Process) -> set[str]:
+    """Find the addresses on which a process and all below it accept connections, with the name of the process."""
+    found = set()
+    for each in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            found |= {
+                f"{each.name()} at {socket.laddr.ip}" for socket in each.net_connections("inet") if socket.status == psutil.CONN_LISTEN
+            }
+    return found
+
+
 @pytest.mark.slow
-def test_sigterm_writes_a_checkpoint_and_leaves_nothing_behind(tmp_path: Path, tiny_model: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_writes_a_checkpoint_and_leaves_nothing_behind(
+    tmp_path: Path, tiny_model: Path, number: signal.Signals, code: int
+) -> None:
+    """A terminal sends SIGINT and SIGHUP to the whole process group. Until then, nothing of the run listened beyond this machine."""
     with training(tmp_path / "run", *FAULTY, "cluster.save_steps=0", f"model.path={tiny_model}") as run:
         run.wait_for_step(3)
+        heard, (folder,) = listeners(psutil.Process(run.process.pid)), run.ray_folders()
         everything = psutil.Process(run.process.pid).children(recursive=True)
-        run.process.send_signal(signal.SIGTERM)
-        assert run.finish(60) == 0, run.output()
+        group = os.getpgid(run.process.pid)
+        for process in (psutil.Process(run.process.pid), *([] if number == signal.SIGTERM else everything)):
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                if os.getpgid(process.pid) == group:
+                    process.send_signal(number)
+        assert run.finish(60) == code, run.output()
+    assert heard and not {each for each in heard if not each.endswith((" at ::1", "127.0.0.1"))}, heard
     summary = run.summary()
-    assert summary["exit_reason"] == "stopped by SIGTERM"
+    assert summary["exit_reason"] == f"stopped by {number.name}"
     assert (run.out_dir / "checkpoints" / f"step-{summary['steps']:06d}" / "manifest.json").exists()
     accounting = summary["accounting"]
     assert accounting["drawn"] == accounting["trained"] + accounting["ready"] + accounting["in_flight"]
     _, alive = psutil.wait_procs(everything, timeout=10)
     assert not alive, alive
+    assert not folder.exists()

@@ -91,8 +91,9 @@ def test_a_signal_waits_for_the_running_step_and_a_second_does_not(step_runs: bo
                 await asyncio.sleep(0.01)
             raise AssertionError("the run went on")
 
-    with pytest.raises(StoppedError, match="stopped by SIGTERM: run the same command again"):
+    with pytest.raises(StoppedError, match="stopped by SIGTERM: run the same command again") as caught:
         asyncio.run(main())
+    assert caught.value.exit_code == 143
     assert asked == (["stopped by SIGTERM"] if step_runs else [])
     assert len(said) == step_runs
 
