@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.models.base_record import BaseRecord, read_record
+from cluster.models.weights_digest import weights_digest
 from tests.runs.training import SMALL, run_to_end
 
 NF4 = (
@@ -28,6 +30,8 @@ def test_engines_that_serve_the_dequantised_weights_agree_with_the_learner(tmp_p
     assert max(step["sampling/logp_difference/max"] for step in metrics) < 1e-5
     assert max(step["sync/canary_difference"] for step in metrics if "sync/canary_difference" in step) < 1e-5
     assert (run.out_dir / "model_dequantised" / "model.safetensors").exists() and not list(run.out_dir.glob("*.tmp"))
+    record = BaseRecord(weights_digest(tiny_model), weights_digest(run.out_dir / "model_dequantised"))
+    assert read_record(run.out_dir / "adapter") == record and record.served_weights not in (None, record.weights)
     assert json.loads((run.out_dir / "adapter" / "adapter_config.json").read_text())["use_rslora"] is True
 
 

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from cluster.models.adapter_base import Base, record_of
+from cluster.models.base_record import write_record
 from cluster.output import checkpoint
 from cluster.train.grpo import run_training
 from cluster.train.sft import run_sft
 from configs.contracts.errors import CheckpointError, ConfigError
 from configs.loading import load_config, load_sft_config
 from learner.model.tiny_model import create_tiny_model
+from tests.cluster.models.test_merge import make_adapter
 
 
 def train(*overrides: str) -> Mapping[str, Any]:
@@ -57,3 +60,16 @@ def test_another_model_than_the_checkpoints_is_refused_and_nothing_is_touched(ov
     with pytest.raises(CheckpointError, match=f"step-000003 was made with {told}: keep"):
         train(override, f"out_dir={run}")
     assert (run / "config.yaml").read_text() == "the run's own" and not (run / "summary.json").exists()
+
+
+def test_a_run_whose_base_has_changed_is_not_resumed(model: Path, tmp_path: Path) -> None:
+    """It ends before Ray starts."""
+    base = shutil.copytree(model, tmp_path / "base")
+    settings = (f"model.path={base}", f"out_dir={tmp_path / 'run'}", "learner.max_steps=9")
+    identity = load_config("configs/quickstart.yaml", ["learner.warm_start=null", *settings]).model.identity
+    folder = checkpoint.begin(tmp_path / "run" / "checkpoints", 3)
+    write_record(make_adapter(folder / "learner" / "adapter", base), record_of(Base(str(base)), str(base)))
+    checkpoint.finish(folder, {"step": 3, "identity": identity}, None)
+    shutil.copyfile(create_tiny_model(tmp_path / "other", seed=1) / "model.safetensors", base / "model.safetensors")
+    with pytest.raises(ConfigError, match=f"step-000003/learner/adapter was trained on {base} with the weights .*restore it"):
+        train(*settings)
