@@ -190,8 +190,11 @@ class RaySession:
         if self._folder is None:
             return
         logs = next(iter(self._folder.glob(f"{RAY_FOLDER}/session_2*/logs")), None)
-        if logs is not None:
-            shutil.copytree(logs, self.log_dir / "ray", dirs_exist_ok=True, ignore_dangling_symlinks=True)
+        if logs is not None and self.log_dir.is_dir():  # copytree would make a run directory that is gone
+            try:
+                shutil.copytree(logs, self.log_dir / "ray", dirs_exist_ok=True, ignore_dangling_symlinks=True)
+            except OSError as error:
+                print(f"WARNING: Ray's logs are lost, as {self.log_dir} cannot be written ({type(error).__name__})")
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = None
         if self._owner >= 0:

@@ -57,6 +57,17 @@ async def evaluate(
     return Answers(measure(asked.name, sampled, plan, too_long=asked.too_long, refused=refused), sampled)
 
 
+def read_evaluation(file: Path, say: Callable[[str], None]) -> Evaluation | None:
+    """Read an evaluation that a run has written. None where there is none, or where the file is damaged, which is said."""
+    try:
+        return Evaluation.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        say(f"{file} is damaged, and is measured again")
+        return None
+
+
 def write_answers(answers: Answers, file: Path) -> Path:
     """Write one Parquet file with a row for each completion.
 
@@ -64,7 +75,7 @@ def write_answers(answers: Answers, file: Path) -> Path:
     """
     import pyarrow.parquet as pq
 
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(exist_ok=True)
     pq.write_table(table_of(answer_rows(answers)), file)
     return file
 

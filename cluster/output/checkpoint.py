@@ -7,24 +7,41 @@ manifest is skipped, and the previous one is used.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import pyarrow as pa
-from pydantic import TypeAdapter
+from annotated_types import Ge
+from pydantic import BaseModel, Strict, TypeAdapter
 
+from cluster.output.whole_files import fsync_folder
 from configs.contracts.errors import CheckpointError
 from configs.contracts.records import ROLLOUT_SCHEMA, GroupSummary, ScoredGroup, Scores
 
-MANIFEST = "manifest.json"
+MANIFEST, LOOP_STATE = "manifest.json", "loop.json"
 
 _FACTS = TypeAdapter(tuple[GroupSummary, Scores])
+_FILES = TypeAdapter(Annotated[dict[str, str], Strict()])
+_STATE = TypeAdapter(dict[str, Any])
+
+
+class _LeastState(BaseModel):
+    """What every `loop.json` has."""
+
+    step: Annotated[int, Strict(), Ge(0)]
+    identity: dict[str, Any]
+
+
+_LEAST_STATE = TypeAdapter(_LeastState)
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +84,51 @@ def begin(checkpoints: Path, step: int) -> Path:
     for leftover in checkpoints.glob("*.tmp"):
         shutil.rmtree(leftover)
     folder = checkpoints / f"step-{step:06d}.tmp"
-    folder.mkdir(parents=True)
+    checkpoints.mkdir(exist_ok=True)  # but not a run directory that is gone
+    folder.mkdir()
     return folder
+
+
+@contextmanager
+def writing(checkpoints: Path, step: int) -> Iterator[Path]:
+    """Yield an empty folder to write a checkpoint into, for `finish`. What is unfinished when an error ends it is removed.
+
+    Raises:
+        CheckpointError: the disk is full, or the folder cannot be written.
+    """
+    unfinished = checkpoints / f"step-{step:06d}.tmp"
+    try:
+        yield begin(checkpoints, step)
+    except (OSError, CheckpointError) as error:
+        written = _bytes_in(unfinished)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise CheckpointError(_why_unwritten(checkpoints, step, written, error)) from None
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _why_unwritten(checkpoints: Path, step: int, written: int, error: OSError | CheckpointError) -> str:
+    reason = error.message if isinstance(error, CheckpointError) else error.strerror or str(error)
+    previous = max(checkpoints.glob("step-*[0-9]"), default=None)
+    goes_on = f"run the same command again, which goes on from {previous.name if previous else 'the beginning'}"
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or any(sign in reason for sign in ("No space left", "quota")):
+        needed = f"about {_bytes_in(previous) >> 20} MiB" if previous else f"more than {written >> 20} MiB"
+        free = shutil.disk_usage(checkpoints).free >> 20
+        remedy = f"it needs {needed} and {free} MiB are free; free some space and {goes_on}"
+    else:
+        remedy = f"make the folder writable again and {goes_on}"
+    return f"the checkpoint of step {step} cannot be written to {checkpoints} ({reason}): {remedy}"
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def finish(folder: Path, state: Mapping[str, object], keep: int | None) -> Path:
     """Hash, fsync and publish a folder that `begin` made; remove all checkpoints but the newest `keep`."""
-    (folder / "loop.json").write_text(json.dumps(state, indent=1))
+    (folder / LOOP_STATE).write_text(json.dumps(state, indent=1))
     files = {str(file.relative_to(folder)): _fsynced_sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps(files, indent=1))
@@ -82,10 +137,11 @@ def finish(folder: Path, state: Mapping[str, object], keep: int | None) -> Path:
     if final.exists():
         shutil.rmtree(final)
     os.rename(folder, final)
-    _fsync_folder(final.parent)
+    fsync_folder(final.parent)
     if keep is not None:
-        for old in sorted(final.parent.glob("step-*[0-9]"))[:-keep]:
-            shutil.rmtree(old)
+        # Later ones are damaged, or of a run that went on from an earlier one: they must not count in place of whole ones.
+        for old in sorted(folder for folder in final.parent.glob("step-*[0-9]") if folder.name <= final.name)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
     return final
 
 
@@ -105,19 +161,29 @@ def read(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: it is missing, or a file is missing, truncated or altered.
     """
-    try:
-        files = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
+    files = _read_json(folder, MANIFEST, _FILES)
+    if LOOP_STATE not in files:
         raise CheckpointError(
-            f"{folder} is not a whole checkpoint ({error}): it needs a readable {MANIFEST}; give another one with --resume PATH"
-        ) from error
+            f"{folder} is not a whole checkpoint: {MANIFEST} does not name {LOOP_STATE}; give another one with --resume PATH"
+        )
     for name, expected in files.items():
         file = folder / name
         if not file.is_file() or _sha256(file) != expected:
             raise CheckpointError(
                 f"{file} is missing or does not match its hash: the checkpoint is damaged; give another one with --resume PATH"
             )
-    return Checkpoint(folder, json.loads((folder / "loop.json").read_text()))
+    _read_json(folder, LOOP_STATE, _LEAST_STATE)
+    return Checkpoint(folder, _read_json(folder, LOOP_STATE, _STATE))
+
+
+def _read_json(folder: Path, name: str, kind: TypeAdapter[Content]) -> Content:
+    try:
+        return kind.validate_json((folder / name).read_bytes())
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if isinstance(error, OSError) else "it is not JSON of the right kind"
+        raise CheckpointError(
+            f"{folder} is not a whole checkpoint ({reason}): it needs a readable {name}; give another one with --resume PATH"
+        ) from None
 
 
 def write_groups(folder: Path, groups: Sequence[ScoredGroup], bodies: Sequence[pa.Table]) -> None:
@@ -154,11 +220,3 @@ def _fsynced_sha256(file: Path) -> str:
     with file.open("rb") as content:
         os.fsync(content.fileno())
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

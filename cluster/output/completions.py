@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,23 +43,47 @@ def completion_rows(step: int, groups: Sequence[ScoredGroup], bodies: Sequence[p
 
 
 def write_completions(folder: Path, step: int, rows: Sequence[CompletionRow]) -> Path:
-    """Write the completions of a step to one Parquet file; returns its path."""
+    """Write the completions of a step to one Parquet file, whole or not at all; returns its path."""
     file = folder / f"step-{step:06d}.parquet"
-    pq.write_table(table_of(rows), file)
+    folder.mkdir(exist_ok=True)
+    unfinished = file.with_name(file.name + ".tmp")
+    try:
+        pq.write_table(table_of(rows), unfinished)
+        unfinished.replace(file)
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
     return file
 
 
 def table_of(rows: Sequence[Mapping[str, object]]) -> pa.Table:
-    """Make a table of rows; a column whose values have no common type is kept as JSON text."""
+    """Make a table of rows. A column that Parquet cannot hold, such as one of mixed types, is kept as JSON text."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return pa.table({name: _array([row.get(name) for row in rows]) for name in names})
+    return pa.table({_encodable(name): _array([row.get(name) for row in rows]) for name in names})
 
 
 def _array(values: list[object]) -> pa.Array:
     try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array([None if value is None else json.dumps(value, ensure_ascii=False) for value in values])
+        array = pa.array(values)
+    except (pa.ArrowException, OverflowError, UnicodeError):  # mixed types; an integer over 64 bits; half of a surrogate pair
+        return _json_texts(values)
+    return array if _storable(array.type) else _json_texts(values)
+
+
+def _json_texts(values: list[object]) -> pa.Array:
+    return pa.array([None if value is None else _encodable(json.dumps(value, ensure_ascii=False, default=repr)) for value in values])
+
+
+def _encodable(text: str) -> str:
+    """Write half of a surrogate pair, which no encoding has, as JSON does: `\\ud800`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _storable(kind: pa.DataType) -> bool:
+    """Return False for an object without keys, at any depth: Parquet has no such type."""
+    if pa.types.is_struct(kind):
+        return kind.num_fields > 0 and all(_storable(kind.field(index).type) for index in range(kind.num_fields))
+    return _storable(kind.value_type) if pa.types.is_list(kind) else True
 
 
 def group_rows(step: int, scores: Scores, body: RolloutGroup, advantages_G: Sequence[float | None] | None = None) -> list[CompletionRow]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -76,7 +76,12 @@ class RunDisplay:
 
     def say(self, text: str) -> None:
         """Print a line, above the live panel if there is one."""
-        self._console.print(text, markup=False)
+        self._print(text.encode("utf-8", "backslashreplace").decode(), markup=False)
+
+    def _print(self, content: str | Table, *, markup: bool = True, soft_wrap: bool | None = None) -> None:
+        # A terminal that is gone, or a full disk under a redirected output, must not end a run.
+        with suppress(OSError, ValueError):
+            self._console.print(content, markup=markup, soft_wrap=soft_wrap)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -89,7 +94,7 @@ class RunDisplay:
     def completions(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Print a table of completions, above the live panel if there is one."""
         if rows:
-            self._console.print(completions_table(rows), soft_wrap=False)
+            self._print(completions_table(rows), soft_wrap=False)
 
     def warm_start(self, progress: WarmStartStep) -> None:
         """Show how far the supervised warm start is."""

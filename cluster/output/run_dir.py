@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -88,7 +89,8 @@ class RunDirectory:
 
     def close(self) -> None:
         self._lock.close()
-        (self.path / "run.lock").unlink(missing_ok=True)
+        with suppress(OSError):  # the folder is gone, or cannot be written any more
+            (self.path / "run.lock").unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Take back a run that was refused: remove its folder, if this process made it, and put an earlier run back that made way for it."""
@@ -108,9 +110,10 @@ class RunDirectory:
 def read_summary(path: Path) -> dict[str, object]:
     """Read the `summary.json` of a run directory; empty if it cannot be read."""
     try:
-        return json.loads((path / "summary.json").read_text())
-    except (OSError, ValueError):
+        found = json.loads((path / "summary.json").read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 COMPLETED_REASONS = ("finished", "data exhausted")

@@ -77,6 +77,10 @@ class MetricSinks:
         with self._going_on(self._jsonl):
             self._write_jsonl()
 
+    def going_on(self, what: str, consequence: str) -> AbstractContextManager[None]:
+        """Say the first failure to write `what`, and go on: see `FailingWrites`."""
+        return self._failing.going_on(what, consequence)
+
     def _emit(self, step: int, extra: Mapping[str, float], metrics: Mapping[str, float]) -> None:
         with self._going_on(self._jsonl):
             self._jsonl.keep(f"{json.dumps({'step': step, **extra, **metrics})}\n".encode())
@@ -103,7 +107,7 @@ class MetricSinks:
             self._events.flush()
 
     def _going_on(self, file: AppendedFile) -> AbstractContextManager[None]:
-        return self._failing.going_on(str(file.path), "what it misses is written with a later step, as soon as that is possible")
+        return self.going_on(str(file.path), "what it misses is written with a later step, as soon as that is possible")
 
     def _emit_gauges(self, metrics: Mapping[str, float]) -> None:
         from ray.util.metrics import Gauge

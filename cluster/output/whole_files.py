@@ -8,12 +8,11 @@ from pathlib import Path
 
 
 def write_whole(file: Path, text: str) -> Path:
-    """Write a file whole or not at all: a temporary file, fsynced and renamed. Its folder is made where it is missing, but no other.
+    """Write a file whole or not at all: a temporary file, fsynced and renamed. Its folder must exist: a run directory that was removed is not made anew.
 
     Raises:
         OSError: it cannot be written; the file is as it was.
     """
-    file.parent.mkdir(exist_ok=True)
     unfinished = file.with_name(file.name + ".tmp")
     try:
         with unfinished.open("w", encoding="utf-8") as content:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -25,7 +26,7 @@ from cluster.output.run_dir import Resume, RunDirectory
 from cluster.report import leave_report
 from cluster.session import RaySession
 from cluster.stopping import STOPPED_BY, in_loop_on_signals, stopped
-from configs.contracts.errors import ConfigError, DataError, LearnerError, NonFiniteError, RewardError, RollcastError
+from configs.contracts.errors import ConfigError, DataError, LearnerError, NonFiniteError, RewardError, RollcastError, RunDirectoryError
 from configs.loading import dump_config
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
@@ -66,10 +67,12 @@ class OpenRun(Generic[Config]):
     directory: RunDirectory
     display: RunDisplay
     resume: Resume
-    summary: Mapping[str, object] = field(default_factory=dict)
+    so_far: Callable[[], Mapping[str, object]] = dict
+    """What `summary.json` says of a run that fails: its steps, its ledger, its measurements."""
     begun: bool = False
     refused: bool = True
     """True until model, data and rewards are found to work together: a run that fails before leaves no folder behind."""
+    _said: set[str] = field(default_factory=set)
 
     def checkpoint_to_resume(self, identity: Mapping[str, object]) -> Checkpoint | None:
         """The checkpoint that the run goes on from; None where it starts from the beginning.
@@ -90,7 +93,12 @@ class OpenRun(Generic[Config]):
 
     def newest_checkpoint(self) -> Checkpoint | None:
         """The newest undamaged checkpoint of this run."""
-        return checkpoint.newest(self.directory.checkpoints, self.display.say)
+        return checkpoint.newest(self.directory.checkpoints, self._say_once)
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self.display.say(text)
 
     def begin(self) -> None:
         """Write config.yaml, and repair what a crash left of metrics.jsonl.
@@ -117,16 +125,48 @@ class OpenRun(Generic[Config]):
 
     def log_stray_error(self, _loop: asyncio.AbstractEventLoop, context: Mapping[str, object]) -> None:
         """Write errors that nobody awaits any more to a log instead of the terminal, such as those of calls to a worker that is being closed."""
-        with (self.directory.logs / "driver.log").open("a") as log:
+        with suppress(OSError), (self.directory.logs / "driver.log").open("a") as log:
             log.write(f"{context['message']}: {context.get('exception')!r}\n")
 
     def record_failure(self, error: BaseException) -> None:
         """Write the error as the exit reason of the run, with the report of what was done before it."""
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        self.directory.write_summary({**self.summary, "exit_reason": f"failed: {reason}", "phase_s": self.display.seconds})
+        newest = max(self.directory.checkpoints.glob("step-*[0-9]"), default=None)
+        ended = {"exit_reason": f"failed: {reason}", "phase_s": self.phase_s, "last_checkpoint": newest.name if newest else None}
+        self.leave_summary(self._so_far() | ended)
         leave_report(self.directory.path, self.display.say)
         if isinstance(error, RollcastError):
             self.display.say(f"logs of every process: {self.directory.logs}")
+
+    def _so_far(self) -> dict[str, object]:
+        try:
+            return dict(self.so_far())
+        except Exception as error:  # it must not hide the failure that it belongs to
+            self.display.say(f"summary.json lacks the results so far ({type(error).__name__}: {error})")
+            return {}
+
+    def leave_summary(self, summary: Mapping[str, object]) -> Path:
+        """Write summary.json, or print its content where it cannot be written; returns its path."""
+        try:
+            self.directory.write_summary(summary)
+        except OSError as error:
+            self.display.say(f"WARNING: summary.json cannot be written ({error}); its content:\n{json.dumps(summary, indent=2)}")
+        return self.directory.path / "summary.json"
+
+    @contextmanager
+    def writing_result(self, folder: Path) -> Iterator[None]:
+        """Write the result of the run, which its last checkpoint has, too.
+
+        Raises:
+            RunDirectoryError: the disk is full, or the folder cannot be written.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise RunDirectoryError(
+                f"the result cannot be written to {folder} ({error}): free some space there and run the same command again, which writes it "
+                "from the last checkpoint"
+            ) from None
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -115,11 +116,17 @@ class TrainingEvaluations:
         found = []
         for asked in self.sets:
             answers = await evaluate(self.rollouts, self.rewards, asked, self._plan, step)
-            await asyncio.to_thread(write_answers, answers, self._summary(step).parent / f"{asked.name}.parquet")
+            with self._going_on():
+                self.folder.mkdir(exist_ok=True)
+                await asyncio.to_thread(write_answers, answers, self._summary(step).parent / f"{asked.name}.parquet")
             self.sinks.emit_evaluation(step, metrics_of(answers.evaluation))
             self.say(_told(step, answers.evaluation))
             found.append(answers.evaluation.model_dump(mode="json"))
-        write_whole(self._summary(step), json.dumps(found, indent=2) + "\n")
+        with self._going_on():
+            write_whole(self._summary(step), json.dumps(found, indent=2) + "\n")
+
+    def _going_on(self) -> AbstractContextManager[None]:
+        return self.sinks.going_on(str(self.folder), "what that fails for is missing there")
 
     def _prompts_at_once(self, plan: EvaluationPlan) -> int | None:
         """Prompts in hand at a time beside training; None takes all together."""

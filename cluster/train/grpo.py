@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NotRequired
 
 from actors.prompts.eval_sets import EvalSet
-from cluster.evaluation.evaluate import evaluate
+from cluster.evaluation.evaluate import evaluate, read_evaluation
 from cluster.evaluation.measurement import Evaluation
 from cluster.evaluation.plan import EvaluationPlan
 from cluster.inspection.first_checks import refuse_first
@@ -92,9 +92,7 @@ def run_training(config: RunConfig, resume: Resume = "auto", callbacks: Sequence
             session.placement()
             uploads = HubUploads.open(config, run.directory.path, repo_id, prepared.tokenizer, run.display.say)
             maker = RoleMaker(config, prepared, session, run.directory.logs, total_steps(config, prepared))
-            summary = asyncio.run(_train(run, maker, found, uploads, callbacks))
-            run.summary = summary
-        return summary
+            return asyncio.run(_train(run, maker, found, uploads, callbacks))
 
 
 def _prepared(run: OpenRun[RunConfig]) -> Prepared:
@@ -140,7 +138,7 @@ async def _train(
             with run.display.phase("reading the weights of the base, to know it again"):
                 record = await asyncio.to_thread(maker.prepared.base_record)
             training = TrainingRun(run, maker, roles, evaluations, sinks, uploads, callbacks, record, found)
-            signals.end_after_step = training.end_after_step
+            signals.end_after_step, run.so_far = training.end_after_step, training.so_far
             return await training.run_to_end(first_cursor)
 
 
@@ -181,6 +179,8 @@ class TrainingRun:
     totals: RunTotals = field(default_factory=RunTotals)
     loop: TrainLoop | None = None
     """The loop that runs; a restart makes another."""
+    before: Evaluation | None = None
+    """The evaluation before training."""
 
     async def run_to_end(self, first_cursor: Cursor) -> TrainingSummary:
         """Evaluate, train, evaluate, write; returns the summary.
@@ -189,20 +189,19 @@ class TrainingRun:
             first_cursor: where the prompts begin, for a restart before the first checkpoint.
         """
         config, say = self.run.config, self.run.display.say
-        before = await self._evaluate("before", self.checkpoint.step if self.checkpoint else 0)
+        self.before = await self._evaluate("before", self.checkpoint.step if self.checkpoint else 0)
         reason = await through_restarts(lambda: self._train(first_cursor), self._restore_learner, config.cluster.max_learner_restarts, say)
         after = None
         if reason in COMPLETED_REASONS:
             await self.evaluations.finish(self._running_loop.window.steps_taken)
             after = await self._evaluate("after", self._running_loop.window.steps_taken)
-        return await self._finish(reason, before, after)
+        return await self._finish(reason, after)
 
     def end_after_step(self, reason: str) -> bool:
         """Ask the loop to end after the running step; False where none runs."""
-        if self.loop is None:
-            return False
-        self.loop.stop(reason)
-        return True
+        if self.loop is not None:
+            self.loop.stop(reason)
+        return self.loop is not None
 
     @property
     def _running_loop(self) -> TrainLoop:
@@ -216,12 +215,13 @@ class TrainingRun:
         prompts = self.maker.prepared.prompts.eval_prompts()
         if not prompts:
             return None
-        if when == "before" and self.checkpoint is not None and file.exists():
-            return Evaluation.model_validate_json(file.read_text())
+        if when == "before" and self.checkpoint is not None and (kept := read_evaluation(file, display.say)) is not None:
+            return kept
         with display.phase(f"greedy evaluation {when} training on {len(prompts)} held-out prompts"):
             held_out, plan = EvalSet("held_out", prompts), EvaluationPlan.greedy(self.run.config)
             found = (await evaluate(self.roles.rollouts, self.roles.rewards, held_out, plan, step)).evaluation
-        directory.write(file.name, found.model_dump_json())
+        with self.sinks.going_on(file.name, "a resumed run measures again"):
+            directory.write(file.name, found.model_dump_json())
         value = f"- ({found.judge} can judge none of the {found.unjudged} prompts)" if found.accuracy is None else f"{found.accuracy:.3f}"
         display.say(f"held-out {found.measure} {when} training: {value}")
         return found
@@ -273,11 +273,16 @@ class TrainingRun:
         self.run.display.step(record.step, steps, metrics)
         logged = record.groups[: self.run.config.cluster.logged_groups_per_step]
         if logged:
+            await self._log_completions(record, logged)
+        call_back(self.callbacks, FinishedStep(self.run.directory.path, record.step, steps, metrics, loop.stop))
+
+    async def _log_completions(self, record: StepRecord, logged: Sequence[ScoredGroup]) -> None:
+        folder = self.run.directory.path / "completions"
+        with self.sinks.going_on(str(folder), "steps in which that fails are missing there"):
             bodies = await asyncio.gather(*(group.body for group in logged))
             rows = completion_rows(record.step, logged, bodies, record.report.advantages)
-            await asyncio.to_thread(write_completions, self.run.directory.path / "completions", record.step, rows)
             self._show_completions(record.step, rows)
-        call_back(self.callbacks, FinishedStep(self.run.directory.path, record.step, steps, metrics, loop.stop))
+            await asyncio.to_thread(write_completions, folder, record.step, rows)
 
     def _show_completions(self, step: int, rows: list[CompletionRow]) -> None:
         settings = self.run.config.cluster
@@ -290,44 +295,50 @@ class TrainingRun:
     async def _save_checkpoint(self, snapshot: Snapshot) -> None:
         """Write one checkpoint: the learner's state by its ranks, the rest here."""
         config, directory = self.run.config, self.run.directory
-        folder = checkpoint.begin(directory.checkpoints, snapshot.step)
-        await self.roles.learner.save(folder / "learner")
-        await asyncio.to_thread(write_record, folder / "learner" / "adapter", self.base_record)
-        bodies = await asyncio.gather(*(group.body for group in snapshot.ready))
-        await asyncio.to_thread(checkpoint.write_groups, folder / "ready", snapshot.ready, bodies)
-        state = {"step": snapshot.step, "cursor": snapshot.cursor, "window": snapshot.window, "identity": config.model.identity}
-        final = await asyncio.to_thread(checkpoint.finish, folder, state, config.cluster.save_total_limit)
+        with checkpoint.writing(directory.checkpoints, snapshot.step) as folder:
+            await self.roles.learner.save(folder / "learner")
+            await asyncio.to_thread(write_record, folder / "learner" / "adapter", self.base_record)
+            bodies = await asyncio.gather(*(group.body for group in snapshot.ready))
+            await asyncio.to_thread(checkpoint.write_groups, folder / "ready", snapshot.ready, bodies)
+            state = {"step": snapshot.step, "cursor": snapshot.cursor, "window": snapshot.window, "identity": config.model.identity}
+            final = await asyncio.to_thread(checkpoint.finish, folder, state, config.cluster.save_total_limit)
         if self.uploads is not None and snapshot.step < self.maker.total_steps:
             self.uploads.after_save(snapshot.step, final / "learner" / "adapter")
 
-    async def _finish(self, reason: str, before: Evaluation | None, after: Evaluation | None) -> TrainingSummary:
+    async def _finish(self, reason: str, after: Evaluation | None) -> TrainingSummary:
         """Write the final adapter with its tokenizer and card, the summary and the report; push them where asked."""
         run = self.run
-        adapter = self._write_adapter()
-        summary = self._summary(reason, before, after)
-        file = run.directory.write_summary(summary)
-        (adapter / "README.md").write_text(run_card(run.directory.path, run.config))
+        adapter = run.directory.path / "adapter"
+        summary = self._summary(reason, after)
+        with run.writing_result(adapter):
+            self._write_adapter(adapter)
+            file = run.leave_summary(summary)
+            (adapter / "README.md").write_text(run_card(run.directory.path, run.config))
         report = await run.write_report()
         held_out = {name: summary[name] for name in ("accuracy_before", "accuracy_after", "reward_before", "reward_after")}
         self.sinks.summarise({name: value for name, value in held_out.items() if value is not None})
         if self.uploads is not None:
             whole = reason in COMPLETED_REASONS
             summary["hub"] = await self.uploads.finish(self._running_loop.window.steps_taken, whole=whole)
-            run.directory.write_summary(summary)
+            run.leave_summary(summary)
         self._say_summary(summary, file, report)
         return summary
 
-    def _write_adapter(self) -> Path:
-        """Copy the adapter of the last checkpoint to `adapter/`, with the tokenizer."""
-        folder, last = self.run.directory.path / "adapter", self.run.newest_checkpoint()
+    def _write_adapter(self, folder: Path) -> None:
+        """Copy the adapter of the last checkpoint, with the tokenizer."""
+        last = self.run.newest_checkpoint()
         assert last is not None, "the loop ends with a checkpoint"
         shutil.copytree(last.learner_folder / "adapter", folder, dirs_exist_ok=True)
         self.maker.prepared.tokenizer.save_pretrained(folder)
-        return folder
 
-    def _summary(self, reason: str, before: Evaluation | None, after: Evaluation | None) -> TrainingSummary:
+    def so_far(self) -> Mapping[str, object]:
+        """The summary of a run that fails."""
+        steps = self.checkpoint.step if self.checkpoint else 0
+        return self._summary("", None) if self.loop else {"steps": steps, **held_out_summary(self.before, None)}
+
+    def _summary(self, reason: str, after: Evaluation | None) -> TrainingSummary:
         return {
-            **held_out_summary(before, after),
+            **held_out_summary(self.before, after),
             **run_summary(self.totals, self._running_loop),
             "exit_reason": reason,
             "phase_s": self.run.phase_s,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypedDict
@@ -90,7 +90,7 @@ async def _train(
     """Start the ranks, train, write; everything that was started is closed again."""
     with stop_on_signals(run.display.say) as signals, MetricSinks.open(run.config, run.directory.path, run.display.say) as sinks:
         training = SftRun(run, prepared, session, sinks, callbacks, found, _spawn(run, session))
-        signals.end_after_step = training.stop
+        signals.end_after_step, run.so_far = training.stop, training.so_far
         try:
             return await training.run_to_end()
         finally:
@@ -197,12 +197,12 @@ class SftRun:
 
     async def _save_checkpoint(self) -> None:
         """Write one checkpoint: the state of the ranks, and the settings that a resumed run must share."""
-        folder = checkpoint.begin(self.run.directory.checkpoints, self.step)
-        await self.group.save(folder / "learner")
-        if self.run.config.learner.use_peft:
-            await asyncio.to_thread(write_record, folder / "learner" / "adapter", self.base_record)
-        state = {"step": self.step, "identity": self.prepared.identity(self.run.config)}
-        await asyncio.to_thread(checkpoint.finish, folder, state, self.run.config.cluster.save_total_limit)
+        with checkpoint.writing(self.run.directory.checkpoints, self.step) as folder:
+            await self.group.save(folder / "learner")
+            if self.run.config.learner.use_peft:
+                await asyncio.to_thread(write_record, folder / "learner" / "adapter", self.base_record)
+            state = {"step": self.step, "identity": self.prepared.identity(self.run.config)}
+            await asyncio.to_thread(checkpoint.finish, folder, state, self.run.config.cluster.save_total_limit)
         self.saved_step = self.step
 
     async def _finish(self, reason: str) -> SftSummary:
@@ -211,8 +211,9 @@ class SftRun:
         metrics = read_rows(run.directory.path / "metrics.jsonl")
         losses = [line["eval/loss"] for line in metrics if "eval/loss" in line]
         summary = self._summary(reason, metrics, losses)
-        result = await self._write_result(reason, summary)
-        file = run.directory.write_summary(summary)
+        with run.writing_result(run.directory.path):
+            result = await self._write_result(reason, summary)
+        file = run.leave_summary(summary)
         report = await run.write_report()
         self.sinks.summarise({name: value for name in ("eval_loss_before", "eval_loss_after") if (value := summary[name]) is not None})
         run.display.say("")
@@ -225,6 +226,11 @@ class SftRun:
         if report is not None:
             run.display.say(f"report, for a browser: {report}")
         return summary
+
+    def so_far(self) -> Mapping[str, object]:
+        """The summary of a run that fails."""
+        metrics = read_rows(self.run.directory.path / "metrics.jsonl")
+        return self._summary("", metrics, [line["eval/loss"] for line in metrics if "eval/loss" in line])
 
     def _summary(self, reason: str, metrics: Sequence[dict[str, float]], losses: Sequence[float]) -> SftSummary:
         return {

@@ -204,7 +204,7 @@ class RolloutGroup:
             "columns": dict(prompt.columns),
         }
         metadata = {
-            b"group": json.dumps(facts, ensure_ascii=False).encode(),
+            b"group": json.dumps(facts, ensure_ascii=False).encode("utf-8", "surrogatepass"),  # data may have half of a surrogate pair
             b"prompt_token_ids": np.asarray(prompt.token_ids, dtype=np.int32).tobytes(),
         }
         arrays = [

@@ -162,10 +162,24 @@ class LearnerEngine:
         return applied
 
     def save(self, folder: Path, facts: Mapping[str, int]) -> None:
-        """Write adapter (if one is trained), master weights, moments, random states and `facts` under `folder`, which exists."""
-        from safetensors.torch import save_file
+        """Write adapter (if one is trained), master weights, moments, random states and `facts` under `folder`.
+
+        Raises:
+            CheckpointError: it cannot be written, as on a full disk.
+        """
+        from safetensors import SafetensorError
 
         state = self._gather()
+        try:
+            self._write(folder, state, facts)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(str(error)) from None
+        torch.distributed.barrier()
+
+    def _write(self, folder: Path, state: dict[str, torch.Tensor], facts: Mapping[str, int]) -> None:
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
         save_file(_random_states(), folder / f"rng-{self.rank}.safetensors")
         if self.rank == 0:
             save_file(state, folder / OPTIMIZER_FILE)
@@ -173,7 +187,6 @@ class LearnerEngine:
                 save_adapter(self.policy, folder / ADAPTER_FOLDER)
             saved = SavedState(steps_done=self.steps_done, updates=self._updates, world_size=self.world_size, facts=dict(facts))
             (folder / STATE_FILE).write_text(json.dumps(saved))
-        torch.distributed.barrier()
 
     def load(self, folder: Path) -> dict[str, int]:
         """Restore what `save` wrote, with any number of ranks; with the same number the run continues bit for bit. Returns the facts.

@@ -136,7 +136,6 @@ class LearnerWorker(Rank[RunConfig]):
 
     def save(self, folder: Path, facts: dict[str, int]) -> None:
         """Write the learner's state and `facts` under `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
         self._engine.save(folder, facts)
 
     def _losses(self, batches: Sequence[MicroBatch], denominators: Denominators) -> list[MicroBatchLoss]:

@@ -47,7 +47,6 @@ class SftWorker(Rank[SftConfig]):
 
     def save(self, folder: Path, facts: dict[str, int]) -> None:
         """Write the learner's state and `facts` under `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
         self._trainer.engine.save(folder, facts)
 
     def save_model(self, folder: Path) -> None:

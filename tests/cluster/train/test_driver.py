@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from cluster.output.display import RunDisplay
+from cluster.output.run_dir import read_summary
 from cluster.train.driver import FinishedStep, call_back, open_run, stop_on_signals, through_restarts
 from configs.contracts.errors import LearnerError, NonFiniteError, StoppedError
 from configs.schema.run import RunConfig
@@ -34,6 +38,62 @@ def test_a_failure_before_a_run_has_begun_leaves_the_directory_as_it_was(tmp_pat
     with pytest.raises(LearnerError), open_run(config_of(tmp_path / "x"), "auto", RunDisplay()):
         raise LearnerError("another model")
     assert not [path.name for path in (tmp_path / "x").rglob("*") if path.is_file()]
+
+
+def test_a_failed_run_leaves_what_it_knows_and_its_last_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(LearnerError), open_run(config_of(tmp_path / "x"), "auto", RunDisplay()) as run:
+        run.begin()
+        for step in (2, 4):
+            (run.directory.checkpoints / f"step-{step:06d}").mkdir()
+        run.so_far = lambda: {"steps": 5, "accounting": {"trained": 40}}
+        raise LearnerError("rank 0 is gone")
+    summary = json.loads((tmp_path / "x" / "summary.json").read_text())
+    assert (summary["steps"], summary["accounting"], summary["last_checkpoint"]) == (5, {"trained": 40}, "step-000004")
+
+
+def test_a_ledger_that_cannot_be_had_does_not_hide_the_failure(tmp_path: Path) -> None:
+    with pytest.raises(LearnerError), open_run(config_of(tmp_path / "x"), "auto", RunDisplay()) as run:
+        run.begin()
+        run.so_far = lambda: {}["ledger"]
+        raise LearnerError("rank 0 is gone")
+    assert json.loads((tmp_path / "x" / "summary.json").read_text())["exit_reason"] == "failed: LearnerError: rank 0 is gone"
+
+
+def test_a_summary_that_cannot_be_written_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(LearnerError) as caught, open_run(config_of(tmp_path / "x"), "auto", RunDisplay()) as run:
+        run.begin()
+        run.so_far = lambda: {"steps": 5}
+        shutil.rmtree(tmp_path / "x")
+        raise LearnerError("rank 0 is gone")
+    printed = capsys.readouterr().out
+    assert "WARNING: summary.json cannot be written" in printed and '"steps": 5' in printed and "rank 0 is gone" in printed
+    assert caught.value.__context__ is None, "no chain of tracebacks"
+    assert not (tmp_path / "x").exists(), "a directory that is gone is not made anew"
+
+
+def test_a_damaged_checkpoint_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_run(config_of(tmp_path / "x"), "auto", RunDisplay()) as run:
+        damaged = run.directory.checkpoints / "step-000002"
+        damaged.mkdir()
+        (damaged / "manifest.json").write_text("[]")
+        assert run.newest_checkpoint() is None and run.newest_checkpoint() is None
+    assert capsys.readouterr().out.count("not a whole checkpoint") == 1
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"x"', "3", "[" * 100_000])
+def test_a_summary_of_the_wrong_kind_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "summary.json").write_text(content)
+    assert read_summary(tmp_path) == {}
+
+
+def test_an_output_that_is_gone_does_not_end_a_run(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        display = RunDisplay(_console=Console(file=full))
+        display.say("half of a pair: \ud800")
+        display.step(1, 1, {})
+        with suppress(OSError):
+            full.close()
+        display.say("after the end")
 
 
 async def test_a_lost_learner_is_restored_until_once_too_often() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from actors.prompts.eval_sets import EvalSet
+from cluster.evaluation.evaluate import read_evaluation
 from cluster.output.sinks import MetricSinks
 from cluster.train.evaluating import TrainingEvaluations
 from configs.contracts.errors import RewardError
@@ -181,3 +182,20 @@ async def test_an_evaluation_is_given_up_with_its_run(tmp_path: Path) -> None:
     await evaluating.cancel()
     assert len(asyncio.all_tasks()) == 1
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+async def test_an_evaluation_that_cannot_be_written_goes_on(tmp_path: Path) -> None:
+    evaluating = evaluations(tmp_path, max_staleness=0)
+    evaluating.sinks.say = evaluating.say
+    (tmp_path / "evaluations").write_text("no folder")
+    await broadcast(evaluating, 2)
+    assert [line["step"] for line in logged(tmp_path)] == [2]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "null", "[" * 100_000])
+def test_a_damaged_evaluation_is_measured_again(tmp_path: Path, content: str) -> None:
+    said: list[str] = []
+    assert read_evaluation(tmp_path / "evaluation_before.json", said.append) is None and not said
+    (tmp_path / "evaluation_before.json").write_text(content)
+    assert read_evaluation(tmp_path / "evaluation_before.json", said.append) is None
+    assert said == [f"{tmp_path / 'evaluation_before.json'} is damaged, and is measured again"]
