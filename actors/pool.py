@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import secrets
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from actors.engine.adapter_folders import remove_abandoned, run_folder, shared_memory
+from actors.engine.adapter_folders import disk, remove_abandoned, run_folder, shared_memory
 from actors.gang import assign_gangs
 from actors.handle import WorkerHandle
 from actors.slots import WorkerSlots
@@ -27,6 +28,8 @@ from actors.worker import WorkerStatus
 from configs.contracts.errors import AdapterError, PoisonPromptError
 from configs.contracts.records import AdapterManifest, AdapterRef, BodyRef, GroupSummary, PromptId, RolloutRequest, SyncReport
 from configs.schema.run import RunConfig
+
+logger = logging.getLogger(__name__)
 
 CLOSE_S = 15.0
 KILLED_GONE_S = 3.0
@@ -54,6 +57,7 @@ class RolloutPool:
         self._gang_numbers = itertools.count()
         self._gang_workers: dict[str, WorkerHandle] = {}
         self._engine_deaths: Counter[PromptId] = Counter()
+        self._warned = False
 
     @classmethod
     def create(cls, config: RunConfig, *, ray_options: Mapping[str, object], log_dir: Path, run_name: str) -> RolloutPool:
@@ -135,6 +139,7 @@ class RolloutPool:
             started = [worker for worker in self._slots.workers if worker.facts and not worker.lost.done()]
             await asyncio.gather(*(self._slots.install(worker) for worker in started))
             await self._slots.until(lambda: self.version == adapter.version)
+            self._warn_of_full_memory()
             return self._report(adapter.manifest, time.monotonic() - began, [worker.name for worker in started if worker.lost.done()])
 
     @property
@@ -160,6 +165,12 @@ class RolloutPool:
         """End all workers and engines, and remove the adapters from shared memory. Takes at most about `CLOSE_S`."""
         await self._slots.close(CLOSE_S)
         await asyncio.to_thread(self._remove_adapters)
+
+    def _warn_of_full_memory(self) -> None:
+        note = next((worker.times.note for worker in self._slots.ready if worker.times and worker.times.note), "")
+        if note and not self._warned:
+            self._warned = True
+            logger.warning("%s", note)
 
     def _report(self, manifest: AdapterManifest, total_s: float, failed: list[str]) -> SyncReport:
         times = [worker.times for worker in self._slots.ready if worker.times]
@@ -198,6 +209,7 @@ class RolloutPool:
     def _remove_adapters(self) -> None:
         """Remove the adapters that killed workers of this node left; their locks end only when the processes are gone."""
         deadline = time.monotonic() + KILLED_GONE_S
-        while run_folder(shared_memory(), self._run_name).exists() and time.monotonic() < deadline:
-            remove_abandoned(shared_memory())
-            time.sleep(0.05)
+        for root in (shared_memory(), disk()):
+            while run_folder(root, self._run_name).exists() and time.monotonic() < deadline:
+                remove_abandoned(root)
+                time.sleep(0.05)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actors.engine.adapter_folders import AdapterStore, keep_temporary_files_in, shared_memory
+from actors.engine.adapter_folders import AdapterStore, disk, keep_temporary_files_in, shared_memory
 from actors.gang import GangBarrier
 from configs.contracts.errors import AdapterError, PoisonPromptError, RollcastError, RolloutError
 from configs.contracts.logs import redirect_output
@@ -73,6 +73,8 @@ class AdapterTimes:
     """Time of the check with the canary."""
     canary_difference: float
     """Mean |engine - learner| log-probability over the canary's tokens, in nats; 0 without a canary."""
+    note: str = ""
+    """Why the adapter is not in shared memory; "" if it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class RolloutWorker:
             module = await asyncio.wrap_future(self._engine_module)
         except Exception as error:
             raise RolloutError(f"vllm cannot be imported: {error}; install its dependencies", role=self.name) from None
-        self._store = AdapterStore(shared_memory(), self._run_name)
+        self._store = AdapterStore(shared_memory(), self._run_name, overflow=disk())
         keep_temporary_files_in(self._store.folder)
         self._engine = await module.Engine.start(self.config, model_path, seed=self._seed, sockets=self._store.folder)
         gc.collect()
@@ -192,7 +194,9 @@ class RolloutWorker:
                 raise
             self._stale = ""
             canary_s = time.monotonic() - loaded_at
-            return AdapterTimes(manifest.version, stored - began, loaded.drain_s, loaded.paused_s, loaded.load_s, canary_s, difference)
+            return AdapterTimes(
+                manifest.version, stored - began, loaded.drain_s, loaded.paused_s, loaded.load_s, canary_s, difference, store.note
+            )
 
     def status(self) -> WorkerStatus:
         """Report the current state; `stalled_s` is as exact as the interval between calls."""

@@ -1,6 +1,6 @@
 """Adapters of a run in shared memory, as folders that vLLM can load. Each is verified and written once per node; old ones are removed.
 
-    <root>/rollcast-<user id>-<run>/    root: /dev/shm, or the temporary folder where that is missing
+    <root>/rollcast-<user id>-<run>/    root: /dev/shm, or the temporary folder where that is missing; /var/tmp for adapters that have no room there
         lifetime.lock                   locked shared by every open store: a folder that nobody locks is abandoned
         write.lock                      locked by the store that writes
         v3-1f0c…/                       adapter_config.json, adapter_model.safetensors
@@ -13,6 +13,7 @@ a node may write into root: `configs/contracts/private_folders.py` says what is 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import multiprocessing
@@ -36,6 +37,11 @@ SEMAPHORES = Path("/dev/shm")
 RUN_NAME_CHARACTERS = 32
 """Characters of a run's name in its folder's name, so that the paths of the sockets in it stay short enough."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+OTHER_FILES_BYTES = 1 << 20
+"""Room for the header and adapter_config.json, with some to spare."""
+
 BF16_EXPONENT = 0x7F80
 """Mask of a bfloat16's exponent. If all these bits are ones, the value is infinite or not a number."""
 
@@ -44,6 +50,11 @@ def shared_memory() -> Path:
     """The folder of this node whose files are held in memory."""
     shm = Path("/dev/shm")
     return shm if os.access(shm, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def disk() -> Path:
+    """The folder of this node for adapters that have no room in shared memory. Not TMPDIR: a worker's own lies in shared memory."""
+    return next((folder for folder in (Path("/var/tmp"), Path("/tmp")) if os.access(folder, os.W_OK)), Path("/tmp"))
 
 
 def run_folder(root: Path, run_name: str) -> Path:
@@ -127,17 +138,22 @@ class AdapterStore:
         store.close()                               # the last of the node removes the folder
     """
 
-    def __init__(self, root: Path, run_name: str, keep: int = 3) -> None:
+    def __init__(self, root: Path, run_name: str, keep: int = 3, overflow: Path | None = None) -> None:
         """Args:
         root: folder in shared memory.
         run_name: the same for all workers of a run, and different from other runs'.
         keep: number of versions to keep; running requests still name the previous one.
+        overflow: folder for adapters that have no room in `root`; without one, they are refused.
 
         Raises:
             RollcastError: another user has the folder.
         """
         self.folder = run_folder(root, run_name)
         self.keep = keep
+        self.note = ""
+        """Why the last adapter is not in shared memory; "" if it is."""
+        self._run_name, self._overflow_root = run_name, overflow
+        self._overflow: AdapterStore | None = None
         remove_abandoned(root)
         self._lifetime = private_folders.hold(self.folder, LIFETIME)
 
@@ -145,26 +161,55 @@ class AdapterStore:
         """Write the folder of an adapter, unless another store of this node has; returns the folder. `buffer`: uint8 [nbytes].
 
         Raises:
-            AdapterError: the adapter is cut short, damaged or not finite; nothing is written.
+            AdapterError: the adapter is cut short, damaged or not finite, or there is no room for it; nothing is written.
         """
+        try:
+            folder, self.note = self._written(manifest, buffer), ""
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            folder = self._written_elsewhere(manifest, buffer)
+        return folder
+
+    def _written(self, manifest: AdapterManifest, buffer: np.ndarray) -> Path:
         folder = self.folder / f"v{manifest.version}-{manifest.sha256[:16]}"
         with private_folders.locked(self.folder / WRITE, fcntl.LOCK_EX):
             if not folder.is_dir():
                 check_adapter(manifest, buffer)
+                # before writing: what is written to a full shared memory takes the room of Ray's objects and of the engines
+                if shutil.disk_usage(self.folder).free < manifest.nbytes + OTHER_FILES_BYTES:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
                 self._write(folder, manifest, buffer)
                 self._remove_old(folder)
+        return folder
+
+    def _written_elsewhere(self, manifest: AdapterManifest, buffer: np.ndarray) -> Path:
+        free = shutil.disk_usage(self.folder).free
+        lack = f"adapter {manifest.version} has {manifest.nbytes:,} bytes, and {self.folder.parent} has {free:,} free"
+        if self._overflow_root is None:
+            raise AdapterError(f"{lack}; free some space there")
+        if self._overflow is None:
+            self._overflow = AdapterStore(self._overflow_root, self._run_name, self.keep)
+        folder = self._overflow.write(manifest, buffer)
+        self.note = (
+            f"{lack}: engines load it from {self._overflow_root}, which is slower; free some space, or give the container more (--shm-size)"
+        )
         return folder
 
     def _write(self, folder: Path, manifest: AdapterManifest, buffer: np.ndarray) -> None:
         head = header(manifest)
         temporary = self.folder / "writing"
         shutil.rmtree(temporary, ignore_errors=True)  # left by a writer that was killed; this store holds the lock
-        temporary.mkdir()
-        (temporary / "adapter_config.json").write_text(json.dumps(peft_config(manifest)))
-        with (temporary / "adapter_model.safetensors").open("wb") as file:
-            file.write(head)
-            file.write(buffer.data)
-        temporary.rename(folder)
+        try:
+            temporary.mkdir()
+            (temporary / "adapter_config.json").write_text(json.dumps(peft_config(manifest)))
+            with (temporary / "adapter_model.safetensors").open("wb") as file:
+                file.write(head)
+                file.write(buffer.data)
+            temporary.rename(folder)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
     def _remove_old(self, newest: Path) -> None:
         written = sorted((path for path in self.folder.glob("v*") if path != newest), key=lambda path: path.stat().st_mtime_ns)
@@ -175,6 +220,8 @@ class AdapterStore:
         """Close the store; the last one of the node removes the folder."""
         if self._lifetime < 0:
             return
+        if self._overflow is not None:
+            self._overflow.close()
         os.close(self._lifetime)
         self._lifetime = -1
         remove_abandoned(self.folder.parent)

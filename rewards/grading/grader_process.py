@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
 from typing import NamedTuple
 
+from rewards.grading.frames import MOST_LINE_BYTES, Forged, read_line
 from rewards.grading.messages import Answer
 
 CAPTURED_BYTES = 65_536
@@ -35,7 +35,7 @@ class GraderProcess(asyncio.Protocol):
     def __init__(self, number: int) -> None:
         self.number = number
         self.transport: asyncio.Transport | None = None
-        self.answers: asyncio.Queue[Answer | Exited] = asyncio.Queue()
+        self.answers: asyncio.Queue[Answer | Exited | Forged] = asyncio.Queue()
         self.exited = asyncio.get_running_loop().create_future()
         self._line = bytearray()
 
@@ -46,15 +46,19 @@ class GraderProcess(asyncio.Protocol):
         self._line += data
         *lines, rest = self._line.split(b"\n")
         for line in lines:
-            self.answers.put_nowait(json.loads(line))
+            self.answers.put_nowait(read_line(bytes(line)))
         self._line = bytearray(rest)
+        if len(rest) > MOST_LINE_BYTES:
+            self.answers.put_nowait(Forged(f"a line of more than {MOST_LINE_BYTES >> 20} MiB"))
+            if self.transport:
+                self.transport.close()
 
     def exit(self, code: int) -> None:
         self.answers.put_nowait(Exited(code))
         if not self.exited.done():
             self.exited.set_result(code)
 
-    async def answer(self, timeout_s: float) -> Answer | Exited | None:
+    async def answer(self, timeout_s: float) -> Answer | Exited | Forged | None:
         """Wait for the next answer. Return None if there is none in time."""
         if not self.answers.empty():
             return self.answers.get_nowait()

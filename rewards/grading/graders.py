@@ -30,8 +30,9 @@ from rewards.functions.group_input import Columns, GroupInput
 from rewards.functions.per_completion import PerCompletionReward
 from rewards.functions.registry import NameAndParams, load
 from rewards.grading.calling import GradeReport
+from rewards.grading.frames import Forged
 from rewards.grading.grader_process import Exited, GraderOutput, GraderProcess
-from rewards.grading.messages import Answer, Ended, Kill, Spawn, Task
+from rewards.grading.messages import Answer, Ended, Graded, Kill, Spawn, Task
 from rewards.grading.progress import Progress, Step
 
 T = TypeVar("T")
@@ -244,6 +245,7 @@ class Graders:
         task: Task = {"group": asdict(progress.group), "steps": progress.steps[progress.done :]}
         assert grader.transport is not None
         grader.transport.write(json.dumps(task).encode() + b"\n")
+        first = progress.done
         while progress.done < len(progress.steps):
             deadline_s = self._deadline_s(progress)
             answer = await grader.answer(deadline_s)
@@ -253,8 +255,11 @@ class Graders:
             if isinstance(answer, Exited):
                 progress.fail("crashed", f"its process {answer}{_quoted(output)}")
                 return False
-            assert "values" in answer
-            progress.record(GradeReport(**answer))
+            if isinstance(answer, Forged) or "values" not in answer or not progress.expects(answer, first):
+                unasked = answer if isinstance(answer, Forged) else Forged("an answer to nothing that was asked")
+                progress.fail("crashed", f"{unasked}; its process was killed{_quoted(output)}")
+                return False
+            progress.record(_report_of(answer))
         last = await grader.answer(self.timeout_s)
         if not isinstance(last, dict) or "left_children" not in last:
             return False
@@ -287,18 +292,25 @@ class Graders:
         return [self._warden.pid]
 
 
+def _report_of(answer: Graded) -> GradeReport:
+    return GradeReport(
+        answer["values"], answer["outcomes"], answer.get("error", ""), dict(answer.get("metrics", {})), dict(answer.get("extras", {}))
+    )
+
+
 def _own_limit(name: str, params: Mapping[str, object]) -> Callable[[Columns], float]:
     """A built-in's `deadline_s`; 0 for a user's function, whose module must not run in this process."""
     reward = None if ":" in name else load(name, **params)
     return reward.deadline_s if isinstance(reward, PerCompletionReward) else lambda columns: 0.0
 
 
-def _why_not_loaded(hello: Answer | Exited | None, output: GraderOutput) -> str:
+def _why_not_loaded(hello: Answer | Exited | Forged | None, output: GraderOutput) -> str:
     if hello is None:
         return f"the rewards were not loaded within {LOAD_TIMEOUT_S:g} s; look what their modules do when they are imported"
     if isinstance(hello, Exited):
         return f"loading the rewards ended the grader process: it {hello}; rewards.memory_limit_bytes may be too low{_quoted(output)}"
-    assert "failed" in hello
+    if isinstance(hello, Forged) or "failed" not in hello:
+        return f"loading the rewards spoiled the grader: {hello if isinstance(hello, Forged) else Forged('an answer to nothing that was asked')}"
     return f"a reward cannot be loaded:\n{hello['failed']}"
 
 

@@ -72,6 +72,8 @@ class NotLoaded(TypedDict):
 class Graded(TypedDict):
     """The `GradeReport` of one step. Fields that are empty are left out."""
 
+    step: int
+    """Number of the step in its task, from 0."""
     values: list[float | None]
     outcomes: list[Outcome]
     error: NotRequired[str]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from configs.contracts.records import Outcome
 from rewards.functions.group_input import GroupInput
 from rewards.grading.calling import GradeReport
+from rewards.grading.messages import Graded
 
 
 class Step(NamedTuple):
@@ -27,6 +28,11 @@ class Progress:
     timeout_s: float
     """Deadline for one completion."""
     done: int = 0
+
+    def expects(self, answer: Graded, first: int) -> bool:
+        """Tell whether this is an answer to the next step: its number, counted from step `first`, and as many values as completions."""
+        alone = self.steps[self.done].completion is not None
+        return answer["step"] == self.done - first and len(answer["values"]) == (1 if alone else len(self.group.texts_G))
 
     def record(self, report: GradeReport) -> None:
         """Store the report of the next step."""

@@ -214,7 +214,7 @@ def serve(channel: socket.socket, specs: Sequence[NameAndParams]) -> None:
     for line in channel.makefile("rb"):
         task: Task = json.loads(line)
         group = GroupInput(**task["group"])
-        for number, completion in task["steps"]:
+        for step, (number, completion) in enumerate(task["steps"]):
             reward = rewards[number]
             if isinstance(reward, PerCompletionReward) and completion is not None:
                 report = grade_completion(reward, group, completion)
@@ -223,7 +223,7 @@ def serve(channel: socket.socket, specs: Sequence[NameAndParams]) -> None:
             if os.getpid() != me:
                 os._exit(0)  # a user's function has forked, and the child returned here
             _flush_output()
-            _send(channel, _as_message(report))
+            _send(channel, _as_message(step, report))
         _send(channel, TaskEnded(left_children=_has_children()))
 
 
@@ -233,8 +233,8 @@ def _flush_output() -> None:
             stream.flush()
 
 
-def _as_message(report: GradeReport) -> Graded:
-    message = Graded(values=report.values, outcomes=report.outcomes)
+def _as_message(step: int, report: GradeReport) -> Graded:
+    message = Graded(step=step, values=report.values, outcomes=report.outcomes)
     if report.error:
         message["error"] = report.error
     if report.metrics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import time
@@ -80,6 +81,20 @@ def _raise(size: int) -> None:
     raise KeyError("no such thing")
 
 
+def _into_the_channel(line: bytes) -> Callable[[int], list[float]]:
+    def act(size: int) -> list[float]:
+        import socket
+        import stat
+
+        for descriptor in range(3, 64):
+            with contextlib.suppress(OSError):
+                if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                    socket.socket(fileno=os.dup(descriptor)).sendall(line + b"\n")
+        return [1.0] * size
+
+    return act
+
+
 def _sys_exit(size: int) -> None:
     raise SystemExit(0)
 
@@ -111,3 +126,12 @@ def slow(completions: list[str], **kwargs: Any) -> list[float]:
 def very_slow(completions: list[str], **kwargs: Any) -> list[float]:
     time.sleep(8)
     return [1.0] * len(completions)
+
+
+forged_keys = _attack(_into_the_channel(b'{"outcomes": ["scored"]}'))
+forged_types = _attack(_into_the_channel(b'{"step": 0, "values": ["1", NaN], "outcomes": ["scored", "scored"]}'))
+forged_length = _attack(_into_the_channel(b'{"step": 0, "values": [1.0], "outcomes": ["scored"]}'))
+forged_end = _attack(_into_the_channel(b'{"left_children": false}'))
+forged_text = _attack(_into_the_channel(b"hello"))
+forged_nesting = _attack(_into_the_channel(b"[" * 100_000))
+forged_step = _attack(_into_the_channel(b'{"step": 7, "values": [1.0, 1.0], "outcomes": ["scored", "scored"]}'))

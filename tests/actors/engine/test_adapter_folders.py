@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -177,3 +178,58 @@ def test_a_folder_that_another_user_made_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RollcastError, match="its mode is 0777"):
         AdapterStore(tmp_path, "run")
     assert not list(folder.iterdir())
+
+
+def full_at(monkeypatch: pytest.MonkeyPatch, *roots: Path, free: int = 1000) -> None:
+    """Let the disks of these folders have `free` bytes."""
+    real = shutil.disk_usage
+
+    def usage(path: Path) -> Any:
+        found = real(path)
+        return found._replace(free=free) if any(Path(path).is_relative_to(root) for root in roots) else found
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+
+
+def test_an_adapter_without_room_in_shared_memory_is_written_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, disk = tmp_path / "shm", tmp_path / "disk"
+    store, adapter = AdapterStore(memory, "run", overflow=disk), make_adapter(3)
+    with monkeypatch.context() as patched:
+        full_at(patched, memory)
+        folder = store.write(adapter.manifest, adapter.buffer)
+    assert folder.parent == run_folder(disk, "run") and (folder / "adapter_model.safetensors").exists()
+    assert store.note.startswith(f"adapter 3 has 48 bytes, and {memory} has ") and f"engines load it from {disk}" in store.note
+    again = make_adapter(4)
+    assert store.write(again.manifest, again.buffer).parent == run_folder(memory, "run"), "there is room again"
+    assert store.note == ""
+    store.close()
+    assert not list(memory.iterdir()) and not list(disk.iterdir())
+
+
+def test_a_disk_that_fills_up_while_an_adapter_is_written_leaves_no_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, disk = tmp_path / "shm", tmp_path / "disk"
+    store, adapter = AdapterStore(memory, "run", overflow=disk), make_adapter(3)
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if self.is_relative_to(memory):
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    assert store.write(adapter.manifest, adapter.buffer).is_relative_to(disk)
+    assert not list(store.folder.glob("v*")) and not (store.folder / "writing").exists()
+
+
+def test_an_adapter_without_room_anywhere_is_refused_with_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, disk = tmp_path / "shm", tmp_path / "disk"
+    store, adapter = AdapterStore(memory, "run", overflow=disk), make_adapter(3)
+    full_at(monkeypatch, memory, disk)
+    assert refusal(store, adapter.manifest, adapter.buffer) == f"adapter 3 has 48 bytes, and {disk} has 1,000 free; free some space there"
+
+
+def test_an_adapter_that_another_worker_has_written_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, adapter = AdapterStore(tmp_path, "run"), AdapterStore(tmp_path, "run"), make_adapter(3)
+    written = first.write(adapter.manifest, adapter.buffer)
+    full_at(monkeypatch, tmp_path)
+    assert second.write(adapter.manifest, adapter.buffer) == written

@@ -97,6 +97,13 @@ async def settled(graders: Graders, warden: int, count: int = 1) -> float:
         ("wrong_length", "invalid", "3 values for 2 completions"),
         ("unpicklable", "invalid", "value 0 is <function"),
         ("text", "invalid", "value 0 is '1.0'"),
+        ("forged_keys", "crashed", "wrote into its channel what is no answer of a grader"),
+        ("forged_types", "crashed", "no answer of a grader"),
+        ("forged_length", "crashed", "an answer to nothing that was asked"),
+        ("forged_end", "crashed", "an answer to nothing that was asked"),
+        ("forged_text", "crashed", "no answer of a grader ('hello')"),
+        ("forged_nesting", "crashed", "no answer of a grader"),
+        ("forged_step", "crashed", "an answer to nothing that was asked"),
     ],
 )
 def test_an_attack_costs_its_own_reward_and_group(attack: str, outcome: str, says: str) -> None:
