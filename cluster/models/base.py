@@ -158,9 +158,10 @@ def _require_merged_from(run: Path, base: Base) -> None:
 def _merged_from(merged: Path) -> dict[str, str | None]:
     """Read the digests of the adapter and the base of a merged model; empty for one of an older version."""
     try:
-        return json.loads((merged / MERGED_FROM).read_text())
-    except (OSError, ValueError):
+        found = json.loads((merged / MERGED_FROM).read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def make_builtin_model(name: str, where: Path, logs: Path, seed: int) -> str:

@@ -115,7 +115,7 @@ def _why_unwritten(checkpoints: Path, step: int, written: int, error: OSError | 
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or any(sign in reason for sign in ("No space left", "quota")):
         needed = f"about {_bytes_in(previous) >> 20} MiB" if previous else f"more than {written >> 20} MiB"
-        free = shutil.disk_usage(checkpoints).free >> 20
+        free = shutil.disk_usage(next(each for each in (checkpoints, *checkpoints.parents) if each.exists())).free >> 20
         remedy = f"it needs {needed} and {free} MiB are free; free some space and {goes_on}"
     else:
         remedy = f"make the folder writable again and {goes_on}"

@@ -39,6 +39,8 @@ class MetricSinks:
     _rewind_to: int | None = None
     """The step after which lines are still to be removed, where that has failed."""
     _failing: FailingWrites = field(init=False)
+    _lost_parts: set[str] = field(default_factory=set)
+    """What is lost where it cannot be written, unlike metrics, which are kept."""
     _gauges: dict[str, Gauge] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -79,6 +81,7 @@ class MetricSinks:
 
     def going_on(self, what: str, consequence: str) -> AbstractContextManager[None]:
         """Say the first failure to write `what`, and go on: see `FailingWrites`."""
+        self._lost_parts.add(what)
         return self._failing.going_on(what, consequence)
 
     def _emit(self, step: int, extra: Mapping[str, float], metrics: Mapping[str, float]) -> None:
@@ -107,7 +110,7 @@ class MetricSinks:
             self._events.flush()
 
     def _going_on(self, file: AppendedFile) -> AbstractContextManager[None]:
-        return self.going_on(str(file.path), "what it misses is written with a later step, as soon as that is possible")
+        return self._failing.going_on(str(file.path), "what it misses is written with a later step, as soon as that is possible")
 
     def _emit_gauges(self, metrics: Mapping[str, float]) -> None:
         from ray.util.metrics import Gauge
@@ -137,5 +140,8 @@ class MetricSinks:
                     file.flush()
                 if file.kept:
                     self.say(f"WARNING: the last {file.kept} records of {file.path} are lost, as it could not be written")
+        for what in self._lost_parts:
+            if (count := self._failing.counts[what]) > 1:
+                self.say(f"WARNING: {count} times, {what} could not be written")
         if self.wandb is not None:
             self.wandb.close(failed=failed)

@@ -193,7 +193,7 @@ def _text(file: Path) -> str:
 def _mapping(text: str) -> dict[str, object]:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -201,7 +201,7 @@ def _mapping(text: str) -> dict[str, object]:
 def _settings(text: str) -> dict[str, object]:
     try:
         found = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

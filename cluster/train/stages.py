@@ -144,7 +144,11 @@ def _summary(results: list[StageResult], exit_reason: str) -> StagesSummary:
 
 def _changed(stage: RunConfig) -> str:
     """List the settings that have changed since the stage ran. `model` is left out: a run completes it from the adapter."""
-    was, now = (dict(_flat(tree)) for tree in (read_yaml(stage.out_dir / "config.yaml"), stage.model_dump(mode="json")))
+    try:
+        before = read_yaml(stage.out_dir / "config.yaml")
+    except ConfigError:
+        return ", with settings that are not known any more, as its config.yaml is damaged"
+    was, now = (dict(_flat(tree)) for tree in (before, stage.model_dump(mode="json")))
     changed = [
         f"{key} was {was.get(key)}, not {value}" for key, value in now.items() if not key.startswith("model.") and was.get(key) != value
     ]

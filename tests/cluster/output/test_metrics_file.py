@@ -9,6 +9,7 @@ import pytest
 
 from cluster.output.display import RunDisplay
 from cluster.output.metrics_file import read_rows, repair, truncate
+from cluster.report.record import read_run
 from cluster.train.driver import open_run
 from configs.schema.run import RunConfig
 
@@ -73,3 +74,11 @@ def test_a_rewrite_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypa
         truncate(file, 1)
     assert file.read_text() == WHOLE
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "null", "\0", '"x"'])
+def test_a_report_is_drawn_of_a_damaged_run(tmp_path: Path, content: str) -> None:
+    for name in ("config.yaml", "summary.json", "evaluation_before.json", "metrics.jsonl"):
+        (tmp_path / name).write_text(content)
+    found = read_run(tmp_path)
+    assert (found.metrics, found.summary, found.settings, found.before) == ({}, {}, {}, None)

@@ -109,3 +109,15 @@ def test_a_rewind_that_fails_is_made_up_for(tmp_path: Path, monkeypatch: pytest.
     sinks.emit(3, {"loss": 0.25})
     assert [(row["step"], row["loss"]) for row in read_rows(tmp_path / "metrics.jsonl")] == [(1, 0.5), (2, 0.25), (3, 0.25)]
     assert len(said) == 1
+
+
+def test_what_is_lost_for_good_is_counted_at_the_end(tmp_path: Path) -> None:
+    said: list[str] = []
+    with sinks_of(tmp_path, said) as sinks:
+        for _ in range(3):
+            with sinks.going_on("completions", "those steps are missing"):
+                raise OSError(28, "No space left on device")
+    assert said == [
+        "WARNING: completions cannot be written (OSError: [Errno 28] No space left on device); training goes on; those steps are missing",
+        "WARNING: 3 times, completions could not be written",
+    ]

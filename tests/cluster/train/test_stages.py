@@ -57,3 +57,17 @@ def test_finished_stages_are_not_run_again_and_their_summaries_are_put_together(
     assert (tmp_path / "x/adapter/adapter_config.json").read_text() == "2-strict"
     assert (tmp_path / "x/report.html").exists()
     assert capsys.readouterr().out.count("already finished\n") == 2
+
+
+@pytest.mark.parametrize("content", ["[", "[]", "null", "\0"])
+def test_a_damaged_config_of_a_finished_stage_does_not_end_the_run(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_config("configs/quickstart.yaml", [STAGES, f"out_dir={tmp_path}/x"])
+    for stage in stage_configs(config):
+        (stage.out_dir / "adapter").mkdir(parents=True)
+        (stage.out_dir / "adapter" / "adapter_config.json").write_text("{}")
+        (stage.out_dir / "config.yaml").write_text(content)
+        (stage.out_dir / "summary.json").write_text('{"exit_reason": "finished", "steps": 1}')
+    assert run_stages(config)["steps"] == 2
+    assert capsys.readouterr().out.count("with settings that are not known any more") == 2
