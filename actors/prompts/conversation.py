@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actors.prompts.rendering import PromptRenderer
+from actors.prompts.tool_turns import TOOL_CALLS, TOOL_RESULTS, tool_message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,7 +31,12 @@ Message = Mapping[str, Any]
 """A chat message: the texts `role` and `content`, and whatever else the chat template reads, such as tool calls."""
 
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+SPEAKERS = (*SHAREGPT_ROLES, *TOOL_CALLS, *TOOL_RESULTS)
 _SHOWN_CHARACTERS = 40
+
+
+class NoAnswerError(ValueError):
+    """A conversation in which the assistant answers nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +84,23 @@ def continued(renderer: PromptRenderer, prompt: object, completion: object) -> l
     return [*asked, *answer]
 
 
-def imitations(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], first: int = 1) -> list[Imitation]:
+def imitations(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], first: int = 1, tools: list[Any] | None = None
+) -> list[Imitation]:
     """Render every turn of the assistant from message `first` on, in as few texts as the template allows.
+
+    Args:
+        tools: what the template offers the model to call.
 
     Raises:
         ValueError: there is no such turn, or its text does not begin with the template's generation prompt.
     """
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant" and index >= max(1, first)]
     if not turns:
-        raise ValueError("has no message of the assistant that answers another")
+        raise NoAnswerError("has no message of the assistant that answers another")
     found: list[Imitation] = []
     for index in turns:
-        turn = _turn(tokenizer, messages[: index + 1])
+        turn = _turn(tokenizer, messages[: index + 1], tools)
         before = found[-1] if found else None
         if before and turn.text.startswith(before.text) and turn.spans[0][0] >= len(before.text):
             found[-1] = Imitation(turn.text, before.spans + turn.spans)
@@ -98,27 +109,28 @@ def imitations(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], 
     return found
 
 
-def _turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Imitation:
+def _turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: list[Any] | None) -> Imitation:
     """Render the last message after its prompt, and imitate it."""
-    prompt, full = _rendered(tokenizer, messages[:-1], True), _rendered(tokenizer, messages, False)
+    prompt, full = _rendered(tokenizer, messages[:-1], True, tools), _rendered(tokenizer, messages, False, tools)
     if not full.startswith(prompt):
         raise ValueError(
             f"is not rendered after the generation prompt: that ends in {prompt[-_SHOWN_CHARACTERS:]!r}, and the conversation with the "
             f"assistant's answer in {full[-_SHOWN_CHARACTERS:]!r}; set model.chat_template to one that keeps the assistant's text unchanged"
         )
-    end_token, content = str(tokenizer.eos_token or ""), messages[-1]["content"]
-    if isinstance(content, str) and full.endswith(content):
+    end_token, content = str(tokenizer.eos_token or ""), messages[-1].get("content")
+    if isinstance(content, str) and content and full.endswith(content):
         return Imitation(full + end_token, ((len(prompt), len(full) + len(end_token)),))
     # Text after the end token, mostly a line feed, is never generated, so it is not imitated.
     end = len(full.rstrip()) if end_token and full.rstrip().endswith(end_token) else len(full)
     return Imitation(full, ((len(prompt), end),))
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], generation_prompt: bool) -> str:
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], generation_prompt: bool, tools: list[Any] | None) -> str:
     from jinja2 import TemplateError
 
     try:
-        return str(tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=generation_prompt))
+        plain = [dict(m) for m in messages]
+        return str(tokenizer.apply_chat_template(plain, tools=tools, tokenize=False, add_generation_prompt=generation_prompt))
     except TemplateError as error:
         raise ValueError(f"is refused by the chat template: {error}; correct the row or model.chat_template") from None
 
@@ -126,7 +138,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], g
 def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Imitation]) -> list[Sample]:
     """Tokenise rendered conversations, which hold their own BOS. If a token would be partly imitated, the text is cut there first: an engine
     tokenises its prompt apart from the completion, too."""
-    whole = _encoded(tokenizer, [each.text for each in texts]) if tokenizer.is_fast else [None] * len(texts)
+    whole = _encoded(tokenizer, [each.text for each in texts]) if texts and tokenizer.is_fast else [None] * len(texts)
     return [_sample(tokenizer, text, found) for text, found in zip(texts, whole, strict=True)]
 
 
@@ -178,11 +190,11 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[E
 def _message(part: object) -> Message:
     kept: dict[str, object] = {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else {}
     if "from" in kept and "value" in kept:
-        role, content = SHAREGPT_ROLES.get(str(kept.pop("from"))), kept.pop("value")
-        kept |= {"role": role, "content": content}
+        speaker, content = str(kept.pop("from")), kept.pop("value")
+        kept |= tool_message(speaker, content) or {"role": SHAREGPT_ROLES.get(speaker), "content": content}
     if not isinstance(kept.get("role"), str) or not isinstance(kept.get("content", ""), str) or len(kept) < 2:
         raise ValueError(
-            f"holds the message {_shown(part)}; a message has the texts `role` and `content`, or `from` ({', '.join(SHAREGPT_ROLES)}) and `value`"
+            f"holds the message {_shown(part)}; a message has the texts `role` and `content`, or `from` ({', '.join(SPEAKERS)}) and `value`"
         )
     return kept
 

@@ -8,7 +8,7 @@ Ranks memory-map the files, so a data set may be larger than the memory of a nod
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -19,9 +19,10 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import track
 
-from actors.prompts.conversation import Imitation, Sample, continued, conversation, imitations, tokenise
+from actors.prompts.conversation import Imitation, NoAnswerError, Sample, continued, conversation, imitations, tokenise
 from actors.prompts.rendering import PromptRenderer
 from actors.prompts.selection import SUBSET_STREAM
+from actors.prompts.tool_turns import NoToolsInTemplateError, require_rendered_tools, tools_of
 from actors.rows.permutation import permutation
 from actors.rows.rows import Rows, load_rows
 from actors.rows.sources import local_path
@@ -31,6 +32,10 @@ from configs.schema.sft import SftDataSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+SYSTEM = ("system", "system_prompt")
+BESIDE = (*SYSTEM, "tools")
+"""Columns that belong to the conversation of their row, if there are such."""
 
 _TOKENISED_AT_ONCE = 512
 _PROGRESS_FROM_ROWS = 5_000
@@ -50,7 +55,9 @@ class DemonstrationCounts:
     too_long: int = 0
     """Sequences over `data.max_length`: left out, or cut off under `data.too_long: truncate`."""
     without_answer: int = 0
-    """Sequences left out because no imitated token remained, mostly after they were cut off."""
+    """Sequences left out because no imitated token remained, mostly after they were cut off; and rows in which the assistant answers nothing."""
+    with_unrendered_tools: int = 0
+    """Rows left out because they have tools, which the chat template does not render."""
     also_held_out: int = 0
     """Training sequences left out because an equal one is held out."""
 
@@ -82,6 +89,8 @@ class DemonstrationSource:
     folder: Path
     _renderer: PromptRenderer = field(init=False)
     _held_out: set[bytes] = field(default_factory=set)
+    _fault: str = ""
+    """The first row in which the assistant answers nothing."""
 
     def __post_init__(self) -> None:
         self._renderer = PromptRenderer(self.tokenizer, self.data.system_prompt)
@@ -101,9 +110,12 @@ class DemonstrationSource:
         train_file = self._written("train", rows, train)
         if train_file.counts.sequences == 0:
             counts = train_file.counts
+            if self._fault and counts.without_answer == counts.rows:
+                raise DataError(self._fault)
             raise DataError(
                 f"of the {counts.rows} rows of {data.path} none is left to train on: {counts.too_long} have more tokens than data.max_length "
                 f"{data.max_length}, "
+                f"{counts.without_answer} have no answer, {counts.with_unrendered_tools} have tools that the chat template does not render, "
                 f"{counts.also_held_out} are held out as well; raise the limit or give more rows"
             )
         return train_file, eval_file
@@ -143,25 +155,45 @@ class DemonstrationSource:
         quiet, console = len(indices) < _PROGRESS_FROM_ROWS, Console(stderr=True)
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, DEMONSTRATION_SCHEMA) as writer:
             for batch in track(batches, f"tokenising {name} rows", console=console, transient=True, disable=quiet):
-                kept = list(self._kept(self._samples(rows, batch.tolist()), name == "eval", counts))
+                kept = list(self._kept(self._samples(rows, batch.tolist(), counts), name == "eval", counts))
                 for sample in kept:
                     digest.update(sample.token_ids_T.tobytes() + sample.trained_T.tobytes())
                 writer.write_batch(_batch(kept))
         return DemonstrationFile(path, counts, digest.hexdigest())
 
-    def _samples(self, rows: Rows, indices: Sequence[int]) -> list[Sample]:
+    def _samples(self, rows: Rows, indices: Sequence[int], counts: DemonstrationCounts) -> list[Sample]:
         columns = [rows.values(getattr(self.data, key), indices) for key in self._column_keys()]
         values = list(zip(indices, *columns, strict=True))
         if not self._renderer.conversational:
             return [self._plain(rows, index, *value) for index, *value in values]
-        return tokenise(self.tokenizer, list(chain.from_iterable(self._imitations(rows, index, *value) for index, *value in values)))
+        beside = self._beside(rows, indices)
+        rendered = (self._imitations(rows, counts, beside.get(index, {}), index, *value) for index, *value in values)
+        return tokenise(self.tokenizer, list(chain.from_iterable(rendered)))
 
-    def _imitations(self, rows: Rows, index: int, *value: object) -> list[Imitation]:
+    def _beside(self, rows: Rows, indices: Sequence[int]) -> dict[int, dict[str, object]]:
+        """What stands in a column of its own beside each conversation: its system message, and the tools that it offers."""
+        names = [name for name in BESIDE if name in rows.columns] if self.data.messages_column is not None else []
+        columns = [rows.values(name, indices) for name in names]
+        return {index: dict(zip(names, found, strict=True)) for index, *found in zip(indices, *columns, strict=True)}
+
+    def _imitations(
+        self, rows: Rows, counts: DemonstrationCounts, beside: Mapping[str, object], index: int, *value: object
+    ) -> list[Imitation]:
         try:
             if len(value) == 1:
-                return imitations(self.tokenizer, conversation(value[0], self.data.system_prompt))
+                system = next((text for name in SYSTEM if isinstance(text := beside.get(name), str) and text), self.data.system_prompt)
+                messages, tools = conversation(value[0], system), tools_of(beside.get("tools"))
+                require_rendered_tools(str(self.tokenizer.chat_template), messages, tools)
+                return imitations(self.tokenizer, messages, tools=tools)
             messages = continued(self._renderer, *value)
             return imitations(self.tokenizer, messages, first=len(self._renderer.messages(value[0])))
+        except NoAnswerError as error:
+            self._fault = self._fault or f"{rows.location(index)}: column {self.data.messages_column or self.data.prompt_column!r} {error}"
+            counts.without_answer += 1  # of thousands of talks from the web a few are cut short
+            return []
+        except NoToolsInTemplateError:
+            counts.with_unrendered_tools += 1
+            return []
         except ValueError as error:
             raise DataError(f"{rows.location(index)}: column {getattr(self.data, self._column_keys()[0])!r} {error}") from None
 

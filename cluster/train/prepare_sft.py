@@ -86,10 +86,11 @@ def _say_counts(train: DemonstrationFile, held_out: DemonstrationFile, config: S
     facts = {
         f"{done} data.max_length {config.data.max_length}": counts.too_long + held_out.counts.too_long,
         "left out, with nothing to imitate within data.max_length": counts.without_answer + held_out.counts.without_answer,
+        "left out, with tools that the chat template does not render": counts.with_unrendered_tools + held_out.counts.with_unrendered_tools,
         "not trained on, being held out as well": counts.also_held_out,
     }
     for fact, number in facts.items():
         if number:
-            display.say(f"{number:,} sequences {fact}")
+            display.say(f"{number:,} {'rows' if 'tools' in fact else 'sequences'} {fact}")
     if counts.sequences > counts.rows:
         display.say("a row makes several sequences where the chat template drops what the assistant said in earlier turns")

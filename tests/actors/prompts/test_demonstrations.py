@@ -123,3 +123,59 @@ def test_unusable_data_are_refused(tmp_path: Path, rows: list[dict[str, Any]], d
 def test_rows_of_another_layout_name_the_key_that_fits(tmp_path: Path, row: dict[str, Any], told: str) -> None:
     with pytest.raises(DataError, match=told):
         write(tmp_path, [row], messages_column="messages")
+
+
+TOOLS = """\
+{%- if tools -%}{{- '<|im_start|>system\\n' + (tools | tojson) + '<|im_end|>\\n' -}}{%- endif -%}
+{%- for message in messages -%}
+    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] -}}
+    {%- for call in message.tool_calls or [] -%}{{- 'call ' + call.function.name + (call.function.arguments | tojson) -}}{%- endfor -%}
+    {{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+CALL = [
+    {"from": "human", "value": "1+2?"},
+    {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 1}}'},
+    {"from": "observation", "value": "3"},
+    {"from": "gpt", "value": "It is 3."},
+]
+TALK = [{"from": "human", "value": "Hello?"}, {"from": "gpt", "value": "Hi."}]
+
+
+def test_calls_and_results_of_tools_are_rendered_and_calls_imitated(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = TOOLS
+    rows = [{"conversations": CALL, "tools": '[{"name": "add"}]'}]
+    train, _ = write(tmp_path, rows, tokenizer=tokenizer, messages_column="conversations")
+    [text] = [tokenizer.decode(row) for row in pa.ipc.open_file(str(train.path)).read_all()["token_ids"].to_pylist()]
+    assert text.startswith('<|im_start|>system\n[{"name": "add"}]<|im_end|>\n<|im_start|>user\n1+2?')
+    assert 'assistant\ncall add{"a": 1}<|im_end|>\n<|im_start|>tool\n3<|im_end|>\n<|im_start|>assistant\nIt is 3.<|im_end|>' in text
+    table = pa.ipc.open_file(str(train.path)).read_all()
+    imitated = [token for token, is_trained in zip(table["token_ids"][0].as_py(), table["trained"][0].as_py(), strict=True) if is_trained]
+    assert tokenizer.decode(imitated) == 'call add{"a": 1}<|im_end|>It is 3.<|im_end|>'
+
+
+def test_rows_that_the_template_or_nobody_answers_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [
+        {"conversations": CALL},
+        {"conversations": TALK, "tools": [{"name": "add"}]},
+        {"conversations": TALK[1:]},
+        {"conversations": TALK},
+    ]
+    train, _ = write(tmp_path, rows, messages_column="conversations")
+    counts = train.counts
+    assert (counts.rows, counts.with_unrendered_tools, counts.without_answer, counts.sequences) == (4, 2, 1, 1)
+
+
+def test_a_rows_own_system_message_comes_before_that_of_the_settings(tmp_path: Path) -> None:
+    rows = [{"conversations": TALK, "system": "Be brief."}, {"conversations": TALK, "system": ""}]
+    train, _ = write(tmp_path, rows, messages_column="conversations", system_prompt="Be kind.")
+    found = [TOKENIZER.decode(row) for row in pa.ipc.open_file(str(train.path)).read_all()["token_ids"].to_pylist()]
+    assert ["Be brief." in text for text in found] == [True, False] and ["Be kind." in text for text in found] == [False, True]
+
+
+def test_a_call_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    rows = [{"conversations": [TALK[0], {"from": "function_call", "value": "add(1)"}]}]
+    with pytest.raises(DataError, match=r"rows.jsonl:1: .*holds the call 'add\(1\)'; a call is JSON with `name` and `arguments`"):
+        write(tmp_path, rows, messages_column="conversations")

@@ -113,3 +113,11 @@ def test_help_tells_of_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     told = " ".join(shown("sft", "--help").split())
     assert "recipe of TRL, Open-R1 or MedicalGPT" in told and "--accelerate" in told
     assert "--sft" in shown("convert", "--help")
+
+
+def test_medicalgpts_own_script_dry_runs_as_it_is() -> None:
+    for name in ("run_sft.sh", "run_sft_accelerate.sh"):
+        output = shown("sft", str(Path(__file__).parent / "medicalgpt" / name), "--dry-run")
+        assert "batch: 32 sequences a step; about 16 a rank on 2 ranks" in output and "messages_column: conversations" in output
+    output = shown("sft", str(Path(__file__).parent / "medicalgpt" / "run_sft.sh"), "--dry-run")
+    assert re.search(r"tool_format: default +the model's own chat template renders tools", output)
