@@ -33,8 +33,9 @@ def tool_message(speaker: str, value: object) -> dict[str, object] | None:
         found = json.loads(value) if isinstance(value, str) else value
     except ValueError:
         found = None
-    calls = found if isinstance(found, list) else [found]
-    if not calls or not all(isinstance(call, dict) and isinstance(call.get("name"), str) and "arguments" in call for call in calls):
+    given = found if isinstance(found, list) else [found]
+    calls = [call for call in given if isinstance(call, dict) and isinstance(call.get("name"), str) and "arguments" in call]
+    if not calls or len(calls) < len(given):
         raise ValueError(f"holds the call {str(value)[:80]!r}; a call is JSON with `name` and `arguments`")
     functions = [{"type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}} for call in calls]
     return {"role": "assistant", "content": "", "tool_calls": functions}
