@@ -169,7 +169,9 @@ DEFAULTS: Mapping[str, YamlValue] = {
     "actors.temperature": 1.0,
     "seed": 42,
 }
-"""Values of the settings that a recipe does not give: defaults of TRL 0.14 to 0.19, for which Open-R1's recipes were written."""
+"""Values of the settings that a recipe does not give: defaults of TRL 0.18, for which Open-R1's recipes were written.
+
+`python -m benchmarks.trl_defaults` compares them with the published wheels."""
 
 REWARDS = (
     *("accuracy", "reasoning_accuracy", "format", "think_format", "tag_count", "reasoning_steps", "length", "cosine", "repetition_penalty"),

@@ -148,7 +148,7 @@ def test_calls_and_results_of_tools_are_rendered_and_calls_imitated(tmp_path: Pa
     tokenizer.chat_template = TOOLS
     rows = [{"conversations": CALL, "tools": '[{"name": "add"}]'}]
     train, _ = write(tmp_path, rows, tokenizer=tokenizer, messages_column="conversations")
-    [text] = [tokenizer.decode(row) for row in pa.ipc.open_file(str(train.path)).read_all()["token_ids"].to_pylist()]
+    [text] = [str(tokenizer.decode(row)) for row in pa.ipc.open_file(str(train.path)).read_all()["token_ids"].to_pylist()]
     assert text.startswith('<|im_start|>system\n[{"name": "add"}]<|im_end|>\n<|im_start|>user\n1+2?')
     assert 'assistant\ncall add{"a": 1}<|im_end|>\n<|im_start|>tool\n3<|im_end|>\n<|im_start|>assistant\nIt is 3.<|im_end|>' in text
     table = pa.ipc.open_file(str(train.path)).read_all()
