@@ -19,12 +19,22 @@ from zipfile import ZipFile
 
 from configs.recipes import grpo_keys, sft_keys
 
-VERSIONS = "0.14.0 0.15.2 0.16.1 0.17.0 0.18.2 0.19.1 0.20.0 0.21.0 0.22.2 0.23.1 0.24.0 1.0.0 1.16.0".split()
+VERSIONS = ["0.14.0", "0.15.2", "0.16.1", "0.17.0", "0.18.2", "0.19.1", "0.20.0", "0.21.0", "0.22.2", "0.23.1", "0.24.0", "1.0.0", "1.16.0"]
 WRITTEN_FOR = "0.18.2"
 """Open-R1 pins TRL 0.18: what its recipes leave out was a default of this version."""
 
-GRPO = "beta epsilon learning_rate loss_type max_completion_length max_prompt_length num_generations scale_rewards temperature".split()
-SFT = "learning_rate max_length gradient_checkpointing".split()
+GRPO = [
+    "beta",
+    "epsilon",
+    "learning_rate",
+    "loss_type",
+    "max_completion_length",
+    "max_prompt_length",
+    "num_generations",
+    "scale_rewards",
+    "temperature",
+]
+SFT = ["learning_rate", "max_length", "gradient_checkpointing"]
 FILES = {"GRPO": (GRPO, "trl/trainer/grpo_config.py"), "SFT": (SFT, "trl/trainer/sft_config.py")}
 AS_HERE: Mapping[object, object] = {True: "group", False: "none"}
 """TRL's `scale_rewards` -> ours."""
