@@ -101,7 +101,7 @@ def adapter_base(config: RunConfig | SftConfig) -> str | None:
 
 
 def _making_of_base(config: RunConfig | SftConfig) -> str:
-    """How a run made the base of its adapter; empty where that is `model.path` as it is."""
+    """Say how a run made the base of its adapter; empty if that is `model.path` as it is."""
     ways = ["merging an adapter into it"] * config.model.merge_adapter
     ways += ["a supervised warm start of all its weights"] * (isinstance(config, RunConfig) and config.learner.warm_start is not None)
     return " and ".join(ways)
