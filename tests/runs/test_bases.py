@@ -17,24 +17,15 @@ from cluster.models.weights_digest import weights_digest
 from learner.model.tiny_model import build_tokenizer
 from tests import REPOSITORY
 from tests.cluster.evaluation.test_serving import greedy
-from tests.runs.training import SFT, SMALL, Training, run_to_end
+from tests.runs.conftest import KilledStages
+from tests.runs.training import Training
 
-STAGES = "stages=[{name: few}, {name: all}]"
-LARGE_STEPS = ("learner.max_steps=1", "learner.warmup_steps=0", "learner.learning_rate=0.02")
-"""One step that changes greedy answers."""
 TOKENS = 24
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory) -> Training:
-    short = ("data.train_samples=1000", "learner.max_steps=20", "data.eval_samples=20")
-    return run_to_end(tmp_path_factory.mktemp("bases") / "sft", *short, command=SFT)
-
-
-@pytest.fixture(scope="module")
-def merged(tuned: Training, tmp_path_factory: pytest.TempPathFactory) -> Training:
-    settings = (*SMALL, *LARGE_STEPS, STAGES, f"model.adapter={tuned.out_dir}/adapter", "model.merge_adapter=true")
-    return run_to_end(tmp_path_factory.mktemp("bases") / "run", *settings)
+def merged(killed_stages: KilledStages) -> Training:
+    return killed_stages.ended
 
 
 def command(*arguments: str) -> str:
@@ -64,7 +55,7 @@ def test_adapters_carry_the_digest_of_the_base_that_they_were_trained_on(tuned: 
     few, last = merged.stage("1-few").out_dir, merged.stage("2-all").out_dir
     assert read_record(tuned.out_dir / "adapter") == BaseRecord(weights_digest(tuned.out_dir / "base_model"))
     of_merged = BaseRecord(weights_digest(few / "merged_model"))
-    for folder in (few / "adapter", last / "adapter", merged.out_dir / "adapter", last / "checkpoints/step-000001/learner/adapter"):
+    for folder in (few / "adapter", last / "adapter", merged.out_dir / "adapter", last / "checkpoints/step-000004/learner/adapter"):
         assert read_record(folder) == of_merged
     made_from = json.loads((few / "merged_model" / "merged_from.json").read_text())
     assert made_from == {"adapter": adapter_digest(tuned.out_dir / "adapter"), "base": weights_digest(tuned.out_dir / "base_model")}

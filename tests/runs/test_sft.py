@@ -12,22 +12,8 @@ from safetensors.torch import load_file
 
 from cluster.models.merge import find_source
 from configs.loading import load_config, load_sft_config
-from tests.runs.training import SFT, SMALL, Training, learnt, run_to_end, training
-
-SHORT = (
-    "data.train_samples=1000",
-    "learner.max_steps=40",
-    "learner.eval_steps=15",
-    "cluster.save_steps=10",
-    "data.eval_samples=20",
-    "model.lora.dropout=0.1",
-)
-STAGES = "stages=[{name: few, data: {train_samples: 200}}, {name: all, learner: {beta: 0.01, learning_rate: 5.0e-4}}]"
-
-
-@pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory) -> Training:
-    return run_to_end(tmp_path_factory.mktemp("runs") / "sft", *SHORT, command=SFT)
+from tests.runs.conftest import SHORT_SFT, KilledStages
+from tests.runs.training import SFT, Training, learnt, run_to_end, training
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -68,36 +54,29 @@ def test_a_whole_model_is_left_that_ends_answers_with_the_chosen_token(tmp_path:
 
 @pytest.mark.slow
 def test_a_stopped_fine_tuning_resumes_to_the_uninterrupted_one(tuned: Training, tmp_path: Path) -> None:
-    with training(tmp_path / "run", *SHORT, command=SFT) as stopped:
+    with training(tmp_path / "run", *SHORT_SFT, command=SFT) as stopped:
         stopped.wait_for_step(12)
         stopped.process.send_signal(signal.SIGTERM)
         assert stopped.finish() == 0, stopped.output()
     steps = stopped.summary()["steps"]
     assert stopped.summary()["exit_reason"] == "stopped by SIGTERM" and 11 <= steps < 40
     assert (stopped.out_dir / f"checkpoints/step-{steps:06d}/manifest.json").is_file()
-    resumed = run_to_end(tmp_path / "run", *SHORT, command=SFT)
+    resumed = run_to_end(tmp_path / "run", *SHORT_SFT, command=SFT)
     assert f"resuming from {resumed.out_dir}/checkpoints/step-{steps:06d}" in resumed.output()
     assert learnt(resumed.metrics()) == learnt(tuned.metrics())
     expected, found = tensors(tuned.out_dir / "adapter"), tensors(resumed.out_dir / "adapter")
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
     options = ("--resume", f"{resumed.out_dir}/checkpoints/step-000040")
-    with training(tmp_path / "run", *SHORT, "learner.train_batch_size=16", command=SFT, options=options) as other:
+    with training(tmp_path / "run", *SHORT_SFT, "learner.train_batch_size=16", command=SFT, options=options) as other:
         assert other.finish() == 1 and "made with learner.train_batch_size 32, but this run has 16" in other.output()
 
 
 @pytest.mark.slow
-def test_two_stages_of_grpo_on_the_merged_adapter_survive_a_kill(tuned: Training, tmp_path: Path) -> None:
+def test_two_stages_of_grpo_on_the_merged_adapter_survive_a_kill(killed_stages: KilledStages) -> None:
     """The reference of `beta` is the merged model. A fresh adapter has no divergence from it; the second stage's adapter, trained by the first, has."""
-    settings = (*SMALL, "learner.beta=0.001", "learner.max_steps=4", "cluster.max_staleness=0", "cluster.save_steps=1", STAGES)
-    settings += (f"model.adapter={tuned.out_dir}/adapter", "model.merge_adapter=true")
-    with training(tmp_path / "run", *settings) as killed:
-        killed.stage("2-all").wait_for_step(2)
-        killed.process.kill()
-        killed.finish()
-    first = (tmp_path / "run/1-few/metrics.jsonl").read_bytes()
-    ended = run_to_end(tmp_path / "run", *settings)
+    ended = killed_stages.ended
     assert "already finished\n" in ended.output() and f"resuming from {ended.out_dir}/2-all/checkpoints" in ended.output()
-    assert (tmp_path / "run/1-few/metrics.jsonl").read_bytes() == first
+    assert (ended.out_dir / "1-few/metrics.jsonl").read_bytes() == killed_stages.first_metrics
     few, strict = (ended.stage(name) for name in ("1-few", "2-all"))
     assert [step["step"] for step in strict.metrics()] == [1, 2, 3, 4]
     assert few.metrics()[0]["kl"] == pytest.approx(0, abs=1e-9) and strict.metrics()[0]["kl"] > 1e-6
