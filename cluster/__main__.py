@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def _say_in_red(text: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(text, style="red", markup=False, highlight=False)
+    Console(emoji=False, stderr=True, soft_wrap=True).print(text, style="red", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

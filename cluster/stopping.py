@@ -8,6 +8,7 @@ import signal
 import stat
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
@@ -19,6 +20,10 @@ Result = TypeVar("Result")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPED_BY = "stopped by "
 """Start of the exit reason of a run that a signal stopped, such as `stopped by SIGTERM`."""
+
+
+WAKE_UP_S = 0.2
+"""How often a main thread that waits for another looks for signals."""
 
 
 class EndedBySignal(SystemExit):
@@ -45,11 +50,12 @@ def exit_code_of(exit_reason: str) -> int:
 def on_signals(act: Callable[[str], object]) -> Iterator[None]:
     """Call `act("SIGTERM")`, and so on, at each signal; afterwards signals do again what they did before.
 
-    A SIGHUP that this process was started to ignore, as by nohup, stays ignored. Outside the main thread this does nothing: Python delivers
-    signals to the main thread alone, whose owner decides what they do.
+    A SIGHUP that this process was started to ignore, as by nohup, stays ignored. Python delivers signals to the main thread alone: in another
+    thread this hears those that `in_thread` passes on, or else none.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        with _relay_of_thread().listening(act):
+            yield
         return
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -107,6 +113,65 @@ def signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for number in held:
         signal.raise_signal(number)
+
+
+class _SignalRelay:
+    """Passes signals on to the work of another thread. A signal that comes while nothing listens waits for the next listener."""
+
+    def __init__(self) -> None:
+        self._acts: list[Callable[[str], object]] = []
+        self._waiting: list[str] = []
+
+    def send(self, name: str) -> None:
+        """Tell the innermost listener. Raises KeyboardInterrupt at a second signal for which nothing listens: the caller waits no longer."""
+        if self._acts:
+            self._acts[-1](name)
+        elif self._waiting:
+            raise KeyboardInterrupt
+        else:
+            self._waiting.append(name)
+
+    @contextmanager
+    def listening(self, act: Callable[[str], object]) -> Iterator[None]:
+        self._acts.append(act)
+        while self._waiting:
+            act(self._waiting.pop())
+        try:
+            yield
+        finally:
+            self._acts.pop()
+
+
+_THREAD = threading.local()
+
+
+def _relay_of_thread() -> _SignalRelay:
+    if "relay" not in vars(_THREAD):
+        _THREAD.relay = _SignalRelay()
+    return _THREAD.relay
+
+
+def in_thread(work: Callable[[], Result]) -> Result:
+    """Call `work` in a thread of its own, and wait for it. Signals that come meanwhile reach it as if it were in the main thread.
+
+    Raises:
+        KeyboardInterrupt: a second signal came while `work` was doing nothing that a signal can end.
+    """
+    found: Future[Result] = Future()
+    relay = _SignalRelay()
+
+    def run() -> None:
+        _THREAD.relay = relay
+        try:
+            found.set_result(work())
+        except BaseException as error:
+            found.set_exception(error)
+
+    with on_signals(relay.send):
+        threading.Thread(target=run, name="rollcast", daemon=True).start()
+        while not found.done():  # a signal that the kernel gave to another thread is handled when this one wakes up
+            wait([found], timeout=WAKE_UP_S)
+        return found.result()
 
 
 def _leave_terminal() -> None:

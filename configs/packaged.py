@@ -41,7 +41,7 @@ def write_packaged(name: str, folder: Path) -> Path:
     name = name.removeprefix("configs/").removesuffix(".yaml")
     if name not in packaged_names():
         near = get_close_matches(name, packaged_names(), n=1)
-        raise ConfigError(f"no packaged file is called {name!r}{f'; did you mean {near[0]}?' if near else ''} `rollcast init` lists them")
+        raise ConfigError(f"no packaged file is called {name!r}{f' (did you mean {near[0]}?)' if near else ''}; `rollcast init` lists them")
     target = folder / f"{name}.yaml"
     text = (FOLDER / target.name).read_text().replace(f"configs/{target.name}", target.name)
     try:

@@ -55,7 +55,7 @@ class Decontamination:
             DataError: one of them cannot be read.
         """
         sets_of: dict[str, str] = {}
-        for spec in track(specs, "reading evaluation sets", console=Console(stderr=True), transient=True):
+        for spec in track(specs, "reading evaluation sets", console=Console(emoji=False, stderr=True), transient=True):
             for text in _prompts(spec):
                 for ngram in ngrams(text):
                     sets_of.setdefault(ngram, spec)

@@ -152,7 +152,7 @@ class DemonstrationSource:
     def _written(self, name: str, rows: Rows, indices: np.ndarray) -> DemonstrationFile:
         counts, digest, path = DemonstrationCounts(rows=len(indices)), hashlib.blake2b(digest_size=16), self.folder / f"{name}.arrow"
         batches = [indices[start : start + _TOKENISED_AT_ONCE] for start in range(0, len(indices), _TOKENISED_AT_ONCE)]
-        quiet, console = len(indices) < _PROGRESS_FROM_ROWS, Console(stderr=True)
+        quiet, console = len(indices) < _PROGRESS_FROM_ROWS, Console(emoji=False, stderr=True)
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, DEMONSTRATION_SCHEMA) as writer:
             for batch in track(batches, f"tokenising {name} rows", console=console, transient=True, disable=quiet):
                 kept = list(self._kept(self._samples(rows, batch.tolist(), counts), name == "eval", counts))

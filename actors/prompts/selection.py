@@ -167,7 +167,7 @@ def fit(rows: Rows, indices: np.ndarray, maker: PromptMaker, data: DataSection, 
     """Apply the filters and the length limit to rows; `purpose` is shown with the progress."""
     fitting = Fitting()
     batches = np.array_split(indices, max(1, math.ceil(len(indices) / _TOKENISED_AT_ONCE)))
-    quiet, console = len(indices) < _PROGRESS_FROM_ROWS, Console(stderr=True)
+    quiet, console = len(indices) < _PROGRESS_FROM_ROWS, Console(emoji=False, stderr=True)
     for batch in track(batches, f"tokenising {purpose} prompts", console=console, transient=True, disable=quiet):
         for index, text, tokens in _measured(rows, batch.tolist(), maker, filters):
             if tokens > data.max_prompt_length:

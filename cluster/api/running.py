@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
+from cluster.api.arguments import checked_callbacks, checked_overrides, checked_path, checked_resume
 from cluster.api.inputs import Data, Reward, Settings, SftSettings, load_config, load_sft_config, sft_with_data, with_inputs
 from cluster.output.metrics_file import read_rows
 from cluster.output.run_dir import Resume
+from cluster.stopping import in_thread
 from cluster.train.driver import FinishedStep, StepCallback
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def train(
     data: Data | None = None,
     rewards: Sequence[Reward] = (),
     callbacks: Sequence[Callback] = (),
-    resume: Resume = "auto",
+    resume: Resume | str = "auto",
 ) -> RunResult:
     """Train a model by GRPO, as `rollcast train` does.
 
@@ -79,8 +79,9 @@ def train(
         config: path of a YAML file or recipe, a mapping of the same content, or a `RunConfig`.
         overrides: `learner.max_steps=10`.
         data: instead of `data.path`: a path, a list of dicts, or a `datasets.Dataset`.
-        rewards: instead of `rewards.functions`: names, `file.py:function`, or callables.
+        rewards: instead of `rewards.functions`: names, `file.py:function`, callables, or mappings such as `{"name": reward, "weight": 2}`.
         callbacks: called with every finished step; one that returns `rollcast.STOP` ends the run after it.
+        resume: `auto` goes on with an unfinished run, `none` begins anew, a path goes on from that checkpoint.
 
     Raises:
         RollcastError: of the kind that says what failed.
@@ -88,7 +89,8 @@ def train(
     from cluster.train.grpo import run_training
     from cluster.train.stages import run_stages
 
-    run, resume = with_inputs(load_config(config, overrides), data, rewards, resume)
+    checked_callbacks(callbacks)
+    run, resume = with_inputs(load_config(config, overrides), data, rewards, checked_resume(resume))
     start = run_stages if run.stages else run_training
     return _trained(run.out_dir, lambda after_step: start(run, resume, after_step), callbacks)
 
@@ -99,12 +101,13 @@ def sft(
     overrides: Sequence[str] = (),
     data: Data | None = None,
     callbacks: Sequence[Callback] = (),
-    resume: Resume = "auto",
+    resume: Resume | str = "auto",
 ) -> RunResult:
     """Fine-tune a model on demonstrations, as `rollcast sft` does. The arguments are those of `train`."""
     from cluster.train.sft import run_sft
 
-    run, resume = sft_with_data(load_sft_config(config, overrides), data, resume)
+    checked_callbacks(callbacks)
+    run, resume = sft_with_data(load_sft_config(config, overrides), data, checked_resume(resume))
     return _trained(run.out_dir, lambda after_step: run_sft(run, resume, after_step), callbacks)
 
 
@@ -120,68 +123,48 @@ def evaluate(
     """
     from cluster.evaluation.run import adapter_to_evaluate, load_target, run_evaluation
 
-    console = Console(soft_wrap=True)
+    console = Console(emoji=False, soft_wrap=True)
+    overrides = checked_overrides(overrides)
     config, folder = load_target(str(run), overrides, console) if isinstance(run, str | Path) else (load_config(run, overrides), None)
     written = Path(output or (folder or config.out_dir) / "evaluations" / time.strftime("%Y%m%d-%H%M%S"))
-    chosen = adapter_to_evaluate(config, folder, None if adapter is None else str(adapter))
+    chosen = adapter_to_evaluate(config, folder, None if adapter is None else checked_path(adapter, "adapter"))
     return _outside_a_loop(lambda: run_evaluation(config, folder, chosen, written.absolute(), console))
 
 
-def compare(*models: str, overrides: Sequence[str] = (), output: str | Path | None = None) -> list[ComparedSet]:
+def compare(*models: str | Path, overrides: Sequence[str] = (), output: str | Path | None = None) -> list[ComparedSet]:
     """Compare models on the same prompts, as `rollcast compare` does: `compare("base", "mine=runs/mine", overrides=["evaluation.data=[gsm8k]"])`."""
     from cluster.comparison.compare import run_comparison
     from cluster.comparison.compared_models import read_arguments
 
-    asked = read_arguments(models)
-    return _outside_a_loop(lambda: run_comparison(asked, overrides, Path(output) if output else None, Console(soft_wrap=True)))
+    asked, overrides = read_arguments([checked_path(model, "a model") for model in models]), checked_overrides(overrides)
+    return _outside_a_loop(lambda: run_comparison(asked, overrides, Path(output) if output else None, Console(emoji=False, soft_wrap=True)))
 
 
 def merge(source: str | Path, output: str | Path | None = None, *, base: str | None = None, overwrite: bool = False) -> Path:
     """Merge an adapter into its base model, in bfloat16, as `rollcast merge` does; returns the folder."""
     from cluster.models.merge import find_source, merge_adapter
 
-    found = find_source(Path(source), base)
+    found = find_source(Path(checked_path(source, "source")), base)
     for note in found.notes:
-        Console(soft_wrap=True).print(note, markup=False, highlight=False)
+        Console(emoji=False, soft_wrap=True).print(note, markup=False, highlight=False)
     return merge_adapter(found, Path(output) if output else None, overwrite=overwrite)[0]
 
 
 def _trained(out_dir: Path, run: Callable[[Sequence[StepCallback]], Mapping[str, object]], callbacks: Sequence[Callback]) -> RunResult:
-    interrupted = threading.Event()
-
     def after_step(step: FinishedStep) -> None:
-        if interrupted.is_set():
-            step.stop("stopped by the keyboard")
         for callback in callbacks:
-            if callback(step) == STOP:
+            answer = callback(step)
+            if isinstance(answer, str) and answer == STOP:
                 step.stop(f"stopped by {getattr(callback, '__name__', type(callback).__name__)}")
 
-    summary = _outside_a_loop(lambda: run((after_step,)), interrupted)
+    summary = _outside_a_loop(lambda: run((after_step,)))
     return RunResult(out_dir.absolute(), str(summary["exit_reason"]), summary)
 
 
-def _outside_a_loop(work: Callable[[], Result], interrupted: threading.Event | None = None) -> Result:
-    """Call `work`, which starts an event loop; in a thread of its own where this one has a loop, as in a notebook.
-
-    There, the first interrupt from the keyboard lets the running step end.
-    """
+def _outside_a_loop(work: Callable[[], Result]) -> Result:
+    """Call `work`, which starts an event loop; in a thread of its own where this one has a loop, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return work()
-    found: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            found.set_result(work())
-        except BaseException as error:
-            found.set_exception(error)
-
-    threading.Thread(target=run, name="rollcast", daemon=True).start()
-    try:
-        return found.result()
-    except KeyboardInterrupt:
-        if interrupted is None:
-            raise
-        interrupted.set()
-        return found.result()
+    return in_thread(work)

@@ -51,4 +51,4 @@ def compare(
         seed=seed,
         address=address,
     )
-    run_comparison(read_arguments(models), settings, output, Console())
+    run_comparison(read_arguments(models), settings, output, Console(emoji=False))

@@ -25,4 +25,4 @@ def convert(
     """Convert a recipe of TRL, Open-R1 or MedicalGPT into a YAML file of rollcast, with a table of what each setting became."""
     from configs.recipes.command_line import convert_recipe
 
-    convert_recipe([recipe, *(settings or [])], accelerate, output, Console(stderr=True), sft=sft)
+    convert_recipe([recipe, *(settings or [])], accelerate, output, Console(emoji=False, stderr=True), sft=sft)

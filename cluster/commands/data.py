@@ -48,7 +48,7 @@ def show(
     from configs.recipes.command_line import load_run
 
     logging.getLogger("actors").setLevel(logging.ERROR)  # its warnings are shown below the tables
-    console = Console(soft_wrap=True)
+    console = Console(emoji=False, soft_wrap=True)
     if not show_data(load_run([config, *(overrides or [])], accelerate, console), examples, golds, console):
         raise typer.Exit(1)
 
@@ -70,6 +70,6 @@ def pass_rate(
     from cluster.inspection.pass_rate import PassRatePlan, measure_pass_rates
     from configs.recipes.command_line import load_run
 
-    console = Console(soft_wrap=True)
+    console = Console(emoji=False, soft_wrap=True)
     run = load_run(with_address([config, *(overrides or [])], address), accelerate, console)
     measure_pass_rates(run, PassRatePlan.of(run, output, num_generations, reward, limit), console)

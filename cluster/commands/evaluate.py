@@ -76,7 +76,7 @@ def evaluate(
     """Evaluate a model: greedy accuracy, or avg@k, pass@k and majority vote, with 95 % intervals. Keeps every completion."""
     from cluster.evaluation.run import adapter_to_evaluate, load_target, run_evaluation
 
-    console = Console()
+    console = Console(emoji=False)
     settings = settings_of(
         data=data,
         num_generations=num_generations,

@@ -17,14 +17,14 @@ def init(
     """Write one of the YAML files that come with rollcast into the current folder, with a comment at every key."""
     from configs.packaged import packaged_names, write_packaged
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(emoji=False, soft_wrap=True, highlight=False)
     if name is None:
         table = Table(box=box.SIMPLE)
         table.add_column("rollcast init ...", no_wrap=True)
         table.add_column("what it trains")
         for packaged, purpose in packaged_names().items():
             table.add_row(packaged, purpose)
-        Console(highlight=False).print(table)
+        Console(emoji=False, highlight=False).print(table)
         return
     written = write_packaged(name, Path.cwd())
     command = "sft" if name.removesuffix(".yaml").endswith("sft") else "train"

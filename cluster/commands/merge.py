@@ -34,7 +34,7 @@ def merge(
     from cluster.models.merge import find_source, merge_adapter
     from cluster.models.merge_display import merge_progress, say_outcome
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(emoji=False, soft_wrap=True, highlight=False)
     found = find_source(source, base)
     with merge_progress(found, console) as progress:
         folder, outcome = merge_adapter(found, output, dtype=dtype.value, overwrite=overwrite, progress=progress)

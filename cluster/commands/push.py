@@ -29,7 +29,7 @@ def push(
     from cluster.publish.push import collect, show
     from cluster.publish.push import push as push_files
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(emoji=False, soft_wrap=True, highlight=False)
     files = collect(source, merged=merged, adapter=adapter, console=console)
     show(files, console)
     if dry_run:

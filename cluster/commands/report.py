@@ -19,4 +19,4 @@ def report(
     """Write one HTML page with a run's curves, rewards and sampled completions, or with the curves of several runs overlaid."""
     from cluster.report import write_report
 
-    Console(soft_wrap=True, highlight=False).print(f"report: {write_report(runs, output)}", markup=False)
+    Console(emoji=False, soft_wrap=True, highlight=False).print(f"report: {write_report(runs, output)}", markup=False)

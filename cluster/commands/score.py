@@ -39,5 +39,5 @@ def score(
     from configs.loading import load_config
 
     section = section_from(rewards or [], param or [], load_config(config, []) if config else None, timeout_s)
-    if score_file(section, CompletionFile.open(completions, completion_column), graders, output, Console()).failed:
+    if score_file(section, CompletionFile.open(completions, completion_column), graders, output, Console(emoji=False)).failed:
         raise typer.Exit(1)

@@ -34,12 +34,12 @@ def sft(
     """Fine-tune a model on demonstrations, with LoRA or all weights; GRPO can start from the result (docs/sft.md)."""
     from configs.recipes.command_line import load_sft
 
-    run = load_sft(with_address([config, *(overrides or [])], address), accelerate, Console())
+    run = load_sft(with_address([config, *(overrides or [])], address), accelerate, Console(emoji=False))
     if dry_run:
         from cluster.inspection.dry_run import show_sft_dry_run
         from cluster.models.starting_adapter import with_starting_adapter
 
-        show_sft_dry_run(with_starting_adapter(run), Console())
+        show_sft_dry_run(with_starting_adapter(run), Console(emoji=False))
         return
     from cluster.train.sft import run_sft
 

@@ -28,11 +28,11 @@ def train(
     """Train a model by GRPO."""
     from configs.recipes.command_line import load_run
 
-    run = load_run(with_address([config, *(overrides or [])], address), accelerate, Console())
+    run = load_run(with_address([config, *(overrides or [])], address), accelerate, Console(emoji=False))
     if dry_run:
         from cluster.inspection.dry_run import show_run
 
-        show_run(run, Console())
+        show_run(run, Console(emoji=False))
         return
     from cluster.train.grpo import run_training
     from cluster.train.stages import run_stages

@@ -167,7 +167,7 @@ def _show_golds(config: RunConfig, looked_at: Sequence[Prompt], console: Console
     section = config.rewards_resolved
     try:
         validate(section, looked_at[0].columns)
-        with counting("gold answers", len(looked_at), Console(stderr=True)) as advance:
+        with counting("gold answers", len(looked_at), Console(emoji=False, stderr=True)) as advance:
             checks = check_golds(section, [prompt.columns for prompt in looked_at], advance=lambda: advance(1))
     except (DataError, RewardError) as error:
         yield error.message

@@ -67,7 +67,7 @@ class RunDisplay:
     logging_steps: int = 1
     shown: tuple[tuple[str, str, str], ...] = SHOWN
     seconds: dict[str, float] = field(default_factory=dict)
-    _console: Console = field(default_factory=lambda: Console(file=sys.stdout, soft_wrap=True, highlight=False))
+    _console: Console = field(default_factory=lambda: Console(emoji=False, file=sys.stdout, soft_wrap=True, highlight=False))
     _live: Live | None = None
     _bar: Progress | None = None
     _started: float = field(default_factory=time.monotonic)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
 
@@ -134,7 +135,10 @@ def sort_arguments(arguments: Sequence[str], kind: AnyKind = GRPO) -> Arguments:
         elif key:
             values[key].append(argument)
         else:
-            raise ConfigError(f"{argument!r} is neither --key value nor section.key=value; write a setting as {kind.example}")
+            section = argument.partition(".")[0]
+            near = get_close_matches(section, SECTIONS, n=1) if "." in argument.partition("=")[0] else []
+            hint = f": there is no section {section!r}, did you mean {near[0]!r}? Write" if near else "; write"
+            raise ConfigError(f"{argument!r} is neither --key value nor section.key=value{hint} a setting as {kind.example}")
     settings = {key: _value_of(key, texts, kind.tables) for key, texts in values.items()}
     recipe, accelerate = (_path_of(settings.pop(name, None)) for name in ("config", "config_file"))
     return Arguments(recipe, accelerate, settings, tuple(overrides), tuple(repeated))

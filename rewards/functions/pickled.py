@@ -41,6 +41,8 @@ def write_reward(reward: Reward, folder: Path, name: str | None = None) -> str:
         ConfigError: the reward cannot be pickled.
     """
     name = name or name_of(reward)
+    if Path(name).name != name:
+        raise ConfigError(f"reward {name!r} names no file; give it a __name__ without a slash")
     content = pickled(reward)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}{SUFFIX}"

@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,8 @@ from cluster.stopping import (
     EndedBySignal,
     exit_code_of,
     in_loop_on_signals,
+    in_thread,
+    on_signals,
     run_until_stopped,
     signals_held_back,
     unwinding_on_signals,
@@ -151,3 +154,33 @@ def test_a_thread_beside_the_main_one_runs_the_work_without_handlers() -> None:
     with ThreadPoolExecutor(1) as threads:
         assert threads.submit(run_until_stopped, work(), "").result(timeout=60) == 7
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+async def test_a_signal_reaches_the_work_of_another_thread() -> None:
+    """As in a notebook, whose main thread has an event loop: an evaluation is ended there, in order."""
+    ended: list[str] = []
+
+    async def work() -> None:
+        signal.raise_signal(signal.SIGINT)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("in order")
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(StoppedError, match="stopped by SIGINT: nothing is left"):
+        in_thread(lambda: run_until_stopped(work(), "nothing is left"))
+    assert ended == ["in order"] and signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_early_signal_waits_for_the_work_that_can_end() -> None:
+    heard: list[str] = []
+
+    def work() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        time.sleep(0.2)
+        with on_signals(heard.append):
+            pass
+
+    in_thread(work)
+    assert heard == ["SIGTERM"]

@@ -103,7 +103,7 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_row_that_json_cannot_hold_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\[1\] cannot be written as JSON .*set"):
+    with pytest.raises(ConfigError, match=r"data\[1\] has \{1\} in column .*set"):
         with_inputs(load_config(QUICKSTART, [f"out_dir={tmp_path}"]), [{"prompt": "p"}, {"prompt": {1}}], (), "auto")
 
 
