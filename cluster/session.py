@@ -105,6 +105,14 @@ class RaySession:
         ]
         return place(self.config, nodes, self.learner)
 
+    def shortage(self) -> str:
+        """What the cluster lacks for this run at this moment; nothing where its live nodes have room for every process."""
+        try:
+            self.placement()
+        except PlacementError as error:
+            return error.message
+        return ""
+
     def _start_local(self) -> None:
         # Ray puts its sockets into this folder, and the path of a socket has at most 107 characters: keep it short.
         private_folders.remove_abandoned(Path("/tmp"), FOLDER_PREFIX, OWNER)

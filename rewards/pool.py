@@ -1,15 +1,17 @@
 """RewardPool: all reward workers, as the driver sees them. The only file of rewards/ that starts Ray actors or calls them.
 
 A group goes to the worker that has the fewest completions to score. A worker that dies or no longer answers is replaced, and its groups
-are scored again by another worker: scoring a group twice does no harm. Ray itself retries and restarts nothing.
+are scored again by another worker: scoring a group twice does no harm. Ray itself retries and restarts nothing. A replacement that cannot
+start, as where a node was lost, is tried again with growing pauses; the pool gives up when it has had no worker for too long.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,6 +31,9 @@ Actor: TypeAlias = Any
 
 START_TIMEOUT_S = 300.0
 """Limit on starting a worker and loading its rewards. It includes waiting for a node with room."""
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+"""Pauses between two tries to start a replacement; each is twice as long as the one before."""
 
 PING_EVERY_S, PONG_WITHIN_S = 5.0, 15.0
 """While a worker scores a group, it is pinged this often, and must answer this soon. It keeps the deadlines of gradings itself."""
@@ -84,8 +89,9 @@ class RewardPool:
         await pool.close()
     """
 
-    def __init__(self, section: RewardsSection, ray_options: Mapping[str, object], log_dir: Path) -> None:
+    def __init__(self, section: RewardsSection, ray_options: Mapping[str, object], log_dir: Path, lost_resources_wait_s: float) -> None:
         self._section = section
+        self._lost_resources_wait_s = lost_resources_wait_s
         self._ray_options = ray_options
         self._slots = [_Slot(index, (log_dir / f"reward-{index}.log").absolute()) for index in range(section.num_workers)]
         self._restarts = 0
@@ -97,6 +103,8 @@ class RewardPool:
         self._warned_of_none = False
         self._warned_of: set[str] = set()
         """Rewards whose first failure was shown."""
+        self._failed_start: RewardError | None = None
+        """The last failed start of a replacement."""
         self._fatal: RewardError | None = None
         self._changed = asyncio.Event()
         self._restarting: set[asyncio.Task[None]] = set()
@@ -117,7 +125,7 @@ class RewardPool:
         """
         section = config.rewards_resolved
         validate(section)
-        pool = cls(section, ray_options, log_dir)
+        pool = cls(section, ray_options, log_dir, config.cluster.lost_resources_wait_s)
         try:
             opened = await asyncio.gather(*(pool._open(slot) for slot in pool._slots), return_exceptions=True)
             for error in opened:
@@ -139,7 +147,7 @@ class RewardPool:
 
         Raises:
             RewardError: a reward failed and `on_error` is `fail`; or rewards failed on too many of the last `error_window` completions;
-                or workers died more often than `max_restarts`.
+                or workers died more often than `max_restarts`; or no worker was left for `cluster.lost_resources_wait_s`.
             RolloutError: the body is lost, and the group must be sampled again.
         """
         while True:
@@ -199,8 +207,10 @@ class RewardPool:
             async with asyncio.timeout(START_TIMEOUT_S):
                 slot.facts = await actor.start.remote()
         except RayTaskError as error:
+            ray.kill(actor)
             raise _as_reward_error(error, slot) from error
         except (RayActorError, TimeoutError) as error:
+            ray.kill(actor)
             why = "did not start" if isinstance(error, RayActorError) else f"was not ready after {START_TIMEOUT_S:g} s"
             raise RewardError(f"it {why}: {error}", role=slot.name, log_tail=tail(slot.log_path)) from error
         slot.completions = slot.groups = 0
@@ -231,15 +241,39 @@ class RewardPool:
             )
             return
         logger.warning("%s %s; it is being replaced (replacement %d of %d)", slot.name, why, self._restarts, self._section.max_restarts)
-        task = asyncio.get_running_loop().create_task(self._reopen(slot))
+        self._begin(self._reopen(slot))
+        if not any(slot.ready.is_set() for slot in self._slots):
+            self._begin(self._await_one())
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._restarting.add(task)
         task.add_done_callback(self._restarting.discard)
 
     async def _reopen(self, slot: _Slot) -> None:
+        """Start a worker in this slot, however often it takes."""
+        for attempt in itertools.count():
+            try:
+                await self._open(slot)
+                return
+            except RewardError as error:
+                self._failed_start = error
+            pause_s = min(FIRST_PAUSE_S * 2.0**attempt, LONGEST_PAUSE_S)
+            logger.warning("%s: %s; it is tried again in %g s", slot.name, self._failed_start.message, pause_s)
+            await asyncio.sleep(pause_s)
+
+    async def _await_one(self) -> None:
+        """End the pool if it has no worker for too long."""
+        waits = [asyncio.ensure_future(slot.ready.wait()) for slot in self._slots]
         try:
-            await self._open(slot)
-        except RewardError as error:
-            self._end(error)
+            done, _ = await asyncio.wait(waits, timeout=self._lost_resources_wait_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if not done:
+            last = self._failed_start or RewardError("Ray has not found room for it")
+            reason = f"no reward worker was left for {self._lost_resources_wait_s:g} s (cluster.lost_resources_wait_s); the last try: "
+            self._end(RewardError(reason + last.message, role=last.role, node=last.node, log_tail=last.log_tail))
 
     def _end(self, error: RewardError) -> None:
         self._fatal = error

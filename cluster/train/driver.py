@@ -3,7 +3,7 @@
 open_run          lock the run directory ─► checkpoint to resume from ─► begin ─► the run ─► summary.json, report.html
                                                                           └─ from here on, a failure is written down as the exit reason
 stop_on_signals   first SIGINT, SIGTERM or SIGHUP ─► the running step ends, a checkpoint is written      second ─► the run is cancelled
-through_restarts  attempt ──learner group lost──► restored from the newest checkpoint ─► attempted again, a bounded number of times
+Restarts          attempt ──learner group lost──► restored from the newest checkpoint ─► attempted again, a bounded number of times
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cluster.output.display import RunDisplay
 from cluster.output.run_dir import Resume, RunDirectory
 from cluster.report import leave_report
 from cluster.session import RaySession
-from cluster.stopping import STOPPED_BY, in_loop_on_signals, stopped
+from cluster.stopping import STOPPED_BY, exit_code_of, in_loop_on_signals, stopped
 from configs.contracts.errors import ConfigError, DataError, LearnerError, NonFiniteError, RewardError, RollcastError, RunDirectoryError
 from configs.loading import dump_config
 from configs.schema.run import RunConfig
@@ -244,26 +244,53 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[StopSignals]:
             raise stopped(received[-1] if received else "", "run the same command again to go on from the last checkpoint") from None
 
 
-async def through_restarts(
-    attempt: Callable[[], Awaitable[str]], restore: Callable[[], Awaitable[None]], max_restarts: int, say: Callable[[str], None]
-) -> str:
-    """Return what `attempt` returns. When it loses the learner group, restore the group and attempt again, at most `max_restarts` times.
+@dataclass(frozen=True)
+class Restarts:
+    """What a run does when it loses the learner group: it restores the group and goes on, at most `limit` times.
 
-    Raises:
-        NonFiniteError: at once, since the same data would give it again.
-        LearnerError: the group was lost once too often.
+    `stopped` gives the reason for which the user has stopped the run, or nothing. A stopped run restores no group.
     """
-    for restarts in itertools.count(1):
-        try:
-            return await attempt()
-        except NonFiniteError:
-            raise
-        except LearnerError as error:
-            if restarts > max_restarts:
+
+    limit: int
+    restore: Callable[[], Awaitable[None]]
+    stopped: Callable[[], str]
+    say: Callable[[str], None]
+
+    async def through(self, attempt: Callable[[], Awaitable[str]]) -> str:
+        """Return what `attempt` returns, as often as it has to be called.
+
+        Raises:
+            NonFiniteError: at once, since the same data would give it again.
+            LearnerError: the group was lost once too often, in an attempt or while it was restored.
+            StoppedError: the group was lost after the user had stopped the run.
+        """
+        lost: LearnerError | None = None
+        for restarts in itertools.count():
+            try:
+                if lost is not None:
+                    self._say_lost(lost, restarts)
+                    await self.restore()
+                return await attempt()
+            except NonFiniteError:
                 raise
-            say(f"{error.role}: {error.message}; making the learner group again ({restarts} of {max_restarts})")
-            await restore()
-    raise AssertionError  # count() does not end
+            except LearnerError as error:
+                lost = error
+                if self.stopped():
+                    raise self._stopped_error(error) from error
+                if restarts >= self.limit:
+                    raise
+        raise AssertionError  # count() does not end
+
+    def _stopped_error(self, lost: LearnerError) -> StoppedError:
+        error = StoppedError(
+            f"{self.stopped()}, and the learner was lost before it wrote a checkpoint ({lost.message}): run the same command again to go on from "
+            "the last one"
+        )
+        error.exit_code = exit_code_of(self.stopped()) or StoppedError.exit_code
+        return error
+
+    def _say_lost(self, error: LearnerError, restarts: int) -> None:
+        self.say(f"{error.role}: {error.message}; making the learner group again ({restarts} of {self.limit})")
 
 
 def call_back(callbacks: Sequence[StepCallback], step: FinishedStep) -> None:

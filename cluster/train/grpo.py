@@ -40,12 +40,12 @@ from cluster.publish.folder import run_card
 from cluster.train.driver import (
     FinishedStep,
     OpenRun,
+    Restarts,
     StepCallback,
     call_back,
     open_run,
     require_base_of,
     stop_on_signals,
-    through_restarts,
 )
 from cluster.train.evaluating import TrainingEvaluations
 from cluster.train.prepare import Prepared, prepare, try_golds
@@ -178,7 +178,8 @@ class TrainingRun:
     """The one that the run goes on from."""
     totals: RunTotals = field(default_factory=RunTotals)
     loop: TrainLoop | None = None
-    """The loop that runs; a restart makes another."""
+    """The loop that runs; a restart makes another, and there is none while the learner is restored."""
+    stop_reason: str = ""
     before: Evaluation | None = None
     """The evaluation before training."""
 
@@ -190,7 +191,8 @@ class TrainingRun:
         """
         config, say = self.run.config, self.run.display.say
         self.before = await self._evaluate("before", self.checkpoint.step if self.checkpoint else 0)
-        reason = await through_restarts(lambda: self._train(first_cursor), self._restore_learner, config.cluster.max_learner_restarts, say)
+        restarts = Restarts(config.cluster.max_learner_restarts, self._restore_learner, lambda: self.stop_reason, say)
+        reason = await restarts.through(lambda: self._train(first_cursor))
         after = None
         if reason in COMPLETED_REASONS:
             await self.evaluations.finish(self._running_loop.window.steps_taken)
@@ -199,9 +201,11 @@ class TrainingRun:
 
     def end_after_step(self, reason: str) -> bool:
         """Ask the loop to end after the running step; False where none runs."""
-        if self.loop is not None:
-            self.loop.stop(reason)
-        return self.loop is not None
+        if self.loop is None:
+            return False
+        self.stop_reason = reason
+        self.loop.stop(reason)
+        return True
 
     @property
     def _running_loop(self) -> TrainLoop:
@@ -256,9 +260,10 @@ class TrainingRun:
         )
 
     async def _restore_learner(self) -> None:
+        self.loop = None
         self.checkpoint, prepared = self.run.newest_checkpoint(), self.maker.prepared
         require_base_of(self.checkpoint, prepared.base_to_train, prepared.served_path, self.run.display.say)
-        await self.roles.restore_learner(self.checkpoint.learner_folder if self.checkpoint else None)
+        await self.roles.restore_learner(self.checkpoint.learner_folder if self.checkpoint else None, self.run.display.say)
 
     async def _busy(self) -> Busy:
         statuses = await self.roles.rollouts.status()

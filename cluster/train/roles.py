@@ -14,8 +14,10 @@ from pathlib import Path
 
 from actors.pool import RolloutPool
 from cluster.output.display import RunDisplay
+from cluster.placement import roles
 from cluster.session import RaySession
 from cluster.train.prepare import Prepared
+from cluster.train.room import Room
 from configs.contracts.tasks import gather_or_cancel
 from configs.schema.run import RunConfig
 from learner.grpo.learner import GrpoLearner
@@ -42,7 +44,12 @@ class RoleMaker:
         return RolloutPool.create(self.config, ray_options=options, log_dir=self.log_dir, run_name=self.session.namespace)
 
     def spawn_learner(self) -> GrpoLearner:
-        return GrpoLearner.create(self.config, ray_options=self.session.placement().learners.ray_options(), log_dir=self.log_dir)
+        return GrpoLearner.create(self.config, ray_options=roles(self.config).learners.ray_options(), log_dir=self.log_dir)
+
+    async def respawn_learner(self, say: Callable[[str], None]) -> GrpoLearner:
+        """Spawn the ranks again, and wait until they run."""
+        wait_s = self.config.cluster.lost_resources_wait_s
+        return await Room(roles(self.config).learners, wait_s, self.session.shortage, say).spawned(self.spawn_learner)
 
     async def start_rewards(self) -> RewardPool:
         return await RewardPool.start(self.config, ray_options=self.session.placement().rewards.ray_options(), log_dir=self.log_dir)
@@ -77,10 +84,15 @@ class Roles:
     _maker: RoleMaker
     _closing: list[Close]
 
-    async def restore_learner(self, resume_folder: Path | None) -> None:
-        """Make the learner group again, and give the engines its adapter, which may be older than theirs."""
+    async def restore_learner(self, resume_folder: Path | None, say: Callable[[str], None]) -> None:
+        """Make the learner group again, and give the engines its adapter, which may be older than theirs.
+
+        Raises:
+            PlacementError: the group's node is lost, and no other one has had room for it in time.
+            LearnerError: the new group was lost too.
+        """
         await self.learner.close()
-        self.learner = self._maker.spawn_learner()
+        self.learner = await self._maker.respawn_learner(say)
         self._closing.append(self.learner.close)
         await self._maker.load_learner(self.learner, resume_folder)
         await self.rollouts.broadcast(await self.learner.export_adapter(), rewind=True)

@@ -27,19 +27,21 @@ from cluster.output.metrics_file import read_rows
 from cluster.output.run_dir import Resume
 from cluster.output.sinks import MetricSinks
 from cluster.output.wandb_sink import require_wandb
+from cluster.placement import roles
 from cluster.publish.model_card import sft_card
 from cluster.session import RaySession
 from cluster.train.driver import (
     FinishedStep,
     OpenRun,
+    Restarts,
     StepCallback,
     call_back,
     open_run,
     require_base_of,
     stop_on_signals,
-    through_restarts,
 )
 from cluster.train.prepare_sft import PreparedSft, prepare_sft
+from cluster.train.room import Room
 from configs.schema.model import WARM_MODEL
 from configs.schema.sft import SftConfig
 from learner.model.end_token import add_end_token
@@ -89,7 +91,7 @@ async def _train(
 ) -> SftSummary:
     """Start the ranks, train, write; everything that was started is closed again."""
     with stop_on_signals(run.display.say) as signals, MetricSinks.open(run.config, run.directory.path, run.display.say) as sinks:
-        training = SftRun(run, prepared, session, sinks, callbacks, found, _spawn(run, session))
+        training = SftRun(run, prepared, session, sinks, callbacks, found, _spawn(run))
         signals.end_after_step, run.so_far = training.stop, training.so_far
         try:
             return await training.run_to_end()
@@ -97,8 +99,8 @@ async def _train(
             await training.group.close()
 
 
-def _spawn(run: OpenRun[SftConfig], session: RaySession) -> SftLearner:
-    return SftLearner.create(run.config, ray_options=session.placement().learners.ray_options(), log_dir=run.directory.logs)
+def _spawn(run: OpenRun[SftConfig]) -> SftLearner:
+    return SftLearner.create(run.config, ray_options=roles(run.config).learners.ray_options(), log_dir=run.directory.logs)
 
 
 @dataclass
@@ -122,8 +124,9 @@ class SftRun:
 
     async def run_to_end(self) -> SftSummary:
         """Train through restarts of the ranks, then write the result; returns the summary."""
-        reason = await through_restarts(self._attempt, self._restore, self.run.config.cluster.max_learner_restarts, self.run.display.say)
-        return await self._finish(reason)
+        limit, say = self.run.config.cluster.max_learner_restarts, self.run.display.say
+        restarts = Restarts(limit, self._restore, lambda: self.stop_reason, say)
+        return await self._finish(await restarts.through(self._attempt))
 
     def stop(self, reason: str) -> bool:
         """End after the step that runs now; False where none runs."""
@@ -143,10 +146,13 @@ class SftRun:
             return await self._train()
 
     async def _restore(self) -> None:
+        self.saved_step = -1
         self.checkpoint, prepared = self.run.newest_checkpoint(), self.prepared
         require_base_of(self.checkpoint, prepared.base_to_train(self.run.config), prepared.model_path, self.run.display.say)
         await self.group.close()
-        self.group = _spawn(self.run, self.session)
+        role, wait_s = roles(self.run.config).learners, self.run.config.cluster.lost_resources_wait_s
+        room = Room(role, wait_s, self.session.shortage, self.run.display.say)
+        self.group = await room.spawned(lambda: _spawn(self.run))
 
     async def _start(self) -> None:
         """Load the model in every rank, at the checkpoint or at the beginning."""

@@ -95,6 +95,8 @@ class RaySection(TrackingSection):
     """Start Ray without token authentication: anyone who can reach its ports can run code as you."""
     max_learner_restarts: NonNegativeInt = 2
     """Number of times that the learner may be started again from the last checkpoint before the run ends with an error."""
+    lost_resources_wait_s: PositiveFloat = 300.0
+    """Time for which a run waits for room for its learner, or for its last reward worker, after their node was lost."""
 
 
 class ClusterSection(ReportingSection, RaySection):

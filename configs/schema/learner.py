@@ -169,7 +169,10 @@ class TrainingSection(OptimizerSection, RanksSection):
     max_nonfinite_steps: PositiveInt = 3
     """So many steps in a row without a finite loss and gradient end the run."""
     process_group_timeout_s: PositiveFloat = 100.0
-    """A rank that waits so long for the others declares the group dead."""
+    """A rank that waits so long for the others declares the group dead, and so does the driver where a rank's process is stopped so long."""
+    step_timeout_s: PositiveFloat | Literal["auto"] = "auto"
+    """Longest time for a step after the first; a longer one is a hang, and the learner is started again from the last checkpoint. `auto`: 10 times
+    the slowest step so far, at least 300 s. First steps, which compile, have at least an hour."""
 
 
 class LearnerSection(TrainingSection, ObjectiveSection):

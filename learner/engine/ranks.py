@@ -1,7 +1,7 @@
 """All ranks of the learner as one group. Calls to all of them go through here.
 
 Each call goes to every rank. The first rank that fails ends the group: the others, which would wait for it for ever, are killed within
-seconds, and a LearnerError names the failed rank and quotes the end of its log.
+seconds, and a LearnerError names the failed rank and quotes the end of its log. A call that hangs ends the group too (`learner.engine.watchdog`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from configs.contracts.errors import LearnerError, RollcastError, unwrapped
 from configs.contracts.logs import tail
+from learner.engine import processes
+from learner.engine.processes import Place
 from learner.engine.rank import Config, Rank
+from learner.engine.watchdog import CallLimits, Watchdog
 
 BLAME_WAIT_S = 5.0
 """Time to wait for the other ranks' errors after the first: Ray reports a dead rank later than the ranks that lost their connection to it."""
@@ -31,10 +34,13 @@ Result = TypeVar("Result")
 class Ranks:
     """The processes of one group. After a LearnerError it is dead: make another."""
 
-    def __init__(self, workers: Sequence[Actor], log_dir: Path) -> None:
+    def __init__(self, workers: Sequence[Actor], log_dir: Path, limits: CallLimits, stopped_timeout_s: float) -> None:
+        """Take over actors of `Rank`, in the order of their ranks. Calls that exceed `limits`, and stopped ranks, end the group."""
         self._alive = list(workers)
         self._log_dir = log_dir
         self._joined = False
+        self._places: list[Place] = []
+        self._watchdog = Watchdog(limits, stopped_timeout_s, self._stopped)
 
     @classmethod
     def create(cls, worker: type[Rank[Config]], config: Config, *, ray_options: Mapping[str, object], log_dir: Path) -> Ranks:
@@ -52,7 +58,8 @@ class Ranks:
             **ray_options,
         }
         actor = ray.remote(worker).options(**options)
-        return cls([actor.remote(config, rank, log_dir) for rank in range(learner.ranks)], log_dir)
+        workers = [actor.remote(config, rank, log_dir) for rank in range(learner.ranks)]
+        return cls(workers, log_dir, CallLimits(learner.step_timeout_s), learner.process_group_timeout_s)
 
     @property
     def workers(self) -> list[Actor]:
@@ -65,7 +72,8 @@ class Ranks:
         """Make one process group of the ranks. Later calls do nothing."""
         if self._joined:
             return
-        address, port = (await self.settle([remote(self.workers[0], Rank.rendezvous)]))[0]
+        await self.places()
+        address, port = (await self.settle([remote(self.workers[0], Rank.rendezvous)], "rendezvous"))[0]
         await self.everywhere(Rank.join, address, port)
         self._joined = True
 
@@ -73,26 +81,40 @@ class Ranks:
         self, method: Callable[Concatenate[Any, Arguments], Result], *arguments: Arguments.args, **named: Arguments.kwargs
     ) -> list[Result]:
         """Call a method with the same arguments on every rank; returns the results by rank. Example: `everywhere(Rank.where)`."""
-        return await self.settle([remote(worker, method, *arguments, **named) for worker in self.workers])
+        return await self.settle([remote(worker, method, *arguments, **named) for worker in self.workers], method.__name__)
 
     async def each(self, method: Callable[..., Result], arguments_R: Sequence[Sequence[object]]) -> list[Result]:
         """Call a method on every rank with that rank's own arguments; returns the results by rank."""
-        return await self.settle([remote(worker, method, *own) for worker, own in zip(self.workers, arguments_R, strict=True)])
+        return await self.settle(
+            [remote(worker, method, *own) for worker, own in zip(self.workers, arguments_R, strict=True)], method.__name__
+        )
 
-    async def pids(self) -> list[int]:
-        """Process ids by rank."""
-        return [pid for pid, _ in await self.everywhere(Rank.where)]
+    async def places(self) -> list[Place]:
+        """Where the ranks run, by rank. Waits until all have started."""
+        if not self._places:
+            self._places = await self.everywhere(Rank.where)
+        return self._places
 
     async def close(self) -> None:
-        """End all ranks. Safe to call twice, and after an error."""
-        for worker in self._alive:
+        """End all ranks, stopped ones too. Safe to call twice, and after an error."""
+        alive, self._alive = self._alive, []
+        for worker in alive:
             ray.kill(worker)
-        self._alive = []
+        if alive:
+            processes.kill_here(self._places)
 
-    async def settle(self, references: Sequence[ray.ObjectRef[Result]]) -> list[Result]:
-        """Await results. On the first error, end the group and raise the error that explains it."""
+    async def settle(self, references: Sequence[ray.ObjectRef[Result]], call: str) -> list[Result]:
+        """Await the results of one call. On the first error, or when the call hangs, end the group and raise the error that explains it."""
         futures = [asyncio.wrap_future(reference.future()) for reference in references]
-        _, pending = await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
+        hang = await self._watchdog.wait(call, futures)
+        if hang is not None:
+            await self.close()
+            raise LearnerError(
+                f"{hang.reason}; all ranks were ended, resume from the last checkpoint",
+                role=hang.role,
+                log_tail=tail(self._log_dir / f"learner-{hang.ranks[0]}.log"),
+            )
+        pending = [future for future in futures if not future.done()]
         if any(future.done() and future.exception() for future in futures):
             if pending:
                 await asyncio.wait(pending, timeout=BLAME_WAIT_S)
@@ -100,6 +122,10 @@ class Ranks:
             await self.close()
             raise self._explain(errors) from None
         return [future.result() for future in futures]
+
+    async def _stopped(self) -> set[int]:
+        stopped = await processes.stopped(self._places)
+        return {rank for rank, place in enumerate(self._places) if place in stopped}
 
     def _explain(self, errors: dict[int, BaseException]) -> RollcastError:
         """The error to raise: a dead process explains the others' errors, then come our own errors, then any other."""

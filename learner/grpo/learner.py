@@ -139,7 +139,7 @@ class GrpoLearner:
         """
         # Two return values: Ray then makes the caller the owner of the buffer's reference.
         manifest_ref, buffer_ref = self._ranks.workers[0].export_adapter.options(num_returns=2).remote()
-        return AdapterRef((await self._ranks.settle([manifest_ref]))[0], buffer_ref)
+        return AdapterRef((await self._ranks.settle([manifest_ref], "export_adapter"))[0], buffer_ref)
 
     async def save(self, folder: Path) -> None:
         """Write everything that `start(resume_folder=folder)` needs: adapter (a PEFT folder), master weights, moments, random states."""
@@ -147,7 +147,7 @@ class GrpoLearner:
 
     async def worker_pids(self) -> list[int]:
         """Process ids by rank."""
-        return await self._ranks.pids()
+        return [place.pid for place in await self._ranks.places()]
 
     async def close(self) -> None:
         """End all ranks. May be called twice, and after an error."""

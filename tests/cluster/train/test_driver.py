@@ -15,13 +15,17 @@ from rich.console import Console
 
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import read_summary
-from cluster.train.driver import FinishedStep, call_back, open_run, stop_on_signals, through_restarts
+from cluster.train.driver import FinishedStep, Restarts, call_back, open_run, stop_on_signals
 from configs.contracts.errors import LearnerError, NonFiniteError, StoppedError
 from configs.schema.run import RunConfig
 
 
 def config_of(out_dir: Path) -> RunConfig:
     return RunConfig.model_validate({"model": {"path": "m"}, "data": {"path": "d"}, "out_dir": out_dir})
+
+
+def never_stopped() -> str:
+    return ""
 
 
 def test_a_failure_is_the_exit_reason_of_a_run_that_has_begun(tmp_path: Path) -> None:
@@ -107,7 +111,7 @@ async def test_a_lost_learner_is_restored_until_once_too_often() -> None:
         restored += 1
 
     with pytest.raises(LearnerError, match="the process died"):
-        await through_restarts(attempt, restore, 2, said.append)
+        await Restarts(2, restore, never_stopped, said.append).through(attempt)
     assert restored == 2
     assert said[-1] == "learner rank 0: the process died; making the learner group again (2 of 2)"
 
@@ -124,7 +128,39 @@ async def test_an_attempt_after_a_restart_gives_the_reason() -> None:
 
     async def restore() -> None: ...
 
-    assert await through_restarts(attempt, restore, 1, lambda text: None) == "finished"
+    assert await Restarts(1, restore, never_stopped, print).through(attempt) == "finished"
+
+
+async def test_a_learner_that_is_lost_while_it_is_restored_counts_too() -> None:
+    restored = 0
+
+    async def attempt() -> str:
+        if restored == 0:
+            raise LearnerError("the process died")
+        return "finished"
+
+    async def restore() -> None:
+        nonlocal restored
+        restored += 1
+        if restored < 3:
+            raise LearnerError("the process died again")
+
+    assert await Restarts(3, restore, never_stopped, print).through(attempt) == "finished"
+    restored = 0
+    with pytest.raises(LearnerError, match="died again"):
+        await Restarts(2, restore, never_stopped, print).through(attempt)
+
+
+async def test_a_stopped_run_that_loses_its_learner_ends() -> None:
+    async def attempt() -> str:
+        raise LearnerError("no answer to the call 'step' for 300 s", role="learner rank 1")
+
+    async def restore() -> None:
+        raise AssertionError("nobody waits for it any more")
+
+    with pytest.raises(StoppedError, match="stopped by SIGTERM, and the learner was lost .*no answer to the call 'step'") as caught:
+        await Restarts(2, restore, lambda: "stopped by SIGTERM", print).through(attempt)
+    assert caught.value.exit_code == 128 + signal.SIGTERM
 
 
 async def test_losses_that_are_not_finite_are_not_tried_again() -> None:
@@ -135,7 +171,7 @@ async def test_losses_that_are_not_finite_are_not_tried_again() -> None:
         raise AssertionError("the same data would give it again")
 
     with pytest.raises(NonFiniteError):
-        await through_restarts(attempt, restore, 2, print)
+        await Restarts(2, restore, never_stopped, print).through(attempt)
 
 
 @pytest.mark.parametrize(("step_runs", "signals_needed"), [(True, 2), (False, 1)])

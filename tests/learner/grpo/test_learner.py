@@ -25,6 +25,7 @@ from configs.contracts.metrics import values
 from configs.contracts.records import adapter_sha256
 from configs.schema.run import RunConfig
 from learner.engine.ranks import Ranks
+from learner.engine.watchdog import CallLimits
 from learner.grpo.batch_metrics import batch_metrics
 from learner.grpo.learner import GrpoLearner, WarmStartProgress
 from learner.packing import Denominators
@@ -168,7 +169,7 @@ def test_truncated_completions_are_masked_but_counted(tmp_path: Path) -> None:
     ]
 
     def prepared(**learner: Any) -> Any:
-        group = GrpoLearner(run_config(tmp_path, scale_rewards="none", **learner), Ranks([], tmp_path))
+        group = GrpoLearner(run_config(tmp_path, scale_rewards="none", **learner), Ranks([], tmp_path, CallLimits(), 100.0))
         return group._computed(groups, group._advantages(groups))
 
     assert prepared() == ([(2.0, -2.0, None, None)] * 2, Denominators(6, 64, 24)), "an advantage of 0 is not computed, but counted"
