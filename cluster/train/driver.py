@@ -26,7 +26,16 @@ from cluster.output.run_dir import Resume, RunDirectory
 from cluster.report import leave_report
 from cluster.session import RaySession
 from cluster.stopping import STOPPED_BY, exit_code_of, in_loop_on_signals, stopped
-from configs.contracts.errors import ConfigError, DataError, LearnerError, NonFiniteError, RewardError, RollcastError, RunDirectoryError
+from configs.contracts.errors import (
+    ConfigError,
+    DataError,
+    LearnerError,
+    NonFiniteError,
+    RewardError,
+    RollcastError,
+    RunDirectoryError,
+    StoppedError,
+)
 from configs.loading import dump_config
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig

@@ -201,11 +201,10 @@ class TrainingRun:
 
     def end_after_step(self, reason: str) -> bool:
         """Ask the loop to end after the running step; False where none runs."""
-        if self.loop is None:
-            return False
-        self.stop_reason = reason
-        self.loop.stop(reason)
-        return True
+        if self.loop is not None:
+            self.stop_reason = reason
+            self.loop.stop(reason)
+        return self.loop is not None
 
     @property
     def _running_loop(self) -> TrainLoop:
