@@ -83,6 +83,8 @@ class TrainLoop:
     on_new_adapter: Callable[[int], Awaitable[None]]
     """Called with each policy version that every engine has confirmed."""
     save_checkpoint: Callable[[Snapshot], Awaitable[None]]
+    on_filtered: Callable[[ScoredGroup], None] = lambda _group: None
+    """Called with each group that the window keeps from training."""
     adapter_sync: AdapterSync = field(init=False)
     learner_clock: BusyClock = field(default_factory=BusyClock)
     waited_s: float = 0.0
@@ -151,7 +153,9 @@ class TrainLoop:
 
     async def _rollout_and_score(self, request: RolloutRequest) -> None:
         try:
-            self.window.add(await sample_and_score(self.rollouts, self.rewards, request, lambda: self.window.steps_taken))
+            group = await sample_and_score(self.rollouts, self.rewards, request, lambda: self.window.steps_taken)
+            if self.window.add(group) and self.window.filters(group):
+                self.on_filtered(group)
         except PoisonPromptError:
             self.window.drop(request.prompt.id, "poison_prompt")
         await self._notify()

@@ -7,17 +7,27 @@ docs/metrics.md explains each name. The learner computes the others, which the l
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from fnmatch import fnmatchcase
+from typing import TypedDict, get_args
 
 from cluster.loop.loop import StepRecord, TrainLoop
 from cluster.loop.window import AccountingTotals, Window
-from configs.contracts.records import SyncReport
+from configs.contracts.records import Outcome, ScoredGroup, SyncReport
 
 SAME_AS = {"train/reward": "reward", "train/accuracy": "rewards/accuracy/mean"}
 """Metrics that repeat another one, where that was measured."""
+
+OWN = (
+    "step", "time", "train/*", "reward", "reward_std", "frac_reward_zero_std", "rewards/*/mean", "rewards/*/std",
+    *(f"rewards/*/{outcome}" for outcome in get_args(Outcome)), "eval/*", "entropy", "kl", "policy_loss", "clip_ratio/*", "cispo_clip_ratio",
+    "staleness/*", "sampling/*", "sync/*", "completions/*", "num_tokens", "packing/*", "step_time", "timing/*", "learner/*", "rollout/*", "mfu",
+    "window/*", "epoch",
+)  # fmt: skip
+"""Names of rollcast's metrics, and of the fields of a line of metrics.jsonl."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +81,7 @@ class RunTotals:
         }
         if record.sync is not None:
             metrics |= _sync_metrics(record.sync)
-        return metrics
+        return logged_metrics(groups) | metrics
 
     def _rollout_gain_s(self, busy: Busy) -> float:
         """Seconds since the step before, averaged over the workers. A worker that was replaced counts from 0 again."""
@@ -87,6 +97,19 @@ class RunTotals:
         self.step_s += record.step_s
         self.generate_s += busy_s
         self.step_seconds.append(record.step_s)
+
+
+def logged_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """The values that rewards logged by `log_metric`, each averaged over the groups that have a finite one.
+
+    A name that rollcast itself uses gets the prefix `logged/`.
+    """
+    values: dict[str, list[float]] = {}
+    for group in groups:
+        for name, value in group.scores.metrics.items():
+            if math.isfinite(value):
+                values.setdefault(f"logged/{name}" if any(fnmatchcase(name, own) for own in OWN) else name, []).append(value)
+    return {name: statistics.fmean(found) for name, found in values.items()}
 
 
 def _sync_metrics(sync: SyncReport) -> dict[str, float]:
@@ -150,6 +173,8 @@ class RunSummary(LoopSummary, HeldOutSummary):
     """The part of `summary.json` that is shown at the end of a run."""
 
     exit_reason: str
+    nothing_learned: str | None
+    """Why the rewards taught nothing, and what to look at; None if they did."""
 
 
 def run_summary(totals: RunTotals, loop: TrainLoop) -> LoopSummary:
@@ -197,9 +222,11 @@ def summary_lines(summary: RunSummary) -> list[str]:
         f"{summary['completions_per_s']:.1f} completions/s; learner idle {summary['learner_idle']:.0%}, rollouts idle "
         f"{summary['rollout_idle']:.0%}; adapter sync {synced}"
     )
-    if (sentence := advice(summary)) is not None:
+    nothing_learned = summary["nothing_learned"]
+    if nothing_learned is None and (sentence := advice(summary)) is not None:
         lines.append(sentence)
-    return [*lines, f"accounting: {summary['accounting']}", f"ended: {summary['exit_reason']}"]
+    warning = [f"WARNING: {nothing_learned}"] if nothing_learned else []
+    return [*lines, f"accounting: {summary['accounting']}", f"ended: {summary['exit_reason']}", *warning]
 
 
 def advice(summary: RunSummary) -> str | None:

@@ -169,12 +169,16 @@ class Window:
         if prompt_id not in self._in_flight:
             return False
         del self._in_flight[prompt_id]
-        if self.filter_zero_variance and group.scores.zero_variance:
+        if self.filters(group):
             self._forget(prompt_id)
             self.filtered["zero_variance"] += 1
         else:
             self._ready[prompt_id] = group
         return True
+
+    def filters(self, group: ScoredGroup) -> bool:
+        """Tell whether a group is kept from training, because it would teach nothing."""
+        return self.filter_zero_variance and group.scores.zero_variance
 
     def drop(self, prompt_id: PromptId, reason: str) -> None:
         """Give a prompt up for good."""

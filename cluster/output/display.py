@@ -83,6 +83,11 @@ class RunDisplay:
         with suppress(OSError, ValueError):
             self._console.print(content, markup=markup, soft_wrap=soft_wrap)
 
+    def say_all(self, lines: Sequence[str]) -> None:
+        """Print each line, if there is any."""
+        for line in lines:
+            self.say(line)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Announce a phase and time it."""

@@ -117,7 +117,7 @@ class MetricSinks:
 
         for name, value in metrics.items():
             if name not in self._gauges:
-                gauge_name = "rollcast_" + "".join(character if character.isalnum() else "_" for character in name)
+                gauge_name = "rollcast_" + "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)
                 self._gauges[name] = Gauge(gauge_name, description=name, tag_keys=("run",))
                 self._gauges[name].set_default_tags({"run": self.run_name})
             self._gauges[name].set(value)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from cluster.output.run_dir import COMPLETED_REASONS
+from cluster.output.run_dir import COMPLETED_REASONS, NOTHING_LEARNED
 from cluster.report.axes import short
 from cluster.report.record import HeldOut, RunRecord
 from cluster.report.samples import count_outcomes
@@ -57,8 +57,15 @@ def state_of(run: RunRecord) -> State:
         return State("still running", "neutral")
     if not reason:
         return State("no end recorded: it was killed, or is running on another machine", "neutral")
-    kind = "good" if reason in COMPLETED_REASONS else "bad" if str(reason).startswith("failed") else "neutral"
+    bad = reason == NOTHING_LEARNED or str(reason).startswith("failed")
+    kind = "bad" if bad else "good" if reason in COMPLETED_REASONS else "neutral"
     return State(str(reason), kind)
+
+
+def nothing_learned(run: RunRecord) -> str:
+    """Say why the rewards of a run taught nothing; empty if they did."""
+    found = run.summary.get("nothing_learned")
+    return f"{found[0].upper()}{found[1:]}." if isinstance(found, str) and found else ""
 
 
 def headline(run: RunRecord) -> list[Fact]:

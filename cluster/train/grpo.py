@@ -22,8 +22,9 @@ from cluster.evaluation.measurement import Evaluation
 from cluster.evaluation.plan import EvaluationPlan
 from cluster.inspection.first_checks import refuse_first
 from cluster.loop.loop import LoopSettings, Snapshot, StepRecord, TrainLoop
+from cluster.loop.reward_watch import RewardWatch
 from cluster.loop.roles import Cursor
-from cluster.loop.step_metrics import Busy, HeldOutSummary, RunSummary, RunTotals, run_summary, summary_lines
+from cluster.loop.step_metrics import Busy, RunSummary, RunTotals, run_summary, summary_lines
 from cluster.loop.window import Window
 from cluster.models.base_record import BaseRecord, write_record
 from cluster.models.starting_adapter import with_starting_adapter
@@ -32,7 +33,7 @@ from cluster.output.checkpoint import Checkpoint
 from cluster.output.completions import CompletionRow, completion_rows, write_completions
 from cluster.output.completions_table import chosen_rows
 from cluster.output.display import RunDisplay, shown_of_rewards
-from cluster.output.run_dir import COMPLETED_REASONS, Resume
+from cluster.output.run_dir import COMPLETED_REASONS, NOTHING_LEARNED, Resume
 from cluster.output.sinks import MetricSinks
 from cluster.output.wandb_sink import require_wandb
 from cluster.publish.background import HubSummary, HubUploads, open_hub
@@ -48,6 +49,7 @@ from cluster.train.driver import (
     stop_on_signals,
 )
 from cluster.train.evaluating import TrainingEvaluations
+from cluster.train.held_out import held_out_summary
 from cluster.train.prepare import Prepared, prepare, try_golds
 from cluster.train.roles import RoleMaker, Roles, started_roles
 from configs.contracts.errors import RollcastError
@@ -177,11 +179,15 @@ class TrainingRun:
     checkpoint: Checkpoint | None
     """The one that the run goes on from."""
     totals: RunTotals = field(default_factory=RunTotals)
+    watch: RewardWatch = field(init=False)
     loop: TrainLoop | None = None
     """The loop that runs; a restart makes another, and there is none while the learner is restored."""
     stop_reason: str = ""
     before: Evaluation | None = None
     """The evaluation before training."""
+
+    def __post_init__(self) -> None:
+        self.watch = RewardWatch(self.run.config.groups_per_step, self.run.config.learner.mask_truncated_completions)
 
     async def run_to_end(self, first_cursor: Cursor) -> TrainingSummary:
         """Evaluate, train, evaluate, write; returns the summary.
@@ -195,6 +201,7 @@ class TrainingRun:
         reason = await restarts.through(lambda: self._train(first_cursor))
         after = None
         if reason in COMPLETED_REASONS:
+            reason = NOTHING_LEARNED if self.watch.nothing_learned() else reason
             await self.evaluations.finish(self._running_loop.window.steps_taken)
             after = await self._evaluate("after", self._running_loop.window.steps_taken)
         return await self._finish(reason, after)
@@ -244,6 +251,7 @@ class TrainingRun:
         window = make_window(config, self.maker.total_steps)
         if found is not None:
             window.restore(found.state["window"], _stored_groups(found))
+        self.watch.restore(found.state.get("lessons") if found else {})
         prompts.restore(found.state["cursor"] if found else first_cursor)
         self.sinks.rewind(found.step if found else 0)
         return TrainLoop(
@@ -256,6 +264,7 @@ class TrainingRun:
             on_step=self._on_step,
             on_new_adapter=self.evaluations.on_new_adapter,
             save_checkpoint=self._save_checkpoint,
+            on_filtered=lambda group: self.run.display.say_all(self.watch.filter(group)),
         )
 
     async def _restore_learner(self) -> None:
@@ -275,6 +284,7 @@ class TrainingRun:
         metrics = self.totals.step(record, await self._busy(), loop.window)
         self.sinks.emit(record.step, metrics)
         self.run.display.step(record.step, steps, metrics)
+        self.run.display.say_all(self.watch.trained(record.step, record.groups, skipped=record.report.skipped))
         logged = record.groups[: self.run.config.cluster.logged_groups_per_step]
         if logged:
             await self._log_completions(record, logged)
@@ -305,6 +315,7 @@ class TrainingRun:
             bodies = await asyncio.gather(*(group.body for group in snapshot.ready))
             await asyncio.to_thread(checkpoint.write_groups, folder / "ready", snapshot.ready, bodies)
             state = {"step": snapshot.step, "cursor": snapshot.cursor, "window": snapshot.window, "identity": config.model.identity}
+            state["lessons"] = self.watch.snapshot()
             final = await asyncio.to_thread(checkpoint.finish, folder, state, config.cluster.save_total_limit)
         if self.uploads is not None and snapshot.step < self.maker.total_steps:
             self.uploads.after_save(snapshot.step, final / "learner" / "adapter")
@@ -345,6 +356,7 @@ class TrainingRun:
             **held_out_summary(self.before, after),
             **run_summary(self.totals, self._running_loop),
             "exit_reason": reason,
+            "nothing_learned": self.watch.nothing_learned(),
             "phase_s": self.run.phase_s,
             "rollout_workers_replaced": self.roles.rollouts.restarts,
             "rewards": asdict(self.roles.rewards.status()),
@@ -357,21 +369,6 @@ class TrainingRun:
         left = [f"summary {file}; adapter {file.parent / 'adapter'}{curves}", *([f"report, for a browser: {report}"] if report else [])]
         for line in ("", *summary_lines(summary), *left):
             self.run.display.say(line)
-
-
-def held_out_summary(before: Evaluation | None, after: Evaluation | None) -> HeldOutSummary:
-    """The held-out measurements, under the name of what they measure."""
-    known = after or before
-    values = before.accuracy if before else None, after.accuracy if after else None
-    accuracies = values if known is not None and known.is_accuracy else (None, None)
-    rewards = values if known is not None and not known.is_accuracy else (None, None)
-    return {
-        "held_out_measure": known.measure if known else None,
-        "accuracy_before": accuracies[0],
-        "accuracy_after": accuracies[1],
-        "reward_before": rewards[0],
-        "reward_after": rewards[1],
-    }
 
 
 def make_window(config: RunConfig, steps: int) -> Window:

@@ -53,7 +53,7 @@ def aggregate(section: RewardsSection, group: RolloutGroup, reports: Sequence[Gr
         columns=columns,
         score_s=score_s,
         normalised_rewards_G=_normalised_rewards(section, columns, rewards_G) if section.aggregation == "normalize_then_sum" else None,
-        metrics={name: fmean(values) for report in reports for name, values in report.metrics.items()},
+        metrics=_logged(reports),
         extras={name: tuple(values) for report in reports for name, values in report.extras.items()},
         first_error=_first_error(section, reports),
     )
@@ -103,6 +103,15 @@ def _normalised_rewards(
             if value is not None:
                 sums_G[index] += spec.weight * (value - mean) / divisor
     return tuple(None if reward is None else total for reward, total in zip(rewards_G, sums_G, strict=True))
+
+
+def _logged(reports: Sequence[GradeReport]) -> dict[str, float]:
+    """The mean of each metric over all calls of `log_metric` with its name, by whichever reward."""
+    values: dict[str, list[float]] = {}
+    for report in reports:
+        for name, logged in report.metrics.items():
+            values.setdefault(name, []).extend(logged)
+    return {name: fmean(logged) for name, logged in values.items()}
 
 
 def _first_error(section: RewardsSection, reports: Sequence[GradeReport]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import fmean
 
@@ -11,6 +13,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from tests import REPOSITORY
 from tests.runs.training import SMALL, Training, learnt, run_to_end, training
 
 SYNCHRONOUS = (*SMALL, "cluster.max_staleness=0", "cluster.save_steps=3")
@@ -54,6 +57,31 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> I
 def steps_of(run: Training) -> list[dict[str, float]]:
     """Return the lines of steps, without those of evaluations."""
     return [line for line in run.metrics() if "time" in line]
+
+
+OF_OTHER_RUNS = {
+    "train/accuracy", "policy_loss", "kl", "cispo_clip_ratio", "mfu", "eval/*/accuracy", "eval/*/accuracy_low", "eval/*/accuracy_high", "eval/*/pass@*",
+    "eval/*/maj@*", "completions/mean_terminated_length", "completions/min_terminated_length", "completions/max_terminated_length", "eval/loss",
+    "train/mean_token_accuracy", "eval/mean_token_accuracy", "epoch",
+}  # fmt: skip
+"""Documented metrics that a run has under other settings, on a GPU, where completions end by themselves, or with a reward that judges answers."""
+
+
+def documented_metrics() -> set[str]:
+    """Read the names in the tables of docs/metrics.md as patterns: `rewards/<name>/mean`, `/std` are `rewards/*/mean` and `rewards/*/std`."""
+    found: set[str] = set()
+    for line in (REPOSITORY / "docs" / "metrics.md").read_text().splitlines():
+        last = ""
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1] if line.startswith("| `") else ""):
+            pattern = re.sub(r"<\w+>", "*", name)
+            if pattern.startswith("/"):
+                pattern = last.rpartition("/")[0] + pattern
+            elif pattern.startswith("_"):
+                pattern = last + pattern
+            else:
+                last = pattern
+            found.add(pattern)
+    return found
 
 
 def final_adapter(run: Training) -> str:
@@ -108,6 +136,28 @@ def test_behaviour_and_learner_logprobs_agree(uninterrupted: Training) -> None:
     assert max(step["sampling/logp_difference/max"] for step in metrics) < 1e-5
     assert max(step["sync/canary_difference"] for step in metrics if "sync/canary_difference" in step) < 1e-5
     assert all(step["train/grad_norm"] > 0 for step in metrics)
+
+
+@pytest.mark.slow
+def test_what_a_reward_logs_reaches_every_sink(uninterrupted: Training) -> None:
+    """`digit_share` logs the mean length of a group in characters."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logged = [step["characters"] for step in uninterrupted.metrics()]
+    assert len(logged) == 6 and all(length > 0 for length in logged)
+    events = EventAccumulator(str(uninterrupted.out_dir / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("characters")] == pytest.approx(logged, rel=1e-6), "float32"
+
+
+@pytest.mark.slow
+def test_the_metrics_of_a_run_are_those_of_the_docs(interrupted: Interrupted) -> None:
+    documented = documented_metrics()
+    logged = {name for line in interrupted.resumed.metrics() for name in line} - {"step", "time", "characters"}
+    undocumented = {name for name in logged if not any(fnmatchcase(name, pattern) for pattern in documented)}
+    assert not undocumented, "add them to docs/metrics.md"
+    absent = {pattern for pattern in documented - OF_OTHER_RUNS if not any(fnmatchcase(name, pattern) for name in logged)}
+    assert not absent, "a synchronous run with evaluations should have logged them"
+    assert documented >= OF_OTHER_RUNS
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
@@ -135,6 +135,7 @@ def make_loop(
         on_step=on_step,
         on_new_adapter=parts.get("on_new_adapter", nothing),
         save_checkpoint=save_checkpoint,
+        on_filtered=parts.get("on_filtered", lambda group: None),
     )
     return loop, records, snapshots
 
@@ -151,6 +152,23 @@ async def test_every_step_trains_distinct_groups_within_the_bound(max_staleness:
     assert (accounting.drawn, accounting.trained, accounting.in_flight, accounting.ready) == (24, 24, 0, 0)
     assert rollouts.version == 12
     assert [snapshot.step for snapshot in snapshots] == [12]
+
+
+async def test_groups_that_are_filtered_are_shown_to_the_caller() -> None:
+    class EqualRewards(ConstantRewards):
+        async def score(self, body: BodyRef, summary: GroupSummary, step: int) -> Scores:
+            scores = await ConstantRewards.score(self, body, summary, step)
+            return replace(scores, rewards_G=(1.0, 1.0)) if summary.prompt_id.index < 3 else scores
+
+    filtered: list[int] = []
+    window = Window(2, 1, total_steps=2, filter_zero_variance=True)
+
+    def on_filtered(group: ScoredGroup) -> None:
+        filtered.append(group.summary.prompt_id.index)
+
+    loop, records, _ = make_loop(steps=2, rewards=EqualRewards(), window=window, on_filtered=on_filtered)
+    await loop.run()
+    assert sorted(filtered) == [0, 1, 2] and len(records) == 2
 
 
 async def test_generation_goes_on_while_the_learner_trains() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.output.run_dir import RunDirectory
+from cluster.output.run_dir import NOTHING_LEARNED, RunDirectory
 from configs.contracts.errors import RunDirectoryError
 
 
@@ -26,9 +26,11 @@ def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
     RunDirectory.open(tmp_path / "run", "auto").close()
 
 
-def test_a_finished_run_is_moved_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reason", ["finished", "data exhausted", NOTHING_LEARNED])
+def test_a_finished_run_is_moved_aside(tmp_path: Path, reason: str) -> None:
+    """Also one that learned nothing: going on from its end would do nothing, again and again."""
     with RunDirectory.open(tmp_path / "run", "auto") as first:
-        first.write_summary({"exit_reason": "finished"})
+        first.write_summary({"exit_reason": reason})
     with RunDirectory.open(tmp_path / "run", "auto") as second:
         assert second.read_summary() == {}
         assert (tmp_path / "run.1" / "summary.json").exists()

@@ -17,7 +17,7 @@ from cluster.__main__ import app
 from cluster.evaluation.measurement import Evaluation
 from cluster.evaluation.statistics import wilson
 from cluster.output.metrics_file import truncate
-from cluster.output.run_dir import RunDirectory
+from cluster.output.run_dir import NOTHING_LEARNED, RunDirectory
 from cluster.report import leave_report, write_report
 from cluster.report.drawing import BOTTOM, LEFT, RIGHT, TOP
 from configs.contracts.errors import RunDirectoryError
@@ -241,6 +241,14 @@ def test_what_is_no_accuracy_is_not_called_one(tmp_path: Path) -> None:
     page = page_of(folder)
     assert "held-out reward (tag_count) – → 0.004 95 % intervals 0.001 to 0.007; greedy, on 4 prompts" in page.text
     assert not [each for each in page.charts["Accuracy"].iter("circle") if each.get("class") == "mark"]
+
+
+def test_a_run_that_learned_nothing_says_so_at_the_top(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", steps=2, exit_reason=NOTHING_LEARNED)
+    summary = json.loads((folder / "summary.json").read_text()) | {"nothing_learned": f"nothing was learned: {HOSTILE}"}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert [each.text for each in page_of(folder).all("p", "bad")] == [f"Nothing was learned: {HOSTILE}."]
+    assert page_of(folder).all("span", "bad")[0].text == NOTHING_LEARNED
 
 
 def test_a_hole_is_not_bridged_and_every_tenth_step_is(tmp_path: Path) -> None:

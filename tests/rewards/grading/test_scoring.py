@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,6 +43,12 @@ def test_a_reward_of_weight_zero_only_watches() -> None:
 def test_a_completion_of_which_all_rewards_say_none_has_no_reward() -> None:
     nothing = GradeReport([None] * 3, ["skipped"] * 3)
     assert aggregate(section(), GROUP, [nothing, nothing], 0.1).rewards_G == (None, None, None)
+
+
+def test_what_two_rewards_log_under_one_name_is_averaged_together() -> None:
+    other = replace(FORMAT, metrics={"share": [5.0], "words": [7.0]})
+    scores = aggregate(section(), GROUP, [FORMAT, other], 0.0)
+    assert scores.metrics == {"share": 2.0, "words": 7.0}
 
 
 def test_scores_carry_columns_metrics_extras_and_the_first_error() -> None:

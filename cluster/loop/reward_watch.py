@@ -1,0 +1,125 @@
+"""What the rewards of a run teach, and when there is reason to warn: nothing is learned, or a reward judges nothing. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from configs.contracts.records import ScoredGroup
+
+Lesson = Literal["taught", "zero", "equal", "unrewarded", "cut_off", "skipped"]
+"""What became of a group: it taught something, or why it could not."""
+
+CAUSES: Mapping[Lesson, str] = {
+    "zero": "had only rewards of 0",
+    "equal": "had rewards that were all equal",
+    "unrewarded": "had fewer than two rewards, as rewards failed or did not apply",
+    "cut_off": "were cut off at the length limit, and learner.mask_truncated_completions leaves such completions out",
+    "skipped": "were in steps that were skipped, as their loss was not finite",
+}
+
+REMEDIES: Mapping[Lesson, str] = {
+    "zero": "look at completions/ and try the rewards on it with `rollcast score`; if they are right, the prompts are too hard: see `rollcast data pass-rate`",
+    "equal": "look at completions/: the prompts may be too easy, the rewards too coarse, or actors.temperature too low",
+    "unrewarded": "look at the first failure above, and at rewards/<name>/<outcome> in metrics.jsonl",
+    "cut_off": "raise actors.max_completion_length",
+    "skipped": "lower learner.learning_rate, or check the data",
+}
+
+WARN_AFTER_STEPS = (1, 5, 25)
+"""Batches of groups after which a warning is given, if none of them has taught anything."""
+
+
+@dataclass
+class RewardWatch:
+    """The groups of a run by what they taught, since its first step.
+
+    Args:
+        groups_per_step: groups of a batch.
+        masks_truncated: whether completions at the length limit are left out of the loss.
+    """
+
+    groups_per_step: int
+    masks_truncated: bool = False
+    counts: Counter[Lesson] = field(default_factory=Counter)
+    filtered: int = 0
+    """Groups that `learner.filter_zero_variance` kept from training; `counts` has them too."""
+    _complete: bool = True
+    """False where the run goes on from a checkpoint that does not say what was taught before it."""
+    _without_values: set[str] = field(default_factory=set)
+    """Rewards of which it was said that they judge nothing."""
+
+    def snapshot(self) -> dict[str, int]:
+        """The counts, for a checkpoint."""
+        return {**self.counts, "filtered": self.filtered}
+
+    def restore(self, snapshot: Mapping[str, int] | None) -> None:
+        """Go on from a checkpoint; None where it was written without counts."""
+        self._complete = snapshot is not None
+        counts = dict(snapshot or {})
+        self.filtered = counts.pop("filtered", 0)
+        self.counts = Counter(counts)  # pyright: ignore[reportAttributeAccessIssue]  # of lessons, as `snapshot` wrote them
+
+    def trained(self, step: int, groups: Sequence[ScoredGroup], *, skipped: bool = False) -> list[str]:
+        """Enter the groups of a finished step; returns the warnings to show."""
+        warnings = self._of_rewards_without_values(step, groups)
+        warned = self._enter(["skipped" if skipped else self._lesson(group) for group in groups])
+        return [*warnings, *warned]
+
+    def filter(self, group: ScoredGroup) -> list[str]:
+        """Enter a group that is not trained on; returns the warnings to show."""
+        self.filtered += 1
+        return self._enter([self._lesson(group)])
+
+    def nothing_learned(self) -> str | None:
+        """Why the rewards have taught nothing so far, and what to look at, in two sentences; None if they have, or it is not known."""
+        if self.counts["taught"] or not self._complete:
+            return None
+        seen = self.counts.total()
+        if not seen:
+            return (
+                "nothing was learned: no group was trained. Look at the accounting of the prompts, and at the logs of the rollout workers"
+            )
+        causes = ", ".join(f"{self.counts[cause]} {text}" for cause, text in CAUSES.items() if self.counts[cause])
+        chief = max(CAUSES, key=lambda cause: self.counts[cause])
+        filtered = f"; {self.filtered} of them were filtered (learner.filter_zero_variance)" if self.filtered else ""
+        return (
+            f"nothing was learned: no completion was better than another of its group, so the rewards changed no weight ({_groups(seen)}: "
+            f"{causes}{filtered}). {REMEDIES[chief][0].upper()}{REMEDIES[chief][1:]}"
+        )
+
+    def _enter(self, lessons: Sequence[Lesson]) -> list[str]:
+        before = self.counts.total()
+        self.counts.update(lessons)
+        passed = [n for n in WARN_AFTER_STEPS if before < n * self.groups_per_step <= self.counts.total()]
+        why = self.nothing_learned()
+        return [f"WARNING: so far {why}"] if passed and why else []
+
+    def _lesson(self, group: ScoredGroup) -> Lesson:
+        rewards = [reward for reward in group.scores.rewards_G if reward is not None]
+        if len(rewards) < 2:
+            return "unrewarded"
+        if group.scores.zero_variance:
+            return "equal" if any(rewards) else "zero"
+        return "cut_off" if self.masks_truncated and all(group.summary.truncated_G) else "taught"
+
+    def _of_rewards_without_values(self, step: int, groups: Sequence[ScoredGroup]) -> list[str]:
+        warnings = []
+        for name in sorted({name for group in groups for name in group.scores.columns} - self._without_values):
+            columns = [group.scores.columns[name] for group in groups if name in group.scores.columns]
+            if any(value is not None for column in columns for value in column.values_G):
+                continue
+            self._without_values.add(name)
+            outcomes = Counter(outcome for column in columns for outcome in column.outcomes_G)
+            told = ", ".join(f"{outcome} {count}" for outcome, count in outcomes.most_common())
+            warnings.append(
+                f"WARNING: reward {name} gave no number for any of the {outcomes.total()} completions of step {step} ({told}), so "
+                f"rewards/{name}/mean is absent. Later steps are only counted, as rewards/{name}/<outcome>; try the reward with `rollcast score`"
+            )
+        return warnings
+
+
+def _groups(count: int) -> str:
+    return f"{count} group{'' if count == 1 else 's'}"
