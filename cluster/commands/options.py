@@ -25,7 +25,12 @@ Accelerate = Annotated[
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster to join: HOST:PORT, auto, or local for a private one. Overrides cluster.address.")
 ]
-Resume = Annotated[str, typer.Option(help="auto: continue an unfinished run in out_dir; none: start anew; or the path of a checkpoint.")]
+Resume = Annotated[
+    str,
+    typer.Option(
+        help="auto: continue an unfinished run in out_dir; none: start anew; or the path of a checkpoint, which becomes the newest."
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved settings, placement, batch arithmetic and memory estimate, and start nothing.")
 ]

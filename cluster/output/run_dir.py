@@ -6,6 +6,7 @@ completions/      step-000001.parquet ...               checkpoints/     step-00
 adapter/          the final adapter, tokenizer, card    logs/            one file for each process, and Ray's own
 base_model/ data/ made for `builtin:` names             model_dequantised/  plain weights that the engines serve instead of a quantised base
 report.html       the report                            wandb_run_id     the run's id at W&B, for a resumed run
+abandoned/        what was done after a checkpoint that the run was resumed from by --resume PATH
 1-<name>/ ...     in a run of stages: a run directory for each stage
 """
 

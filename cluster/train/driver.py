@@ -23,6 +23,7 @@ from cluster.output import checkpoint, metrics_file
 from cluster.output.checkpoint import Checkpoint
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import Resume, RunDirectory
+from cluster.output.set_aside import set_aside_after, set_aside_damaged
 from cluster.report import leave_report
 from cluster.session import RaySession
 from cluster.stopping import STOPPED_BY, exit_code_of, in_loop_on_signals, stopped
@@ -99,6 +100,13 @@ class OpenRun(Generic[Config]):
             found.require_same(identity)
             self.display.say(f"resuming from {found.folder} (step {found.step})")
         return found
+
+    def make_head(self, found: Checkpoint | None) -> None:
+        """Set aside what the directory holds after the checkpoint that the run goes on from, and say so."""
+        if found is not None:
+            set_aside = set_aside_after if isinstance(self.resume, Path) else set_aside_damaged
+            for line in set_aside(self.directory.path, found):
+                self.display.say(line)
 
     def newest_checkpoint(self) -> Checkpoint | None:
         """The newest undamaged checkpoint of this run."""

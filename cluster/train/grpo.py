@@ -90,6 +90,7 @@ def run_training(config: RunConfig, resume: Resume = "auto", callbacks: Sequence
         run.begin()
         prepared = _prepared(run)
         require_base_of(found, prepared.base_to_train, prepared.served_path, run.display.say)
+        run.make_head(found)
         with run.session() as session:
             session.placement()
             uploads = HubUploads.open(config, run.directory.path, repo_id, prepared.tokenizer, run.display.say)
@@ -269,7 +270,7 @@ class TrainingRun:
 
     async def _restore_learner(self) -> None:
         self.loop = None
-        self.checkpoint, prepared = self.run.newest_checkpoint(), self.maker.prepared
+        self.checkpoint, prepared = self.run.newest_checkpoint() or self.checkpoint, self.maker.prepared
         require_base_of(self.checkpoint, prepared.base_to_train, prepared.served_path, self.run.display.say)
         await self.roles.restore_learner(self.checkpoint.learner_folder if self.checkpoint else None, self.run.display.say)
 

@@ -81,6 +81,7 @@ def run_sft(config: SftConfig, resume: Resume = "auto", callbacks: Sequence[Step
         prepared = prepare_sft(config, run.directory, run.display)
         found = run.checkpoint_to_resume(prepared.identity(config))
         require_base_of(found, prepared.base_to_train(config), prepared.model_path, run.display.say)
+        run.make_head(found)
         with run.session() as session:
             session.placement()
             return asyncio.run(_train(run, prepared, session, found, callbacks))
@@ -147,7 +148,7 @@ class SftRun:
 
     async def _restore(self) -> None:
         self.saved_step = -1
-        self.checkpoint, prepared = self.run.newest_checkpoint(), self.prepared
+        self.checkpoint, prepared = self.run.newest_checkpoint() or self.checkpoint, self.prepared
         require_base_of(self.checkpoint, prepared.base_to_train(self.run.config), prepared.model_path, self.run.display.say)
         await self.group.close()
         role, wait_s = roles(self.run.config).learners, self.run.config.cluster.lost_resources_wait_s
