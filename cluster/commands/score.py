@@ -19,7 +19,10 @@ def score(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="YAML file of a run, such as runs/x/config.yaml, whose weights, parameters and limits the rewards get."),
+        typer.Option(
+            help="YAML file of a run, such as runs/x/config.yaml, whose weights, parameters and limits the rewards get. Default: that of the run "
+            "that wrote the completions."
+        ),
     ] = None,
     param: Annotated[
         list[str] | None, typer.Option(help="Parameter of a reward, such as accuracy.answer_style=answer_tag; repeatable.")
@@ -35,9 +38,11 @@ def score(
 
     Ends with exit code 1 if a reward timed out, crashed or gave an invalid value.
     """
-    from cluster.inspection.rescoring import CompletionFile, score_file, section_from
+    from cluster.inspection.rescoring import CompletionFile, run_of, score_file, section_from
     from configs.loading import load_config
 
-    section = section_from(rewards or [], param or [], load_config(config, []) if config else None, timeout_s)
-    if score_file(section, CompletionFile.open(completions, completion_column), graders, output, Console(emoji=False)).failed:
+    file, console = CompletionFile.open(completions, completion_column), Console(emoji=False)
+    run = load_config(config, []) if config else run_of(file, console)
+    section = section_from(rewards or [], param or [], run, timeout_s)
+    if score_file(section, file, graders, output, console).failed:
         raise typer.Exit(1)

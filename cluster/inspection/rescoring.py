@@ -23,6 +23,7 @@ from cluster.stopping import run_until_stopped
 from configs.contracts.errors import ConfigError, DataError
 from configs.contracts.records import FAILED_OUTCOMES, Grades
 from configs.contracts.tasks import gather_or_cancel
+from configs.loading import config_of, read_settings
 from configs.schema.rewards import RewardsSection
 from configs.schema.run import RunConfig
 from rewards import validate
@@ -36,6 +37,7 @@ from rewards.grading.scoring import grades_of, weighted_rewards
 class CompletionFile:
     """Completions that were sampled before, one in each row."""
 
+    path: Path
     rows: Rows
     completion_column: str
 
@@ -44,15 +46,22 @@ class CompletionFile:
         """Open a Parquet, JSONL, JSON or CSV file, or a folder of them.
 
         Raises:
-            DataError: the file cannot be read, or has no such column.
+            DataError: the file cannot be read.
         """
-        rows = load_rows(str(path))
-        if completion_column not in rows.columns:
+        return cls(path, load_rows(str(path)), completion_column)
+
+    def require_completions(self) -> None:
+        """Raise `DataError` unless the file has the column of the completions."""
+        if self.completion_column not in self.rows.columns:
             raise DataError(
-                f"{path} has no column {completion_column!r}; it has {', '.join(rows.columns)}: name the column of the completions with "
-                "--completion-column"
+                f"{self.path} has no column {self.completion_column!r}; it has {', '.join(self.rows.columns)}: name the column of the "
+                "completions with --completion-column"
             )
-        return cls(rows, completion_column)
+
+    @property
+    def of_a_run(self) -> bool:
+        """True if a run or an evaluation wrote the file."""
+        return set(self.rows.columns).issuperset(COMPLETION_COLUMNS)
 
     @property
     def data_columns(self) -> dict[str, str]:
@@ -123,6 +132,28 @@ class Rescored:
         return any(not FAILED_OUTCOMES.isdisjoint(outcomes) for outcomes in self.outcomes.values())
 
 
+def settings_beside(path: Path) -> Path | None:
+    """Find the config.yaml of the run or the evaluation that wrote the completions: in their folder, or in one of the next two above it."""
+    folder = path.absolute() if path.is_dir() else path.absolute().parent
+    return next((file for each in (folder, *folder.parents[:2]) if (file := each / "config.yaml").is_file()), None)
+
+
+def run_of(file: CompletionFile, console: Console) -> RunConfig | None:
+    """Read the settings of the run that wrote the completions, if one did, and say so in one line."""
+    settings = settings_beside(file.path) if file.of_a_run else None
+    if settings is None:
+        return None
+    try:
+        run = config_of(read_settings(settings), str(settings))
+    except ConfigError as error:
+        said = f"WARNING: the rewards get default parameters, not those of the run, as {settings} cannot be used: {error.message.splitlines()[0]}"
+        run = None
+    else:
+        said = f"weights, parameters and limits of rewards are those of {settings}; --param and --config overrule them"
+    console.print(said, markup=False, highlight=False, soft_wrap=True)
+    return run
+
+
 def section_from(names: Sequence[str], params: Sequence[str], run: RunConfig | None, timeout_s: float | None) -> RewardsSection:
     """The rewards that a command line asks for.
 
@@ -164,9 +195,10 @@ def score_file(section: RewardsSection, file: CompletionFile, graders: int | Non
 
     Raises:
         ConfigError: the file lacks a column that a reward needs.
-        DataError: a completion is neither text nor chat messages.
+        DataError: the file has no completions, or one is neither text nor chat messages.
         RewardError: a reward cannot be loaded.
     """
+    file.require_completions()
     validate(section, file.data_columns)
     found = run_until_stopped(_score(section, file, graders or os.cpu_count() or 1, console), "no scores were written")
     console.print(_table(section, found, file.rows))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.inspection.rescoring import settings_beside
 from cluster.output.completions import completion_rows, table_of, write_completions
 from configs.contracts.records import Grades, GroupSummary, PromptId, ScoredGroup, Scores
 from tests import REPOSITORY
@@ -101,6 +102,35 @@ def test_a_runs_configuration_gives_weights_and_parameters(of_a_run: Path) -> No
     said = rollcast_score("--completions", str(of_a_run), "--config", "configs/quickstart.yaml")
     assert [cells(said, name)[1] for name in ("accuracy", "format", "tag_count")] == ["1", "0.5", "0.5"]
     assert cells(said, "accuracy")[2] == "0.5000"
+
+
+def test_completions_of_a_run_are_scored_as_the_run_scored_them(of_a_run: Path) -> None:
+    """The gold is in another column than the default, and the answer in tags: with default parameters nothing could be judged."""
+    functions = "[{name: accuracy, weight: 2, params: {answer_style: answer_tag}}, tag_count]"
+    (of_a_run.parent / "config.yaml").write_text(f"model: {{path: m}}\ndata: {{path: d}}\nrewards: {{functions: {functions}}}\n")
+    said = rollcast_score("accuracy", "--completions", str(of_a_run))
+    assert cells(said, "accuracy")[1:3] == ["2", "0.5000"]
+    assert said.count(f"are those of {of_a_run.parent / 'config.yaml'}; --param and --config overrule them") == 1
+    assert cells(rollcast_score("--completions", str(of_a_run.parent / of_a_run.name)), "tag_count")[1] == "1", "no name: those of the run"
+    other = rollcast_score("accuracy", "--completions", str(of_a_run), "--param", "accuracy.answer_style=latex")
+    assert cells(other, "accuracy")[1:3] == ["2", "0.0000"]
+    assert "are those of" not in rollcast_score("--completions", str(of_a_run), "--config", "configs/quickstart.yaml")
+
+
+def test_settings_that_cannot_be_read_are_said(of_a_run: Path) -> None:
+    (of_a_run.parent / "config.yaml").write_text("rewards: {fnuctions: []}\n")
+    said = rollcast_score("tag_count", "--completions", str(of_a_run))
+    assert "WARNING: the rewards get default parameters, not those of the run" in said and cells(said, "tag_count")[1] == "1"
+
+
+@pytest.mark.parametrize(
+    ("folder", "found"), [("completions", True), ("evaluations/step-000050", True), ("a/b/c/d", False)]
+)  # fmt: skip
+def test_the_settings_are_found_in_the_folders_above(tmp_path: Path, folder: str, found: bool) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / folder).mkdir(parents=True)
+    for path in (tmp_path / folder, tmp_path / folder / "step-000001.parquet"):
+        assert settings_beside(path) == (tmp_path / "config.yaml" if found else None)
 
 
 @pytest.mark.parametrize(
