@@ -14,6 +14,7 @@ from cluster.output.sinks import MetricSinks
 
 
 def save(run: Path, step: int, keep: int | None = None) -> Path:
+    run.mkdir(exist_ok=True)
     folder = checkpoint.begin(run / "checkpoints", step)
     (folder / "weights").write_text(f"step {step}")
     return checkpoint.finish(folder, {"step": step, "identity": {}}, keep)
