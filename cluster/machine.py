@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from pathlib import Path
 
 from cluster.placement import Node, place, roles
 from configs.contracts.errors import PlacementError
@@ -63,12 +64,12 @@ def _sizes(node: Node) -> str:
 
 
 def _gpus() -> int:
-    """The GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES leaves visible."""
+    """The GPUs that nvidia-smi lists, or else those with a device file, and that CUDA_VISIBLE_DEVICES leaves visible."""
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    there = sum(line.startswith("GPU ") for line in listed.splitlines())
+        there = sum(line.startswith("GPU ") for line in listed.splitlines())
+    except (OSError, subprocess.SubprocessError):  # a slim container has the devices without the program
+        there = len(list(Path("/dev").glob("nvidia[0-9]*")))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return there

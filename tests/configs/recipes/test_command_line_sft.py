@@ -115,9 +115,13 @@ def test_help_tells_of_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--sft" in shown("convert", "--help")
 
 
-def test_medicalgpts_own_script_dry_runs_as_it_is() -> None:
+MODEL = ("--model_name_or_path", "builtin:tiny_qwen2")
+
+
+def test_medicalgpts_own_script_dry_runs_with_a_model_that_can_be_trained() -> None:
+    """The model that the script names has linear attention, which packed rows do not support."""
     for name in ("run_sft.sh", "run_sft_accelerate.sh"):
-        output = shown("sft", str(Path(__file__).parent / "medicalgpt" / name), "--dry-run")
+        output = shown("sft", str(Path(__file__).parent / "medicalgpt" / name), *MODEL, "--dry-run")
         assert "batch: 32 sequences a step; about 16 a rank on 2 ranks" in output and "messages_column: conversations" in output
-    output = shown("sft", str(Path(__file__).parent / "medicalgpt" / "run_sft.sh"), "--dry-run")
+    output = shown("sft", str(Path(__file__).parent / "medicalgpt" / "run_sft.sh"), *MODEL, "--dry-run")
     assert re.search(r"tool_format: default +the model's own chat template renders tools", output)
