@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import secrets
+import select
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
+
+import psutil
 
 from cluster.machine import runs_here
 from cluster.placement import Node, Placement, place, roles
 from cluster.stopping import signals_held_back
 from configs.contracts import private_folders
-from configs.contracts.errors import PlacementError, RollcastError
+from configs.contracts.errors import PlacementError, RayLostError, RollcastError
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 from rollcast import WORKER_HOOK
+
+Result = TypeVar("Result")
 
 FOLDER_PREFIX = "rollcast-"
 """Start of the names of the folders under /tmp that hold a private Ray: its token, which nobody else can read or replace, and Ray's files."""
@@ -63,6 +70,10 @@ class RaySession:
     _folder: Path | None = None
     _owner: int = -1
     """Descriptor of the lock that keeps the folder while this process lives."""
+    _raylet: int = 0
+    """Process id of a private Ray's raylet."""
+    _vital: dict[str, int] = field(default_factory=dict)
+    """Processes of a private Ray that must not die, by name: a pidfd each."""
     _environment_before: dict[str, str | None] = field(default_factory=dict)
 
     @property
@@ -87,8 +98,19 @@ class RaySession:
         import ray
 
         with signals_held_back():
+            below = self._below_raylet()
             ray.shutdown()
+            for left in below:  # Ray's agents notice only after a minute that their raylet did not end in order
+                with suppress(psutil.NoSuchProcess):
+                    left.kill()
             self._clean_up()
+
+    def _below_raylet(self) -> list[psutil.Process]:
+        """The processes that the private Ray's raylet has started; none where the raylet is gone."""
+        try:
+            return psutil.Process(self._raylet).children() if self._raylet else []
+        except psutil.NoSuchProcess:
+            return []
 
     def placement(self) -> Placement:
         """Assign every process of the run to a node of the cluster.
@@ -112,6 +134,36 @@ class RaySession:
         except PlacementError as error:
             return error.message
         return ""
+
+    async def watched(self, work: Coroutine[object, object, Result]) -> Result:
+        """Await `work`, and cancel it when a process of the private Ray dies: its calls would wait for ever, or Ray would end this process.
+
+        Raises:
+            RayLostError: a process of Ray died.
+        """
+        loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+
+        def cancel() -> None:
+            self._unwatch(loop)
+            task.cancel()
+
+        for descriptor in self._vital.values():
+            loop.add_reader(descriptor, cancel)
+        try:
+            return await task
+        except (asyncio.CancelledError, Exception):
+            if died := [name for name, descriptor in self._vital.items() if select.select([descriptor], [], [], 0)[0]]:
+                raise RayLostError(
+                    f"Ray's {died[0]} died, which every process of the run needs; look for its end in {self.log_dir / 'ray'} and in the kernel's log "
+                    "(out of memory?), and run the same command again to go on from the last checkpoint"
+                ) from None
+            raise
+        finally:
+            self._unwatch(loop)
+
+    def _unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        for descriptor in self._vital.values():
+            loop.remove_reader(descriptor)
 
     def _start_local(self) -> None:
         # Ray puts its sockets into this folder, and the path of a socket has at most 107 characters: keep it short.
@@ -139,6 +191,9 @@ class RaySession:
                 _temp_dir=str(self._folder / RAY_FOLDER),
             )
         private_folders.require_private(self._folder)
+        vital = dict(_vital_processes())
+        self._raylet = vital["raylet"]
+        self._vital = {name: os.pidfd_open(pid) for name, pid in vital.items()}
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else ""
 
     def _join(self) -> None:
@@ -195,6 +250,9 @@ class RaySession:
             else:
                 os.environ[name] = value
         self._environment_before.clear()
+        for descriptor in self._vital.values():
+            os.close(descriptor)
+        self._vital.clear()
         if self._folder is None:
             return
         logs = next(iter(self._folder.glob(f"{RAY_FOLDER}/session_2*/logs")), None)
@@ -208,6 +266,15 @@ class RaySession:
         if self._owner >= 0:
             os.close(self._owner)
             self._owner = -1
+
+
+def _vital_processes() -> Iterator[tuple[str, int]]:
+    """Names and process ids of the processes without which the Ray that this process has started cannot go on."""
+    from ray._private import ray_constants, worker
+
+    processes = worker._global_node.all_processes  # pyright: ignore[reportAttributeAccessIssue]
+    for name in (ray_constants.PROCESS_TYPE_GCS_SERVER, ray_constants.PROCESS_TYPE_RAYLET):
+        yield from ((name, found.process.pid) for found in processes[name])
 
 
 def _local_variables() -> dict[str, str]:

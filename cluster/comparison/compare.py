@@ -170,7 +170,7 @@ def _ask_all(engines: Sequence[Engine], sets: Sequence[EvalSet], plan: Evaluatio
         return said
 
     with RaySession(engines[0].config, logs, namespace=f"compare-{os.getpid()}-{time.time_ns()}", learner=False) as session:
-        return run_until_stopped(ask(), NOTHING_WRITTEN)
+        return run_until_stopped(session.watched(ask()), NOTHING_WRITTEN)
 
 
 def _write(compared: Sequence[ComparedSet], models: Mapping[str, ShownModel], folder: Path) -> None:

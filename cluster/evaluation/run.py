@@ -107,7 +107,7 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
             return [await evaluate_set(served, each, plan, console) for each in sets]
 
     with RaySession(served_config, logs, namespace=f"evaluate-{os.getpid()}-{time.time_ns()}", learner=False) as session:
-        answered = run_until_stopped(ask(), NOTHING_WRITTEN)
+        answered = run_until_stopped(session.watched(ask()), NOTHING_WRITTEN)
     for answers in answered:
         write_answers(answers, output / f"{answers.evaluation.name}.parquet")
     evaluations = [answers.evaluation for answers in answered]

@@ -188,7 +188,7 @@ def measure_pass_rates(config: RunConfig, plan: PassRatePlan, console: Console) 
         measurement = _Measurement(plan, served, prompts, missing, measured)
         kept = f"the rates measured so far are kept beside {plan.output}; run the same command to continue"
         with RaySession(served, logs, namespace=f"pass-rate-{os.getpid()}-{time.time_ns()}", learner=False) as session:
-            run_until_stopped(measurement.run(session, logs, console), kept)
+            run_until_stopped(session.watched(measurement.run(session, logs, console)), kept)
     _write(config.data.pass_rate_column, plan, prompts, {prompt_id.index: measured.rates[prompt_id.index] for prompt_id in ids}, console)
     measured.file.unlink(missing_ok=True)
     shutil.rmtree(logs, ignore_errors=True)

@@ -95,7 +95,7 @@ def run_training(config: RunConfig, resume: Resume = "auto", callbacks: Sequence
             session.placement()
             uploads = HubUploads.open(config, run.directory.path, repo_id, prepared.tokenizer, run.display.say)
             maker = RoleMaker(config, prepared, session, run.directory.logs, total_steps(config, prepared))
-            return asyncio.run(_train(run, maker, found, uploads, callbacks))
+            return asyncio.run(session.watched(_train(run, maker, found, uploads, callbacks)))
 
 
 def _prepared(run: OpenRun[RunConfig]) -> Prepared:

@@ -84,7 +84,7 @@ def run_sft(config: SftConfig, resume: Resume = "auto", callbacks: Sequence[Step
         run.make_head(found)
         with run.session() as session:
             session.placement()
-            return asyncio.run(_train(run, prepared, session, found, callbacks))
+            return asyncio.run(session.watched(_train(run, prepared, session, found, callbacks)))
 
 
 async def _train(

@@ -66,6 +66,10 @@ class PlacementError(RollcastError):
     exit_code = 2
 
 
+class RayLostError(RollcastError):
+    """A process of Ray itself died, without which nothing of the run can go on."""
+
+
 class RunDirectoryError(RollcastError):
     """The run directory cannot be written, or another live run holds it."""
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -115,3 +116,33 @@ def test_a_job_with_a_hook_of_its_own_is_refused(tmp_path: Path, monkeypatch: py
         RaySession(config(cluster={"address": "127.0.0.1:1"}), tmp_path, "n"),
     ):
         pass
+
+
+KILLED = """
+import asyncio, os, psutil, sys, time
+from pathlib import Path
+from configs.contracts.errors import RayLostError
+from cluster.session import RaySession
+from tests.cluster.test_session import config
+
+async def work():
+    next(each for each in psutil.Process().children(recursive=True) if each.name() == sys.argv[2]).kill()
+    await asyncio.sleep(600)
+
+try:
+    with RaySession(config(), Path(sys.argv[1]), "rollcast-test") as session:
+        family = psutil.Process().children(recursive=True)
+        asyncio.run(session.watched(work()))
+except RayLostError as error:
+    print(error)
+print(sorted(each.name() for each in psutil.wait_procs(family, timeout=20)[1]))
+"""
+
+
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_the_death_of_a_process_of_ray_ends_what_waits_for_it(tmp_path: Path, name: str) -> None:
+    environment = {variable: value for variable, value in os.environ.items() if not variable.startswith("RAY_")}
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "logs"), name]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert re.search(f"^Ray's {name} died.*run the same command again", done.stdout, re.MULTILINE), done.stdout
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout

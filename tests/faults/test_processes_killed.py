@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster.output import checkpoint
 from tests.runs.training import SMALL, Training, training
 
 STEPS = 30
@@ -100,5 +101,26 @@ def test_a_signal_writes_a_checkpoint_and_leaves_nothing_behind(
     accounting = summary["accounting"]
     assert accounting["drawn"] == accounting["trained"] + accounting["ready"] + accounting["in_flight"]
     _, alive = psutil.wait_procs(everything, timeout=10)
+    assert not alive, alive
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_the_death_of_ray_itself_ends_the_run_with_a_whole_checkpoint(tmp_path: Path, tiny_model: Path, name: str) -> None:
+    with training(tmp_path / "run", *FAULTY, f"model.path={tiny_model}") as run:
+        run.wait_for_step(7)
+        everything, (folder,) = psutil.Process(run.process.pid).children(recursive=True), run.ray_folders()
+        next(each for each in everything if each.name() == name).kill()
+        assert run.finish(60) == 1, run.output()
+    assert f"RayLostError: Ray's {name} died" in run.output()
+    summary = run.summary()
+    assert summary["exit_reason"].startswith(f"failed: RayLostError: Ray's {name} died")
+    last = checkpoint.read(run.out_dir / "checkpoints" / summary["last_checkpoint"])
+    assert last.step == 5 <= summary["steps"]
+    accounting = summary["accounting"]
+    assert accounting["drawn"] >= accounting["trained"]
+    assert summary["steps"] - accounting["trained"] / 4 in (0, 1), "the step that was under way counts as taken, its groups not as trained"
+    _, alive = psutil.wait_procs(everything, timeout=20)
     assert not alive, alive
     assert not folder.exists()
