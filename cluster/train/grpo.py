@@ -21,11 +21,10 @@ from cluster.evaluation.evaluate import evaluate, read_evaluation
 from cluster.evaluation.measurement import Evaluation
 from cluster.evaluation.plan import EvaluationPlan
 from cluster.inspection.first_checks import refuse_first
-from cluster.loop.loop import LoopSettings, Snapshot, StepRecord, TrainLoop
+from cluster.loop.loop import Snapshot, StepRecord, TrainLoop
 from cluster.loop.reward_watch import RewardWatch
 from cluster.loop.roles import Cursor
 from cluster.loop.step_metrics import Busy, RunSummary, RunTotals, run_summary, summary_lines
-from cluster.loop.window import Window
 from cluster.models.base_record import BaseRecord, write_record
 from cluster.models.starting_adapter import with_starting_adapter
 from cluster.output import checkpoint
@@ -50,10 +49,11 @@ from cluster.train.driver import (
 )
 from cluster.train.evaluating import TrainingEvaluations
 from cluster.train.held_out import held_out_summary
+from cluster.train.loop_settings import loop_settings, make_window
 from cluster.train.prepare import Prepared, prepare, try_golds
 from cluster.train.roles import RoleMaker, Roles, started_roles
 from configs.contracts.errors import RollcastError
-from configs.contracts.records import Sampling, ScoredGroup
+from configs.contracts.records import ScoredGroup
 from configs.schema.run import RunConfig
 from rewards import validate
 
@@ -370,30 +370,6 @@ class TrainingRun:
         left = [f"summary {file}; adapter {file.parent / 'adapter'}{curves}", *([f"report, for a browser: {report}"] if report else [])]
         for line in ("", *summary_lines(summary), *left):
             self.run.display.say(line)
-
-
-def make_window(config: RunConfig, steps: int) -> Window:
-    """The window of a run, empty."""
-    return Window(
-        groups_per_step=config.groups_per_step,
-        max_staleness=config.cluster.max_staleness,
-        on_stale=config.cluster.on_stale,
-        total_steps=steps,
-        filter_zero_variance=config.learner.filter_zero_variance,
-    )
-
-
-def loop_settings(config: RunConfig, steps: int) -> LoopSettings:
-    """The settings of the loop, from those of the run."""
-    actors = config.actors
-    sampling = Sampling(
-        num_generations=actors.num_generations,
-        max_completion_length=actors.max_completion_length,
-        temperature=actors.temperature,
-        top_p=actors.top_p,
-        top_k=actors.top_k,
-    )
-    return LoopSettings(steps, sampling, config.seed, config.cluster.sync_every_steps, config.cluster.save_steps)
 
 
 def _stored_groups(found: Checkpoint) -> list[ScoredGroup]:
