@@ -23,8 +23,8 @@ from tests import REPOSITORY
 
 FLOORS = (
     ("configs/contracts", "configs/schema"),
-    ("actors/rows", "actors/engine", "rewards/sandbox", "learner", "configs", "cluster", "cluster/loop", "cluster/output"),
-    ("actors/prompts", "rewards/functions", "learner/model", "configs/recipes"),
+    ("actors/rows", "actors/engine", "rewards/sandbox", "learner", "configs", "configs/launch", "cluster", "cluster/loop", "cluster/files"),
+    ("actors/prompts", "rewards/functions", "learner/model", "configs/recipes", "cluster/output"),
     ("actors", "rewards/grading", "learner/engine", "cluster/models"),
     ("rewards", "learner/sft"),
     ("learner/grpo", "cluster/evaluation"),

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from cluster.api.arguments import checked_callbacks, checked_overrides, checked_path, checked_resume
 from cluster.api.inputs import Data, Reward, Settings, SftSettings, load_config, load_sft_config, sft_with_data, with_inputs
-from cluster.output.metrics_file import read_rows
+from cluster.files.metrics_file import read_rows
 from cluster.output.run_dir import Resume
 from cluster.stopping import in_thread
 from cluster.train.driver import FinishedStep, StepCallback

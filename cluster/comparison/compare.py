@@ -30,12 +30,12 @@ from cluster.evaluation.run import NOTHING_WRITTEN, evaluate_set, load_target, o
 from cluster.evaluation.serving import serving
 from cluster.evaluation.sets import open_sets
 from cluster.evaluation.table import remarks
+from cluster.files.whole_files import write_whole
 from cluster.models.adapter_base import Base, FoundBase, find_base
 from cluster.models.base import base_of_settings
 from cluster.models.peft_folders import able_to_serve
 from cluster.models.tokenizers import chat_template_of, has_tokenizer, refuse_other_tokenizer
 from cluster.output.completions import table_of
-from cluster.output.whole_files import write_whole
 from cluster.session import RaySession
 from cluster.stopping import run_until_stopped
 from configs.schema.run import RunConfig

@@ -18,13 +18,13 @@ from cluster.evaluation.plan import EvaluationPlan
 from cluster.evaluation.serving import Serving, serving
 from cluster.evaluation.sets import open_sets
 from cluster.evaluation.table import evaluation_table, remarks
+from cluster.files.whole_files import write_whole
 from cluster.models.adapter_base import Base
 from cluster.models.base import base_to_serve
 from cluster.models.peft_folders import able_to_serve
 from cluster.models.tokenizers import chat_template_of
 from cluster.output import checkpoint
 from cluster.output.counting import counting
-from cluster.output.whole_files import write_whole
 from cluster.session import RaySession
 from cluster.stopping import run_until_stopped
 from configs.contracts.errors import ConfigError, RunDirectoryError

@@ -26,13 +26,13 @@ from actors.prompts.source import PromptSource
 from actors.prompts.streamed import open_prompts
 from cluster.evaluation.run import named_model, say, with_base
 from cluster.evaluation.serving import Serving, serving
+from cluster.files.whole_files import write_whole
 from cluster.loop.sampling import sample_and_score
 from cluster.models.adapter_base import Base, adapter_digest
 from cluster.models.base import base_to_serve
 from cluster.models.peft_folders import able_to_serve
 from cluster.output.completions import table_of
 from cluster.output.counting import counting
-from cluster.output.whole_files import write_whole
 from cluster.session import RaySession
 from cluster.stopping import run_until_stopped
 from configs.contracts.errors import ConfigError, DataError, PoisonPromptError, RunDirectoryError

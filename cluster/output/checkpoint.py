@@ -22,7 +22,7 @@ import pyarrow as pa
 from annotated_types import Ge
 from pydantic import BaseModel, Strict, TypeAdapter
 
-from cluster.output.whole_files import fsync_folder
+from cluster.files.whole_files import fsync_folder
 from configs.contracts.errors import CheckpointError
 from configs.contracts.records import ROLLOUT_SCHEMA, GroupSummary, ScoredGroup, Scores
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from cluster.output.whole_files import write_whole
+from cluster.files.whole_files import write_whole
 from configs.contracts.errors import RunDirectoryError
 
 Resume = Literal["auto", "none"] | Path

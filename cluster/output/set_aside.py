@@ -11,9 +11,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from cluster.files.metrics_file import read_rows, truncate
+from cluster.files.tensorboard_file import write_events
 from cluster.output.checkpoint import Checkpoint
-from cluster.output.metrics_file import read_rows, truncate
-from cluster.output.tensorboard_file import write_events
 
 ABANDONED = "abandoned"
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.output import metrics_file
-from cluster.output.appended_file import AppendedFile, FailingWrites
-from cluster.output.tensorboard_file import event_record, new_event_file
+from cluster.files import metrics_file
+from cluster.files.appended_file import AppendedFile, FailingWrites
+from cluster.files.tensorboard_file import event_record, new_event_file
 from cluster.output.wandb_sink import WandbSink
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig

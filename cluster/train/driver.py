@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from cluster.files import metrics_file
 from cluster.models.adapter_base import Base, find_base
 from cluster.models.base_record import read_record
-from cluster.output import checkpoint, metrics_file
+from cluster.output import checkpoint
 from cluster.output.checkpoint import Checkpoint
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import Resume, RunDirectory

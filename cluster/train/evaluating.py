@@ -22,9 +22,9 @@ from actors.prompts.eval_sets import EvalSet
 from cluster.evaluation.evaluate import evaluate, write_answers
 from cluster.evaluation.measurement import Evaluation, metrics_of
 from cluster.evaluation.plan import EvaluationPlan
+from cluster.files.whole_files import write_whole
 from cluster.loop.roles import Rewards, Rollouts
 from cluster.output.sinks import MetricSinks
-from cluster.output.whole_files import write_whole
 from configs.schema.run import RunConfig
 
 EVAL_CAPACITY_FRACTION = 0.25

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
+from cluster.files.metrics_file import read_rows
 from cluster.inspection.first_checks import refuse_first
 from cluster.models.base import whole_folder
 from cluster.models.base_record import BaseRecord, write_record
@@ -23,7 +24,6 @@ from cluster.models.starting_adapter import with_starting_adapter
 from cluster.output import checkpoint
 from cluster.output.checkpoint import Checkpoint
 from cluster.output.display import SFT_METRICS, RunDisplay
-from cluster.output.metrics_file import read_rows
 from cluster.output.run_dir import Resume
 from cluster.output.sinks import MetricSinks
 from cluster.output.wandb_sink import require_wandb

@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.contracts.errors import ConfigError
+from configs.launch.other_trainers import TRAINERS, trainer_of_script
+from configs.launch.shell_lines import SCRIPTS, Launch, launch_in, launch_of
 from configs.loading import Config, read_settings
 from configs.recipes.conversion import Conversion, convert
 from configs.recipes.draft import Row
 from configs.recipes.kinds import GRPO, KINDS, SFT, AnyKind, RecipeKind
-from configs.recipes.other_trainers import TRAINERS, trainer_of_script
-from configs.recipes.shell_lines import SCRIPTS, Launch, launch_in, launch_of
 from configs.recipes.tables import KeyTables
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig

@@ -13,10 +13,10 @@ from textwrap import wrap
 from typing import Generic
 
 from configs.contracts.errors import ConfigError
+from configs.launch.other_trainers import other_trainer
 from configs.loading import Config
 from configs.recipes.draft import DONE_ANYWAY, Draft, Row
 from configs.recipes.kinds import AnyKind, RecipeKind, exclusive_settings, guess_kind
-from configs.recipes.other_trainers import other_trainer
 from configs.recipes.shared_rules import OFFLOAD
 from configs.recipes.tables import KeyTables
 from configs.yaml_files import YamlValue, dump_yaml

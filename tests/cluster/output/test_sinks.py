@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.output.metrics_file import read_rows
+from cluster.files.metrics_file import read_rows
 from cluster.output.sinks import MetricSinks
 
 

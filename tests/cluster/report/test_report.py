@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from cluster.__main__ import app
 from cluster.evaluation.measurement import Evaluation
 from cluster.evaluation.statistics import wilson
-from cluster.output.metrics_file import truncate
+from cluster.files.metrics_file import truncate
 from cluster.output.run_dir import NOTHING_LEARNED, RunDirectory
 from cluster.report import leave_report, write_report
 from cluster.report.drawing import BOTTOM, LEFT, RIGHT, TOP

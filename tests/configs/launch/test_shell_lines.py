@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from cluster.__main__ import app
 from configs.contracts.errors import ConfigError
-from configs.recipes.shell_lines import launch_in, launch_of
+from configs.launch.shell_lines import launch_in, launch_of
 from tests import REPOSITORY
 
-SCRIPTS = Path(__file__).parent / "medicalgpt"
+SCRIPTS = Path(__file__).parent.parent / "recipes" / "medicalgpt"
 KEPT = ("--nproc_per_node", "2", "--beta", "0.01", "--max_steps", "-1")
 
 

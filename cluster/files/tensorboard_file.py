@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.output.appended_file import AppendedFile
-from cluster.output.metrics_file import Row
+from cluster.files.appended_file import AppendedFile
+from cluster.files.metrics_file import Row
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]

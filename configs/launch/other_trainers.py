@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from configs.yaml_files import YamlValue
-
 TRAINERS = "rollcast trains by GRPO (rollcast train) and by supervised fine-tuning (rollcast sft)"
 
 ONLY_THEIR_SETTINGS: Mapping[str, str] = {
@@ -47,7 +45,7 @@ SCRIPT_NAMES: Mapping[str, str] = {
 """A word in the name of a training script, or after `trl` -> the trainer."""
 
 
-def other_trainer(settings: Mapping[str, YamlValue]) -> str | None:
+def other_trainer(settings: Mapping[str, object]) -> str | None:
     """Name the trainer whose recipe this is, and say what gives it away; None for GRPO, supervised fine-tuning, or nothing known."""
     for trainer, names in ONLY_THEIR_SETTINGS.items():
         found = [setting for setting in settings if setting in names.split()]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.files.metrics_file import read_rows, repair, truncate
 from cluster.output.display import RunDisplay
-from cluster.output.metrics_file import read_rows, repair, truncate
 from cluster.report.record import read_run
 from cluster.train.driver import open_run
 from configs.schema.run import RunConfig

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.output.whole_files import write_whole
+from cluster.files.whole_files import write_whole
 
 Row = dict[str, float]
 
