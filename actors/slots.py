@@ -127,7 +127,7 @@ class WorkerSlots:
             await self._give_up(index, RolloutError(f"{type(error).__name__}: {error}"), "")
 
     def _cause(self, worker: WorkerHandle) -> str:
-        """Why a worker is lost, in one line: what a library raised, where it printed that before the worker was ready."""
+        """The cause of a loss in one line: the exception that a library printed before the worker was ready, if there is one."""
         message = worker.lost.result().message.splitlines()[0]
         return message if worker.version >= 0 else last_exception(self._log(worker.index)) or message
 

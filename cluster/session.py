@@ -128,7 +128,7 @@ class RaySession:
         return place(self.config, nodes, self.learner)
 
     def shortage(self) -> str:
-        """What the cluster lacks for this run at this moment; nothing where its live nodes have room for every process."""
+        """Name what the cluster lacks for this run at this moment; nothing if its live nodes have room for every process."""
         try:
             self.placement()
         except PlacementError as error:

@@ -171,7 +171,7 @@ class DemonstrationSource:
         return tokenise(self.tokenizer, list(chain.from_iterable(rendered)))
 
     def _beside(self, rows: Rows, indices: Sequence[int]) -> dict[int, dict[str, object]]:
-        """What stands in a column of its own beside each conversation: its system message, and the tools that it offers."""
+        """The system message and the tools of each conversation, where the data have columns for them."""
         names = [name for name in BESIDE if name in rows.columns] if self.data.messages_column is not None else []
         columns = [rows.values(name, indices) for name in names]
         return {index: dict(zip(names, found, strict=True)) for index, *found in zip(indices, *columns, strict=True)}

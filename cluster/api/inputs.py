@@ -143,7 +143,7 @@ class _Inputs:
 
     @property
     def folder(self) -> Path:
-        """Where they are going to be."""
+        """The folder into which they are going to be moved."""
         return self.out_dir.absolute() / INPUTS
 
     def holds(self, reward: str) -> bool:

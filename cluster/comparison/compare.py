@@ -66,7 +66,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class ShownModel:
-    """Where a model came from."""
+    """A model as the page names it, and its origin."""
 
     source: str
     """Folder of the adapter or of the whole model."""

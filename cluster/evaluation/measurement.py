@@ -99,7 +99,7 @@ class Evaluation(BaseModel):
 
     @property
     def measure(self) -> str:
-        """What `accuracy` is the mean of, in words: `accuracy`, or `reward (code)`, or `reward (format, tag_count)` for their weighted sum."""
+        """The measure that `accuracy` is the mean of, in words: `accuracy`, or `reward (code)`, or `reward (format, tag_count)` for their weighted sum."""
         if self.is_accuracy:
             return "accuracy"
         return f"reward ({', '.join(self.outcomes) if self.judge == WEIGHTED_SUM else self.judge})"

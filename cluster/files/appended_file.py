@@ -55,7 +55,7 @@ class AppendedFile:
 
 @dataclass
 class FailingWrites:
-    """What could not be written. The first failure of each kind is said; training goes on."""
+    """A count of failed writes. The first failure of each kind is said; training goes on."""
 
     say: Callable[[str], None]
     counts: Counter[str] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""What a run is refused for before anything is made: the model's config.json, the room on this machine, and paths of data."""
+"""Checks that refuse a run before anything is made: of the model's config.json, the room on this machine, and the paths of data."""
 
 from __future__ import annotations
 

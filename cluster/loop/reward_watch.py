@@ -1,4 +1,4 @@
-"""What the rewards of a run teach, and when there is reason to warn: nothing is learned, or a reward judges nothing. Pure."""
+"""A watch over the rewards of a run, which warns if nothing is learned, or if a reward judges nothing. Pure."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class RewardWatch:
         return self._enter([self._lesson(group)])
 
     def nothing_learned(self) -> str | None:
-        """Why the rewards have taught nothing so far, and what to look at, in two sentences; None if they have, or it is not known."""
+        """Explain in two sentences that the rewards have taught nothing so far, and what to look at; None if they have, or it is not known."""
         if self.counts["taught"] or not self._complete:
             return None
         seen = self.counts.total()

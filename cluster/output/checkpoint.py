@@ -34,7 +34,7 @@ _STATE = TypeAdapter(dict[str, Any])
 
 
 class _LeastState(BaseModel):
-    """What every `loop.json` has."""
+    """The keys that every `loop.json` has."""
 
     step: Annotated[int, Strict(), Ge(0)]
     identity: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What a run did after the checkpoint that it is resumed from: set aside in the run directory, so that the run goes on from there and nothing is lost.
+"""Set aside, in the run directory, what a run did after the checkpoint that it is resumed from: the run goes on from there, and nothing is lost.
 
 abandoned/after-step-000004/     what was done after step 4, under the names that it had: checkpoints/, completions/, evaluations/, metrics.jsonl,
                                  tensorboard/, and the results of the end (summary.json, adapter/, ...)

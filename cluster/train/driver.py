@@ -264,7 +264,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[StopSignals]:
 
 @dataclass(frozen=True)
 class Restarts:
-    """What a run does when it loses the learner group: it restores the group and goes on, at most `limit` times.
+    """The restarts of a run that loses the learner group: it restores the group and goes on, at most `limit` times.
 
     `stopped` gives the reason for which the user has stopped the run, or nothing. A stopped run restores no group.
     """

@@ -232,7 +232,7 @@ class RolloutGroup:
         return self.table.column("logprobs")[index].values.to_numpy()
 
     def spans(self, index: int) -> tuple[VersionSpan, ...]:
-        """Which policy version sampled which tokens of completion `index`."""
+        """The policy version that sampled each stretch of tokens of completion `index`."""
         return tuple(VersionSpan(**span) for span in self.table.column("version_spans")[index].as_py())
 
     @property

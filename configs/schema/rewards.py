@@ -24,7 +24,7 @@ class RewardSpec(Section):
 
 
 class RewardsSection(Section):
-    """How completions are scored."""
+    """The rewards, their weights and limits, and the workers that score."""
 
     functions: tuple[RewardSpec, ...] = (RewardSpec(name="accuracy"),)
     """Rewards in order; each entry is a name, or {name, weight, params}."""

@@ -26,58 +26,58 @@ HALTED = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP})
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a rank runs. The time of its creation tells it from a later process with the same number."""
+class RankProcess:
+    """The process of a rank. Its time of creation tells it from a later process with the same number."""
 
     pid: int
     created_s: float
     node_id: str
 
     @classmethod
-    def here(cls) -> Place:
+    def here(cls) -> RankProcess:
         """This process."""
         return cls(os.getpid(), psutil.Process().create_time(), ray.get_runtime_context().get_node_id())
 
 
-async def stopped(places: Sequence[Place]) -> set[Place]:
+async def stopped_among(processes: Sequence[RankProcess]) -> set[RankProcess]:
     """Find those that a signal or a debugger holds: SIGSTOP, SIGTSTP."""
-    nodes = {place.node_id for place in places}
-    return set[Place]().union(
-        *await asyncio.gather(*(_stopped_on(node, [place for place in places if place.node_id == node]) for node in nodes))
+    nodes = {each.node_id for each in processes}
+    return set[RankProcess]().union(
+        *await asyncio.gather(*(_stopped_on(node, [each for each in processes if each.node_id == node]) for node in nodes))
     )
 
 
-def kill_here(places: Sequence[Place]) -> None:
+def kill_here(processes: Sequence[RankProcess]) -> None:
     """End this node's processes with SIGKILL, which a stopped process obeys too. Ray does so on every node, but takes seconds."""
-    for place in places:
-        if place.node_id == ray.get_runtime_context().get_node_id():
+    for each in processes:
+        if each.node_id == ray.get_runtime_context().get_node_id():
             with contextlib.suppress(psutil.NoSuchProcess):
-                _process(place).kill()
+                _process(each).kill()
 
 
-async def _stopped_on(node_id: str, places: list[Place]) -> set[Place]:
+async def _stopped_on(node_id: str, processes: list[RankProcess]) -> set[RankProcess]:
     if node_id == ray.get_runtime_context().get_node_id():
-        return _stopped(places)
+        return _stopped(processes)
     affinity = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
     there = ray.remote(_stopped).options(num_cpus=0, max_retries=0, scheduling_strategy=affinity)
     with contextlib.suppress(TimeoutError, RayError):
         async with asyncio.timeout(REMOTE_WITHIN_S):
-            return await there.remote(places)
+            return await there.remote(processes)
     return set()
 
 
-def _stopped(places: list[Place]) -> set[Place]:
-    found = set[Place]()
-    for place in places:
+def _stopped(processes: list[RankProcess]) -> set[RankProcess]:
+    found = set[RankProcess]()
+    for each in processes:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if _process(place).status() in HALTED:
-                found.add(place)
+            if _process(each).status() in HALTED:
+                found.add(each)
     return found
 
 
-def _process(place: Place) -> psutil.Process:
+def _process(each: RankProcess) -> psutil.Process:
     """Find the process of a rank. Raises NoSuchProcess where it has ended, also if another one has its number now."""
-    process = psutil.Process(place.pid)
-    if abs(process.create_time() - place.created_s) > CLOCK_S:
-        raise psutil.NoSuchProcess(place.pid)
+    process = psutil.Process(each.pid)
+    if abs(process.create_time() - each.created_s) > CLOCK_S:
+        raise psutil.NoSuchProcess(each.pid)
     return process

@@ -18,7 +18,7 @@ from configs.contracts.logs import redirect_output
 from configs.contracts.metrics import Metric
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
-from learner.engine.processes import Place
+from learner.engine.processes import RankProcess
 from learner.packing import MicroBatch
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ class Rank(Generic[Config]):
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         _import_heavy(self._on_gpu, max(1, int(config.learner.cpus_per_rank)))
 
-    def where(self) -> Place:
+    def where(self) -> RankProcess:
         """Return where this rank runs."""
-        return Place.here()
+        return RankProcess.here()
 
     def rendezvous(self) -> tuple[str, int]:
         """Return this node's address and a port that is free now, for the ranks to meet at."""

@@ -16,8 +16,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from configs.contracts.errors import LearnerError, RollcastError, unwrapped
 from configs.contracts.logs import tail
-from learner.engine import processes
-from learner.engine.processes import Place
+from learner.engine.processes import RankProcess, kill_here, stopped_among
 from learner.engine.rank import Config, Rank
 from learner.engine.watchdog import CallLimits, Watchdog
 
@@ -39,7 +38,7 @@ class Ranks:
         self._alive = list(workers)
         self._log_dir = log_dir
         self._joined = False
-        self._places: list[Place] = []
+        self._processes: list[RankProcess] = []
         self._watchdog = Watchdog(limits, stopped_timeout_s, self._stopped)
 
     @classmethod
@@ -72,7 +71,7 @@ class Ranks:
         """Make one process group of the ranks. Later calls do nothing."""
         if self._joined:
             return
-        await self.places()
+        await self.processes()
         address, port = (await self.settle([remote(self.workers[0], Rank.rendezvous)], "rendezvous"))[0]
         await self.everywhere(Rank.join, address, port)
         self._joined = True
@@ -89,11 +88,11 @@ class Ranks:
             [remote(worker, method, *own) for worker, own in zip(self.workers, arguments_R, strict=True)], method.__name__
         )
 
-    async def places(self) -> list[Place]:
-        """Where the ranks run, by rank. Waits until all have started."""
-        if not self._places:
-            self._places = await self.everywhere(Rank.where)
-        return self._places
+    async def processes(self) -> list[RankProcess]:
+        """The processes of the ranks, by rank. Waits until all have started."""
+        if not self._processes:
+            self._processes = await self.everywhere(Rank.where)
+        return self._processes
 
     async def close(self) -> None:
         """End all ranks, stopped ones too. Safe to call twice, and after an error."""
@@ -101,7 +100,7 @@ class Ranks:
         for worker in alive:
             ray.kill(worker)
         if alive:
-            processes.kill_here(self._places)
+            kill_here(self._processes)
 
     async def settle(self, references: Sequence[ray.ObjectRef[Result]], call: str) -> list[Result]:
         """Await the results of one call. On the first error, or when the call hangs, end the group and raise the error that explains it."""
@@ -124,8 +123,8 @@ class Ranks:
         return [future.result() for future in futures]
 
     async def _stopped(self) -> set[int]:
-        stopped = await processes.stopped(self._places)
-        return {rank for rank, place in enumerate(self._places) if place in stopped}
+        stopped = await stopped_among(self._processes)
+        return {rank for rank, each in enumerate(self._processes) if each in stopped}
 
     def _explain(self, errors: dict[int, BaseException]) -> RollcastError:
         """The error to raise: a dead process explains the others' errors, then come our own errors, then any other."""

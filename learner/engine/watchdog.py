@@ -31,7 +31,7 @@ STEP = "step"
 
 @dataclass
 class CallLimits:
-    """How long a call may take, by its name. Limits are of one group: another one compiles anew."""
+    """The longest time that a call may take, by its name. Limits are of one group: another one compiles anew."""
 
     step_timeout_s: float | Literal["auto"] = "auto"
     _slowest_s: dict[str, float] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class CallLimits:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """Why a call is given up, and the ranks to blame."""
+    """The reason for giving up a call, and the ranks to blame."""
 
     ranks: tuple[int, ...]
     reason: str

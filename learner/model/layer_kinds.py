@@ -1,4 +1,4 @@
-"""What packed rows need of a model's layers, read from its config.json without torch.
+"""The check that packed rows support a model's layers, from its config.json and without torch.
 
 The mask of packed rows (`learner.model.attention`) lets a token see its whole sequence. A layer with a window, a chunk, a sparse index or a
 recurrent state computes something else, and the learner would train another model than the one that the engines serve.

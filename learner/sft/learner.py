@@ -91,7 +91,7 @@ class SftLearner:
 
     async def worker_pids(self) -> list[int]:
         """Process ids by rank."""
-        return [place.pid for place in await self._ranks.places()]
+        return [each.pid for each in await self._ranks.processes()]
 
     async def close(self) -> None:
         """End all ranks. May be called twice, and after an error."""

@@ -65,7 +65,7 @@ def grade_completion(reward: PerCompletionReward, group: GroupInput, index: int)
 
 
 class _Log:
-    """What one call passes to `log_extra` and `log_metric`."""
+    """The values that one call passes to `log_extra` and `log_metric`."""
 
     def __init__(self, group_size: int) -> None:
         self._group_size = group_size

@@ -26,7 +26,7 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class GoldCheck:
-    """How many golds of some rows a reward can read, and which it cannot."""
+    """A count of the golds that a reward can read, and a list of those that it cannot."""
 
     reward: str
     columns: tuple[str, ...]

@@ -12,7 +12,7 @@ from rewards.grading.messages import Graded
 
 
 class Step(NamedTuple):
-    """What one deadline is for: `Step(reward=0, completion=3)`. Where `completion` is None, the step is the whole group."""
+    """A piece of work with a deadline of its own: `Step(reward=0, completion=3)`. If `completion` is None, it is the whole group."""
 
     reward: int
     completion: int | None

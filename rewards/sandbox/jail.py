@@ -242,7 +242,7 @@ def _open_to_others(folder: Path) -> bool:
 
 
 def _drop_root() -> tuple[str, ...]:
-    """Where bubblewrap runs as root, a command that changes to a user id of this run alone: the kernel counts processes by user id."""
+    """A command that changes to a user id of this run alone, needed if bubblewrap runs as root: the kernel counts processes by user id."""
     if os.geteuid() != 0:
         return ()
     uid = FIRST_UID + threading.get_native_id() % UIDS

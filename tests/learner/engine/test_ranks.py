@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from configs.contracts.errors import LearnerError
-from learner.engine.processes import Place
+from learner.engine.processes import RankProcess
 from learner.engine.ranks import Ranks
 from learner.engine.watchdog import CallLimits
 
@@ -23,8 +23,8 @@ STOPPED_S = 2.0
 class Still:
     """A rank whose step never ends, as that of a rank that waits for another."""
 
-    def where(self) -> Place:
-        return Place.here()
+    def where(self) -> RankProcess:
+        return RankProcess.here()
 
     def step(self) -> None:
         time.sleep(3600.0)
@@ -35,7 +35,7 @@ def test_a_stopped_rank_ends_the_group_and_is_named(tmp_path: Path) -> None:
     async def scene() -> list[int]:
         actor = ray.remote(Still).options(num_cpus=0.1)
         ranks = Ranks([actor.remote(), actor.remote()], tmp_path, CallLimits(), STOPPED_S)
-        pids = [place.pid for place in await ranks.places()]
+        pids = [each.pid for each in await ranks.processes()]
         os.kill(pids[1], signal.SIGSTOP)
         try:
             with pytest.raises(LearnerError, match=r"learner rank 1: the process was stopped for 2 s \(learner.process_group_timeout_s\)"):
