@@ -31,6 +31,9 @@ from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 from configs.yaml_files import YamlValue, parse_yaml, read_yaml
 
+COMMAND_OPTIONS = ("--accelerate", "--address", "--dry-run", "--resume")
+"""Options of the commands that train, for the spelling of others."""
+
 SECTIONS = ("model", "data", "actors", "rewards", "learner", "cluster", "evaluation", "out_dir")
 """Keys that only a file of rollcast has, and no recipe; `seed` is in both."""
 
@@ -249,13 +252,16 @@ def _say_repeated(given: Arguments, console: Console) -> None:
 
 
 def _refuse_recipe_options(path: Path, given: Arguments, kind: AnyKind) -> None:
-    options = [f"--{setting}" for setting in given.settings]
+    options = [f"--{setting.replace('_', '-')}" for setting in given.settings]
     if given.accelerate:
         options.append("--accelerate")
     if options:
+        near = {near for option in options for near in get_close_matches(option, COMMAND_OPTIONS, n=1, cutoff=0.75) if near != option}
+        remedy = (
+            f"did you mean {' and '.join(sorted(near))}?" if near else f"write settings as {kind.example}, or see {kind.command} --help"
+        )
         raise ConfigError(
-            f"{', '.join(options)}: {path} is a file of rollcast, and only recipes of TRL, Open-R1 or MedicalGPT take such options; "
-            f"write settings as {kind.example}, or see {kind.command} --help"
+            f"{', '.join(options)}: {path} is a file of rollcast, and only recipes of TRL, Open-R1 or MedicalGPT take such options; {remedy}"
         )
 
 

@@ -80,7 +80,7 @@ class RunConfig(Section):
         if batch % group:
             raise ValueError(
                 f"learner.train_batch_size {batch} is not divisible by actors.num_generations {group}: a step trains whole groups; "
-                f"use {max(group, batch - batch % group)} or {batch + group - batch % group}"
+                f"use {' or '.join(str(size) for size in (batch - batch % group, batch + group - batch % group) if size)}"
             )
         if self.learner.token_budget < self.max_model_len:
             raise ValueError(

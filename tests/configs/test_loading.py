@@ -151,6 +151,8 @@ def test_overrides_reach_into_sections_that_are_not_there_and_the_last_one_wins(
         ("learner.warm_start=3", "learner.warm_start: 3 is not a section"),
         ("rewards.functions=[]", "rewards.functions: no reward is listed; list at least one"),
         ("learner.train_batch_size=100", "learner.train_batch_size 100 is not divisible by actors.num_generations 8"),
+        ("learner.train_batch_size=100", "use 96 or 104"),
+        ("learner.train_batch_size=7", "trains whole groups; use 8"),
         ("learner", "override 'learner' does not have the form section.key=value"),
         ("seed.x=1", "override 'seed.x=1'"),
         ("learner.max_steps=[", "override 'learner.max_steps=['"),

@@ -142,5 +142,12 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert "notes.yaml does not describe a run" in refused("train", str(tmp_path / "notes.yaml"), "--dry-run")
 
 
+def test_a_misspelt_option_suggests_the_nearest() -> None:
+    assert "--resum: configs/quickstart.yaml is a file of rollcast" in refused("train", "configs/quickstart.yaml", "--resum", "none")
+    assert "did you mean --resume?" in refused("train", "configs/quickstart.yaml", "--resum", "none")
+    assert "did you mean --dry-run?" in refused("train", "configs/quickstart.yaml", "--dryrun")
+    assert "did you mean 'learner'?" in refused("train", "configs/quickstart.yaml", "lerner.max_steps=3")
+
+
 def test_a_cluster_is_named_for_a_recipe_as_well() -> None:
     assert "address: head:6379" in shown("train", *GUIDE, "--dry-run", "--address", "head:6379")
