@@ -4,7 +4,7 @@ EXTRA ?= auto
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env quickstart test check format
+.PHONY: help env quickstart test chaos check format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ quickstart: env ## train a tiny model on this machine in a few minutes; ARGS="le
 
 test: env ## run every test; ARGS="tests/learner -k loss" runs some
 	.venv/bin/python -m pytest -q --durations=15 $(ARGS)
+
+chaos: env ## strike a run with random faults for MINUTES=10, in the order that SEED=0 gives
+	.venv/bin/python -m tests.faults.chaos --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0)
 
 check: env ## check format, lint and types; change nothing
 	.venv/bin/ruff format --check .

@@ -1,0 +1,228 @@
+"""Random faults on one run until the time is up: `make chaos MINUTES=10 SEED=0`. Not part of `make test`.
+
+Two rollout workers, two reward workers and two learner ranks train a tiny model without end. Every few seconds one of `FAULTS` strikes. When
+the time is up the run is stopped by SIGTERM, and `require_whole` checks what it leaves. The seed decides the order of the faults and the
+pauses between them; the processes that they meet differ from machine to machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+
+from tests import REPOSITORY
+from tests.runs.training import SMALL, Training
+
+SETTINGS = (
+    *SMALL,
+    "learner.max_steps=1000000",
+    "learner.process_group_timeout_s=15",
+    "data.eval_samples=0",
+    "actors.num_workers=2",
+    "actors.max_restarts=1000",
+    "rewards.num_workers=2",
+    "rewards.max_restarts=1000",
+    "learner.ranks=2",
+    "cluster.max_learner_restarts=1000",
+    "cluster.save_steps=5",
+    "cluster.save_total_limit=3",
+    "cluster.logged_groups_per_step=4",
+)
+PAUSE_S = (5.0, 25.0)
+"""Shortest and longest time between two faults."""
+FIRST_STEP_S = 300.0
+STOP_S = 240.0
+
+
+@dataclass
+class Chaos:
+    """A run under attack, started again whenever its driver dies."""
+
+    out_dir: Path
+    chance: random.Random
+    run: Training | None = None
+    faults: Counter[str] = field(default_factory=Counter)
+    starts: int = 0
+    seen: list[psutil.Process] = field(default_factory=list)
+    """Every process that the run had, so that none can outlive it unseen."""
+
+    def start(self) -> None:
+        self.starts += 1
+        output = self.out_dir.parent / f"start-{self.starts}.out"
+        command = [sys.executable, "-m", "cluster", "train", "configs/quickstart.yaml", *SETTINGS, f"out_dir={self.out_dir}"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        with output.open("w") as log:
+            process = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT, text=True, env=environment)
+        self.run = Training(process, self.out_dir, output)
+        before = self.run.steps_done()
+        deadline = time.monotonic() + FIRST_STEP_S
+        while self.run.steps_done() <= before:
+            assert process.poll() is None, f"start {self.starts} ended: {self.run.output()[-3000:]}"
+            assert time.monotonic() < deadline, f"start {self.starts} made no step: {self.run.output()[-3000:]}"
+            time.sleep(0.2)
+        self.look()
+
+    @property
+    def running(self) -> Training:
+        assert self.run is not None
+        return self.run
+
+    def look(self) -> None:
+        with suppress(psutil.NoSuchProcess):
+            self.seen += psutil.Process(self.running.process.pid).children(recursive=True)
+
+    def strike(self) -> None:
+        name = self.chance.choice(sorted(FAULTS))
+        self.look()
+        if FAULTS[name](self):
+            self.faults[name] += 1
+        process = self.running.process
+        if process.poll() is not None:
+            assert "driver" in name, f"{name} ended the run: {self.running.output()[-3000:]}"
+            self.start()
+
+    def victim(self, name: str) -> psutil.Process | None:
+        found = self.running.descendants(name)
+        return self.chance.choice(found) if found else None
+
+    def stop(self) -> None:
+        process = self.running.process
+        self.look()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_S) == 143, self.running.output()[-3000:]
+
+
+def kills(name: str) -> Callable[[Chaos], bool]:
+    """Kill one process of the run whose command line holds `name`."""
+
+    def strike(chaos: Chaos) -> bool:
+        victim = chaos.victim(name)
+        if victim is None:
+            return False
+        with suppress(psutil.NoSuchProcess):
+            victim.kill()
+        return True
+
+    return strike
+
+
+def stops(name: str) -> Callable[[Chaos], bool]:
+    """Stop one process; nobody lets it go on."""
+
+    def strike(chaos: Chaos) -> bool:
+        victim = chaos.victim(name)
+        if victim is None:
+            return False
+        with suppress(psutil.NoSuchProcess):
+            victim.suspend()
+        return True
+
+    return strike
+
+
+def kill_driver(chaos: Chaos) -> bool:
+    chaos.running.process.kill()
+    chaos.running.process.wait()
+    return True
+
+
+def end_driver(chaos: Chaos) -> bool:
+    chaos.stop()
+    return True
+
+
+def tear_metrics(chaos: Chaos) -> bool:
+    """Kill the driver, and leave half a line at the end of its metrics."""
+    kill_driver(chaos)
+    with (chaos.out_dir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "ti')
+    return True
+
+
+FAULTS: dict[str, Callable[[Chaos], bool]] = {
+    "SIGKILL of a rollout worker": kills("ray::RolloutWorker"),
+    "SIGKILL of an engine": kills("EngineCore"),
+    "SIGSTOP of an engine": stops("EngineCore"),
+    "SIGKILL of a reward worker": kills("ray::RewardWorker"),
+    "SIGKILL of a warden": kills("rewards.grading.warden"),
+    "SIGKILL of a learner rank": kills("ray::LearnerWorker"),
+    "SIGSTOP of a learner rank": stops("ray::LearnerWorker"),
+    "SIGKILL of the driver": kill_driver,
+    "SIGTERM of the driver": end_driver,
+    "SIGKILL of the driver, torn metrics": tear_metrics,
+}
+
+
+def require_whole(chaos: Chaos) -> dict[str, object]:
+    """Check that nothing was lost, trained twice or left behind; returns the figures.
+
+    Raises:
+        AssertionError: something was.
+    """
+    summary = json.loads((chaos.out_dir / "summary.json").read_text())
+    ledger = summary["accounting"]
+    parts = ("trained", "filtered", "dropped", "ready", "in_flight")
+    assert ledger["drawn"] == sum(ledger[part] for part in parts), ledger
+    steps = [json.loads(line)["step"] for line in (chaos.out_dir / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, len(steps) + 1)), "steps are missing, or there twice"
+    trained = Counter[str]()
+    for file in (chaos.out_dir / "completions").glob("step-*.parquet"):
+        rows = pq.read_table(file, columns=["prompt_id"]).to_pylist()
+        trained.update({row["prompt_id"] for row in rows})
+    twice = [prompt for prompt, times in trained.items() if times > 1]
+    assert not twice, f"trained twice: {twice[:5]}"
+    alive = psutil.wait_procs(chaos.seen, timeout=30)[1]
+    assert not alive, f"left behind: {alive}"
+    return {
+        "steps": len(steps),
+        "prompts": len(trained),
+        "starts": chaos.starts,
+        "faults": sum(chaos.faults.values()),
+        "accounting": ledger,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Random faults on one run.")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="rollcast-chaos-") as folder:
+        chaos = Chaos(Path(folder) / "run", random.Random(asked.seed))
+        end = time.monotonic() + 60 * asked.minutes
+        try:
+            chaos.start()
+            while time.monotonic() < end:
+                time.sleep(chaos.chance.uniform(*PAUSE_S))
+                chaos.strike()
+                print(f"{sum(chaos.faults.values())} faults, {chaos.starts} starts, step {chaos.running.steps_done()}", flush=True)
+            chaos.stop()
+            figures = require_whole(chaos)
+        finally:
+            for process in chaos.seen:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            if chaos.run is not None and chaos.run.process.poll() is None:
+                chaos.run.process.kill()
+    for name, times in sorted(chaos.faults.items()):
+        print(f"{times:4d} x {name}")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
