@@ -69,6 +69,7 @@ if os.geteuid() == 0:
 def test_a_private_session_is_authenticated_and_leaves_nothing(tmp_path: Path) -> None:
     """Run in a separate process: a process can join Ray only once, and other tests have done so in this one."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    (tmp_path / "logs").mkdir()
     process = subprocess.Popen(
         [sys.executable, "-c", SCENARIO, str(tmp_path / "logs"), INTRUDER],
         cwd=REPOSITORY,

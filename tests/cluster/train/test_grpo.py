@@ -16,12 +16,17 @@ class FakeLoop:
         self.stopped = reason
 
 
+def open_run(**parts: Any) -> SimpleNamespace:
+    """An open run with the settings that every `TrainingRun` reads."""
+    return SimpleNamespace(config=SimpleNamespace(groups_per_step=4, learner=SimpleNamespace(mask_truncated_completions=False)), **parts)
+
+
 def training_run(**parts: Any) -> Any:
     """A run with only the parts that a test needs."""
     others: dict[str, Any] = dict.fromkeys(
         ("run", "maker", "roles", "evaluations", "sinks", "uploads", "callbacks", "base_record", "checkpoint")
     )
-    return TrainingRun(**(others | parts))
+    return TrainingRun(**(others | {"run": open_run()} | parts))
 
 
 def test_a_stop_reaches_the_running_loop_and_is_kept_for_the_case_that_the_learner_is_lost() -> None:
@@ -39,7 +44,7 @@ async def test_no_step_runs_while_the_learner_is_restored() -> None:
         answers.append(training.end_after_step("stopped by SIGTERM"))
 
     training = training_run(
-        run=SimpleNamespace(newest_checkpoint=lambda: None, display=SimpleNamespace(say=print)),
+        run=open_run(newest_checkpoint=lambda: None, display=SimpleNamespace(say=print)),
         maker=SimpleNamespace(prepared=SimpleNamespace(base_to_train=None, served_path="")),
         roles=SimpleNamespace(restore_learner=restore_learner),
     )

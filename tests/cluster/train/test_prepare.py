@@ -55,6 +55,7 @@ def test_a_model_that_is_quantised_already_is_refused(command: Callable[..., Any
 def test_another_model_than_the_checkpoints_is_refused_and_nothing_is_touched(override: str, told: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     identity = load_config("configs/quickstart.yaml", []).model.identity
+    run.mkdir()
     checkpoint.finish(checkpoint.begin(run / "checkpoints", 3), {"step": 3, "identity": identity}, None)
     (run / "config.yaml").write_text("the run's own")
     with pytest.raises(CheckpointError, match=f"step-000003 was made with {told}: keep"):
@@ -67,6 +68,7 @@ def test_a_run_whose_base_has_changed_is_not_resumed(model: Path, tmp_path: Path
     base = shutil.copytree(model, tmp_path / "base")
     settings = (f"model.path={base}", f"out_dir={tmp_path / 'run'}", "learner.max_steps=9")
     identity = load_config("configs/quickstart.yaml", ["learner.warm_start=null", *settings]).model.identity
+    (tmp_path / "run").mkdir()
     folder = checkpoint.begin(tmp_path / "run" / "checkpoints", 3)
     write_record(make_adapter(folder / "learner" / "adapter", base), record_of(Base(str(base)), str(base)))
     checkpoint.finish(folder, {"step": 3, "identity": identity}, None)
