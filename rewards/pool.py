@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -134,7 +135,7 @@ class RewardPool:
         except BaseException:
             await pool.close()
             raise
-        pool._started_s = asyncio.get_running_loop().time()
+        pool._started_s = time.monotonic()
         return pool
 
     async def score(self, body: BodyRef, summary: GroupSummary, step: int) -> Scores:
@@ -322,7 +323,7 @@ class RewardPool:
 
     def status(self) -> RewardPoolStatus:
         """The pool's counts at this moment."""
-        elapsed_s = (asyncio.get_running_loop().time() - self._started_s) * len(self._slots)
+        elapsed_s = (time.monotonic() - self._started_s) * len(self._slots)
         busy_s = self._retired_busy_s + sum(slot.busy_s for slot in self._slots)
         return RewardPoolStatus(
             workers=sum(slot.ready.is_set() for slot in self._slots),

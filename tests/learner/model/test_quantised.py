@@ -182,7 +182,7 @@ from configs.contracts.errors import ConfigError
 from cluster.train.grpo import run_training
 from configs.schema.run import RunConfig
 config = RunConfig.model_validate({{"model": {{"path": {str(quantisable)!r}, "quantization": "nf4"}}, "data": {{"path": "builtin:addition"}},
-    "out_dir": {str(tmp_path / "run")!r}}})
+    "actors": {{"gpus_per_worker": 0}}, "learner": {{"gpus_per_rank": 0}}, "out_dir": {str(tmp_path / "run")!r}}})
 try:
     run_training(config)
 except ConfigError as error:
