@@ -26,7 +26,8 @@ def training_run(**parts: Any) -> Any:
     others: dict[str, Any] = dict.fromkeys(
         ("run", "maker", "roles", "evaluations", "sinks", "uploads", "callbacks", "base_record", "checkpoint")
     )
-    return TrainingRun(**(others | {"run": open_run()} | parts))
+    merged: dict[str, Any] = {**others, "run": open_run(), **parts}
+    return TrainingRun(**merged)
 
 
 def test_a_stop_reaches_the_running_loop_and_is_kept_for_the_case_that_the_learner_is_lost() -> None:
