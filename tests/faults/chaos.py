@@ -107,29 +107,15 @@ class Chaos:
         assert process.wait(STOP_S) == 143, self.running.output()[-3000:]
 
 
-def kills(name: str) -> Callable[[Chaos], bool]:
-    """Kill one process of the run whose command line holds `name`."""
+def to_one(name: str, act: Callable[[psutil.Process], None]) -> Callable[[Chaos], bool]:
+    """Kill one process of the run whose command line holds `name`, or stop it for ever; does nothing where there is none."""
 
     def strike(chaos: Chaos) -> bool:
         victim = chaos.victim(name)
         if victim is None:
             return False
         with suppress(psutil.NoSuchProcess):
-            victim.kill()
-        return True
-
-    return strike
-
-
-def stops(name: str) -> Callable[[Chaos], bool]:
-    """Stop one process; nobody lets it go on."""
-
-    def strike(chaos: Chaos) -> bool:
-        victim = chaos.victim(name)
-        if victim is None:
-            return False
-        with suppress(psutil.NoSuchProcess):
-            victim.suspend()
+            act(victim)
         return True
 
     return strike
@@ -155,13 +141,13 @@ def tear_metrics(chaos: Chaos) -> bool:
 
 
 FAULTS: dict[str, Callable[[Chaos], bool]] = {
-    "SIGKILL of a rollout worker": kills("ray::RolloutWorker"),
-    "SIGKILL of an engine": kills("EngineCore"),
-    "SIGSTOP of an engine": stops("EngineCore"),
-    "SIGKILL of a reward worker": kills("ray::RewardWorker"),
-    "SIGKILL of a warden": kills("rewards.grading.warden"),
-    "SIGKILL of a learner rank": kills("ray::LearnerWorker"),
-    "SIGSTOP of a learner rank": stops("ray::LearnerWorker"),
+    "SIGKILL of a rollout worker": to_one("ray::RolloutWorker", psutil.Process.kill),
+    "SIGKILL of an engine": to_one("EngineCore", psutil.Process.kill),
+    "SIGSTOP of an engine": to_one("EngineCore", psutil.Process.suspend),
+    "SIGKILL of a reward worker": to_one("ray::RewardWorker", psutil.Process.kill),
+    "SIGKILL of a warden": to_one("rewards.grading.warden", psutil.Process.kill),
+    "SIGKILL of a learner rank": to_one("ray::LearnerWorker", psutil.Process.kill),
+    "SIGSTOP of a learner rank": to_one("ray::LearnerWorker", psutil.Process.suspend),
     "SIGKILL of the driver": kill_driver,
     "SIGTERM of the driver": end_driver,
     "SIGKILL of the driver, torn metrics": tear_metrics,
