@@ -13,7 +13,6 @@ from configs.contracts.errors import ConfigError
 from configs.launch.shell_lines import launch_in, launch_of
 from tests import REPOSITORY
 
-SCRIPTS = Path(__file__).parent.parent / "recipes" / "medicalgpt"
 KEPT = ("--nproc_per_node", "2", "--beta", "0.01", "--max_steps", "-1")
 
 
@@ -77,20 +76,20 @@ def test_a_script_is_read_with_its_variables_comments_and_continued_lines(tmp_pa
         launch_in(script)
 
 
-def test_medicalgpts_grpo_script_dry_runs_as_it_is_and_options_win() -> None:
-    output = dry_run("train", str(SCRIPTS / "run_grpo.sh"), "--beta", "0.5", "--model_name_or_path", "builtin:tiny_qwen2")
+def test_medicalgpts_grpo_script_dry_runs_as_it_is_and_options_win(scripts: Path) -> None:
+    output = dry_run("train", str(scripts / "run_grpo.sh"), "--beta", "0.5", "--model_name_or_path", "builtin:tiny_qwen2")
     assert "8 completions = 2 prompts x 4 generations a step" in output and "beta: 0.5" in output
     assert "--beta is given more than once; the last, 0.5, counts" in output
 
 
 @pytest.mark.parametrize("trainer", ["dpo", "ppo", "orpo"])
-def test_scripts_of_other_trainers_are_named(trainer: str) -> None:
-    told = refused("train", str(SCRIPTS / f"run_{trainer}.sh"))
+def test_scripts_of_other_trainers_are_named(trainer: str, scripts: Path) -> None:
+    told = refused("train", str(scripts / f"run_{trainer}.sh"))
     assert f"trains by {trainer.upper()}, and rollcast trains by GRPO" in told
 
 
-def test_a_script_of_the_other_command_names_it() -> None:
-    assert "use rollcast sft" in refused("train", str(SCRIPTS / "run_sft.sh"))
+def test_a_script_of_the_other_command_names_it(scripts: Path) -> None:
+    assert "use rollcast sft" in refused("train", str(scripts / "run_sft.sh"))
     assert "use rollcast train" in refused("sft", *shlex.split("python grpo_training.py --model_name_or_path x"))
     assert "trains by DPO" in refused("sft", *shlex.split("trl dpo --config x.yaml"))
 

@@ -118,10 +118,10 @@ def test_help_tells_of_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
 MODEL = ("--model_name_or_path", "builtin:tiny_qwen2")
 
 
-def test_medicalgpts_own_script_dry_runs_with_a_model_that_can_be_trained() -> None:
+def test_medicalgpts_own_script_dry_runs_with_a_model_that_can_be_trained(scripts: Path) -> None:
     """The model that the script names has linear attention, which packed rows do not support."""
     for name in ("run_sft.sh", "run_sft_accelerate.sh"):
-        output = shown("sft", str(Path(__file__).parent / "medicalgpt" / name), *MODEL, "--dry-run")
+        output = shown("sft", str(scripts / name), *MODEL, "--dry-run")
         assert "batch: 32 sequences a step; about 16 a rank on 2 ranks" in output and "messages_column: conversations" in output
-    output = shown("sft", str(Path(__file__).parent / "medicalgpt" / "run_sft.sh"), *MODEL, "--dry-run")
+    output = shown("sft", str(scripts / "run_sft.sh"), *MODEL, "--dry-run")
     assert re.search(r"tool_format: default +the model's own chat template renders tools", output)
