@@ -14,7 +14,7 @@ JUDGE = """
 from neighbour import one
 
 def judge(completions, **columns):
-    return [one() for _ in completions]
+    return [one() + len(str(completion)) % 7 for completion in completions]
 """
 
 

@@ -64,8 +64,8 @@ def test_a_callback_sees_the_stages_and_its_stop_ends_them(tmp_path: Path) -> No
         "stages": [{"name": "one"}, {"name": "two"}]
     }
     sums = Dataset.from_list([{"prompt": f"{a}+1?", "solution": str(a + 1)} for a in range(40)])
-    result = rollcast.train(tree, overrides=[f"out_dir={tmp_path / 'run'}"], data=sums, callbacks=[watch])
-    assert seen[0] == "1-one 1 of 6" and len(seen) < 6 and result.exit_reason == "stopped by watch"
+    result = rollcast.train(tree, overrides=[f"out_dir={tmp_path / 'run'}", "learner.max_steps=60"], data=sums, callbacks=[watch])
+    assert seen[0] == "1-one 1 of 60" and len(seen) < 60 and result.exit_reason == "stopped by watch"
     assert not (tmp_path / "run" / "2-two").exists()
 
 
