@@ -28,19 +28,17 @@ def this_machine() -> Node:
     return Node(socket.gethostname(), float(os.cpu_count() or 1), float(_gpus()))
 
 
-def require_room(config: RunConfig | SftConfig) -> None:
+def require_room(config: RunConfig | SftConfig, here: Node) -> None:
     """Refuse a run that needs more GPUs than this machine has. Processes on the CPU share its cores, whatever their number.
 
     Raises:
         PlacementError: names the role, what it asks for, and what there is. A run that joins a cluster is placed when it has joined.
     """
-    if not runs_here(config):
-        return
-    here, need = this_machine(), roles(config)
-    place(config, [Node(here.name, max(here.cpus, need.cpus), here.gpus)], where=f"this machine ({_sizes(here)})")
+    if runs_here(config):
+        place(config, [Node(here.name, max(here.cpus, roles(config).cpus), here.gpus)], where=f"this machine ({_sizes(here)})")
 
 
-def room(config: RunConfig | SftConfig) -> tuple[str, bool]:
+def room(config: RunConfig | SftConfig, here: Node) -> tuple[str, bool]:
     """One sentence that compares what a run asks for with this machine, and whether there is enough; for a cluster, who compares."""
     need = roles(config)
     asked = " + ".join(
@@ -48,9 +46,8 @@ def room(config: RunConfig | SftConfig) -> tuple[str, bool]:
     )
     if not runs_here(config):
         return f"the cluster at {config.cluster.address} is asked for {asked} when the run starts", True
-    here = this_machine()
     try:
-        require_room(config)
+        require_room(config, here)
     except PlacementError:
         return f"this machine: {_sizes(here)}: not enough for {asked}", False
     processes = sum(role.count for role in need.roles if not role.gpus)

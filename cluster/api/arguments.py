@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cluster.output.run_dir import Resume
 from configs.contracts.errors import ConfigError
 
 
@@ -22,19 +21,6 @@ def checked_overrides(overrides: object) -> list[str]:
     if wrong is not None:
         raise ConfigError(f"overrides holds {wrong!r}; give texts such as 'learner.max_steps=3'")
     return list(overrides)
-
-
-def checked_resume(resume: object) -> Resume:
-    """`auto`, `none` or the path of a checkpoint.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    if resume == "auto" or resume == "none":
-        return "auto" if resume == "auto" else "none"
-    if isinstance(resume, str | Path):
-        return Path(resume)
-    raise ConfigError(f"resume is {resume!r}; give 'auto', 'none' or the path of a checkpoint")
 
 
 def checked_callbacks(callbacks: object) -> None:

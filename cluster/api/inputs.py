@@ -93,8 +93,9 @@ def with_inputs(config: RunConfig, data: Data | None, rewards: Sequence[Reward],
         if rewards:
             _with(tree, "rewards", functions=[inputs.add_reward(reward) for reward in rewards])
         changed = config_of(tree, "the configuration")
-        here = [spec for spec in changed.rewards.functions if not inputs.holds(spec.name)]
-        validate(changed.rewards.model_copy(update={"functions": tuple(here)}))
+        resolved = changed.rewards_resolved
+        here = [spec for spec in resolved.functions if not inputs.holds(spec.name)]
+        validate(resolved.model_copy(update={"functions": tuple(here)}))
         return changed, inputs.install(resume)
 
 

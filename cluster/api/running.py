@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
-from cluster.api.arguments import checked_callbacks, checked_overrides, checked_path, checked_resume
+from cluster.api.arguments import checked_callbacks, checked_overrides, checked_path
 from cluster.api.inputs import Data, Reward, Settings, SftSettings, load_config, load_sft_config, sft_with_data, with_inputs
 from cluster.files.metrics_file import read_rows
-from cluster.output.run_dir import Resume
+from cluster.output.run_dir import Resume, resume_of
 from cluster.stopping import in_thread
 from cluster.train.driver import FinishedStep, StepCallback
 
@@ -90,7 +90,7 @@ def train(
     from cluster.train.stages import run_stages
 
     checked_callbacks(callbacks)
-    run, resume = with_inputs(load_config(config, overrides), data, rewards, checked_resume(resume))
+    run, resume = with_inputs(load_config(config, overrides), data, rewards, resume_of(resume))
     start = run_stages if run.stages else run_training
     return _trained(run.out_dir, lambda after_step: start(run, resume, after_step), callbacks)
 
@@ -107,7 +107,7 @@ def sft(
     from cluster.train.sft import run_sft
 
     checked_callbacks(callbacks)
-    run, resume = sft_with_data(load_sft_config(config, overrides), data, checked_resume(resume))
+    run, resume = sft_with_data(load_sft_config(config, overrides), data, resume_of(resume))
     return _trained(run.out_dir, lambda after_step: run_sft(run, resume, after_step), callbacks)
 
 

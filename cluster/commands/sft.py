@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,6 +40,7 @@ def sft(
 
         show_sft_dry_run(with_starting_adapter(run), Console(emoji=False))
         return
+    from cluster.output.run_dir import resume_of
     from cluster.train.sft import run_sft
 
-    exit_with(run_sft(run, resume if resume in ("auto", "none") else Path(resume))["exit_reason"])
+    exit_with(run_sft(run, resume_of(resume))["exit_reason"])

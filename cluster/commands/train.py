@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,8 +33,9 @@ def train(
 
         show_run(run, Console(emoji=False))
         return
+    from cluster.output.run_dir import resume_of
     from cluster.train.grpo import run_training
     from cluster.train.stages import run_stages
 
-    summary = (run_stages if run.stages else run_training)(run, resume if resume in ("auto", "none") else Path(resume))
+    summary = (run_stages if run.stages else run_training)(run, resume_of(resume))
     exit_with(summary["exit_reason"])

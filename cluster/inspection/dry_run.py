@@ -7,7 +7,7 @@ from rich.table import Table
 
 from cluster.inspection.estimate import estimate
 from cluster.inspection.first_checks import require_data
-from cluster.machine import room
+from cluster.machine import room, this_machine
 from cluster.models.shape import model_shape
 from cluster.models.starting_adapter import with_starting_adapter
 from cluster.models.trainable import require_trainable
@@ -119,7 +119,7 @@ def _placement_table(config: RunConfig | SftConfig) -> Table:
 
 def _say_what_is_missing(config: RunConfig | SftConfig, console: Console) -> None:
     """Compare the run with this machine, and look for its data: a run here would be refused for what is not there, one elsewhere may have it."""
-    told, enough = room(config)
+    told, enough = room(config, this_machine())
     console.print(told, style="" if enough else "yellow", markup=False, highlight=False, soft_wrap=True)
     try:
         require_data(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from actors.rows.sources import require_source
-from cluster.machine import require_room, room, runs_here
+from cluster.machine import require_room, room, runs_here, this_machine
 from cluster.models.trainable import require_trainable
 from configs.schema.data import DataSection
 from configs.schema.run import RunConfig
@@ -24,9 +24,10 @@ def refuse_first(config: RunConfig | SftConfig, say: Callable[[str], None]) -> N
         DataError: a path of data does not exist.
     """
     require_trainable(config)
-    require_room(config)
+    here = this_machine()
+    require_room(config, here)
     require_data(config)
-    told, enough = room(config)
+    told, enough = room(config, here)
     if runs_here(config) and not enough:
         say(told)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from cluster.models.adapter_base import Base, FoundBase, adapter_digest, find_base, local_folder, named_base
 from cluster.models.merge import MergeSource, merge_adapter
 from cluster.models.own_process import ProcessEndedError, call_in_process
+from cluster.output import checkpoint
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import RunDirectory
 from configs.contracts.errors import ConfigError, RollcastError
@@ -95,7 +96,7 @@ def base_of_settings(config: RunConfig, folder: Path, logs: Path) -> FoundBase:
 
 def _adapters_of(run: Path) -> list[Path]:
     """List the folders in which a run keeps adapters, the last one first."""
-    return [run / "adapter", *(folder / "learner" / "adapter" for folder in sorted(run.glob("checkpoints/step-*[0-9]"), reverse=True))]
+    return [run / "adapter", *(folder / "learner" / "adapter" for folder in reversed(checkpoint.folders_in(run / "checkpoints")))]
 
 
 def prepare_model(config: RunConfig | SftConfig, directory: RunDirectory, display: RunDisplay) -> str:

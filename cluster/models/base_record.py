@@ -15,8 +15,8 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
+from cluster.models.safetensors_head import read_head
 from configs.contracts.adapter_buffer import LENGTH_BYTES
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -40,8 +40,8 @@ def read_record(adapter: Path) -> BaseRecord | None:
     """Read the record in a PEFT folder; None in an adapter that was trained elsewhere, by an older version, or that cannot be read."""
     try:
         with (adapter / WEIGHTS_FILE).open("rb") as content:
-            metadata = _header(content).get(METADATA)
-    except (OSError, ValueError, OverflowError, MemoryError):
+            metadata = read_head(content).get(METADATA)
+    except (OSError, ValueError):
         return None  # whoever loads its tensors says what is wrong with it
     if not isinstance(metadata, dict):
         return None
@@ -56,7 +56,7 @@ def write_record(adapter: Path, record: BaseRecord) -> None:
     file = adapter / WEIGHTS_FILE
     unfinished = file.with_name(f"{file.name}.tmp")
     with file.open("rb") as content, unfinished.open("wb") as written:
-        entries = _header(content)
+        entries = read_head(content)
         facts = {f"{PREFIX}{name}": value for name, value in asdict(record).items() if value is not None}
         entries[METADATA] = {"format": "pt", **facts}
         text = json.dumps(entries, separators=(",", ":")).encode()
@@ -64,9 +64,3 @@ def write_record(adapter: Path, record: BaseRecord) -> None:
         written.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
         shutil.copyfileobj(content, written)
     os.replace(unfinished, file)
-
-
-def _header(content: IO[bytes]) -> dict[str, object]:
-    """Read the head of a safetensors file; the data follow."""
-    found = json.loads(content.read(int.from_bytes(content.read(LENGTH_BYTES), "little")))
-    return found if isinstance(found, dict) else {}

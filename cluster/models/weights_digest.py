@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from configs.contracts.adapter_buffer import LENGTH_BYTES
+from cluster.models.safetensors_head import read_head
 
 CACHED_FROM_BYTES = 256 << 20
 """Digests of smaller models are computed again each time: that takes a quarter of a second."""
@@ -127,11 +127,7 @@ def _parts(file: StampedFile) -> Iterator[_StoredBytes]:
         yield _StoredBytes(file.path, file.path.name, 0, file.size)
         return
     with file.path.open("rb") as content:
-        length = int.from_bytes(content.read(LENGTH_BYTES), "little")
-        if length > file.size:
-            raise OSError(f"{file.path} is no whole safetensors file")
-        entries = json.loads(content.read(length))
-    data_start = LENGTH_BYTES + length
+        entries, data_start = read_head(content), content.tell()
     for name, entry in entries.items():
         if name != "__metadata__":
             start, end = entry["data_offsets"]

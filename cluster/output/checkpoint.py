@@ -79,6 +79,11 @@ class Checkpoint:
                 )
 
 
+def folders_in(checkpoints: Path) -> list[Path]:
+    """List the folders of all published checkpoints, whole or damaged, the oldest first."""
+    return sorted(checkpoints.glob("step-*[0-9]"))
+
+
 def begin(checkpoints: Path, step: int) -> Path:
     """Make an empty folder to write a checkpoint into, and remove what an interrupted write left."""
     for leftover in checkpoints.glob("*.tmp"):
@@ -110,7 +115,7 @@ def writing(checkpoints: Path, step: int) -> Iterator[Path]:
 
 def _why_unwritten(checkpoints: Path, step: int, written: int, error: OSError | CheckpointError) -> str:
     reason = error.message if isinstance(error, CheckpointError) else error.strerror or str(error)
-    previous = max(checkpoints.glob("step-*[0-9]"), default=None)
+    previous = max(folders_in(checkpoints), default=None)
     goes_on = f"run the same command again, which goes on from {previous.name if previous else 'the beginning'}"
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or any(sign in reason for sign in ("No space left", "quota")):
@@ -140,14 +145,14 @@ def finish(folder: Path, state: Mapping[str, object], keep: int | None) -> Path:
     fsync_folder(final.parent)
     if keep is not None:
         # Later ones are damaged, or of a run that went on from an earlier one: they must not count in place of whole ones.
-        for old in sorted(folder for folder in final.parent.glob("step-*[0-9]") if folder.name <= final.name)[:-keep]:
+        for old in [each for each in folders_in(final.parent) if each.name <= final.name][:-keep]:
             shutil.rmtree(old, ignore_errors=True)
     return final
 
 
 def newest(checkpoints: Path, warn: Callable[[str], None] = print) -> Checkpoint | None:
     """Read the newest whole checkpoint, or return None. A damaged one is reported with `warn(message)` and skipped."""
-    for folder in sorted(checkpoints.glob("step-*[0-9]"), reverse=True):
+    for folder in reversed(folders_in(checkpoints)):
         try:
             return read(folder)
         except CheckpointError as error:

@@ -23,10 +23,24 @@ from pathlib import Path
 from typing import IO, Literal
 
 from cluster.files.whole_files import write_whole
-from configs.contracts.errors import RunDirectoryError
+from configs.contracts.errors import ConfigError, RunDirectoryError
 
 Resume = Literal["auto", "none"] | Path
 """`auto`: continue an unfinished run; `none`: start anew; a path: continue from that checkpoint."""
+
+
+def resume_of(given: object) -> Resume:
+    """Read `auto`, `none` or the path of a checkpoint, as the command line and Python callers give them.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if isinstance(given, Path):
+        return given
+    if isinstance(given, str):
+        return "auto" if given == "auto" else "none" if given == "none" else Path(given)
+    raise ConfigError(f"resume is {given!r}; give 'auto', 'none' or the path of a checkpoint")
+
 
 FOLDERS = ("logs", "checkpoints", "completions")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cluster.files.metrics_file import read_rows, truncate
 from cluster.files.tensorboard_file import write_events
-from cluster.output.checkpoint import Checkpoint
+from cluster.output.checkpoint import Checkpoint, folders_in
 
 ABANDONED = "abandoned"
 
@@ -53,7 +53,7 @@ def set_aside_after(run: Path, head: Checkpoint) -> list[str]:
 
 def set_aside_damaged(run: Path, head: Checkpoint) -> list[str]:
     """Move the checkpoints after the newest whole one to `abandoned/`: else they would count among those that are kept. Returns the lines to show."""
-    damaged = sorted(path for path in (run / "checkpoints").glob("step-*[0-9]") if _step(path) > head.step)
+    damaged = [path for path in folders_in(run / "checkpoints") if _step(path) > head.step]
     if not damaged:
         return []
     folder = _new_folder(run / ABANDONED / f"after-step-{head.step:06d}")
@@ -99,5 +99,5 @@ def _new_folder(wanted: Path) -> Path:
 
 
 def _way_back(folder: Path) -> list[str]:
-    checkpoints = sorted((folder / "checkpoints").glob("step-*"))
+    checkpoints = folders_in(folder / "checkpoints")
     return [f"to go back to it: --resume {checkpoints[-1]}"] if checkpoints else []

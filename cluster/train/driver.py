@@ -149,7 +149,7 @@ class OpenRun(Generic[Config]):
     def record_failure(self, error: BaseException) -> None:
         """Write the error as the exit reason of the run, with the report of what was done before it."""
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        newest = max(self.directory.checkpoints.glob("step-*[0-9]"), default=None)
+        newest = max(checkpoint.folders_in(self.directory.checkpoints), default=None)
         ended = {"exit_reason": f"failed: {reason}", "phase_s": self.phase_s, "last_checkpoint": newest.name if newest else None}
         self.leave_summary(self._so_far() | ended)
         leave_report(self.directory.path, self.display.say)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -47,7 +47,12 @@ async def stopped_among(processes: Sequence[RankProcess]) -> set[RankProcess]:
     )
 
 
-def kill_here(processes: Sequence[RankProcess]) -> None:
+def stopped_here(processes: Sequence[RankProcess]) -> set[RankProcess]:
+    """Find this node's processes that a signal or a debugger holds."""
+    return _stopped([each for each in processes if each.node_id == ray.get_runtime_context().get_node_id()])
+
+
+def kill_here(processes: Iterable[RankProcess]) -> None:
     """End this node's processes with SIGKILL, which a stopped process obeys too. Ray does so on every node, but takes seconds."""
     for each in processes:
         if each.node_id == ray.get_runtime_context().get_node_id():

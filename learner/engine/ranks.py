@@ -16,7 +16,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from configs.contracts.errors import LearnerError, RollcastError, unwrapped
 from configs.contracts.logs import tail
-from learner.engine.processes import RankProcess, kill_here, stopped_among
+from learner.engine.processes import RankProcess, kill_here, stopped_among, stopped_here
 from learner.engine.rank import Config, Rank
 from learner.engine.watchdog import CallLimits, Watchdog
 
@@ -100,7 +100,7 @@ class Ranks:
         for worker in alive:
             ray.kill(worker)
         if alive:
-            kill_here(self._processes)
+            kill_here(stopped_here(self._processes))  # Ray reports one that ends before Ray has ended it as a crash
 
     async def settle(self, references: Sequence[ray.ObjectRef[Result]], call: str) -> list[Result]:
         """Await the results of one call. On the first error, or when the call hangs, end the group and raise the error that explains it."""

@@ -213,7 +213,7 @@ class _Jail:
         if sum(map(_resident_bytes, members)) > left_bytes and sum(map(_proportional_bytes, members)) > left_bytes:
             return True
         with suppress(OSError):
-            scratch = os.statvfs(f"/proc/{self._first}/root/scratch")
+            scratch = os.statvfs(os.path.join(f"/proc/{self._first}", "root", "scratch"))
             return scratch.f_files - scratch.f_ffree > SCRATCH_FILES
         return False
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import rollcast
-from cluster.api.arguments import checked_callbacks, checked_overrides, checked_path, checked_resume
+from cluster.api.arguments import checked_callbacks, checked_overrides, checked_path
 from cluster.api.inputs import with_inputs
+from cluster.output.run_dir import resume_of
 from configs.contracts.errors import ConfigError
 from rewards.functions.registry import load
 from tests import REPOSITORY
@@ -29,8 +30,8 @@ async def asynchronous(_step: rollcast.FinishedStep) -> None: ...
         (checked_overrides, "learner.max_steps=3", "give a list of texts"),
         (checked_overrides, {"learner.max_steps": 3}, "give a list of texts"),
         (checked_overrides, [3], "overrides holds 3"),
-        (checked_resume, None, "resume is None; give 'auto', 'none' or the path"),
-        (checked_resume, False, "resume is False"),
+        (resume_of, None, "resume is None; give 'auto', 'none' or the path"),
+        (resume_of, False, "resume is False"),
         (checked_callbacks, print, r"give a list of functions, such as \[print\]"),
         (checked_callbacks, [3], "callbacks holds 3"),
         (checked_callbacks, [lambda: 1], "cannot be called with a finished step"),
@@ -46,7 +47,7 @@ def test_a_wrong_argument_is_refused_with_what_to_give(check: Callable[[Any], ob
 
 
 def test_right_arguments_pass(tmp_path: Path) -> None:
-    assert checked_resume("auto") == "auto" and checked_resume("none") == "none" and checked_resume(str(tmp_path)) == tmp_path
+    assert resume_of("auto") == "auto" and resume_of("none") == "none" and resume_of(str(tmp_path)) == tmp_path
     assert checked_overrides(("seed=1",)) == ["seed=1"]
     checked_callbacks([print, lambda step: None, Path])
 
