@@ -40,7 +40,7 @@ class SavesParquet(Protocol):
 Settings = str | Path | Mapping[str, object] | RunConfig
 SftSettings = str | Path | Mapping[str, object] | SftConfig
 Data = str | Path | Sequence[Mapping[str, object]] | SavesParquet
-Reward = str | Callable[..., object] | RewardSpec | Mapping[str, object]
+Reward = str | Path | Callable[..., object] | RewardSpec | Mapping[str, object]
 
 INPUTS = "inputs"
 """Folder of the run directory for data and rewards that were given as Python objects."""
@@ -74,23 +74,25 @@ def load_sft_config(config: SftSettings, overrides: Sequence[str] = ()) -> SftCo
     return sft_config_of(_tree(config), "the configuration", overrides)
 
 
-def with_inputs(config: RunConfig, data: Data | None, rewards: Sequence[Reward], resume: Resume) -> tuple[RunConfig, Resume]:
+def with_inputs(config: RunConfig, data: Data | None, rewards: Sequence[Reward] | None, resume: Resume) -> tuple[RunConfig, Resume]:
     """The settings with data and rewards from Python, and how to open the run directory afterwards.
 
     Nothing is written, and no earlier run is moved aside, before all of it is known to be usable.
 
     Raises:
-        ConfigError: a reward cannot be pickled or does not exist, the data are of another type, or the settings cannot work with them.
+        ConfigError: no reward is listed, one cannot be pickled or does not exist, the data are of another type, or the settings cannot work with them.
     """
-    if isinstance(rewards, str | Mapping) or not isinstance(rewards, Sequence):
+    if rewards is not None and (isinstance(rewards, str | Mapping) or not isinstance(rewards, Sequence)):
         raise ConfigError(
             f"rewards is {rewards!r}; give a list of names, path/to/file.py:function, functions, or {{'name': ..., 'weight': ...}}"
         )
+    if rewards is not None and not rewards:
+        raise ConfigError("rewards is an empty list; list at least one, or leave `rewards` out for those of the configuration")
     tree = _tree(config)
     with _Inputs.staged(config.out_dir) as inputs:
         if data is not None:
             _with(tree, "data", path=inputs.add_data(data))
-        if rewards:
+        if rewards is not None:
             _with(tree, "rewards", functions=[inputs.add_reward(reward) for reward in rewards])
         changed = config_of(tree, "the configuration")
         resolved = changed.rewards_resolved
@@ -183,8 +185,8 @@ class _Inputs:
             entry = cast("dict[str, YamlValue]", dict(reward))
             named: object = entry.get("name")
             return {**entry, "name": self._pickled(named)} if callable(named) else entry
-        if isinstance(reward, str):
-            return reward
+        if isinstance(reward, str | Path):
+            return str(reward)
         raise ConfigError(f"rewards holds {reward!r}; give a name, path/to/file.py:function, a function, or {{'name': ..., 'weight': ...}}")
 
     def _pickled(self, reward: Callable[..., object]) -> str:

@@ -69,7 +69,7 @@ def train(
     *,
     overrides: Sequence[str] = (),
     data: Data | None = None,
-    rewards: Sequence[Reward] = (),
+    rewards: Sequence[Reward] | None = None,
     callbacks: Sequence[Callback] = (),
     resume: Resume | str = "auto",
 ) -> RunResult:

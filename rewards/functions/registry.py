@@ -54,7 +54,7 @@ Recipes have a list of their own, `REWARDS` in configs/recipes/grpo_keys.py: a n
 """
 
 
-def load(spec: str | Reward, **params: object) -> Reward:
+def load(spec: str | Path | Reward, **params: object) -> Reward:
     """Load the reward that `spec` names, with its parameters. This has no deadline; `rewards.load` has one.
 
     Args:
@@ -69,6 +69,7 @@ def load(spec: str | Reward, **params: object) -> Reward:
         >>> load("accuracy", answer_style="answer_tag")(completions=["<answer>4</answer>"], solution=["4"])
         [1.0]
     """
+    spec = str(spec) if isinstance(spec, Path) else spec
     if isinstance(spec, str) and ":" not in spec:
         return _builtin(spec, params)(**params)
     target = _users_function(spec) if isinstance(spec, str) else spec
@@ -108,6 +109,8 @@ def validate(section: RewardsSection, columns: Collection[str] | None = None) ->
 
 
 def _builtin(name: str, params: Mapping[str, object]) -> Callable[..., Reward]:
+    if name.endswith(".py"):
+        raise ConfigError(f"reward {name!r} names a file and no function; write {name}:FUNCTION")
     if name not in BUILTINS:  # Open-R1 and TRL call `cosine` get_cosine_scaled_reward
         raise ConfigError(
             f"reward {name!r} is unknown{_nearest(name.removeprefix('get_').removesuffix('_reward'), BUILTINS)}; built in are {', '.join(BUILTINS)}, "

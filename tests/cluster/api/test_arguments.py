@@ -37,6 +37,11 @@ async def asynchronous(_step: rollcast.FinishedStep) -> None: ...
         (checked_callbacks, [lambda: 1], "cannot be called with a finished step"),
         (checked_callbacks, [asynchronous], "asynchronous is an async function"),
         (lambda path: checked_path(path, "source"), None, "source is None; give a path"),
+        (
+            lambda rewards: with_inputs(rollcast.load_config(QUICKSTART), None, rewards, "auto"),
+            [],
+            "rewards is an empty list; list at least",
+        ),
         (rollcast.load_config, None, "the configuration is None; give the path"),
         (rollcast.load_config, {"seed": (each for each in ())}, "holds what is no setting"),
     ],

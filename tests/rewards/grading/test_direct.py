@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from configs.contracts.errors import RewardError
+from configs.contracts.errors import ConfigError, RewardError
 from configs.schema.rewards import RewardsSection
 from rewards import load
 from rewards.functions.math_answer import Accuracy
@@ -115,6 +115,29 @@ def test_it_starts_again_after_its_processes_were_killed() -> None:
 def test_a_wrong_row_is_an_error_and_not_none() -> None:
     with pytest.raises(RewardError, match="is a list, not text or a number"):
         load("accuracy")(completions=["\\boxed{5}"], solution=[["5"]])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("def f(:\n", "mine.py, line 1: SyntaxError: .*; correct it there"),
+        ("\nimport no_such_library\n", "mine.py, line 2: ModuleNotFoundError: .*no_such_library.*; install it, or set PYTHONPATH"),
+        ("import json\n\njson.loads('[')\n", "mine.py, line 3: JSONDecodeError"),
+        ("raise SystemExit(3)\n", "mine.py, line 1: SystemExit: 3"),
+        ("class f:\n    pass\n", "mine.py:f cannot be loaded: TypeError: .*; correct it there"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_named_with_its_line(content: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(content)
+    with pytest.raises(ConfigError, match=told):
+        load(f"{tmp_path}/mine.py:f", of=1)
+
+
+def test_a_reward_may_be_named_by_a_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def f(completions):\n    return [1.0 for _ in completions]\n")
+    assert load(tmp_path / "mine.py:f")(completions=["a"]) == [1.0]
+    with pytest.raises(ConfigError, match="names a file and no function; write .*mine.py:FUNCTION"):
+        load(tmp_path / "mine.py")
 
 
 def test_a_forked_process_starts_its_own() -> None:
