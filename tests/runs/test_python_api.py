@@ -92,24 +92,24 @@ def test_rows_and_callables_are_written_into_the_run_directory(tmp_path: Path) -
 def test_a_finished_run_is_moved_aside_before_the_inputs_are_written(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "summary.json").write_text('{"exit_reason": "finished"}')
-    run, _ = with_inputs(load_config(QUICKSTART, [f"out_dir={tmp_path / 'run'}"]), [{"prompt": "p"}], (), "auto")
+    run, _ = with_inputs(load_config(QUICKSTART, [f"out_dir={tmp_path / 'run'}"]), [{"prompt": "p"}], None, "auto")
     assert (tmp_path / "run.1" / "summary.json").exists() and not (tmp_path / "run" / "summary.json").exists()
     assert run.data.path is not None and Path(run.data.path).is_file()
 
 
 def test_other_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="data is dict; give a path"):
-        with_inputs(load_config(QUICKSTART, [f"out_dir={tmp_path}"]), {"prompt": "p"}, (), "auto")  # pyright: ignore[reportArgumentType]
+        with_inputs(load_config(QUICKSTART, [f"out_dir={tmp_path}"]), {"prompt": "p"}, None, "auto")  # pyright: ignore[reportArgumentType]
 
 
 def test_a_row_that_json_cannot_hold_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\[1\] has \{1\} in column .*set"):
-        with_inputs(load_config(QUICKSTART, [f"out_dir={tmp_path}"]), [{"prompt": "p"}, {"prompt": {1}}], (), "auto")
+        with_inputs(load_config(QUICKSTART, [f"out_dir={tmp_path}"]), [{"prompt": "p"}, {"prompt": {1}}], None, "auto")
 
 
 def test_a_dataset_keeps_its_types(tmp_path: Path) -> None:
     rows = [{"prompt": "1+1?", "solution": "2", "weights": [0.5, 1.0]}]
-    run, _ = with_inputs(load_config(QUICKSTART, [f"out_dir={tmp_path / 'run'}"]), Dataset.from_list(rows), (), "auto")
+    run, _ = with_inputs(load_config(QUICKSTART, [f"out_dir={tmp_path / 'run'}"]), Dataset.from_list(rows), None, "auto")
     assert run.data.path is not None and pq.read_table(run.data.path).to_pylist() == rows
 
 

@@ -67,10 +67,10 @@ def finished_run(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("data", "rewards", "told"),
     [
-        (iter(ROWS), (), "data is list_iterator; give a path"),
-        ([], (), "data has no rows"),
-        (["a"], (), r"data\[0\] is 'a'; give rows as dicts"),
-        ([*ROWS, {"prompt": "\ud800"}], (), r"data\[1\] has .* in column 'prompt'"),
+        (iter(ROWS), None, "data is list_iterator; give a path"),
+        ([], None, "data has no rows"),
+        (["a"], None, r"data\[0\] is 'a'; give rows as dicts"),
+        ([*ROWS, {"prompt": "\ud800"}], None, r"data\[1\] has .* in column 'prompt'"),
         (ROWS, [3], "rewards holds 3"),
         (ROWS, "accuracy", "rewards is 'accuracy'; give a list"),
         (ROWS, ["acuracy"], "accuracy"),
