@@ -10,6 +10,7 @@ import secrets
 import select
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
@@ -81,6 +82,7 @@ class RaySession:
         return runs_here(self.config)
 
     def __enter__(self) -> RaySession:
+        require_no_ray()
         # Errors of remote calls are handled where the calls are awaited. Calls given up at the end of a run may fail unnoticed.
         self._set_environment(RAY_USAGE_STATS_ENABLED="0", RAY_IGNORE_UNHANDLED_ERRORS="1")
         try:
@@ -249,6 +251,8 @@ class RaySession:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        if "RAY_AUTH_MODE" in self._environment_before:
+            _reread_authentication()  # a Ray that the user starts next in this process has a token of its own, or none
         self._environment_before.clear()
         for descriptor in self._vital.values():
             os.close(descriptor)
@@ -266,6 +270,20 @@ class RaySession:
         if self._owner >= 0:
             os.close(self._owner)
             self._owner = -1
+
+
+def require_no_ray() -> None:
+    """Refuse a process that is connected to Ray already, before anything is started: a run has Ray to itself, and ends it at its end.
+
+    Raises:
+        PlacementError: the process is connected.
+    """
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        raise PlacementError(
+            f"this process is connected to Ray already (node {ray.util.get_node_ip_address()}), and a run starts or joins Ray itself: call "
+            "ray.shutdown() before, and set cluster.address for a run on an existing cluster"
+        )
 
 
 def _vital_processes() -> Iterator[tuple[str, int]]:

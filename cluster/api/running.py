@@ -15,6 +15,7 @@ from cluster.api.arguments import checked_callbacks, checked_overrides, checked_
 from cluster.api.inputs import Data, Reward, Settings, SftSettings, load_config, load_sft_config, sft_with_data, with_inputs
 from cluster.files.metrics_file import read_rows
 from cluster.output.run_dir import Resume, resume_of
+from cluster.session import require_no_ray
 from cluster.stopping import in_thread
 from cluster.train.driver import FinishedStep, StepCallback
 
@@ -90,6 +91,7 @@ def train(
     from cluster.train.stages import run_stages
 
     checked_callbacks(callbacks)
+    require_no_ray()
     run, resume = with_inputs(load_config(config, overrides), data, rewards, resume_of(resume))
     start = run_stages if run.stages else run_training
     return _trained(run.out_dir, lambda after_step: start(run, resume, after_step), callbacks)
@@ -107,6 +109,7 @@ def sft(
     from cluster.train.sft import run_sft
 
     checked_callbacks(callbacks)
+    require_no_ray()
     run, resume = sft_with_data(load_sft_config(config, overrides), data, resume_of(resume))
     return _trained(run.out_dir, lambda after_step: run_sft(run, resume, after_step), callbacks)
 

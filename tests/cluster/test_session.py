@@ -96,6 +96,7 @@ def test_a_private_session_is_authenticated_and_leaves_nothing(tmp_path: Path) -
     assert not alive
 
 
+@pytest.mark.usefixtures("no_ray")
 def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(PlacementError, match=r"no Ray cluster answered at 127\.0\.0\.1:1.*ray start --head"),
@@ -104,6 +105,7 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.usefixtures("no_ray")
 def test_a_job_with_a_hook_of_its_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"worker_process_setup_hook": "mine.hook"}}))
     with (

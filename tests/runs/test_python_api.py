@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 from datasets import Dataset
 
 import rollcast
 from cluster.api.inputs import load_config, with_inputs
 from cluster.api.running import _outside_a_loop
-from configs.contracts.errors import ConfigError
+from cluster.session import RaySession
+from configs.contracts.errors import ConfigError, PlacementError
 from rewards.functions.registry import load
 from tests import REPOSITORY
 from tests.cluster.models.test_merge import make_adapter
@@ -52,6 +54,7 @@ def test_the_example_runs_as_in_a_notebook(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_ray")
 def test_a_callback_sees_the_stages_and_its_stop_ends_them(tmp_path: Path) -> None:
     """From a mapping and a `datasets.Dataset`; the second stage never starts."""
     seen: list[str] = []
@@ -67,6 +70,17 @@ def test_a_callback_sees_the_stages_and_its_stop_ends_them(tmp_path: Path) -> No
     result = rollcast.train(tree, overrides=[f"out_dir={tmp_path / 'run'}", "learner.max_steps=60"], data=sums, callbacks=[watch])
     assert seen[0] == "1-one 1 of 60" and len(seen) < 60 and result.exit_reason == "stopped by watch"
     assert not (tmp_path / "run" / "2-two").exists()
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_process_that_is_connected_to_ray_is_refused_and_keeps_its_ray(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "summary.json").write_text('{"exit_reason": "finished"}')
+    config = rollcast.load_config(QUICKSTART, [f"out_dir={tmp_path / 'run'}"])
+    for start in (lambda: rollcast.train(config, data=[{"prompt": "p"}]), lambda: RaySession(config, tmp_path, "n").__enter__()):
+        with pytest.raises(PlacementError, match=r"connected to Ray already \(node .*call ray\.shutdown\(\) before"):
+            start()
+    assert ray.is_initialized() and [path.name for path in tmp_path.iterdir()] == ["run"], "nothing was moved aside"
 
 
 def test_settings_are_a_path_a_mapping_or_settings(tmp_path: Path) -> None:
