@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from configs.schema.model import BUILTIN
 
 _SHUFFLE_STREAM = 2**64 - 1
 """Random stream that shuffles a mixture as a whole; streams 0, 1, ... draw the subsets of its parts."""
+
+SMALL_BYTES = 16 << 20
+"""Files up to this size are read in well under a second."""
 
 ROUNDING = 1e-9
 """Tolerance of `kept_rows`: 0.29 x 100 is 28.999999999999996 in binary floating point, and 29 is meant."""
@@ -51,6 +55,26 @@ def open_rows(data: DataSection, folder: Path, seed: int) -> tuple[Rows, tuple[P
     rows = renamed(rows, data.columns, "data.columns")
     require_column(rows, data.prompt_column, "data.prompt_column")
     return rows, parts
+
+
+def open_if_small(data: DataSection, seed: int) -> Rows | None:
+    """Open the rows to train on if that takes no time; None for a stream, a hub's data, and text files over `SMALL_BYTES`.
+
+    Raises:
+        DataError: as `open_rows`.
+    """
+    parts = data.mixture.datasets if data.mixture is not None else (MixturePart(path=str(data.path), name=data.name, split=data.split),)
+    if data.streaming or not all(_is_small(part) for part in parts):
+        return None
+    with TemporaryDirectory(prefix="rollcast-rows-") as folder:
+        return open_rows(data, Path(folder), seed)[0]
+
+
+def _is_small(part: MixturePart) -> bool:
+    if part.path.startswith(BUILTIN):
+        return True
+    files = local_files(part.path, part.name, part.split)
+    return files is not None and sum(file.stat().st_size for file in files) <= SMALL_BYTES
 
 
 def local_path(path: str, folder: Path, seed: int) -> str:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.inspection.estimate import estimate
-from cluster.inspection.first_checks import require_data
+from cluster.inspection.first_checks import require_data, require_rewards, require_rows
 from cluster.machine import room, this_machine
 from cluster.models.shape import model_shape
 from cluster.models.starting_adapter import with_starting_adapter
@@ -36,13 +36,15 @@ def show_dry_run(config: RunConfig, console: Console) -> None:
     """Print the dry run of one GRPO run.
 
     Raises:
-        ConfigError: the model cannot be trained.
+        ConfigError, DataError, RewardError: the model cannot be trained, or the rewards or data that are here cannot work.
     """
     require_trainable(config)
     console.print("# resolved configuration", style="bold")
     console.print(dump_config(config), markup=False, highlight=False)
     console.print(_placement_table(config))
-    _say_what_is_missing(config, console)
+    needs = require_rewards(config)
+    if _say_what_is_missing(config, console):
+        require_rows(config, needs)
     for line in batch_arithmetic(config):
         console.print(line, markup=False)
     console.print(_memory(config))
@@ -117,14 +119,20 @@ def _placement_table(config: RunConfig | SftConfig) -> Table:
     return table
 
 
-def _say_what_is_missing(config: RunConfig | SftConfig, console: Console) -> None:
-    """Compare the run with this machine, and look for its data: a run here would be refused for what is not there, one elsewhere may have it."""
+def _say_what_is_missing(config: RunConfig | SftConfig, console: Console) -> bool:
+    """Compare the run with this machine, and look for its data: a run here would be refused for what is not there, one elsewhere may have it.
+
+    Returns:
+        True if the data are here.
+    """
     told, enough = room(config, this_machine())
     console.print(told, style="" if enough else "yellow", markup=False, highlight=False, soft_wrap=True)
     try:
         require_data(config)
     except DataError as error:
         console.print(f"data: {error.message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        return False
+    return True
 
 
 def _memory(config: RunConfig | SftConfig) -> Table | str:

@@ -1,35 +1,93 @@
-"""Checks that refuse a run before anything is made: of the model's config.json, the room on this machine, and the paths of data."""
+"""Checks that refuse a run before anything is made: of the model's config.json, the room on this machine, the paths of data, and the rewards."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from actors.rows.sources import require_source
+from actors.rows.sources import open_if_small, require_source
 from cluster.machine import require_room, room, runs_here, this_machine
 from cluster.models.trainable import require_trainable
+from configs.contracts.errors import ConfigError, DataError
 from configs.schema.data import DataSection
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
+from rewards import validate
+from rewards.grading.trial import Needs, require_columns, try_own_rewards
 
 
-def refuse_first(config: RunConfig | SftConfig, say: Callable[[str], None]) -> None:
+def refuse_first(config: RunConfig | SftConfig, say: Callable[[str], None]) -> Needs:
     """Refuse a run that cannot work here; nothing is written, and neither W&B, Ray nor an engine is asked.
 
     Args:
         say: is told when very many processes share the cores.
 
+    Returns:
+        The columns that the user's rewards need.
+
     Raises:
-        ConfigError: the model cannot be trained.
+        ConfigError: the model cannot be trained, a reward does not exist, or every reward's weight is 0.
         PlacementError: this machine has too few GPUs.
-        DataError: a path of data does not exist.
+        DataError: a path of data does not exist, or the data make no step or lack a column.
+        RewardError: a reward cannot be loaded or called.
     """
     require_trainable(config)
     here = this_machine()
     require_room(config, here)
     require_data(config)
+    needs: Needs = {}
+    if isinstance(config, RunConfig):
+        validate(config.rewards_resolved)
+        needs = require_rewards(config)
+        require_rows(config, needs)
     told, enough = room(config, here)
     if runs_here(config) and not enough:
         say(told)
+    return needs
+
+
+def require_rewards(config: RunConfig) -> Needs:
+    """Refuse rewards that cannot work; returns the columns that the user's own need. Those of a run that joins a cluster are loaded there.
+
+    Raises:
+        ConfigError: every weight is 0.
+        RewardError: a reward of the user's cannot be loaded or called.
+    """
+    functions = config.rewards.functions
+    if all(spec.weight == 0 for spec in functions):
+        raise ConfigError(
+            f"the weight of every reward is 0 ({', '.join(spec.label for spec in functions)}), so that there is nothing to learn; give one "
+            "another weight under rewards.functions"
+        )
+    return try_own_rewards(config.rewards_resolved) if runs_here(config) else {}
+
+
+def require_rows(config: RunConfig, needs: Needs) -> None:
+    """Refuse data without the columns that rewards need, or with too few rows for a step, where reading them takes no time.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    data = config.data
+    rows = open_if_small(data, config.seed) if needs or config.learner.max_steps < 0 else None
+    if rows is not None:
+        require_columns(needs, [column for column in rows.columns if column != data.prompt_column])
+        steps_of(config, len(rows) if data.train_samples < 0 else min(data.train_samples, len(rows)))
+
+
+def steps_of(config: RunConfig, prompts: int) -> int:
+    """Optimizer steps of a run with so many prompts.
+
+    Raises:
+        DataError: they make no step.
+    """
+    learner = config.learner
+    steps = learner.max_steps if learner.max_steps > 0 else int(learner.num_train_epochs * prompts) // config.groups_per_step
+    if steps == 0:
+        raise DataError(
+            f"learner.num_train_epochs {learner.num_train_epochs:g} of {prompts} prompts make no step of {config.groups_per_step} prompts; lower "
+            "learner.train_batch_size, or set learner.max_steps"
+        )
+    return steps
 
 
 def require_data(config: RunConfig | SftConfig) -> None:

@@ -20,7 +20,7 @@ from actors.prompts.eval_sets import EvalSet
 from cluster.evaluation.evaluate import evaluate, read_evaluation
 from cluster.evaluation.measurement import Evaluation
 from cluster.evaluation.plan import EvaluationPlan
-from cluster.inspection.first_checks import refuse_first
+from cluster.inspection.first_checks import refuse_first, steps_of
 from cluster.loop.loop import Snapshot, StepRecord, TrainLoop
 from cluster.loop.reward_watch import RewardWatch
 from cluster.loop.roles import Cursor
@@ -52,10 +52,10 @@ from cluster.train.held_out import held_out_summary
 from cluster.train.loop_settings import loop_settings, make_window
 from cluster.train.prepare import Prepared, prepare, try_golds
 from cluster.train.roles import RoleMaker, Roles, started_roles
-from configs.contracts.errors import RollcastError
 from configs.contracts.records import ScoredGroup
 from configs.schema.run import RunConfig
 from rewards import validate
+from rewards.grading.trial import Needs, require_columns
 
 
 class TrainingSummary(RunSummary):
@@ -80,7 +80,7 @@ def run_training(config: RunConfig, resume: Resume = "auto", callbacks: Sequence
     Raises:
         RollcastError: of the kind that says what failed; `summary.json` names it as the exit reason.
     """
-    refuse_first(config, print)
+    needs = refuse_first(config, print)
     config = with_starting_adapter(config)
     require_wandb(config)
     repo_id = open_hub(config)
@@ -88,41 +88,26 @@ def run_training(config: RunConfig, resume: Resume = "auto", callbacks: Sequence
     with open_run(config, resume, RunDisplay(config.cluster.logging_steps, shown)) as run:
         found = run.checkpoint_to_resume(config.model.identity)
         run.begin()
-        prepared = _prepared(run)
+        prepared = _prepared(run, needs)
+        steps = steps_of(config, prepared.prompts.counts.trained)
         require_base_of(found, prepared.base_to_train, prepared.served_path, run.display.say)
         run.make_head(found)
         with run.session() as session:
             session.placement()
             uploads = HubUploads.open(config, run.directory.path, repo_id, prepared.tokenizer, run.display.say)
-            maker = RoleMaker(config, prepared, session, run.directory.logs, total_steps(config, prepared))
+            maker = RoleMaker(config, prepared, session, run.directory.logs, steps)
             return asyncio.run(session.watched(_train(run, maker, found, uploads, callbacks)))
 
 
-def _prepared(run: OpenRun[RunConfig]) -> Prepared:
-    """Model and data, and rewards that are known to load and to find the columns that they read."""
+def _prepared(run: OpenRun[RunConfig], needs: Needs) -> Prepared:
+    """Model and data, and rewards that are known to find the columns that they read."""
     rewards = run.config.rewards_resolved
-    validate(rewards)
     prepared = prepare(run.config, run.directory, run.display)
-    validate(rewards, prepared.prompts.canary_prompt().columns)  # `open_sets` has checked the data sets of evaluations
+    columns = prepared.prompts.canary_prompt().columns
+    require_columns(needs, columns)
+    validate(rewards, columns)  # `open_sets` has checked the data sets of evaluations
     try_golds(rewards, prepared.prompts, run.display)
     return prepared
-
-
-def total_steps(config: RunConfig, prepared: Prepared) -> int:
-    """Optimizer steps of the whole run.
-
-    Raises:
-        RollcastError: the prompts do not make one step.
-    """
-    if config.learner.max_steps > 0:
-        return config.learner.max_steps
-    prompts = prepared.prompts.counts.trained
-    steps = int(config.learner.num_train_epochs * prompts) // config.groups_per_step
-    if steps == 0:
-        raise RollcastError(
-            f"{prompts} prompts make no step of {config.groups_per_step} prompts: lower learner.train_batch_size or set learner.max_steps"
-        )
-    return steps
 
 
 async def _train(

@@ -15,8 +15,10 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, SupportsFloat, TypeAlias, TypeVar
 
+from configs.contracts.errors import RewardError
 from rewards.functions.group_input import GroupInput
-from rewards.functions.per_completion import PerCompletionReward
+from rewards.functions.per_completion import ARGUMENTS, PerCompletionReward
+from rewards.functions.pickled import name_of
 
 if TYPE_CHECKING:
     from configs.contracts.records import Outcome
@@ -100,7 +102,7 @@ async def _finished(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-def _arguments(reward: Reward, group: GroupInput, log: _Log) -> dict[str, object]:
+def _arguments(reward: Reward, group: GroupInput, log: _Log) -> Mapping[str, object]:
     size = len(group.texts_G)
     arguments: dict[str, object] = {name: [value] * size for name, value in group.columns.items()}
     arguments |= {
@@ -111,10 +113,38 @@ def _arguments(reward: Reward, group: GroupInput, log: _Log) -> dict[str, object
         "log_extra": log.extra,
         "log_metric": log.metric,
     }
-    parameters = inspect.signature(reward).parameters.values()
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+    return _taken(inspect.signature(reward), arguments)
+
+
+def _taken(signature: inspect.Signature, arguments: Mapping[str, object]) -> Mapping[str, object]:
+    """Those of the arguments that the function names; all of them if it has `**kwargs`."""
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
         return arguments
-    return {parameter.name: arguments[parameter.name] for parameter in parameters if parameter.name in arguments}
+    return {name: arguments[name] for name in signature.parameters if name in arguments}
+
+
+def needed_columns(reward: Reward) -> list[str]:
+    """The arguments, besides those of every call, without which a user's function cannot be called: the data must have them as columns.
+
+    Raises:
+        RewardError: no keywords can call it.
+    """
+    try:
+        signature = inspect.signature(reward)
+        needed = [
+            parameter.name
+            for parameter in signature.parameters.values()
+            if parameter.default is parameter.empty
+            and parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+            and parameter.name not in ARGUMENTS
+        ]
+        signature.bind(**_taken(signature, dict.fromkeys([*ARGUMENTS, *needed])))
+    except (TypeError, ValueError) as error:
+        raise RewardError(
+            f"reward {name_of(reward)} cannot be called by keywords, as rewards are: {error}; give it arguments that have names, such as "
+            "completions, and no / among them"
+        ) from None
+    return needed
 
 
 def _checked(values: object, size: int) -> GradeReport:

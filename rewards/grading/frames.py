@@ -30,7 +30,7 @@ def read_line(line: bytes) -> Answer | Forged:
         message = json.loads(line)
     except (ValueError, RecursionError):
         message = None
-    if isinstance(message, dict) and (_is_graded(message) or _is_other(message)):
+    if isinstance(message, dict) and (_is_graded(message) or _is_loaded(message) or _is_other(message)):
         return message  # type: ignore[return-value]
     return Forged(repr(line[:100])[1:])
 
@@ -68,8 +68,18 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_loaded(message: dict[str, object]) -> bool:
+    kinds, needs = message.get("loaded"), message.get("needs")
+    return (
+        message.keys() == {"loaded", "needs"}
+        and isinstance(kinds, list)
+        and all(isinstance(kind, list) and [type(each) for each in kind] == [bool, bool] for kind in kinds)
+        and isinstance(needs, list)
+        and len(needs) == len(kinds)
+        and all(isinstance(columns, list) and all(isinstance(column, str) for column in columns) for columns in needs)
+    )
+
+
 def _is_other(message: dict[str, object]) -> bool:
     [(key, value)] = message.items() if len(message) == 1 else [("", None)]
-    if key == "loaded":
-        return isinstance(value, list) and all(isinstance(kind, list) and [type(each) for each in kind] == [bool, bool] for kind in value)
     return (key == "failed" and isinstance(value, str)) or (key == "left_children" and isinstance(value, bool))

@@ -51,6 +51,8 @@ class Graders:
     timeout_s: float
     need_token_ids: bool = True
     """True if a reward may read the token ids of completions."""
+    needed_columns: Sequence[Sequence[str]] = ()
+    """For each reward, the columns without which a user's function cannot be called."""
     replaced: int = 0
     """Number of graders that were killed or died, and were replaced."""
     lost: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -156,6 +158,7 @@ class Graders:
         if isinstance(hello, dict) and "loaded" in hello:
             self._per_completion = [per_completion for per_completion, _ in hello["loaded"]]
             self.need_token_ids = any(needs for _, needs in hello["loaded"])
+            self.needed_columns = hello["needs"]
             return grader, output
         self._discard(grader, output)
         raise RewardError(_why_not_loaded(hello, output))

@@ -59,6 +59,8 @@ class Loaded(TypedDict):
 
     loaded: list[tuple[bool, bool]]
     """For each reward: whether it judges one completion at a time, and whether it reads token ids."""
+    needs: list[list[str]]
+    """For each reward: the columns without which a user's function cannot be called."""
 
 
 @final

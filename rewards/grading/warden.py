@@ -40,7 +40,7 @@ from configs.contracts.errors import RollcastError
 from rewards.functions.group_input import GroupInput
 from rewards.functions.per_completion import PerCompletionReward
 from rewards.functions.registry import NameAndParams, load
-from rewards.grading.calling import GradeReport, grade_completion, grade_group, last_traceback
+from rewards.grading.calling import GradeReport, grade_completion, grade_group, last_traceback, needed_columns
 from rewards.grading.messages import Ended, Graded, Kill, Loaded, NotLoaded, Spawn, Task, TaskEnded
 
 MOST_MESSAGE_BYTES = 65_536
@@ -201,6 +201,7 @@ def serve(channel: socket.socket, specs: Sequence[NameAndParams]) -> None:
         for reward in rewards:
             if isinstance(reward, PerCompletionReward):
                 reward.check_host()
+        needs = [[] if isinstance(reward, PerCompletionReward) else needed_columns(reward) for reward in rewards]
     except RollcastError as error:
         _send(channel, NotLoaded(failed=error.message))
         return
@@ -209,7 +210,7 @@ def serve(channel: socket.socket, specs: Sequence[NameAndParams]) -> None:
         return
     # a user's function may read all that the calling convention offers, token ids included
     kinds = [(True, reward.needs_token_ids) if isinstance(reward, PerCompletionReward) else (False, True) for reward in rewards]
-    _send(channel, Loaded(loaded=kinds))
+    _send(channel, Loaded(loaded=kinds, needs=needs))
     runner = asyncio.Runner()
     for line in channel.makefile("rb"):
         task: Task = json.loads(line)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from cluster.__main__ import app
+from cluster.inspection.first_checks import require_rewards
 from cluster.train.grpo import run_training
-from configs.contracts.errors import DataError, PlacementError, RollcastError
+from configs.contracts.errors import ConfigError, DataError, PlacementError, RewardError, RollcastError
 from configs.loading import load_config
 
 CORES = f"this machine: {os.cpu_count()} CPUs, "
@@ -80,6 +84,48 @@ def test_a_run_that_has_no_room_or_no_data_makes_nothing(command: str, tmp_path:
 def test_a_dry_run_tells_of_missing_data_and_goes_on(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["train", "configs/quickstart.yaml", f"data.path={tmp_path}/no.jsonl", "--dry-run"])
     assert result.exit_code == 0 and "no.jsonl does not exist" in result.output and "memory estimate" in result.output
+
+
+MINE = """
+import os
+print("imported by", os.getpid())
+def positional(completions, /, x=1): ...
+def of_two(x, y): ...
+def of_columns(completions, solution, prompts, z=1): ...
+"""
+
+
+@pytest.mark.parametrize("dry", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "kind", "told"),
+    [
+        (["rewards.functions=[{name: accuracy, weight: 0}]"], ConfigError, "the weight of every reward is 0 .accuracy."),
+        (["rewards.functions=[mine.py:positional]"], RewardError, "reward positional cannot be called by keywords"),
+        (["rewards.functions=[mine.py:of_two]"], DataError, "mine.py:of_two cannot be called without x, y, and the data have .*solution"),
+        (["rewards.functions=[broken.py:f]"], RewardError, "(?s)broken.py.*line 1.*no_such_library"),
+        (["rewards.functions=[mine.py:of_columns]", "learner.max_steps=-1", "learner.num_train_epochs=1"], DataError, "make no step of"),
+    ],
+)
+def test_what_was_seen_only_by_the_workers_is_refused_before_them(
+    settings: list[str], kind: type[RollcastError], told: str, dry: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quickstart = Path("configs/quickstart.yaml").absolute()
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(MINE)
+    Path("broken.py").write_text("import no_such_library\ndef f(completions): ...\n")
+    Path("rows.jsonl").write_text('{"prompt": "1+1?", "solution": "2"}\n')
+    given = ["data.path=rows.jsonl", "out_dir=run", "--address", "local", *["--dry-run"] * dry, *settings]
+    error = CliRunner().invoke(app, ["train", str(quickstart), *given]).exception
+    assert isinstance(error, kind) and re.search(told, str(error)), error
+    assert not Path("run").exists()
+
+
+def test_a_reward_of_ones_own_is_never_imported_in_the_driver(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    config = load_config("configs/quickstart.yaml", [f"rewards.functions=[{tmp_path}/mine.py:of_columns]"])
+    with redirect_stdout(StringIO()) as output:
+        assert require_rewards(config) == {f"{tmp_path}/mine.py:of_columns": ["solution"]}
+    assert "imported by " in output.getvalue() and f"imported by {os.getpid()}" not in output.getvalue()
 
 
 def test_a_run_that_is_refused_for_its_data_leaves_the_earlier_run_where_it_was(tmp_path: Path) -> None:
