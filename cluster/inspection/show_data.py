@@ -25,6 +25,7 @@ from configs.schema.model import BUILTIN
 from configs.schema.run import RunConfig
 from rewards import validate
 from rewards.grading.golds import GoldCheck, check_golds, require_readable_golds
+from rewards.grading.trial import shadowed_columns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,7 +67,7 @@ def show_data(config: RunConfig, examples: int, golds: int, console: Console) ->
         faults = list(_show_golds(config, looked_at[:golds], console))
         for prompt in looked_at[:examples]:
             _show_prompt(prompt, tokenizer, console)
-        for sentence in (*prompts.warnings, *faults):
+        for sentence in (*prompts.warnings, *shadowed_columns(looked_at[0].columns), *faults):
             console.print(f"warning: {sentence}", style="yellow", markup=False, highlight=False)
     return not faults
 

@@ -55,7 +55,7 @@ from cluster.train.roles import RoleMaker, Roles, started_roles
 from configs.contracts.records import ScoredGroup
 from configs.schema.run import RunConfig
 from rewards import validate
-from rewards.grading.trial import Needs, require_columns
+from rewards.grading.trial import Needs, require_columns, shadowed_columns
 
 
 class TrainingSummary(RunSummary):
@@ -105,6 +105,7 @@ def _prepared(run: OpenRun[RunConfig], needs: Needs) -> Prepared:
     prepared = prepare(run.config, run.directory, run.display)
     columns = prepared.prompts.canary_prompt().columns
     require_columns(needs, columns)
+    run.display.say_all([f"WARNING: {sentence}" for sentence in shadowed_columns(columns)])
     validate(rewards, columns)  # `open_sets` has checked the data sets of evaluations
     try_golds(rewards, prepared.prompts, run.display)
     return prepared

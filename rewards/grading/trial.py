@@ -40,6 +40,15 @@ def require_columns(needs: Needs, columns: Collection[str]) -> None:
             )
 
 
+def shadowed_columns(columns: Collection[str]) -> list[str]:
+    """Sentences on the columns that functions of the user's never see, since an argument of every call has the same name."""
+    return [
+        f"the data have a column {name!r}, and rollcast gives rewards an argument of that name: a function of yours gets rollcast's, "
+        f"never the column; to read the column, rename it, as in data.columns={{{name}: my_{name}}}"
+        for name in sorted(ARGUMENTS.intersection(columns))
+    ]
+
+
 async def _needs(section: RewardsSection) -> Sequence[Sequence[str]]:
     graders = await Graders.start(
         [(spec.name, spec.params) for spec in section.functions],

@@ -28,6 +28,7 @@ from cluster.train.grpo import run_training
 from configs.contracts.errors import DataError
 from configs.recipes.command_line import load_run
 from learner.model.tiny_model import create_tiny_model
+from rewards.functions.per_completion import ARGUMENTS
 from tests import REPOSITORY
 
 ROWS = [{"question": f"What is {n}+{n}?", "answer": str(2 * n), "level": 9 - n, "rate": n / 10} for n in range(10)]
@@ -175,6 +176,18 @@ def test_a_run_whose_golds_can_never_be_read_ends_before_ray_starts(tmp_path: Pa
     told = refused(run)
     assert told.startswith("reward accuracy can read none of the first 8 gold answers (column answer), so it would score nothing")
     assert told.count("\n  ") == 3 and "null" in told and "answer_style" in told
+
+
+def test_columns_that_a_function_never_sees_are_named(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]):
+    shadowed = {name: "own" for name in ARGUMENTS}
+    run = write_run(tmp_path, model, [{**row, **shadowed, "answer": None} for row in ROWS])
+    shown = shown_of(run, refused=True)
+    refused(run)  # for its golds, before Ray starts
+    started = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for name in ARGUMENTS:
+        told = f"the data have a column '{name}', and rollcast gives rewards an argument of that name: a function of yours gets rollcast's"
+        assert shown.count(f"warning: {told}") == 1 and started.count(f"WARNING: {told}") == 1
+        assert f"data.columns={{{name}: my_{name}}}" in shown
 
 
 def test_more_rows_than_there_are_end_before_ray_starts(tmp_path: Path, model: Path):

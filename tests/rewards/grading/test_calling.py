@@ -6,11 +6,13 @@ import asyncio
 import functools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rewards.functions.group_input import GroupInput
+from rewards.functions.per_completion import ARGUMENTS
 from rewards.functions.registry import load
 from rewards.grading.calling import GradeReport, grade_group
 
@@ -43,6 +45,17 @@ def test_everything_is_passed_to_a_function_that_takes_it(runner: asyncio.Runner
     assert seen["level"] == [3, 3]
     assert seen["trainer_state"].global_step == 7
     assert {"log_extra", "log_metric"} < set(seen)
+
+
+def test_no_column_takes_the_place_of_an_argument(runner: asyncio.Runner) -> None:
+    seen: dict[str, Any] = {}
+
+    def reward(**kwargs: Any) -> list[float]:
+        seen.update(kwargs)
+        return [0.0, 1.0]
+
+    judge(reward, runner, replace(GROUP, columns=dict.fromkeys(ARGUMENTS, "own")))
+    assert seen.keys() == ARGUMENTS and ["own", "own"] not in seen.values()
 
 
 def test_a_function_without_kwargs_gets_only_what_it_names(runner: asyncio.Runner) -> None:
