@@ -59,8 +59,9 @@ def _key(location: Location, root: type[Section]) -> str:
 
 
 def _nearest_key(location: Location, root: type[Section]) -> str | None:
-    """Find the key most like an unknown one: a sibling with a similar name, or the same name in another section."""
-    parent = re.sub(r"\[\d+\]", "", _key(location[:-1], root))
+    """Find the key most like an unknown one: a sibling with a similar name, in the same place of a list, or the same name in another section."""
+    here = _key(location[:-1], root)
+    parent = re.sub(r"\[\d+\]", "", here)
     wanted = str(location[-1]).lower()
 
     def likeness(candidate: str) -> float:
@@ -68,7 +69,10 @@ def _nearest_key(location: Location, root: type[Section]) -> str | None:
         return SequenceMatcher(None, wanted, name.lower()).ratio() + (0.15 if section == parent else 0.0)
 
     best = max(all_keys(root), key=likeness)
-    return best if likeness(best) >= 0.75 else None
+    section, _, name = best.rpartition(".")
+    if likeness(best) < 0.75:
+        return None
+    return f"{here}.{name}" if here and section == parent else best
 
 
 def describe_fault(error: ErrorDetails, origins: Mapping[str, str], root: type[Section]) -> str:

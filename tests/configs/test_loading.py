@@ -118,7 +118,20 @@ def test_overrides_reach_into_sections_that_are_not_there_and_the_last_one_wins(
         ("learner.num_generations=4", "did you mean actors.num_generations?"),
         ("learnr.max_steps=4", "learnr: there is no such key; did you mean learner?"),
         ("model.lora.rnk=4", "model.lora.rnk: there is no such key"),
-        ("rewards.functions=[{name: format, wieght: 2}]", "rewards.functions[0].wieght: there is no such key; did you mean"),
+        (
+            "rewards.functions=[{name: format, wieght: 2}]",
+            "rewards.functions[0].wieght: there is no such key; did you mean rewards.functions[0].weight?",
+        ),
+        (
+            "data={mixture: {datasets: [{path: a}, {path: b, wieght: 1}]}}",
+            "data.mixture.datasets[1].wieght: there is no such key; did you mean data.mixture.datasets[1].weight?",
+        ),
+        ("stages=[{name: a, lerner: {}}]", "stages[0].lerner: there is no such key; did you mean stages[0].learner?"),
+        (
+            "stages=[{name: a, rewards: {functions: [accuracy, {name: format, wieght: 2}]}}]",
+            "stage 1 (a), does not describe a run:\n  rewards.functions[1].wieght: there is no such key; did you mean rewards.functions[1].weight?",
+        ),
+        ("evaluation.data=[gsm8k, {path: a}]", "evaluation.data[1]: {'path': 'a'} is not text"),
         (
             "xyzzy=1",
             "xyzzy: there is no such key; the keys here are model, data, actors, rewards, learner, cluster, evaluation, stages, seed, out_dir",

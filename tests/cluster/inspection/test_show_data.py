@@ -179,7 +179,7 @@ def test_a_run_whose_golds_can_never_be_read_ends_before_ray_starts(tmp_path: Pa
 
 
 def test_columns_that_a_function_never_sees_are_named(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]):
-    shadowed = {name: "own" for name in ARGUMENTS}
+    shadowed = dict.fromkeys(ARGUMENTS, "own")
     run = write_run(tmp_path, model, [{**row, **shadowed, "answer": None} for row in ROWS])
     shown = shown_of(run, refused=True)
     refused(run)  # for its golds, before Ray starts
