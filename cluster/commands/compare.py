@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from cluster.commands.evaluate import Data, Limit, NumGenerations, PassAt, Seed, Temperature, TopP, settings_of
-from cluster.commands.options import Address
+from cluster.commands.options import Address, Verbose
 
 
 def compare(
@@ -36,6 +36,7 @@ def compare(
             help="Folder for page, completions and summary; default: comparisons/TIME in the run's directory, or here without one.",
         ),
     ] = None,
+    verbose: Verbose = False,
 ) -> None:
     """Compare models on the same prompts: a table, and a page with their answers side by side."""
     from cluster.comparison.compare import run_comparison
@@ -51,4 +52,4 @@ def compare(
         seed=seed,
         address=address,
     )
-    run_comparison(read_arguments(models), settings, output, Console(emoji=False))
+    run_comparison(read_arguments(models), settings, output, Console(emoji=False), verbose=verbose)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster.commands.options import Accelerate
+from cluster.commands.options import Accelerate, Verbose
 
 
 def convert(
@@ -21,8 +21,10 @@ def convert(
     accelerate: Accelerate = None,
     sft: Annotated[bool, typer.Option("--sft", help="Take it as a recipe of supervised fine-tuning, for `rollcast sft`.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="YAML file to write; default: print it.")] = None,
+    verbose: Verbose = False,
 ) -> None:
-    """Convert a recipe of TRL, Open-R1 or MedicalGPT into a YAML file of rollcast, with a table of what each setting became."""
+    """Convert a recipe of TRL, Open-R1 or MedicalGPT into a YAML file of rollcast, with a table of what changed."""
     from configs.recipes.command_line import convert_recipe
 
-    convert_recipe([recipe, *(settings or [])], accelerate, output, Console(emoji=False, stderr=True), sft=sft)
+    console = Console(emoji=False, stderr=True)
+    convert_recipe([recipe, *(settings or [])], accelerate, output, console, sft=sft, verbose=verbose)

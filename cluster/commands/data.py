@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from cluster.commands.options import TAKES_SETTINGS, Accelerate, Address, Config, with_address
+from cluster.commands.options import TAKES_SETTINGS, Accelerate, Address, Config, Verbose, with_address
 
 
 class _ShowByDefault(TyperGroup):
@@ -37,6 +37,7 @@ def show(
     accelerate: Accelerate = None,
     examples: Annotated[int, typer.Option(min=0, help="Number of prompts to print as the model reads them.")] = 3,
     golds: Annotated[int, typer.Option(min=1, help="Number of prompts whose gold answers are read.")] = 1000,
+    verbose: Verbose = False,
 ) -> None:
     """Show row counts, prompt lengths, rendered prompts, gold (correct) answers that cannot be read, and warnings. Needs neither Ray nor a GPU.
 
@@ -49,7 +50,8 @@ def show(
 
     logging.getLogger("actors").setLevel(logging.ERROR)  # its warnings are shown below the tables
     console = Console(emoji=False, soft_wrap=True)
-    if not show_data(load_run([config, *(overrides or [])], accelerate, console), examples, golds, console):
+    run = load_run([config, *(overrides or [])], accelerate, console, verbose=verbose)
+    if not show_data(run, examples, golds, console):
         raise typer.Exit(1)
 
 
@@ -65,11 +67,12 @@ def pass_rate(
     ] = None,
     reward: Annotated[str | None, typer.Option(help="Reward whose mean is the pass rate; default: the run's first.")] = None,
     address: Address = None,
+    verbose: Verbose = False,
 ) -> None:
     """Measure how often the model passes each prompt, for a filter or a curriculum. After an interruption, the same command continues."""
     from cluster.inspection.pass_rate import PassRatePlan, measure_pass_rates
     from configs.recipes.command_line import load_run
 
     console = Console(emoji=False, soft_wrap=True)
-    run = load_run(with_address([config, *(overrides or [])], address), accelerate, console)
+    run = load_run(with_address([config, *(overrides or [])], address), accelerate, console, verbose=verbose)
     measure_pass_rates(run, PassRatePlan.of(run, output, num_generations, reward, limit), console)

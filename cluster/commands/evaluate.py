@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster.commands.options import Address
+from cluster.commands.options import Address, Verbose
 
 Data = Annotated[
     list[str] | None,
@@ -72,6 +72,7 @@ def evaluate(
         Path | None,
         typer.Option("--output", "-o", help="Folder for completions and summary; default: evaluations/TIME in the run's directory."),
     ] = None,
+    verbose: Verbose = False,
 ) -> None:
     """Evaluate a model: greedy accuracy, or avg@k, pass@k and majority vote, with 95 % intervals. Keeps every completion."""
     from cluster.evaluation.run import adapter_to_evaluate, load_target, run_evaluation
@@ -87,6 +88,6 @@ def evaluate(
         seed=seed,
         address=address,
     )
-    config, folder = load_target(run, [*(overrides or []), *settings], console)
+    config, folder = load_target(run, [*(overrides or []), *settings], console, verbose=verbose)
     output = output or (folder or config.out_dir) / "evaluations" / time.strftime("%Y%m%d-%H%M%S")
     run_evaluation(config, folder, adapter_to_evaluate(config, folder, adapter), output.absolute(), console)

@@ -35,6 +35,10 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved settings, placement, batch arithmetic and memory estimate, and start nothing.")
 ]
 
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Show every setting of a recipe, also those that are taken as they are, with name and value.")
+]
+
 
 def exit_with(exit_reason: str) -> None:
     """End the command as its work ended: with 130, 143 or 129 where a signal stopped it (README.md).

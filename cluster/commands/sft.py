@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster.commands.options import Accelerate, Address, DryRun, Resume, exit_with, with_address
+from cluster.commands.options import Accelerate, Address, DryRun, Resume, Verbose, exit_with, with_address
 
 
 def sft(
@@ -29,11 +29,12 @@ def sft(
     resume: Resume = "auto",
     address: Address = None,
     dry_run: DryRun = False,
+    verbose: Verbose = False,
 ) -> None:
     """Fine-tune a model on demonstrations, with LoRA or all weights; GRPO can start from the result (docs/sft.md)."""
     from configs.recipes.command_line import load_sft
 
-    run = load_sft(with_address([config, *(overrides or [])], address), accelerate, Console(emoji=False))
+    run = load_sft(with_address([config, *(overrides or [])], address), accelerate, Console(emoji=False), verbose=verbose)
     if dry_run:
         from cluster.inspection.dry_run import show_sft_dry_run
         from cluster.models.starting_adapter import with_starting_adapter

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster.commands.options import Accelerate, Address, Config, DryRun, Resume, exit_with, with_address
+from cluster.commands.options import Accelerate, Address, Config, DryRun, Resume, Verbose, exit_with, with_address
 
 
 def train(
@@ -23,11 +23,12 @@ def train(
     resume: Resume = "auto",
     address: Address = None,
     dry_run: DryRun = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train a model by GRPO."""
     from configs.recipes.command_line import load_run
 
-    run = load_run(with_address([config, *(overrides or [])], address), accelerate, Console(emoji=False))
+    run = load_run(with_address([config, *(overrides or [])], address), accelerate, Console(emoji=False), verbose=verbose)
     if dry_run:
         from cluster.inspection.dry_run import show_run
 

@@ -81,12 +81,15 @@ class ShownModel:
         return self.source if self.source == self.base.path else f"{self.source} on {self.base.path}"
 
 
-def run_comparison(asked: CompareArguments, settings: Sequence[str], output: Path | None, console: Console) -> list[ComparedSet]:
+def run_comparison(
+    asked: CompareArguments, settings: Sequence[str], output: Path | None, console: Console, *, verbose: bool = False
+) -> list[ComparedSet]:
     """Give every prompt to every model; writes `comparison.parquet`, `comparison.html`, `summary.json` and `config.yaml`.
 
     Args:
         settings: further settings that override the file's, after `asked.overrides`.
         output: folder to write into; by default `comparisons/TIME` in the run directory, or in the current folder without one.
+        verbose: of a recipe, show the settings too that are taken as they are.
 
     Raises:
         RollcastError: its subclass says what failed.
@@ -95,7 +98,7 @@ def run_comparison(asked: CompareArguments, settings: Sequence[str], output: Pat
     if asked.config is None:
         config, run = config_without_file(asked.models, overrides), None
     else:
-        config, run = load_target(asked.config, overrides, console)
+        config, run = load_target(asked.config, overrides, console, verbose=verbose)
     plan = EvaluationPlan.of(config)
     home = (run or config.out_dir) if asked.config else Path()
     folder = (output or home / "comparisons" / time.strftime("%Y%m%d-%H%M%S")).absolute()

@@ -38,15 +38,18 @@ NOTHING_WRITTEN = "nothing was written; run the same command again"
 NO_ADAPTER = "none"
 
 
-def load_target(target: str, overrides: Sequence[str], console: Console) -> tuple[RunConfig, Path | None]:
+def load_target(target: str, overrides: Sequence[str], console: Console, *, verbose: bool = False) -> tuple[RunConfig, Path | None]:
     """Load the settings of a run directory or of a YAML file; returns them and the directory, None for a file.
+
+    Args:
+        verbose: of a recipe, show the settings too that are taken as they are.
 
     Raises:
         ConfigError: `target` is neither, or the overrides cannot work.
     """
     folder = Path(target)
     if not folder.is_dir():
-        return load_run([target, *overrides], None, console), None
+        return load_run([target, *overrides], None, console, verbose=verbose), None
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"{folder} holds no run, as it has no config.yaml: give the out_dir of a run, or a YAML file")
     return config_of(read_settings(folder / "config.yaml"), str(folder / "config.yaml"), overrides), folder.absolute()

@@ -11,20 +11,17 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from itertools import groupby
 from pathlib import Path
 
 import yaml
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from configs.contracts.errors import ConfigError
 from configs.launch.other_trainers import TRAINERS, trainer_of_script
 from configs.launch.shell_lines import SCRIPTS, Launch, launch_in, launch_of
 from configs.loading import Config, read_settings
 from configs.recipes.conversion import Conversion, convert
-from configs.recipes.draft import Row
+from configs.recipes.conversion_table import show_rows
 from configs.recipes.kinds import GRPO, KINDS, SFT, AnyKind, RecipeKind
 from configs.recipes.tables import KeyTables
 from configs.schema.run import RunConfig
@@ -56,38 +53,54 @@ class Arguments:
     """Keys that were given more than once: the last value counts, as in the scripts' own command line."""
 
 
-def load_run(arguments: Sequence[str], accelerate: Path | None, console: Console) -> RunConfig:
+def load_run(arguments: Sequence[str], accelerate: Path | None, console: Console, *, verbose: bool = False) -> RunConfig:
     """Load a GRPO run from the command line; the conversion of a recipe is shown on `console`.
 
     Args:
         arguments: a file of rollcast and `section.key=value`; or a recipe, its options `--key value`, or both, and `section.key=value`.
         accelerate: accelerate file of a recipe.
+        verbose: show the settings of a recipe too that are taken as they are.
 
     Raises:
         ConfigError: the arguments are neither, or the run cannot work.
     """
-    return _load(GRPO, arguments, accelerate, console)
+    return _load(GRPO, arguments, accelerate, console, verbose)
 
 
-def load_sft(arguments: Sequence[str], accelerate: Path | None, console: Console) -> SftConfig:
+def load_sft(arguments: Sequence[str], accelerate: Path | None, console: Console, *, verbose: bool = False) -> SftConfig:
     """Load a supervised fine-tuning from the command line, as `load_run` loads a GRPO run.
 
     Raises:
         ConfigError: see `load_run`.
     """
-    return _load(SFT, arguments, accelerate, console)
+    return _load(SFT, arguments, accelerate, console, verbose)
 
 
-def convert_recipe(arguments: Sequence[str], accelerate: Path | None, output: Path | None, console: Console, *, sft: bool = False) -> None:
+def convert_recipe(
+    arguments: Sequence[str], accelerate: Path | None, output: Path | None, console: Console, *, sft: bool = False, verbose: bool = False
+) -> None:
     """Show what a recipe becomes, and write the file, or print it to the standard output.
 
     Args:
         sft: the recipe is one of supervised fine-tuning, not of GRPO.
+        verbose: show the settings too that are taken as they are.
 
     Raises:
         ConfigError: the arguments are no such recipe, the run cannot work, or the file cannot be written.
     """
-    _convert(SFT if sft else GRPO, arguments, accelerate, output, console)
+    kind: AnyKind = SFT if sft else GRPO
+    path, given = _split(arguments, accelerate, kind)
+    _say_repeated(given, console)
+    conversion = read_recipe(kind, read_yaml(path) if path else {}, given, path)
+    show(conversion, console, verbose=verbose)
+    if output is None:
+        print(conversion.to_yaml(), end="")
+        return
+    try:
+        output.write_text(conversion.to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written: {error.strerror}; give another path with --output") from None
+    console.print(f"written: {output}; train it with: {kind.command} {output}", markup=False, highlight=False, soft_wrap=True)
 
 
 def read_recipe(
@@ -147,15 +160,17 @@ def sort_arguments(arguments: Sequence[str], kind: AnyKind = GRPO) -> Arguments:
     return Arguments(recipe, accelerate, settings, tuple(overrides), tuple(repeated))
 
 
-def show(conversion: Conversion[RunConfig | SftConfig], console: Console) -> None:
-    """Print the converted settings, the keys that the recipe does not set, and the settings without effect (with reasons)."""
+def show(conversion: Conversion[RunConfig | SftConfig], console: Console, *, verbose: bool = False) -> None:
+    """Print the settings that changed, the keys that the recipe does not set, and the settings without effect (with reasons).
+
+    Args:
+        verbose: print the settings too that are taken as they are.
+    """
     console.print(f"converted from {conversion.source}", markup=False, highlight=False, soft_wrap=True)
-    for table in (_converted(conversion.rows), _defaults(conversion.rows), _without_effect(conversion.rows)):
-        if table.row_count:
-            console.print(table)
+    show_rows(conversion.rows, console, verbose=verbose)
 
 
-def _load(kind: RecipeKind[Config], arguments: Sequence[str], accelerate: Path | None, console: Console) -> Config:
+def _load(kind: RecipeKind[Config], arguments: Sequence[str], accelerate: Path | None, console: Console, verbose: bool) -> Config:
     path, given = _split(arguments, accelerate, kind)
     tree = read_settings(path) if path else {}
     if path and not is_recipe(tree):
@@ -163,23 +178,8 @@ def _load(kind: RecipeKind[Config], arguments: Sequence[str], accelerate: Path |
         return _own_config(kind, tree, path, given.overrides)
     _say_repeated(given, console)
     conversion = read_recipe(kind, tree, given, path)
-    show(conversion, console)
+    show(conversion, console, verbose=verbose)
     return conversion.config
-
-
-def _convert(kind: AnyKind, arguments: Sequence[str], accelerate: Path | None, output: Path | None, console: Console) -> None:
-    path, given = _split(arguments, accelerate, kind)
-    _say_repeated(given, console)
-    conversion = read_recipe(kind, read_yaml(path) if path else {}, given, path)
-    show(conversion, console)
-    if output is None:
-        print(conversion.to_yaml(), end="")
-        return
-    try:
-        output.write_text(conversion.to_yaml(), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{output} cannot be written: {error.strerror}; give another path with --output") from None
-    console.print(f"written: {output}; train it with: {kind.command} {output}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _split(arguments: Sequence[str], accelerate: Path | None, kind: AnyKind) -> tuple[Path | None, Arguments]:
@@ -299,35 +299,3 @@ def _flat(launch: Mapping[str, YamlValue]) -> dict[str, YamlValue]:
         else:
             flat[key] = value
     return flat
-
-
-def _converted(rows: Sequence[Row]) -> Table:
-    table = _table("in the recipe", "here", "")
-    for row in rows:
-        if row.setting and row.target:
-            table.add_row(row.origin, row.outcome, row.why)
-    return table
-
-
-def _defaults(rows: Sequence[Row]) -> Table:
-    table = _table("not in the recipe, set here", "because")
-    for row in rows:
-        if not row.setting:
-            table.add_row(row.outcome, row.why)
-    return table
-
-
-def _without_effect(rows: Sequence[Row]) -> Table:
-    table = _table("no effect here", "because")
-    ignored = sorted((row for row in rows if not row.target), key=lambda row: row.why)
-    for why, settings in groupby(ignored, key=lambda row: row.why):
-        table.add_row("\n".join(row.origin for row in settings), why)
-    return table
-
-
-def _table(*headings: str) -> Table:
-    """Make a table that breaks long names over lines and never cuts them."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table

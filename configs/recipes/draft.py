@@ -17,6 +17,9 @@ DONE_ANYWAY = "this is what happens here anyway"
 HIDDEN = "…"
 """Shown instead of a secret; no row holds the secret itself."""
 
+SHOWN_PROSE = 160
+"""Most characters that are shown of a text with blanks, such as a system prompt."""
+
 Choice = TypeVar("Choice")
 
 
@@ -48,6 +51,12 @@ class Row:
     def outcome(self) -> str:
         """The key of the run and its value."""
         return f"{self.target}: {_shown(self.value)}"
+
+    @property
+    def is_taken_as_it_is(self) -> bool:
+        """True if the key has the name of the setting, behind its section, and takes the value as the recipe writes it."""
+        same_name = bool(self.setting) and f"_{self.target.replace('.', '_')}".endswith(f"_{self.setting}")
+        return same_name and not self.why and _is_same(self.given, self.value)
 
 
 class RecipeSettings:
@@ -219,12 +228,24 @@ def _nested(keys: Mapping[str, YamlValue]) -> dict[str, YamlValue]:
 
 
 def _shown(value: YamlValue) -> str:
-    """A value in at most 60 characters and one line."""
+    """A value in one line. Only prose is cut, behind a word; names, paths and lists are whole."""
+    text = _text(value)
+    if not isinstance(value, str) or len(text) <= SHOWN_PROSE:
+        return text
+    return f"{text[: text.rfind(' ', 0, SHOWN_PROSE)]} ..." if " " in text[:SHOWN_PROSE] else text
+
+
+def _is_same(given: YamlValue, value: YamlValue) -> bool:
+    """Compare two values; `a` is the same as `[a]`, and 50 as 50.0. Mappings, of which lists show only the names, must be equal."""
+    mappings = any(isinstance(entry, dict) for each in (given, value) for entry in (each if isinstance(each, list) else [each]))
+    return given == value if mappings else _text(given) == _text(value)
+
+
+def _text(value: YamlValue) -> str:
     if isinstance(value, list):
         value = ", ".join(map(_shown_entry, value))
     text = str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
-    text = text.replace("\n", "\\n")
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text.replace("\n", "\\n")
 
 
 def _shown_entry(entry: YamlValue) -> str:

@@ -10,7 +10,6 @@ from configs.contracts.errors import ConfigError
 from configs.recipes.data_rules import set_held_out_share, set_source
 from configs.recipes.draft import DONE_ANYWAY, Draft, finite
 from configs.recipes.grpo_keys import DEFAULTS, MEDICAL, REWARD_NAMES, REWARD_PARAMS, REWARDS
-from configs.recipes.reporting_rules import set_reporting
 from configs.recipes.shared_rules import (
     HELD_OUT,
     eval_interval,
@@ -22,6 +21,7 @@ from configs.recipes.shared_rules import (
     set_model,
     set_offload,
     set_quantization,
+    set_reporting,
     set_schedule,
     set_target_modules,
 )

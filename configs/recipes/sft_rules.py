@@ -9,7 +9,6 @@ from pathlib import PurePath
 from configs.contracts.errors import ConfigError
 from configs.recipes.data_rules import set_single_source
 from configs.recipes.draft import Draft, finite
-from configs.recipes.reporting_rules import set_report_to
 from configs.recipes.sft_keys import DEFAULTS, MEDICAL, MEDICAL_DEFAULTS, TRL_DEFAULTS
 from configs.recipes.shared_rules import (
     HELD_OUT,
@@ -22,6 +21,7 @@ from configs.recipes.shared_rules import (
     set_model,
     set_offload,
     set_quantization,
+    set_report_to,
     set_schedule,
     set_target_modules,
 )

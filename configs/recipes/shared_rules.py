@@ -1,4 +1,5 @@
-"""Conversion rules for settings that recipes of every trainer have: model and precision, adapter, schedule, batch, checkpoints."""
+"""Conversion rules for settings that recipes of every trainer have: model and precision, adapter, schedule, batch, checkpoints, metric
+services and the hub."""
 
 from __future__ import annotations
 
@@ -17,6 +18,17 @@ HELD_OUT = 100
 
 TOKEN_BUDGET = 16384
 """Default of `learner.token_budget`."""
+
+SERVICES: tuple[str, ...] = ("tensorboard", "wandb")
+WANDB_SETTINGS = ("wandb_entity", "wandb_project", "wandb_run_group")
+HUB_SETTINGS = ("hub_model_id", "hub_strategy", "hub_private_repo", "hub_model_revision")
+STRATEGIES: Mapping[str | float | None, tuple[str, str]] = {
+    "end": ("end", ""),
+    "every_save": ("every_save", ""),
+    "checkpoint": ("every_save", "only the adapter is pushed: a checkpoint to resume from would hold prompts and groups of this run"),
+    "all_checkpoints": ("every_save", "every save is a commit of the repository, and the history keeps each adapter"),
+}
+"""TRL's `hub_strategy` -> (ours, why it differs)."""
 
 
 def set_model(draft: Draft, tokenizer_rule: str) -> None:
@@ -183,3 +195,42 @@ def set_defaults(draft: Draft, defaults: Mapping[str, YamlValue], why: str) -> N
     for target, value in defaults.items():
         if target not in draft.keys:
             draft.set(target, value, why=why)
+
+
+def set_reporting(draft: Draft) -> None:
+    """Convert `report_to` with the settings of W&B, and `push_to_hub` with those of the hub."""
+    set_report_to(draft)
+    _push_to_hub(draft)
+
+
+def set_report_to(draft: Draft) -> None:
+    """Set the services that get the metrics."""
+    named = [name.lower() for name in draft.names("report_to", ["tensorboard"])]
+    wanted: list[YamlValue] = [name for name in SERVICES if name in named or ("all" in named and name == "tensorboard")]
+    if draft.has("report_to"):
+        others = [name for name in named if name not in (*SERVICES, "none", "all")]
+        whys = ["W&B is used only if it is named"] if "all" in named else []
+        whys += [f"{', '.join(others)} is not supported; metrics.jsonl has everything"] if others else []
+        draft.set("cluster.report_to", wanted, "report_to", why="; ".join(whys))
+    for setting in WANDB_SETTINGS:
+        if "wandb" not in wanted:
+            draft.note_ignored(setting, "wandb is not in report_to")
+        elif draft.has(setting):
+            draft.set(f"cluster.{setting}", draft.given[setting], setting)
+
+
+def _push_to_hub(draft: Draft) -> None:
+    if not draft.flag("push_to_hub"):
+        draft.note_ignored("push_to_hub", DONE_ANYWAY)
+        for setting in HUB_SETTINGS:
+            draft.note_ignored(setting, "push_to_hub is not set")
+        return
+    strategy, why = draft.choice("hub_strategy", STRATEGIES, "every_save")
+    draft.set("cluster.push_to_hub.hub_strategy", strategy, "push_to_hub", "hub_strategy", why=why)
+    for setting in ("hub_model_id", "hub_private_repo"):
+        if draft.has(setting):
+            draft.set(f"cluster.push_to_hub.{setting}", draft.given[setting], setting)
+    if draft.given.get("hub_model_revision") == "main":
+        draft.note_ignored("hub_model_revision", "this branch is used anyway")
+    elif draft.has("hub_model_revision"):
+        draft.set("cluster.push_to_hub.hub_model_revision", draft.given["hub_model_revision"], "hub_model_revision")

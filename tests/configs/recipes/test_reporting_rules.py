@@ -37,6 +37,8 @@ def test_report_to(given: Any, report_to: tuple[str, ...]) -> None:
 def test_a_service_that_is_not_supported_is_named() -> None:
     (row,) = [row for row in convert(SMALL | {"report_to": ["mlflow", "wandb"]}).rows if row.setting == "report_to"]
     assert row.why.startswith("mlflow is not supported")
+    (row,) = [row for row in convert(SMALL | {"report_to": ["all", "mlflow"]}).rows if row.setting == "report_to"]
+    assert "W&B is used only if it is named; mlflow is not supported" in row.why
 
 
 def test_settings_of_wandb_count_where_it_is_on() -> None:

@@ -1,0 +1,113 @@
+"""Tables of a conversion: the settings that changed, the keys that the recipe does not set, and the settings without effect.
+
+A cell breaks between words, and a word that is too long behind a slash, or at the dot of a key. Where the columns do not fit, they stand one
+below the other:
+
+    lr_scheduler_kwargs: {'min_lr_rate': 0.1}
+          learner.min_lr_rate: 0.1
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import TypeAlias
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from configs.recipes.draft import Row
+
+CELLS = (48, 38)
+"""Most columns of the terminal for a setting with its value, if they can be broken: in a wide terminal, and in a narrower one."""
+
+REASON = 24
+"""Fewest columns for a reason beside its setting."""
+
+GAPS = 8
+"""Columns between and beside three cells."""
+
+INDENT, BELOW = "  ", "      "
+"""Before the rest of a line that is broken, and before a cell that stands below another."""
+
+_INSIDE_WORD = re.compile(r"(?<=/)(?=[^/])|(?<=[A-Za-z_]\.)(?=[A-Za-z_])|(?<=,)(?=\S)|(?<=[\u2e80-\uffef])")
+"""Places at which a word that is too long is broken: behind a slash, the dot of a key, a comma, a Chinese character."""
+
+Cells: TypeAlias = tuple[str, ...]
+
+
+def show_rows(rows: Sequence[Row], console: Console, *, verbose: bool) -> None:
+    """Print what became of the settings of a recipe.
+
+    Args:
+        verbose: print those too that keep their name and value; otherwise only their number.
+    """
+    converted = [row for row in rows if row.setting and row.target and (verbose or not row.is_taken_as_it_is)]
+    ignored = sorted((row for row in rows if not row.target), key=lambda row: row.why)
+    _print(console, ("in the recipe", "here", ""), [(row.origin, row.outcome, row.why) for row in converted])
+    _print(console, ("not in the recipe, set here", "because"), _by_reason((row.outcome, row.why) for row in rows if not row.setting))
+    _print(console, ("no effect here", "because"), _by_reason((row.origin, row.why) for row in ignored))
+    taken = 0 if verbose else sum(row.is_taken_as_it_is for row in rows)
+    if taken:
+        more = "key taken as it is (--verbose shows it)" if taken == 1 else "keys taken as they are (--verbose shows them)"
+        console.print(f"{taken} more {more}", highlight=False, soft_wrap=True)
+
+
+def folded(text: str, width: int) -> list[str]:
+    """Break each line of a text into lines of `width` columns: between words, and inside a word only where it is longer than that."""
+    return [piece for line in text.split("\n") for piece in _folded_line(line, width)]
+
+
+def _folded_line(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split(" "):
+        space = " " if lines[-1].strip() else ""
+        for piece in [word] if cell_len(word) + len(INDENT) <= width else _INSIDE_WORD.split(word):
+            if lines[-1].strip() and cell_len(lines[-1] + space + piece) > width:
+                lines.append(INDENT + piece)
+            else:
+                lines[-1] += space + piece
+            space = ""
+    return lines
+
+
+def _by_reason(cells: Iterable[tuple[str, str]]) -> Iterator[Cells]:
+    """Join the neighbours that share a reason."""
+    for why, group in groupby(cells, key=lambda cell: cell[1]):
+        yield "\n".join(text for text, _ in group), why
+
+
+def _print(console: Console, headings: Cells, rows: Iterable[Cells]) -> None:
+    rows = list(rows)
+    if not rows:
+        return
+    for most in CELLS:
+        beside = [(*("\n".join(folded(cell, most)) for cell in row[:-1]), row[-1]) for row in rows]
+        widths = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in list(zip(*beside, strict=True))[:-1]]
+        if sum(widths) + REASON + GAPS <= console.width:
+            console.print(_table(headings, beside, widths))
+            return
+    console.print(f"\n[bold]{', '.join(filter(None, headings))}[/bold]\n", highlight=False)
+    for line in _stacked(rows, console.width):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(headings: Cells, rows: Sequence[Cells], widths: Sequence[int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading, width in zip(headings, (*widths, None), strict=True):
+        table.add_column(heading, no_wrap=width is not None, min_width=width)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _stacked(rows: Sequence[Cells], width: int) -> Iterator[str]:
+    """The cells of each row below one another."""
+    for first, *rest in rows:
+        yield from folded(first, width)
+        for cell in filter(None, rest):
+            yield from (f"{BELOW}{line}" for line in folded(cell, width - len(BELOW)))

@@ -1,0 +1,111 @@
+"""The tables of a conversion: which settings the short form shows, and that no width breaks a name or loses a value."""
+
+from __future__ import annotations
+
+import re
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from configs.recipes.command_line import convert_recipe
+from configs.recipes.conversion_table import folded, show_rows
+from configs.recipes.draft import Row
+from tests import REPOSITORY
+
+RECIPES = sorted((REPOSITORY / "examples" / "recipes").glob("**/*.yaml"))
+ACCELERATE = REPOSITORY / "examples" / "recipes" / "zero2.yaml"
+WIDTHS = (60, 80, 120, 200)
+
+
+def table(rows: list[Row], width: int = 120, *, verbose: bool = False) -> str:
+    console = Console(file=StringIO(), width=width, emoji=False)
+    show_rows(rows, console, verbose=verbose)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def conversion(path: Path, width: int, tmp_path: Path, *arguments: str, verbose: bool = False) -> str:
+    console = Console(file=StringIO(), width=width, emoji=False)
+    sft = path.parent.name == "sft"
+    convert_recipe([str(path), *arguments], ACCELERATE, tmp_path / "run.yaml", console, sft=sft, verbose=verbose)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def words(text: str) -> set[str]:
+    """The words of a text, without the lines of a table and with the parts of a dotted key or a path one by one."""
+    return set(re.split(r"[\s│─./:,]+", text))
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path != ACCELERATE], ids=lambda path: path.stem)
+def test_no_width_breaks_a_name_or_loses_a_value(path: Path, tmp_path: Path) -> None:
+    whole = words(conversion(path, 1000, tmp_path, verbose=True))
+    for width in WIDTHS:
+        shown = conversion(path, width, tmp_path, verbose=True)
+        table_lines = shown.partition("\n")[2].rpartition("written:")[0].splitlines()
+        assert max(map(len, table_lines)) <= width
+        assert words(shown) == whole, width
+
+
+def test_the_short_form_leaves_out_only_what_keeps_its_name_and_value() -> None:
+    kept = [
+        Row("beta", 0.04, "learner.beta", 0.04),
+        Row("lora_r", 16, "model.lora.r", 16),
+        Row("report_to", "wandb", "cluster.report_to", ["wandb"]),
+    ]
+    told = [
+        Row("model_name_or_path", "a/b", "model.path", "a/b"),
+        Row("qlora", False, "model.quantization", "none"),
+        Row("dtype", "auto", "model.dtype", "bfloat16"),
+        Row("datasets", [{"id": "a", "weight": 0.5}], "data.mixture.datasets", [{"path": "a", "weight": 0.5}]),
+        Row("beta2", 0.5, "learner.beta", 0.5),
+        Row("epsilon", 0.2, "learner.epsilon", 0.3, "learner.epsilon=0.3 wins"),
+        Row("", None, "seed", 42, "the default"),
+        Row("packing", True, why="rows are always packed"),
+    ]
+    short, long = table([*kept, *told]), table([*kept, *told], verbose=True)
+    assert "lora_r" not in short and "report_to" not in short and "3 more keys taken as they are (--verbose shows them)" in short
+    for row in told:
+        assert (row.origin if row.setting else row.outcome) in short and row.why in short
+    for row in (*kept, *told):
+        assert (row.origin if row.setting else row.outcome) in long
+    assert "more key" not in long
+    assert "1 more key taken as it is (--verbose shows it)" in table(kept[:1])
+
+
+def test_a_reason_that_several_keys_share_is_said_once() -> None:
+    rows = [Row("", None, f"learner.key_{number}", number, "the default of the trainer") for number in range(3)]
+    for width in WIDTHS:
+        assert table(rows, width).count("the default of the trainer") == 1
+
+
+def test_long_values_are_whole_at_every_width(tmp_path: Path) -> None:
+    path = "/data/" + "/".join(f"a_folder_with_a_long_name_{number}" for number in range(12)) + "/rows.jsonl"
+    rewards = [f"reward_number_{number}" for number in range(12)]
+    rows = [Row("dataset_name", path, "data.path", path), Row("reward_funcs", rewards, "rewards.functions", rewards)]
+    for width in WIDTHS:
+        shown = table(rows, width)
+        assert shown.count("a_folder_with_a_long_name_11/rows.jsonl") == 2 or shown.count("rows.jsonl") == 2
+        assert words(path) | set(rewards) <= words(shown)
+    prose = Row("system_prompt", "think " * 100, "data.system_prompt", "think " * 100)
+    assert prose.origin.endswith("think ...") and len(prose.origin) < 200
+
+
+def test_a_long_word_breaks_behind_slashes_and_at_dots_of_keys() -> None:
+    assert folded("accelerate: deepspeed_config.deepspeed_multinode_launcher: standard", 32) == [
+        "accelerate: deepspeed_config.",
+        "  deepspeed_multinode_launcher:",
+        "  standard",
+    ]
+    assert folded("path: /some/where/else", 14) == ["path: /some/", "  where/else"]
+    assert folded("learning_rate: 0.00005", 8) == ["learning_rate:", "  0.00005"]
+    assert folded("提示: 你是一个谨慎的医生", 14) == ["提示: 你是一个", "  谨慎的医生"]
+
+
+def test_brackets_in_a_value_are_no_markup() -> None:
+    for width in WIDTHS:
+        assert "[red]x[/red]" in table(
+            [Row("system_prompt", "[red]x[/red]", "data.system_prompt", "[red]x[/red]", "a [b]reason[/b]")], width
+        )
