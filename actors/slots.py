@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from actors.handle import WorkerHandle
-from configs.contracts.errors import RollcastError, RolloutError
+from configs.contracts.errors import NoRoomError, RollcastError, RolloutError
 from configs.contracts.logs import last_exception, tail
 from configs.contracts.records import AdapterRef
 from configs.schema.actors import ActorsSection
@@ -45,7 +45,7 @@ class WorkerSlots:
         self._workers = {index: spawn(index) for index in range(actors.num_workers)}
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Condition()
-        self._failure: RolloutError | None = None
+        self._failure: RollcastError | None = None
         self._ever_started = self._ever_ready = False
         self._failed_starts = 0
         self._startup_errors: Counter[str] = Counter()
@@ -91,6 +91,7 @@ class WorkerSlots:
 
         Raises:
             RolloutError: no worker is left and none may be started.
+            NoRoomError: the last worker's node has no room for an adapter.
         """
         async with self._changed:
             await self._changed.wait_for(lambda: self._failure is not None or condition())
@@ -135,6 +136,9 @@ class WorkerSlots:
         return self._log_dir / f"rollout-{index}.log"
 
     def _may_replace(self, worker: WorkerHandle, cause: str) -> bool:
+        if isinstance(worker.lost.result(), NoRoomError):
+            logger.warning("%s is closed and not started again, since its engine is not to blame: %s", worker.name, cause)
+            return False
         if worker.facts is None:
             self._failed_starts += 1
         if worker.version < 0 and not self._ever_ready:
@@ -176,6 +180,9 @@ class WorkerSlots:
         """Close a slot for good. Without any slot left, everything that waits in `until` fails, with the cause first."""
         del self._workers[index]
         if not self._workers and self._failure is None:
+            if isinstance(error, NoRoomError):
+                self._failure = error
+                return await self.announce()
             log_tail = tail(self._log(index))
             reason = f"no rollout worker is left after {self.restarts} replacements (actors.max_restarts); the last one: {error.message}"
             if cause and cause not in error.message:

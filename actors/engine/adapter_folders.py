@@ -27,7 +27,7 @@ import numpy as np
 
 from configs.contracts import private_folders
 from configs.contracts.adapter_buffer import header
-from configs.contracts.errors import AdapterError
+from configs.contracts.errors import AdapterError, NoRoomError, RollcastError
 from configs.contracts.records import AdapterManifest, adapter_sha256
 
 LIFETIME, WRITE = "lifetime.lock", "write.lock"
@@ -42,6 +42,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 OTHER_FILES_BYTES = 1 << 20
 """Room for the header and adapter_config.json, with some to spare."""
 
+KEPT_VERSIONS = 3
+"""Adapters that stay: running requests still name the previous one."""
+
 BF16_EXPONENT = 0x7F80
 """Mask of a bfloat16's exponent. If all these bits are ones, the value is infinite or not a number."""
 
@@ -55,6 +58,11 @@ def shared_memory() -> Path:
 def disk() -> Path:
     """The folder of this node for adapters that have no room in shared memory. Not TMPDIR: a worker's own lies in shared memory."""
     return next((folder for folder in (Path("/var/tmp"), Path("/tmp")) if os.access(folder, os.W_OK)), Path("/tmp"))
+
+
+def _free(folder: Path) -> int:
+    """Bytes free on the disk of a folder, which may not exist yet."""
+    return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
 
 
 def run_folder(root: Path, run_name: str) -> Path:
@@ -138,11 +146,11 @@ class AdapterStore:
         store.close()                               # the last of the node removes the folder
     """
 
-    def __init__(self, root: Path, run_name: str, keep: int = 3, overflow: Path | None = None) -> None:
+    def __init__(self, root: Path, run_name: str, keep: int = KEPT_VERSIONS, overflow: Path | None = None) -> None:
         """Args:
         root: folder in shared memory.
         run_name: the same for all workers of a run, and different from other runs'.
-        keep: number of versions to keep; running requests still name the previous one.
+        keep: number of versions to keep.
         overflow: folder for adapters that have no room in `root`; without one, they are refused.
 
         Raises:
@@ -161,7 +169,8 @@ class AdapterStore:
         """Write the folder of an adapter, unless another store of this node has; returns the folder. `buffer`: uint8 [nbytes].
 
         Raises:
-            AdapterError: the adapter is cut short, damaged or not finite, or there is no room for it; nothing is written.
+            AdapterError: the adapter is cut short, damaged or not finite; nothing is written.
+            NoRoomError: there is no room for it.
         """
         try:
             folder, self.note = self._written(manifest, buffer), ""
@@ -184,13 +193,21 @@ class AdapterStore:
         return folder
 
     def _written_elsewhere(self, manifest: AdapterManifest, buffer: np.ndarray) -> Path:
-        free = shutil.disk_usage(self.folder).free
-        lack = f"adapter {manifest.version} has {manifest.nbytes:,} bytes, and {self.folder.parent} has {free:,} free"
+        needed, free = manifest.nbytes + OTHER_FILES_BYTES, shutil.disk_usage(self.folder).free
+        lack = f"adapter {manifest.version} needs {needed:,} bytes, and {self.folder.parent} has {free:,} free"
         if self._overflow_root is None:
-            raise AdapterError(f"{lack}; free some space there")
-        if self._overflow is None:
-            self._overflow = AdapterStore(self._overflow_root, self._run_name, self.keep)
-        folder = self._overflow.write(manifest, buffer)
+            raise NoRoomError(f"{lack}; free some space there")
+        try:
+            if self._overflow is None:
+                self._overflow = AdapterStore(self._overflow_root, self._run_name, self.keep)
+            folder = self._overflow.write(manifest, buffer)
+        except RollcastError as error:
+            free_there = _free(self._overflow_root)
+            if free_there >= needed:
+                raise
+            raise NoRoomError(
+                f"{lack}, and {self._overflow_root} {free_there:,}; free some space in one of them, or give the container more (--shm-size)"
+            ) from error
         self.note = (
             f"{lack}: engines load it from {self._overflow_root}, which is slower; free some space, or give the container more (--shm-size)"
         )

@@ -7,12 +7,13 @@ from rich.table import Table
 
 from cluster.inspection.estimate import estimate
 from cluster.inspection.first_checks import require_data, require_rewards, require_rows
+from cluster.inspection.shared_memory import require_shared_memory
 from cluster.machine import room, this_machine
 from cluster.models.shape import model_shape
 from cluster.models.starting_adapter import with_starting_adapter
 from cluster.models.trainable import require_trainable
 from cluster.placement import Role, roles
-from configs.contracts.errors import DataError
+from configs.contracts.errors import DataError, PlacementError
 from configs.loading import dump_config, stage_configs
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
@@ -45,6 +46,7 @@ def show_dry_run(config: RunConfig, console: Console) -> None:
     needs = require_rewards(config)
     if _say_what_is_missing(config, console):
         require_rows(config, needs)
+    _say_memory(config, console)
     for line in batch_arithmetic(config):
         console.print(line, markup=False)
     console.print(_memory(config))
@@ -133,6 +135,16 @@ def _say_what_is_missing(config: RunConfig | SftConfig, console: Console) -> boo
         console.print(f"data: {error.message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         return False
     return True
+
+
+def _say_memory(config: RunConfig, console: Console) -> None:
+    """Compare the run with this machine's shared memory."""
+    try:
+        told = require_shared_memory(config)
+    except PlacementError as error:
+        told = error.message
+    if told:
+        console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _memory(config: RunConfig | SftConfig) -> Table | str:

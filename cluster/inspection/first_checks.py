@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from actors.rows.sources import open_if_small, require_source
+from cluster.inspection.shared_memory import require_shared_memory
 from cluster.machine import require_room, room, runs_here, this_machine
 from cluster.models.trainable import require_trainable
 from configs.contracts.errors import ConfigError, DataError
@@ -26,7 +27,7 @@ def refuse_first(config: RunConfig | SftConfig, say: Callable[[str], None]) -> N
 
     Raises:
         ConfigError: the model cannot be trained, a reward does not exist, or every reward's weight is 0.
-        PlacementError: this machine has too few GPUs.
+        PlacementError: this machine has too few GPUs, or no room for the object store and adapters.
         DataError: a path of data does not exist, or the data make no step or lack a column.
         RewardError: a reward cannot be loaded or called.
     """
@@ -39,6 +40,9 @@ def refuse_first(config: RunConfig | SftConfig, say: Callable[[str], None]) -> N
         validate(config.rewards_resolved)
         needs = require_rewards(config)
         require_rows(config, needs)
+        note = require_shared_memory(config)
+        if note:
+            say(note)
     told, enough = room(config, here)
     if runs_here(config) and not enough:
         say(told)

@@ -88,6 +88,10 @@ class AdapterError(RollcastError):
     """An adapter is not finite, does not match its hash, or does not reproduce its canary."""
 
 
+class NoRoomError(AdapterError):
+    """A node has room for an adapter neither in shared memory nor on its disk. No other engine there would have any."""
+
+
 class RewardError(RollcastError):
     """A reward function broke its contract, and the configuration says to stop then."""
 

@@ -20,7 +20,7 @@ import pytest
 from actors.handle import WorkerHandle
 from actors.pool import RolloutPool
 from actors.worker import AdapterTimes, WorkerFacts, WorkerStatus, summarize
-from configs.contracts.errors import AdapterError, PoisonPromptError, RolloutError
+from configs.contracts.errors import AdapterError, NoRoomError, PoisonPromptError, RolloutError
 from configs.contracts.records import AdapterManifest, AdapterRef, Completion, RolloutRequest, SyncReport, VersionSpan
 from tests.actors.conftest import make_config, make_request
 
@@ -45,6 +45,9 @@ class FakeWorker(WorkerHandle):
     async def install(self, adapter: AdapterRef) -> None:
         assert not self.killed, "a killed worker was given an adapter"
         manifest = adapter.manifest
+        if adapter.buffer == "too large":
+            self.lose(NoRoomError("/dev/shm is full, and so is /var/tmp"))
+            return
         if adapter.buffer == f"refused by {self.index}":
             self.lose(AdapterError("another model"))
             return
@@ -236,6 +239,18 @@ def test_the_budget_of_restarts_ends_the_run_for_those_who_wait() -> None:
 
 class NeverStarts(FakeWorker):
     starts = False
+
+
+def test_an_engine_is_not_blamed_for_a_full_disk() -> None:
+    async def scene() -> None:
+        stage = Stage(num_workers=2, max_restarts=9)
+        await stage.begin()
+        with pytest.raises(NoRoomError, match="/dev/shm is full"):
+            await stage.broadcast(1, "too large")
+        assert len(stage.made) == 2 and stage.pool.restarts == 0
+        await stage.pool.close()
+
+    play(scene())
 
 
 def test_a_configuration_with_which_nothing_starts_ends_at_once() -> None:

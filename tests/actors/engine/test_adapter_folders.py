@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from actors.engine.adapter_folders import AdapterStore, keep_temporary_files_in, remove_abandoned, run_folder
-from configs.contracts.errors import AdapterError, RollcastError
+from configs.contracts.errors import AdapterError, NoRoomError, RollcastError
 from configs.contracts.records import Adapter, AdapterManifest, TensorSlot, adapter_sha256
 
 
@@ -198,7 +198,7 @@ def test_an_adapter_without_room_in_shared_memory_is_written_to_disk(tmp_path: P
         full_at(patched, memory)
         folder = store.write(adapter.manifest, adapter.buffer)
     assert folder.parent == run_folder(disk, "run") and (folder / "adapter_model.safetensors").exists()
-    assert store.note.startswith(f"adapter 3 has 48 bytes, and {memory} has ") and f"engines load it from {disk}" in store.note
+    assert store.note.startswith(f"adapter 3 needs 1,048,624 bytes, and {memory} has ") and f"engines load it from {disk}" in store.note
     again = make_adapter(4)
     assert store.write(again.manifest, again.buffer).parent == run_folder(memory, "run"), "there is room again"
     assert store.note == ""
@@ -225,7 +225,12 @@ def test_an_adapter_without_room_anywhere_is_refused_with_the_bytes(tmp_path: Pa
     memory, disk = tmp_path / "shm", tmp_path / "disk"
     store, adapter = AdapterStore(memory, "run", overflow=disk), make_adapter(3)
     full_at(monkeypatch, memory, disk)
-    assert refusal(store, adapter.manifest, adapter.buffer) == f"adapter 3 has 48 bytes, and {disk} has 1,000 free; free some space there"
+    assert refusal(store, adapter.manifest, adapter.buffer) == (
+        f"adapter 3 needs 1,048,624 bytes, and {memory} has 1,000 free, and {disk} 1,000; free some space in one of them, or give the "
+        "container more (--shm-size)"
+    )
+    with pytest.raises(NoRoomError):
+        store.write(adapter.manifest, adapter.buffer)
 
 
 def test_an_adapter_that_another_worker_has_written_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -67,6 +69,40 @@ def test_a_cluster_compares_itself_and_a_crowd_on_the_cores_is_told() -> None:
     assert "the cluster at head:6379 is asked for 1 rollout" in shown
     shown = CliRunner().invoke(app, ["train", "configs/quickstart.yaml", "--dry-run", "actors.num_workers=16"]).output
     assert f"18 processes on the CPU share {os.cpu_count()} cores" in shown
+
+
+@pytest.mark.parametrize(
+    ("free", "told"),
+    [
+        (
+            {"/dev/shm": 100 << 20, "/var/tmp": 1 << 40},
+            r"/dev/shm has 104,857,600 bytes free for cluster.object_store_memory_bytes 134,217,728",
+        ),
+        (
+            {"/dev/shm": 130 << 20, "/var/tmp": 1000},
+            r"/dev/shm has 136,314,880 bytes free and /var/tmp 1,000, for .* and 4 adapters of 1,\d+,",
+        ),
+    ],
+)
+def test_shared_memory_is_compared_before_anything_starts(
+    free: dict[str, int], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.disk_usage
+
+    def usage(path: str | Path) -> object:
+        return SimpleNamespace(free=free[str(path)]) if str(path) in free else real(path)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    settings = ["cluster.object_store_memory_bytes=134217728", f"out_dir={tmp_path}/run", "--address", "local"]
+    error = refused("train", *settings)
+    assert isinstance(error, PlacementError) and re.search(told, str(error)) and not (tmp_path / "run").exists()
+    shown = CliRunner().invoke(app, ["train", "configs/quickstart.yaml", *settings, "--dry-run"])
+    assert shown.exit_code == 0 and re.search(told, shown.output)
+    free["/var/tmp"] = free["/dev/shm"] = 130 << 20
+    assert (
+        "adapters are going to be loaded from /var/tmp"
+        in CliRunner().invoke(app, ["train", "configs/quickstart.yaml", *settings, "--dry-run"]).output
+    )
 
 
 @pytest.mark.parametrize("command", ["train", "sft"])
