@@ -34,8 +34,9 @@ GAPS = 8
 INDENT, BELOW = "  ", "      "
 """Before the rest of a line that is broken, and before a cell that stands below another."""
 
-_INSIDE_WORD = re.compile(r"(?<=/)(?=[^/])|(?<=[A-Za-z_]\.)(?=[A-Za-z_])|(?<=,)(?=\S)|(?<=[\u2e80-\uffef])")
-"""Places at which a word that is too long is broken: behind a slash, the dot of a key, a comma, a Chinese character."""
+_PARTS = re.compile(r"(?<=/)(?=[^/])|(?<=,)(?=\S)|(?<=[\u2e80-\uffef])")
+_KEYS = re.compile(r"(?<=[A-Za-z_]\.)(?=[A-Za-z_])")
+"""Places at which a long word is broken: behind a slash, a comma or a Chinese character; and if that is not enough, at the dots of a key."""
 
 Cells: TypeAlias = tuple[str, ...]
 
@@ -66,13 +67,19 @@ def _folded_line(text: str, width: int) -> list[str]:
     lines = [""]
     for word in text.split(" "):
         space = " " if lines[-1].strip() else ""
-        for piece in [word] if cell_len(word) + len(INDENT) <= width else _INSIDE_WORD.split(word):
+        for piece in _pieces(word, width - len(INDENT)):
             if lines[-1].strip() and cell_len(lines[-1] + space + piece) > width:
                 lines.append(INDENT + piece)
             else:
                 lines[-1] += space + piece
             space = ""
     return lines
+
+
+def _pieces(word: str, width: int) -> list[str]:
+    if cell_len(word) <= width:
+        return [word]
+    return [piece for part in _PARTS.split(word) for piece in ([part] if cell_len(part) <= width else _KEYS.split(part))]
 
 
 def _by_reason(cells: Iterable[tuple[str, str]]) -> Iterator[Cells]:
