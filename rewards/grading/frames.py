@@ -24,13 +24,13 @@ class Forged(NamedTuple):
         return f"something wrote into its channel what is no answer of a grader ({self.said}); a reward must leave that descriptor alone"
 
 
-def read_line(line: bytes) -> Answer | Forged:
-    """Read one line of a grader."""
+def read_line(line: bytes, key: str) -> Answer | Forged:
+    """Read one line of a grader, which must have the key of what it was asked last."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
         message = None
-    if isinstance(message, dict) and (_is_graded(message) or _is_loaded(message) or _is_other(message)):
+    if isinstance(message, dict) and message.get("key") == key and (_is_graded(message) or _is_loaded(message) or _is_other(message)):
         return message  # type: ignore[return-value]
     return Forged(repr(line[:100])[1:])
 
@@ -38,7 +38,7 @@ def read_line(line: bytes) -> Answer | Forged:
 def _is_graded(message: dict[str, object]) -> bool:
     values, outcomes, extras, metrics = (message.get(key) for key in ("values", "outcomes", "extras", "metrics"))
     return (
-        message.keys() <= {"step", "values", "outcomes", "error", "metrics", "extras"}
+        message.keys() <= {"key", "step", "values", "outcomes", "error", "metrics", "extras"}
         and type(message.get("step")) is int
         and isinstance(values, list)
         and all(value is None or (_is_number(value) and math.isfinite(value)) for value in values)
@@ -71,7 +71,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 def _is_loaded(message: dict[str, object]) -> bool:
     kinds, needs = message.get("loaded"), message.get("needs")
     return (
-        message.keys() == {"loaded", "needs"}
+        message.keys() == {"key", "loaded", "needs"}
         and isinstance(kinds, list)
         and all(isinstance(kind, list) and [type(each) for each in kind] == [bool, bool] for kind in kinds)
         and isinstance(needs, list)
@@ -81,5 +81,6 @@ def _is_loaded(message: dict[str, object]) -> bool:
 
 
 def _is_other(message: dict[str, object]) -> bool:
-    [(key, value)] = message.items() if len(message) == 1 else [("", None)]
-    return (key == "failed" and isinstance(value, str)) or (key == "left_children" and isinstance(value, bool))
+    if message.keys() == {"key", "failed"}:
+        return isinstance(message["failed"], str)
+    return message.keys() == {"key", "left_children"} and isinstance(message["left_children"], bool)

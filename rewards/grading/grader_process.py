@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import secrets
 import signal
 import sys
 from typing import NamedTuple
 
 from rewards.grading.frames import MOST_LINE_BYTES, Forged, read_line
-from rewards.grading.messages import Answer
+from rewards.grading.messages import Answer, Task
 
 CAPTURED_BYTES = 65_536
 """Output of a grader that is passed on, for each group. The rest is dropped."""
@@ -34,6 +36,8 @@ class GraderProcess(asyncio.Protocol):
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.key = _new_key()
+        """The key of what it was asked last."""
         self.transport: asyncio.Transport | None = None
         self.answers: asyncio.Queue[Answer | Exited | Forged] = asyncio.Queue()
         self.exited = asyncio.get_running_loop().create_future()
@@ -46,12 +50,18 @@ class GraderProcess(asyncio.Protocol):
         self._line += data
         *lines, rest = self._line.split(b"\n")
         for line in lines:
-            self.answers.put_nowait(read_line(bytes(line)))
+            self.answers.put_nowait(read_line(bytes(line), self.key))
         self._line = bytearray(rest)
         if len(rest) > MOST_LINE_BYTES:
             self.answers.put_nowait(Forged(f"a line of more than {MOST_LINE_BYTES >> 20} MiB"))
             if self.transport:
                 self.transport.close()
+
+    def ask(self, task: Task) -> None:
+        """Send a task, under a key that no reward has seen."""
+        assert self.transport is not None
+        self.key = task["key"] = _new_key()
+        self.transport.write(json.dumps(task).encode() + b"\n")
 
     def exit(self, code: int) -> None:
         self.answers.put_nowait(Exited(code))
@@ -68,6 +78,10 @@ class GraderProcess(asyncio.Protocol):
         except TimeoutError:
             await asyncio.sleep(0)  # this process itself may have been held up: read what has arrived
             return None if self.answers.empty() else self.answers.get_nowait()
+
+
+def _new_key() -> str:
+    return secrets.token_hex(16)
 
 
 class GraderOutput:

@@ -32,7 +32,7 @@ from rewards.functions.registry import NameAndParams, load
 from rewards.grading.calling import GradeReport
 from rewards.grading.frames import Forged
 from rewards.grading.grader_process import Exited, GraderOutput, GraderProcess
-from rewards.grading.messages import Answer, Ended, Graded, Kill, Spawn, Task
+from rewards.grading.messages import Answer, Ended, Graded, Kill, Spawn
 from rewards.grading.progress import Progress, Step
 
 T = TypeVar("T")
@@ -146,7 +146,7 @@ class Graders:
         ours, theirs = socket.socketpair()
         output_r, output_w = os.pipe()
         try:
-            message: Spawn = {"spawn": grader.number}
+            message: Spawn = {"spawn": grader.number, "key": grader.key}
             socket.send_fds(self._control, [json.dumps(message).encode()], [theirs.fileno(), output_w])
         finally:
             theirs.close()
@@ -245,9 +245,7 @@ class Graders:
     async def _go_on(self, grader: GraderProcess, output: GraderOutput, progress: Progress) -> bool:
         """Let one grader do the steps that are left. Return False if it must be replaced."""
         output.new_group()
-        task: Task = {"group": asdict(progress.group), "steps": progress.steps[progress.done :]}
-        assert grader.transport is not None
-        grader.transport.write(json.dumps(task).encode() + b"\n")
+        grader.ask({"key": "", "group": asdict(progress.group), "steps": progress.steps[progress.done :]})
         first = progress.done
         while progress.done < len(progress.steps):
             deadline_s = self._deadline_s(progress)

@@ -7,6 +7,10 @@
     reward worker ───────────────── Task ─────────────────► grader     then for each group
     reward worker ◄─ Graded, one for each step; TaskEnded ─ grader
 
+Every answer repeats the key of what it answers, which the worker draws anew for each: a line without it is no answer. A reward shares the
+grader's process. It gets the key only if it searches the interpreter's frames or memory for it; then it can write any answer to its own group,
+as it can by returning it, but also to the rewards beside it and to what follows in this grader. Only a process for each reward would end that.
+
 Standard library only: graders read this file.
 """
 
@@ -25,6 +29,8 @@ class Spawn(TypedDict):
     """Fork a grader of this number. Two descriptors go with it: its channel and its output."""
 
     spawn: int
+    key: str
+    """For `Loaded` or `NotLoaded`."""
 
 
 @final
@@ -47,6 +53,8 @@ class Ended(TypedDict):
 class Task(TypedDict):
     """Do these steps of a group."""
 
+    key: str
+    """For `Graded` and `TaskEnded`."""
     group: dict[str, Any]
     """The fields of its `GroupInput`."""
     steps: Sequence[tuple[int, int | None]]
@@ -57,6 +65,7 @@ class Task(TypedDict):
 class Loaded(TypedDict):
     """The grader has loaded the rewards."""
 
+    key: str
     loaded: list[tuple[bool, bool]]
     """For each reward: whether it judges one completion at a time, and whether it reads token ids."""
     needs: list[list[str]]
@@ -67,6 +76,7 @@ class Loaded(TypedDict):
 class NotLoaded(TypedDict):
     """A reward cannot be loaded: the reason, or a traceback. The grader ends."""
 
+    key: str
     failed: str
 
 
@@ -74,6 +84,7 @@ class NotLoaded(TypedDict):
 class Graded(TypedDict):
     """The `GradeReport` of one step. Fields that are empty are left out."""
 
+    key: str
     step: int
     """Number of the step in its task, from 0."""
     values: list[float | None]
@@ -87,6 +98,7 @@ class Graded(TypedDict):
 class TaskEnded(TypedDict):
     """The grader has done all steps of a task."""
 
+    key: str
     left_children: bool
     """True if a reward left a process running."""
 

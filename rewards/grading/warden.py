@@ -88,23 +88,23 @@ class Warden:
             return False
         command: Spawn | Kill = json.loads(message)
         if "spawn" in command:
-            self._fork(command["spawn"], *fds)
+            self._fork(command, *fds)
             return True
         for pid, number in list(self._graders.items()):
             if number == command["kill"]:
                 _kill_group(pid)
         return True
 
-    def _fork(self, number: int, channel: int, output: int) -> None:
+    def _fork(self, command: Spawn, channel: int, output: int) -> None:
         warden = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._become_grader(warden, channel, output)
-        self._graders[pid] = number
+            self._become_grader(warden, channel, output, command["key"])
+        self._graders[pid] = command["spawn"]
         os.close(channel)
         os.close(output)
 
-    def _become_grader(self, warden: int, channel: int, output: int) -> NoReturn:
+    def _become_grader(self, warden: int, channel: int, output: int, key: str) -> NoReturn:
         """Run the grader, in the forked process. Never return: the warden's stack must not run a second time."""
         try:
             signal.set_wakeup_fd(-1)
@@ -113,7 +113,8 @@ class Warden:
             os.close(self._wake_w)
             self._control.close()
             _confine(warden, output, self._memory_limit_bytes)
-            serve(socket.socket(fileno=channel), self._rewards)
+            os.set_inheritable(channel, False)  # programs that a reward starts do not get it
+            serve(socket.socket(fileno=channel), self._rewards, key)
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -190,10 +191,10 @@ def _confine(warden: int, output: int, memory_limit_bytes: int) -> None:
     random.seed()
 
 
-def serve(channel: socket.socket, specs: Sequence[NameAndParams]) -> None:
+def serve(channel: socket.socket, specs: Sequence[NameAndParams], key: str) -> None:
     """Run a grader: load the rewards, then do tasks until the channel ends. Every message is one line of JSON.
 
-    The grader sends `Loaded` or `NotLoaded`, and then for each `Task` one `Graded` for each step, and `TaskEnded`.
+    The grader sends `Loaded` or `NotLoaded`, with `key`, and then for each `Task` one `Graded` for each step, and `TaskEnded`.
     """
     me = os.getpid()
     try:
@@ -203,14 +204,14 @@ def serve(channel: socket.socket, specs: Sequence[NameAndParams]) -> None:
                 reward.check_host()
         needs = [[] if isinstance(reward, PerCompletionReward) else needed_columns(reward) for reward in rewards]
     except RollcastError as error:
-        _send(channel, NotLoaded(failed=error.message))
+        _send(channel, NotLoaded(key=key, failed=error.message))
         return
     except BaseException:
-        _send(channel, NotLoaded(failed=last_traceback()))
+        _send(channel, NotLoaded(key=key, failed=last_traceback()))
         return
     # a user's function may read all that the calling convention offers, token ids included
     kinds = [(True, reward.needs_token_ids) if isinstance(reward, PerCompletionReward) else (False, True) for reward in rewards]
-    _send(channel, Loaded(loaded=kinds, needs=needs))
+    _send(channel, Loaded(key=key, loaded=kinds, needs=needs))
     runner = asyncio.Runner()
     for line in channel.makefile("rb"):
         task: Task = json.loads(line)
@@ -224,8 +225,8 @@ def serve(channel: socket.socket, specs: Sequence[NameAndParams]) -> None:
             if os.getpid() != me:
                 os._exit(0)  # a user's function has forked, and the child returned here
             _flush_output()
-            _send(channel, _as_message(step, report))
-        _send(channel, TaskEnded(left_children=_has_children()))
+            _send(channel, _as_message(task["key"], step, report))
+        _send(channel, TaskEnded(key=task["key"], left_children=_has_children()))
 
 
 def _flush_output() -> None:
@@ -234,8 +235,8 @@ def _flush_output() -> None:
             stream.flush()
 
 
-def _as_message(step: int, report: GradeReport) -> Graded:
-    message = Graded(step=step, values=report.values, outcomes=report.outcomes)
+def _as_message(key: str, step: int, report: GradeReport) -> Graded:
+    message = Graded(key=key, step=step, values=report.values, outcomes=report.outcomes)
     if report.error:
         message["error"] = report.error
     if report.metrics:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import sys
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 
@@ -81,18 +83,43 @@ def _raise(size: int) -> None:
     raise KeyError("no such thing")
 
 
-def _into_the_channel(line: bytes) -> Callable[[int], list[float]]:
-    def act(size: int) -> list[float]:
-        import socket
-        import stat
+def into_the_channel(line: bytes) -> None:
+    import socket
+    import stat
 
-        for descriptor in range(3, 64):
-            with contextlib.suppress(OSError):
-                if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                    socket.socket(fileno=os.dup(descriptor)).sendall(line + b"\n")
+    for descriptor in range(3, 64):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                socket.socket(fileno=os.dup(descriptor)).sendall(line + b"\n")
+
+
+def _into_the_channel(line: bytes, *, knows_the_key: bool = False) -> Callable[[int], list[float]]:
+    def act(size: int) -> list[float]:
+        into_the_channel(b'{"key": "%s", %s' % (_key_in_the_frames(), line[1:]) if knows_the_key else line)
         return [1.0] * size
 
     return act
+
+
+def _key_in_the_frames() -> bytes:
+    """The key of the task, found as no reward finds it by accident."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and "task" not in frame.f_locals:
+        frame = frame.f_back
+    assert frame is not None
+    return frame.f_locals["task"]["key"].encode()
+
+
+def _spawn(size: int) -> list[float]:
+    """1.0 where a program that is started without Python's care finds no socket among its descriptors."""
+    looks = (
+        "import os, stat\n"
+        "for n in range(3, 64):\n"
+        "    try:\n"
+        "        if stat.S_ISSOCK(os.fstat(n).st_mode): exit(1)\n"
+        "    except OSError: pass\n"
+    )
+    return [float(os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", looks]) == 0)] * size
 
 
 def _sys_exit(size: int) -> None:
@@ -130,8 +157,11 @@ def very_slow(completions: list[str], **kwargs: Any) -> list[float]:
 
 forged_keys = _attack(_into_the_channel(b'{"outcomes": ["scored"]}'))
 forged_types = _attack(_into_the_channel(b'{"step": 0, "values": ["1", NaN], "outcomes": ["scored", "scored"]}'))
-forged_length = _attack(_into_the_channel(b'{"step": 0, "values": [1.0], "outcomes": ["scored"]}'))
-forged_end = _attack(_into_the_channel(b'{"left_children": false}'))
+forged_length = _attack(_into_the_channel(b'{"step": 2, "values": [1.0], "outcomes": ["scored"]}', knows_the_key=True))
+forged_end = _attack(_into_the_channel(b'{"left_children": false}', knows_the_key=True))
 forged_text = _attack(_into_the_channel(b"hello"))
 forged_nesting = _attack(_into_the_channel(b"[" * 100_000))
-forged_step = _attack(_into_the_channel(b'{"step": 7, "values": [1.0, 1.0], "outcomes": ["scored", "scored"]}'))
+forged_step = _attack(_into_the_channel(b'{"step": 7, "values": [1.0, 1.0], "outcomes": ["scored", "scored"]}', knows_the_key=True))
+forged_answer = _attack(_into_the_channel(b'{"step": 2, "values": [9.0, 9.0], "outcomes": ["scored", "scored"]}'))
+forged_key = _attack(_into_the_channel(b'{"key": "00", "step": 2, "values": [9.0, 9.0], "outcomes": ["scored", "scored"]}'))
+spawn = _attack(_spawn)

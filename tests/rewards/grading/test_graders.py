@@ -104,6 +104,8 @@ async def settled(graders: Graders, warden: int, count: int = 1) -> float:
         ("forged_text", "crashed", "no answer of a grader ('hello')"),
         ("forged_nesting", "crashed", "no answer of a grader"),
         ("forged_step", "crashed", "an answer to nothing that was asked"),
+        ("forged_answer", "crashed", "no answer of a grader"),
+        ("forged_key", "crashed", "no answer of a grader"),
     ],
 )
 def test_an_attack_costs_its_own_reward_and_group(attack: str, outcome: str, says: str) -> None:
@@ -118,6 +120,26 @@ def test_an_attack_costs_its_own_reward_and_group(attack: str, outcome: str, say
         assert again[1].values == [1.0, 1.0]
 
     with_graders("tag_count", f"{ATTACKS}:{attack}", "format", act=act, timeout_s=HANG_TIMEOUT_S if outcome == "timeout" else 20.0)
+
+
+def test_a_program_that_a_reward_starts_has_no_channel() -> None:
+    async def act(graders: Graders) -> list[float | None]:
+        return (await graders.grade(group("attack", "b")))[0].values
+
+    assert with_graders(f"{ATTACKS}:spawn", act=act) == [1.0, 1.0]
+
+
+def test_a_module_that_writes_into_the_channel_when_imported_is_refused(tmp_path: Path) -> None:
+    forged = b'{"loaded": [[false, true]], "needs": [[]]}'
+    (tmp_path / "forging.py").write_text(
+        f"from tests.rewards.attacks import into_the_channel\ninto_the_channel({forged!r})\ndef f(x, /): ...\n"
+    )
+
+    async def act(graders: Graders) -> None:
+        pytest.fail("started")
+
+    with pytest.raises(RewardError, match="spoiled the grader: .*no answer of a grader"):
+        with_graders(f"{tmp_path / 'forging.py'}:f", act=act)
 
 
 def test_a_single_value_that_is_nan_is_invalid_alone() -> None:
