@@ -19,6 +19,7 @@ from rich.table import Table
 from actors.rows.rows import Rows, load_rows
 from cluster.output.completions import COMPLETION_COLUMNS, DATA_PREFIX, OUTCOME_PREFIX, REWARD_PREFIX, table_of
 from cluster.output.counting import counting
+from cluster.output.printable import printable
 from cluster.stopping import run_until_stopped
 from configs.contracts.errors import ConfigError, DataError
 from configs.contracts.records import FAILED_OUTCOMES, Grades
@@ -203,7 +204,7 @@ def score_file(section: RewardsSection, file: CompletionFile, graders: int | Non
     found = run_until_stopped(_score(section, file, graders or os.cpu_count() or 1, console), "no scores were written")
     console.print(_table(section, found, file.rows))
     for error in found.errors.values():
-        console.print(error, style="red", markup=False, highlight=False)
+        console.print(printable(error), style="red", markup=False, highlight=False)
     if output:
         _write(file.rows, found, output)
         console.print(f"written: {output}", markup=False, highlight=False)

@@ -19,6 +19,8 @@ from actors.prompts.streamed import open_prompts
 from cluster.models.base import TINY_MODEL
 from cluster.models.trainable import require_trainable
 from cluster.output.counting import counting
+from cluster.output.printable import beginning, printable
+from cluster.output.sampled_texts import print_sample
 from configs.contracts.errors import ConfigError, DataError, RewardError
 from configs.contracts.records import Prompt
 from configs.schema.model import BUILTIN
@@ -174,7 +176,7 @@ def _show_golds(config: RunConfig, looked_at: Sequence[Prompt], console: Console
         yield error.message
         return
     for check in checks:
-        console.print(_gold_line(check), markup=False, highlight=False)
+        console.print(printable(_gold_line(check)), markup=False, highlight=False)
     try:
         require_readable_golds(checks)
     except DataError as error:
@@ -192,10 +194,11 @@ def _gold_line(check: GoldCheck) -> str:
 
 def _show_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:
     """Print a prompt as the model reads it, special tokens in reverse, and the other columns of its row."""
-    console.rule(f"prompt {prompt.id}, {len(prompt.token_ids)} tokens", align="left", style="dim")
-    console.print(visible(prompt.token_ids, tokenizer))
-    for name, value in prompt.columns.items():
-        console.print(Text(f"  {name}: ", style="dim").append(_shortened(value), style="not dim"))
+    columns = [
+        Text(f"  {printable(name)}: ", style="dim").append(_shortened(value), style="not dim") for name, value in prompt.columns.items()
+    ]
+    texts = [visible(prompt.token_ids, tokenizer), *([Text("\n").join(columns)] if columns else [])]
+    print_sample(f"prompt {prompt.id}, {len(prompt.token_ids)} tokens", texts, console)
 
 
 def visible(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Text:
@@ -206,7 +209,7 @@ def visible(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Tex
         if token_id is not None and token_id not in special:
             pending.append(token_id)
             continue
-        shown.append(str(tokenizer.decode(pending)))
+        shown.append(printable(str(tokenizer.decode(pending))))
         pending = []
         if token_id is not None:
             shown.append(str(tokenizer.decode([token_id])), style="reverse")
@@ -215,5 +218,5 @@ def visible(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Tex
 
 def _shortened(value: object) -> str:
     """The value as one line of at most `_SHOWN_CHARACTERS` characters."""
-    text = str(value).replace("\n", "\\n")
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
+    text = printable(str(value).replace("\n", "\\n"))
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{beginning(text, _SHOWN_CHARACTERS - 3)}..."

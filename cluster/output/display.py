@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cluster.output.completions_table import completions_table
+from cluster.output.printable import printable
+from cluster.output.sampled_texts import print_completions
 
 SHOWN = (
     ("reward", "train/reward", "{:.3f}"),
@@ -76,12 +77,8 @@ class RunDisplay:
 
     def say(self, text: str) -> None:
         """Print a line, above the live panel if there is one."""
-        self._print(text.encode("utf-8", "backslashreplace").decode(), markup=False)
-
-    def _print(self, content: str | Table, *, markup: bool = True, soft_wrap: bool | None = None) -> None:
-        # A terminal that is gone, or a full disk under a redirected output, must not end a run.
-        with suppress(OSError, ValueError):
-            self._console.print(content, markup=markup, soft_wrap=soft_wrap)
+        with _readers_may_be_gone():
+            self._console.print(printable(text), markup=False)
 
     def say_all(self, lines: Sequence[str]) -> None:
         """Print each line, if there is any."""
@@ -97,9 +94,9 @@ class RunDisplay:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
     def completions(self, rows: Sequence[Mapping[str, object]]) -> None:
-        """Print a table of completions, above the live panel if there is one."""
-        if rows:
-            self._print(completions_table(rows), soft_wrap=False)
+        """Print completions, above the live panel if there is one."""
+        with _readers_may_be_gone():
+            print_completions(rows, self._console)
 
     def warm_start(self, progress: WarmStartStep) -> None:
         """Show how far the supervised warm start is."""
@@ -131,6 +128,11 @@ class RunDisplay:
             done = step - self._steps_at_start
             eta_s = (time.monotonic() - self._steps_started) / done * (total - step) if done else 0.0
             self.say(f"step {step}/{total}  {facts}  {metrics.get('step_time', 0.0):.2f} s/step  left {eta_s:.0f} s")
+
+
+def _readers_may_be_gone() -> suppress:
+    """A terminal that is gone, or a full disk under a redirected output, must not end a run."""
+    return suppress(OSError, ValueError)
 
 
 def _facts(shown: Sequence[tuple[str, str, str]], metrics: Mapping[str, float]) -> list[tuple[str, str]]:

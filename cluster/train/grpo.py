@@ -30,9 +30,9 @@ from cluster.models.starting_adapter import with_starting_adapter
 from cluster.output import checkpoint
 from cluster.output.checkpoint import Checkpoint
 from cluster.output.completions import CompletionRow, completion_rows, write_completions
-from cluster.output.completions_table import chosen_rows
 from cluster.output.display import RunDisplay, shown_of_rewards
 from cluster.output.run_dir import COMPLETED_REASONS, NOTHING_LEARNED, Resume
+from cluster.output.sampled_texts import chosen_rows
 from cluster.output.sinks import MetricSinks
 from cluster.output.wandb_sink import require_wandb
 from cluster.publish.background import HubSummary, HubUploads, open_hub

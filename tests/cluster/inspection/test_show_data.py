@@ -114,6 +114,17 @@ def test_the_data_of_a_run_are_shown(tmp_path: Path, model: Path):
     assert "warning: 1 prompts have more than data.max_prompt_length 64 tokens and are left out" in shown
 
 
+def test_a_prompt_has_a_panel_on_a_terminal_and_a_row_cannot_clear_it(tmp_path: Path, model: Path):
+    rows = [{"question": f"How much is [red]{n} + {n}[/red]?", "answer": "2", "note": "\x1b[2J [/bold] :smile:"} for n in range(4)]
+    console = Console(file=StringIO(), width=80, force_terminal=True, color_system=None, emoji=False, soft_wrap=True)
+    show_data(load_run([str(write_run(tmp_path, model, rows))], None, console), 1, 10, console)
+    assert isinstance(console.file, StringIO)
+    written = console.file.getvalue()
+    (title,) = re.findall(r"^╭─ prompt 0:\d, \d+ tokens ─+╮$", written, re.MULTILINE)
+    assert len(title) == 80 and re.search(r"│ How much is \[red\]\d \+ \d\[/red\]\?", written) and "\x1b" not in written
+    assert re.search(r"│   note: ␛\[2J \[/bold\] :smile: +│", written)
+
+
 def test_a_mixture_and_a_stream_are_shown(tmp_path: Path, model: Path):
     parts = [{"path": write_rows(tmp_path, ROWS, name), "weight": weight} for name, weight in (("a.jsonl", 0.5), ("b.jsonl", None))]
     mixture = {"datasets": parts, "test_split_size": 0.2}

@@ -25,3 +25,9 @@ def test_a_number_that_was_not_measured_is_a_dash(terminal: bool) -> None:
 @pytest.mark.parametrize(("labels", "shown"), [(["format", "accuracy"], True), (["mixed_reward"], False), (["reasoning_accuracy"], False)])
 def test_an_accuracy_is_shown_only_of_a_run_that_has_one(labels: list[str], shown: bool) -> None:
     assert ("train/accuracy" in [name for _, name, _ in shown_of_rewards(labels)]) == shown
+
+
+def test_a_line_moves_no_cursor() -> None:
+    output = StringIO()
+    RunDisplay(_console=Console(file=output, soft_wrap=True)).say("reward failed: \x1b[2J [red]x[/red]\ud800")
+    assert output.getvalue() == "reward failed: ␛[2J [red]x[/red]·\n"
