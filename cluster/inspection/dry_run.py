@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
@@ -9,12 +11,15 @@ from cluster.inspection.estimate import estimate
 from cluster.inspection.first_checks import require_data, require_rewards, require_rows
 from cluster.inspection.shared_memory import require_shared_memory
 from cluster.machine import room, this_machine
+from cluster.models.adapter_base import Base, bytes_to_compare, find_base, local_folder
 from cluster.models.shape import model_shape
 from cluster.models.starting_adapter import with_starting_adapter
 from cluster.models.trainable import require_trainable
+from cluster.models.weights_digest import CACHED_FROM_BYTES
 from cluster.placement import Role, roles
 from configs.contracts.errors import DataError, PlacementError
 from configs.loading import dump_config, stage_configs
+from configs.schema.model import BUILTIN
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 
@@ -43,6 +48,7 @@ def show_dry_run(config: RunConfig, console: Console) -> None:
     console.print("# resolved configuration", style="bold")
     console.print(dump_config(config), markup=False, highlight=False)
     console.print(_placement_table(config))
+    _compare_base(config, console)
     needs = require_rewards(config)
     if _say_what_is_missing(config, console):
         require_rows(config, needs)
@@ -56,12 +62,13 @@ def show_sft_dry_run(config: SftConfig, console: Console) -> None:
     """Print the dry run of a supervised fine-tuning.
 
     Raises:
-        ConfigError: the model cannot be trained.
+        ConfigError: the model cannot be trained, or the adapter is of another one.
     """
     require_trainable(config)
     console.print("# resolved configuration", style="bold")
     console.print(dump_config(config), markup=False, highlight=False)
     console.print(_placement_table(config))
+    _compare_base(config, console)
     _say_what_is_missing(config, console)
     learner = config.learner
     steps = f"{learner.max_steps} steps" if learner.max_steps > 0 else f"{learner.num_train_epochs:g} epochs"
@@ -135,6 +142,24 @@ def _say_what_is_missing(config: RunConfig | SftConfig, console: Console) -> boo
         console.print(f"data: {error.message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         return False
     return True
+
+
+def _compare_base(config: RunConfig | SftConfig, console: Console) -> None:
+    """Compare the base with that of `model.adapter`, as the run does, where that reads little.
+
+    Raises:
+        ConfigError: the adapter was trained on other weights.
+    """
+    model = config.model
+    if model.adapter is None or model.path.startswith(BUILTIN) or not Path(model.adapter).is_dir():  # of a later stage, it is not there yet
+        return
+    adapter, base = Path(model.adapter), Base(local_folder(model.path), model.revision)
+    to_read = bytes_to_compare(adapter, base)
+    if to_read > CACHED_FROM_BYTES:
+        told = f"base of model.adapter: not compared, which would read {human_bytes(to_read)}; the run compares it"
+    else:
+        told = find_base(adapter, base, insist=True).note or f"base of model.adapter: {base.path} has the weights that it was trained on"
+    console.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
 def _say_memory(config: RunConfig, console: Console) -> None:

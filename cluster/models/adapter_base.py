@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from cluster.models.base_record import BaseRecord, read_record
-from cluster.models.weights_digest import weights_digest
+from cluster.models.weights_digest import bytes_to_read, weights_digest
 from configs.contracts.errors import ConfigError
 from configs.schema.model import BUILTIN, DEQUANTISED_MODEL
 from configs.schema.stages import last_stage_folder
@@ -89,6 +89,12 @@ def find_base(adapter: Path, offered: Base | None = None, *, insist: bool = Fals
     if insist and offered is not None:
         return asked.accept(offered)
     return asked.by_record(asked.record) if asked.record is not None else asked.by_name()
+
+
+def bytes_to_compare(adapter: Path, offered: Base) -> int:
+    """Count the bytes of weights that `find_base` would read."""
+    folders = {base.folder for base in (offered, Base(named_base(adapter)))}
+    return sum(bytes_to_read(folder) for folder in folders if folder is not None)
 
 
 def record_of(learner_base: Base, served_path: str) -> BaseRecord:

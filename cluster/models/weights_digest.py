@@ -69,6 +69,15 @@ def weights_digest(folder: Path) -> str | None:
         return None
 
 
+def bytes_to_read(folder: Path) -> int:
+    """Count the bytes that `weights_digest` would read; 0 where the digest is kept from before."""
+    try:
+        files = tuple(StampedFile.of(file) for file in weight_files(folder))
+    except (OSError, ValueError, KeyError):
+        return 0
+    return 0 if _kept(_entry(folder.absolute()), files) else sum(file.size for file in files)
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Find the files that hold a model's weights, in the order of their names: safetensors, or else PyTorch's own."""
     index = folder / INDEX
@@ -84,17 +93,26 @@ def _kept_digest(folder: Path, files: tuple[StampedFile, ...]) -> str:
     """Look the digest up in the cache folder, or compute it and keep it there."""
     if sum(file.size for file in files) < CACHED_FROM_BYTES:
         return _computed(files)
-    entry = cache_folder() / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:32]}.json"
-    stamps = [file.stamp for file in files]
+    entry = _entry(folder)
+    kept = _kept(entry, files)
+    if kept is not None:
+        return kept
+    digest = _computed(files)
+    _keep(entry, json.dumps({"model": str(folder), "files": [file.stamp for file in files], "digest": digest}))
+    return digest
+
+
+def _kept(entry: Path, files: tuple[StampedFile, ...]) -> str | None:
+    """Read the digest in an entry, if the files are as they were."""
     try:
         kept = json.loads(entry.read_text())
-        if kept["files"] == stamps:
-            return kept["digest"]
+        return kept["digest"] if kept["files"] == [file.stamp for file in files] else None
     except (OSError, ValueError, KeyError):
-        pass
-    digest = _computed(files)
-    _keep(entry, json.dumps({"model": str(folder), "files": stamps, "digest": digest}))
-    return digest
+        return None
+
+
+def _entry(folder: Path) -> Path:
+    return cache_folder() / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:32]}.json"
 
 
 def cache_folder() -> Path:

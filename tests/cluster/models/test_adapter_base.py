@@ -6,11 +6,16 @@ Adapters are made by PEFT on the quickstart's model. `trained` gives one the rec
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from cluster.__main__ import app
+from cluster.inspection import dry_run as dry_run_module
+from cluster.models import weights_digest as weights_digest_module
 from cluster.models.adapter_base import Base, find_base, is_hub_id, record_of, run_of
 from cluster.models.base_record import BaseRecord, read_record, write_record
 from cluster.models.weights_digest import weights_digest
@@ -76,6 +81,32 @@ def test_a_base_of_other_weights_is_refused_where_it_was_named_expressly(models:
     digests = [(weights_digest(models[name]) or "")[:12] for name in ("one", "two")]
     assert f"adapter {adapter} was trained on {models['one']} with the weights {digests[0]}…, and {models['two']} has {digests[1]}…" in told
     assert told.endswith(f"; set model.path to {models['one']}, or leave it out")
+
+
+@pytest.mark.parametrize("command", ["train", "sft"])
+def test_a_dry_run_compares_the_base_as_the_run_does(
+    command: str, models: dict[str, Path], own: BaseRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    adapter = trained(tmp_path / "adapter", models, models["one"], own)
+    configuration = f"configs/quickstart{'_sft' * (command == 'sft')}.yaml"
+    warm = ["learner.warm_start=null"] * (command == "train")
+
+    def dry_run(model: Path) -> Result:
+        return CliRunner(env={"COLUMNS": "400"}).invoke(
+            app, [command, configuration, f"model.path={model}", f"model.adapter={adapter}", "model.lora={}", *warm, "--dry-run"]
+        )
+
+    assert f"{models['one']} has the weights that it was trained on" in dry_run(models["one"]).output
+    error = dry_run(models["two"]).exception
+    assert isinstance(error, ConfigError) and "was trained on" in str(error)
+    for module in (dry_run_module, weights_digest_module):
+        monkeypatch.setattr(module, "CACHED_FROM_BYTES", 1000)
+    assert re.search("not compared, which would read [0-9.]+ [KM]iB", dry_run(models["two"]).output)
+    weights_digest_module._kept_digest.cache_clear()
+    for name in ("one", "two"):  # now they are kept
+        weights_digest(models[name])
+    assert isinstance(dry_run(models["two"]).exception, ConfigError)
 
 
 def test_a_copy_is_the_same_base_whatever_its_name(models: dict[str, Path], own: BaseRecord, tmp_path: Path) -> None:
