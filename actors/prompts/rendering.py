@@ -21,6 +21,10 @@ PROJECT = Path(__file__).parents[2]
 """The folder that holds the packages: a clone, or site-packages."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+_NEEDED = re.compile(r"\{#- needs the tokens: (.+?) -#\}")
+_BEGINNING = "{#- begins as the tokenizer begins a text -#}"
+"""Comments of the templates in `configs/templates`, of which one fits tokenizers of several models."""
+
 _TAG_REWARDS = ("format", "tag_count", "think_format", "code_format")
 """Rewards that expect opening tags in the completion."""
 
@@ -42,7 +46,8 @@ def load_tokenizer(
         eos_token: a token that ends an answer, instead of the tokenizer's own.
 
     Raises:
-        DataError: the model cannot be reached or has no tokenizer, or the template or the token does not exist.
+        DataError: the model cannot be reached or has no tokenizer, the template or the token does not exist, or the tokenizer lacks a token that the
+            template needs.
     """
     from transformers import AutoTokenizer
 
@@ -60,7 +65,7 @@ def load_tokenizer(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"the tokenizer of model {model_path} cannot be loaded: {reason}; check model.path") from None
     if chat_template is not None:
-        tokenizer.chat_template = _read_template(chat_template)
+        tokenizer.chat_template = _fitted(_read_template(chat_template), tokenizer, model_path)
     if eos_token is not None:
         if eos_token not in tokenizer.get_vocab():
             specials = ", ".join(map(str, tokenizer.all_special_tokens)) or "none"
@@ -80,6 +85,23 @@ def _read_template(chat_template: str) -> str:
         raise DataError(
             f"model.chat_template {chat_template!r} is neither a Jinja template nor a readable file ({error.strerror}); give one of them"
         ) from None
+
+
+def _fitted(template: str, tokenizer: PreTrainedTokenizerBase, model_path: str) -> str:
+    """Fit a template of `configs/templates` to a tokenizer: with BOS if the tokenizer itself begins texts with it.
+
+    Raises:
+        DataError: the tokenizer lacks a token that the template needs.
+    """
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for tokens in _NEEDED.findall(template) for token in tokens.split() if token not in vocabulary]
+    if missing:
+        raise DataError(
+            f"the chat template writes {', '.join(missing)}, which {model_path} has not as one token, so that the model would read its letters; "
+            "give model.chat_template a template of the model's family, or one of plain text such as configs/templates/vicuna.jinja"
+        )
+    begins = tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
+    return template.replace(_BEGINNING, "{{- bos_token -}}" if begins else "")
 
 
 def _template_file(name: str) -> Path:

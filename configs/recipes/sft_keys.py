@@ -43,7 +43,8 @@ SFT_KEYS = SHARED | KeyTables(
         "num_processes": "`learner.ranks`",
         "packing": "rows are always packed, with the same loss; `learner.train_batch_size` counts sequences, not packed rows",
         "peft_path": "`model.adapter`, if an adapter is trained",
-        "template_name": "the model's own chat template, if the model's name contains this name; otherwise refused",
+        "template_name": "the model's own chat template, if the model's name contains this name; otherwise `model.chat_template` "
+        "and perhaps `model.eos_token`, see [above](#templates-of-medicalgpt)",
         "tokenizer_name_or_path": "refused unless it is the model: the result is saved with the model's own tokenizer",
         "train_sampling_strategy": "`data.shuffle: false` for `sequential`",
         "use_cpu": "`learner.gpus_per_rank: 0`",
@@ -166,3 +167,17 @@ MEDICAL = frozenset(
 
 if __name__ == "__main__":
     print(SFT_KEYS.markdown(), end="")
+
+TEMPLATES: Mapping[str, str] = {
+    **{name: name for name in ("alpaca", "baichuan", "baichuan2", "chatml", "deepseek", "llama2", "llama3", "mistral", "vicuna")},
+    "deepseek3": "deepseek_r1_distill",
+    "qwen": "chatml",
+    "qwen3": "chatml",
+}
+"""`template_name` of MedicalGPT's script -> the file in configs/templates."""
+
+END_TOKENS: Mapping[str, str] = {"chatml": "<|im_end|>", "deepseek_r1_distill": "<｜end▁of▁sentence｜>", "llama3": "<|eot_id|>"}
+"""File -> the token that ends its answers, where that is not the tokenizer's own end token in every model."""
+
+BARE_FAMILIES = ("alpaca", "baichuan", "baichuan2", "vicuna")
+"""Templates of models whose tokenizers have no chat template of their own."""

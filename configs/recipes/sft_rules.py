@@ -9,7 +9,7 @@ from pathlib import PurePath
 from configs.contracts.errors import ConfigError
 from configs.recipes.data_rules import set_single_source
 from configs.recipes.draft import Draft, finite
-from configs.recipes.sft_keys import DEFAULTS, MEDICAL, MEDICAL_DEFAULTS, TRL_DEFAULTS
+from configs.recipes.sft_keys import BARE_FAMILIES, DEFAULTS, END_TOKENS, MEDICAL, MEDICAL_DEFAULTS, TEMPLATES, TRL_DEFAULTS
 from configs.recipes.shared_rules import (
     HELD_OUT,
     eval_interval,
@@ -171,15 +171,31 @@ def _jinja_file(draft: Draft) -> str:
 
 
 def _template_name(draft: Draft) -> None:
+    """Set the template that MedicalGPT's script would use, if it is not the model's own."""
     if not draft.has("template_name"):
         return
+    if draft.has("chat_template_path") or draft.has("chat_template"):
+        draft.note_ignored("template_name", "chat_template wins")
+        return
+    given = str(draft.given["template_name"])
     name, model = (re.sub(r"[^a-z0-9]", "", str(draft.given[key]).lower()) for key in ("template_name", "model_name_or_path"))
-    if not name or name not in model:
+    if name and name in model and given not in BARE_FAMILIES:
+        draft.note_ignored("template_name", "the model's own chat template is used")
+        return
+    if given not in TEMPLATES:
         raise ConfigError(
-            f"template_name: {draft.given['template_name']} is not supported: the model's own chat template renders conversations; "
+            f"template_name: {given} is not supported, only {', '.join(sorted(TEMPLATES))}, or the model's own chat template; "
             "remove it, or write the layout as a Jinja file and give model.chat_template=FILE instead"
         )
-    draft.note_ignored("template_name", "the model's own chat template is used")
+    file, path = TEMPLATES[given], f"configs/templates/{TEMPLATES[given]}.jinja"
+    end = draft.given.get("eos_token") or END_TOKENS.get(file)
+    why = (
+        f"NOT the model's own template; answers end with {end or 'its end token'}. It is saved with the result, for evaluate, compare "
+        f"and merge; give it to GRPO too: model.chat_template={path}{f' model.eos_token={end}' if end else ''}"
+    )
+    draft.set("model.chat_template", path, "template_name", why=why)
+    if end and not draft.has("eos_token"):
+        draft.set("model.eos_token", end, "template_name", why="the template ends answers with it")
 
 
 def _length(draft: Draft) -> None:

@@ -69,7 +69,7 @@ def test_completions_are_printed_every_so_many_steps(published: tuple[Training, 
 
     run, _ = published
     output = run.output()
-    assert [step for step in range(1, 7) if f"completions of step {step}" in output] == [3, 6]
+    assert [step for step in range(1, 7) if f"--- step {step}, completion 1 of 2: reward" in output] == [3, 6]
     table = pq.read_table(run.out_dir / "completions" / "step-000003.parquet")
     advantages = table.column("advantage").to_pylist()
     assert len(advantages) == 8 and abs(sum(advantages)) < 1e-6, "of a group they sum to 0"

@@ -345,8 +345,8 @@ def test_evaluation() -> None:
         ({"packing": True, "packing_strategy": "wrapped"}, "packing_strategy: wrapped is not supported: no sequence is split over rows"),
         ({"loss_type": "dft"}, "loss_type: dft is not supported"),
         (
-            {"template_name": "vicuna"},
-            "template_name: vicuna is not supported: the model's own chat template renders conversations",
+            {"template_name": "phoenix"},
+            "template_name: phoenix is not supported, only alpaca, baichuan, baichuan2, chatml, deepseek, deepseek3, llama2, llama3, mistral, qwen",
         ),
         ({"chat_template_path": "Qwen/Qwen3-0.6B"}, "is not a Jinja file; give the chat_template.jinja of that tokenizer"),
         ({"nnodes": 2}, "count the processes of all nodes in num_processes"),
@@ -364,6 +364,31 @@ def test_what_cannot_be_followed_is_refused(given: dict[str, Any], told: str) ->
 
 def test_a_template_of_the_models_family_is_the_models_own() -> None:
     assert become("template_name", convert_sft(SMALL | {"template_name": "qwen"})) == {"the model's own chat template is used"}
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "end"),
+    [("vicuna", "vicuna", None), ("chatml", "chatml", "<|im_end|>"), ("qwen3", "chatml", "<|im_end|>"), ("llama3", "llama3", "<|eot_id|>")],
+)
+def test_a_template_of_another_family_is_taken_and_said_loudly(name: str, file: str, end: str | None) -> None:
+    conversion = convert_sft(SMALL | {"template_name": name})
+    model = conversion.config.model
+    assert (model.chat_template, model.eos_token) == (f"configs/templates/{file}.jinja", end)
+    (why,) = [row.why for row in conversion.rows if row.target == "model.chat_template"]
+    assert why.startswith(f"NOT the model's own template; answers end with {end or 'its end token'}. It is saved with the result")
+    assert f"GRPO too: model.chat_template=configs/templates/{file}.jinja" in why
+
+
+def test_a_template_of_the_recipe_wins_over_a_name() -> None:
+    conversion = convert_sft(SMALL | {"template_name": "vicuna", "chat_template": "{{ messages }}"})
+    assert conversion.config.model.chat_template == "{{ messages }}" and become("template_name", conversion) == {"chat_template wins"}
+    conversion = convert_sft(SMALL | {"template_name": "llama3", "eos_token": "<|end_of_text|>"})
+    assert conversion.config.model.eos_token == "<|end_of_text|>"
+
+
+def test_a_vicuna_has_no_template_of_its_own() -> None:
+    conversion = convert_sft(SMALL | {"model_name_or_path": "lmsys/vicuna-7b-v1.5", "template_name": "vicuna"})
+    assert conversion.config.model.chat_template == "configs/templates/vicuna.jinja"
 
 
 def test_what_is_trained_on_is_said() -> None:
