@@ -25,7 +25,7 @@ FLOORS = (
     ("configs/contracts", "configs/schema"),
     ("actors/rows", "actors/engine", "rewards/sandbox", "learner", "configs", "configs/launch", "cluster", "cluster/loop", "cluster/files"),
     ("actors/prompts", "rewards/functions", "learner/model", "configs/recipes", "cluster/output"),
-    ("actors", "rewards/grading", "learner/engine", "cluster/models"),
+    ("actors", "actors/demonstrations", "rewards/grading", "learner/engine", "cluster/models"),
     ("rewards", "learner/sft"),
     ("learner/grpo", "cluster/evaluation"),
     ("cluster/report", "cluster/inspection"),
@@ -43,7 +43,7 @@ GROUND = ("configs/contracts", "configs/schema")
 ONLY = {"cluster/loop": ("configs/contracts",)}
 """Rooms that see less than their floor allows."""
 
-APART = (("actors/rows", "actors/engine"), ("actors/prompts", "actors/engine"))
+APART = (("actors/rows", "actors/engine"), ("actors/prompts", "actors/engine"), ("actors/demonstrations", "actors/engine"))
 """Pairs of rooms that run in different processes."""
 
 HOMES = {"vllm": "actors/engine", "deepspeed": "learner/engine"}
@@ -252,7 +252,7 @@ def test_a_breach_is_found(tmp_path: Path, file: str, source: str, told: str) ->
 
 def driver_modules() -> list[str]:
     """List the modules that a driver may import: all of `cluster` and `configs`, the rooms that run in the driver, and the roles' handles and workers."""
-    in_driver = ("actors", "actors/rows", "actors/prompts", "rewards")
+    in_driver = ("actors", "actors/rows", "actors/prompts", "actors/demonstrations", "rewards")
     modules = source_modules(REPOSITORY)
     return [
         name

@@ -1,1 +1,1 @@
-"""Rows as tokenised prompts and demonstrations, filtered, mixed and resumable. Runs in the driver."""
+"""Rows as tokenised prompts, filtered, mixed and resumable. Runs in the driver."""

@@ -23,7 +23,7 @@ from actors.prompts.rendering import PromptMaker, PromptRenderer, template_warni
 from actors.prompts.selection import PromptCounts, curriculum, select
 from actors.rows.files import Row
 from actors.rows.permutation import permutation
-from actors.rows.sources import PartCount, open_held_out, open_rows
+from actors.rows.sources import PartCount, open_held_out_prompts, open_rows
 from actors.rows.views import require_column
 from configs.contracts.errors import CheckpointError, DataError
 from configs.contracts.records import Prompt, PromptId
@@ -87,7 +87,9 @@ class IndexedPrompts:
         self._seed = seed % 2**64
         self._maker = PromptMaker(PromptRenderer(tokenizer, data.system_prompt), data.prompt_column)
         self._rows, parts = open_rows(data, folder, seed)
-        self._eval_rows = open_held_out(data) if data.eval_samples and data.eval_path is not None else self._rows
+        require_column(self._rows, data.prompt_column, "data.prompt_column")
+        apart = data.eval_samples and data.eval_path is not None
+        self._eval_rows = open_held_out_prompts(data, data.prompt_column, folder, seed) if apart else self._rows
         chosen = select(data, self._rows, self._eval_rows, parts, self._maker, self._seed)
         self._train, self._eval = chosen.train, chosen.held_out
         self._curriculum = curriculum(data, self._rows, self._train, self._seed) if data.curriculum_column else None

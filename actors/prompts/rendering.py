@@ -1,6 +1,6 @@
 """The tokenizer and its chat template: a prompt in a data set -> chat messages -> the text and token ids that the model reads.
 
-Conversations to imitate, with the answers in them, are rendered in `actors.prompts.conversation`.
+Conversations to imitate, with the answers in them, are rendered in `actors.demonstrations.conversation`.
 """
 
 from __future__ import annotations

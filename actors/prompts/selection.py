@@ -23,6 +23,7 @@ from actors.rows.sources import ROUNDING, PartCount
 from actors.rows.views import require_column
 from configs.contracts.errors import DataError
 from configs.schema.data import DataSection
+from configs.schema.sources import SourceSection
 
 SUBSET_STREAM = 2**64 - 1
 """Random stream that draws held-out rows and the training subset; streams 0, 1, ... shuffle the epochs."""
@@ -115,7 +116,7 @@ def select(data: DataSection, rows: Rows, eval_rows: Rows, parts: tuple[PartCoun
     Raises:
         DataError: more rows are wanted than exist, or none is left.
     """
-    train, held_out = _split(data, rows, eval_rows, seed)
+    train, held_out = split_rows(data, rows, eval_rows, seed)
     filters = RowFilters.of(data, rows)
     held_out_fitting = fit(eval_rows, held_out, maker, data, "held-out")
     fitting = fit(rows, train, maker, data, "training", filters)
@@ -189,8 +190,15 @@ def _measured(rows: Rows, indices: list[int], maker: PromptMaker, filters: RowFi
         yield index, text, length
 
 
-def _split(data: DataSection, rows: Rows, eval_rows: Rows, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers to train on, and to hold out."""
+def split_rows(data: SourceSection, rows: Rows, eval_rows: Rows, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers to train on, and to hold out: the same for prompts and for demonstrations.
+
+    Args:
+        eval_rows: the rows of `data.eval_path`; `rows` itself if rows are held out of it.
+
+    Raises:
+        DataError: more rows are wanted than exist, or none is left.
+    """
     split_seed = data.mixture.seed if data.mixture and data.mixture.test_split_size is not None else seed
     order = permutation(len(rows), split_seed, SUBSET_STREAM)
     if data.held_out_size is not None:
@@ -215,7 +223,7 @@ def _split(data: DataSection, rows: Rows, eval_rows: Rows, seed: int) -> tuple[n
     return np.sort(train), held_out
 
 
-def held_out_rows(data: DataSection, rows: int) -> int:
+def held_out_rows(data: SourceSection, rows: int) -> int:
     """Number of rows that `test_split_size` holds out. A share is rounded up, as in scikit-learn and `datasets`."""
     size = data.held_out_size or 0
     return min(rows, math.ceil(rows * size - ROUNDING) if isinstance(size, float) else size)

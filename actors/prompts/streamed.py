@@ -29,8 +29,9 @@ from actors.prompts.source import PromptSource
 from actors.rows.files import Row
 from actors.rows.permutation import permutation
 from actors.rows.rows import Rows
-from actors.rows.sources import PartCount, open_held_out
+from actors.rows.sources import PartCount, open_held_out_prompts
 from actors.rows.stream import open_stream
+from actors.rows.views import require_column
 from configs.contracts.errors import DataError
 from configs.contracts.records import Prompt, PromptId
 from configs.schema.data import DataSection
@@ -75,7 +76,9 @@ class StreamedPrompts:
         self._seed = seed % 2**64
         self._maker = PromptMaker(PromptRenderer(tokenizer, data.system_prompt), data.prompt_column)
         streams = [open_stream(data, folder, seed), open_stream(data, folder, seed)]
-        self._eval_rows, held_out, self._first_row = self._held_out(streams[0].read(0, 0 if data.eval_path else data.eval_samples))
+        require_column(streams[0].read(0, 0), data.prompt_column, "data.prompt_column")
+        first_rows = streams[0].read(0, 0 if data.eval_path else data.eval_samples)
+        self._eval_rows, held_out, self._first_row = self._held_out(first_rows, folder)
         fitting = fit(self._eval_rows, held_out, self._maker, data, "held-out")
         require_some(fitting, len(held_out), data, "held-out")
         self._eval = list(fitting.digests)
@@ -188,11 +191,11 @@ class StreamedPrompts:
         self._epoch, self._start, self._drawn = stored["epoch"], stored["row"], stored["drawn"]
         self._buffers.restore(PromptCounts(**stored["counts"]), stored["counted_to"])
 
-    def _held_out(self, first_rows: Rows) -> tuple[Rows, np.ndarray, int]:
+    def _held_out(self, first_rows: Rows, folder: Path) -> tuple[Rows, np.ndarray, int]:
         """The held-out data, the row numbers held out of them, and the first row to train on."""
         if self._data.eval_path is None:
             return first_rows, np.arange(len(first_rows)), len(first_rows)
-        rows = open_held_out(self._data)
+        rows = open_held_out_prompts(self._data, self._data.prompt_column, folder, self._seed)
         return rows, permutation(len(rows), self._seed, SUBSET_STREAM)[: self._data.eval_samples], 0
 
     def _first_buffer(self) -> Buffer:

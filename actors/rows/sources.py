@@ -16,8 +16,8 @@ from actors.rows.permutation import permutation
 from actors.rows.rows import Rows, load_rows, local_files
 from actors.rows.views import ColumnRows, MixedRows, renamed, require_column
 from configs.contracts.errors import DataError
-from configs.schema.data import DataSection, MixturePart, MixtureSection
 from configs.schema.model import BUILTIN
+from configs.schema.sources import MixturePart, MixtureSection, SourceSection
 
 _SHUFFLE_STREAM = 2**64 - 1
 """Random stream that shuffles a mixture as a whole; streams 0, 1, ... draw the subsets of its parts."""
@@ -38,7 +38,7 @@ class PartCount:
     kept: int
 
 
-def open_rows(data: DataSection, folder: Path, seed: int) -> tuple[Rows, tuple[PartCount, ...]]:
+def open_rows(data: SourceSection, folder: Path, seed: int) -> tuple[Rows, tuple[PartCount, ...]]:
     """Open the rows to train on; also returns the parts of a mixture.
 
     Args:
@@ -52,13 +52,11 @@ def open_rows(data: DataSection, folder: Path, seed: int) -> tuple[Rows, tuple[P
         rows, parts = mix(data.mixture)
     else:
         rows, parts = load_rows(local_path(str(data.path), folder, seed), name=data.name, split=data.split), ()
-    rows = renamed(rows, data.columns, "data.columns")
-    require_column(rows, data.prompt_column, "data.prompt_column")
-    return rows, parts
+    return renamed(rows, data.columns, "data.columns"), parts
 
 
-def open_if_small(data: DataSection, seed: int) -> Rows | None:
-    """Open the rows to train on if that takes no time; None for a stream, a hub's data, and text files over `SMALL_BYTES`.
+def open_if_small(data: SourceSection, seed: int) -> tuple[Rows, tuple[PartCount, ...]] | None:
+    """Open the rows to train on as `open_rows` does, if that takes no time; None for a stream, a hub's data, and text files over `SMALL_BYTES`.
 
     Raises:
         DataError: as `open_rows`.
@@ -67,7 +65,7 @@ def open_if_small(data: DataSection, seed: int) -> Rows | None:
     if data.streaming or not all(_is_small(part) for part in parts):
         return None
     with TemporaryDirectory(prefix="rollcast-rows-") as folder:
-        return open_rows(data, Path(folder), seed)[0]
+        return open_rows(data, Path(folder), seed)
 
 
 def _is_small(part: MixturePart) -> bool:
@@ -106,19 +104,21 @@ def _require_builtin(path: str) -> None:
         raise DataError(f"data set {path} does not exist; the only builtin data set is {BUILTIN}addition")
 
 
-def open_held_out(data: DataSection) -> Rows:
-    """Open `data.eval_path`, with its prompts in `data.prompt_column`.
+def open_held_out(data: SourceSection, folder: Path, seed: int) -> Rows:
+    """Open `data.eval_path`, with the columns of `data.columns` that it has renamed. Arguments and errors are those of `open_rows`."""
+    path = str(data.eval_path)
+    rows = load_rows(local_path(path, folder, seed), name=data.name if path == data.path else None, split=data.eval_split)
+    return renamed(rows, {old: new for old, new in data.columns.items() if old in rows.columns}, "data.columns")
 
-    Raises:
-        DataError: data are missing, malformed, or lack a column.
-    """
+
+def open_held_out_prompts(data: SourceSection, prompt_column: str, folder: Path, seed: int) -> Rows:
+    """Open `data.eval_path`, which may be a named set, with its prompts in `prompt_column`, as `open_held_out` does."""
     path = str(data.eval_path)
     if path in NAMED_SETS and not Path(path).exists():
         rows, column = load_named_or_path(path)
-        return renamed(rows, {column: data.prompt_column}, "data.prompt_column")
-    rows = load_rows(path, name=data.name if path == data.path else None, split=data.eval_split)
-    rows = renamed(rows, {old: new for old, new in data.columns.items() if old in rows.columns}, "data.columns")
-    require_column(rows, data.prompt_column, "data.prompt_column")
+        return renamed(rows, {column: prompt_column}, "data.prompt_column")
+    rows = open_held_out(data, folder, seed)
+    require_column(rows, prompt_column, "data.prompt_column")
     return rows
 
 

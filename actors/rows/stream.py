@@ -12,9 +12,9 @@ from actors.rows.files import Row, kind_of, records
 from actors.rows.hub import stream_with_datasets
 from actors.rows.rows import RecordRows, Rows, json_row, local_files
 from actors.rows.sources import local_path
-from actors.rows.views import renamed, require_column
+from actors.rows.views import renamed
 from configs.contracts.errors import DataError
-from configs.schema.data import DataSection
+from configs.schema.sources import SourceSection
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -53,23 +53,21 @@ class RowStream:
         return renamed(rows, self.names, "data.columns")
 
 
-def open_stream(data: DataSection, folder: Path, seed: int) -> RowStream:
+def open_stream(data: SourceSection, folder: Path, seed: int) -> RowStream:
     """Open `data.path` as a stream. Arguments are those of `actors.rows.sources.open_rows`.
 
     Raises:
-        DataError: there is no such data set, it is empty, or it lacks a column.
+        DataError: there is no such data set, or it is empty.
     """
     path = local_path(str(data.path), folder, seed)
     open_at = _opener(path, data)
     columns = dict.fromkeys(column for _, record in islice(open_at(0), _ROWS_FOR_COLUMNS) for column in record)
     if not columns:
         raise DataError(f"data set {path} is empty; it must have at least one row")
-    stream = RowStream(open_at, tuple(columns), data.columns)
-    require_column(stream.read(0, 0), data.prompt_column, "data.prompt_column")
-    return stream
+    return RowStream(open_at, tuple(columns), data.columns)
 
 
-def _opener(path: str, data: DataSection) -> Callable[[int], Iterator[Record]]:
+def _opener(path: str, data: SourceSection) -> Callable[[int], Iterator[Record]]:
     files = local_files(path, data.name, data.split)
     if files is not None:
         kind_of(files)

@@ -37,17 +37,19 @@ def renamed(rows: Rows, columns: Mapping[str, str], key: str) -> Rows:
     return ColumnRows(rows, {new: old for old, new in names.items()})
 
 
-def require_column(rows: Rows, column: str, key: str) -> None:
-    """Raise DataError if `column` does not exist, with a list of the columns and the nearest name."""
+def require_column(rows: Rows, column: str, key: str, remedy: str = "") -> None:
+    """Raise DataError if `column` does not exist, with a list of the columns and the nearest name.
+
+    Args:
+        remedy: instead of giving columns other names.
+    """
     if column in rows.columns:
         return
     lower = {name.lower(): name for name in rows.columns}
     near = get_close_matches(column.lower(), lower, n=1)
     hint = f" (did you mean {lower[near[0]]}?)" if near else ""
-    raise DataError(
-        f"{key} {column!r} is not in the data; the columns there are {', '.join(rows.columns)}{hint}; "
-        "correct the key, or give columns other names with data.columns: {theirs: ours}"
-    )
+    remedy = remedy or "correct the key, or give columns other names with data.columns: {theirs: ours}"
+    raise DataError(f"{key} {column!r} is not in the data; the columns there are {', '.join(rows.columns)}{hint}; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class ColumnRows:
 
     def location(self, index: int) -> str:
         return self.rows.location(index)
+
+
+def part_numbers(rows: Rows) -> np.ndarray:
+    """Number of the part of a mixture that holds each row: int32 [rows]; 0 for the rows of one data set."""
+    return rows.part_of if isinstance(rows, MixedRows) else np.zeros(len(rows), np.int32)
 
 
 @dataclass(frozen=True)

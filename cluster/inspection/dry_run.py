@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from actors.rows.sources import open_if_small
 from cluster.inspection.estimate import estimate
 from cluster.inspection.first_checks import require_data, require_rewards, require_rows
 from cluster.inspection.shared_memory import require_shared_memory
@@ -138,6 +140,8 @@ def _say_what_is_missing(config: RunConfig | SftConfig, console: Console) -> boo
     console.print(told, style="" if enough else "yellow", markup=False, highlight=False, soft_wrap=True)
     try:
         require_data(config)
+        for sentence in rows_of_sources(config):
+            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     except DataError as error:
         console.print(f"data: {error.message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         return False
@@ -170,6 +174,25 @@ def _say_memory(config: RunConfig, console: Console) -> None:
         told = error.message
     if told:
         console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def rows_of_sources(config: RunConfig | SftConfig) -> Iterator[str]:
+    """Sentences on the number of rows of each data set, where counting them takes no time.
+
+    Raises:
+        DataError: the data cannot be read, or the parts of a mixture do not fit together.
+    """
+    data = config.data
+    opened = open_if_small(data, config.seed)
+    if opened is None:
+        why = "are read as they are needed" if data.streaming else "are counted when the run reads them"
+        yield f"data: the rows of {data.source} {why}"
+        return
+    rows, parts = opened
+    for part in parts:
+        taken = "all taken" if part.kept == part.rows else f"{part.kept:,} taken by its weight"
+        yield f"data: {part.path}: {part.rows:,} rows, {taken}"
+    yield f"data: {len(rows):,} rows" + (" in the mixture" if parts else f" in {data.source}")
 
 
 def _memory(config: RunConfig | SftConfig) -> Table | str:

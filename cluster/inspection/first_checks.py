@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from actors.rows.sources import open_if_small, require_source
+from actors.rows.views import require_column
 from cluster.inspection.shared_memory import require_shared_memory
 from cluster.machine import require_room, room, runs_here, this_machine
 from cluster.models.trainable import require_trainable
 from configs.contracts.errors import ConfigError, DataError
-from configs.schema.data import DataSection
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 from rewards import validate
@@ -72,8 +72,10 @@ def require_rows(config: RunConfig, needs: Needs) -> None:
         DataError: the data cannot be used.
     """
     data = config.data
-    rows = open_if_small(data, config.seed) if needs or config.learner.max_steps < 0 else None
-    if rows is not None:
+    opened = open_if_small(data, config.seed) if needs or config.learner.max_steps < 0 else None
+    if opened is not None:
+        rows, _ = opened
+        require_column(rows, data.prompt_column, "data.prompt_column")
         require_columns(needs, [column for column in rows.columns if column != data.prompt_column])
         steps_of(config, len(rows) if data.train_samples < 0 else min(data.train_samples, len(rows)))
 
@@ -106,7 +108,7 @@ def require_data(config: RunConfig | SftConfig) -> None:
 
 def _sources(config: RunConfig | SftConfig) -> Iterator[tuple[str, str | None, str]]:
     data = config.data
-    if isinstance(data, DataSection) and data.mixture is not None:
+    if data.mixture is not None:
         yield from ((part.path, part.name, part.split) for part in data.mixture.datasets)
     elif data.path is not None:
         yield data.path, data.name, data.split

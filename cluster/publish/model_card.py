@@ -88,7 +88,7 @@ def sft_card(config: SftConfig, summary: Mapping[str, object]) -> str:
     lines = "\n".join(f"| {name} | {value} |" for name, value in results if value is not None)
     return (
         f"---\n{dump_yaml(front)}---\n\n# {'LoRA adapter of ' if adapted else ''}{base or 'a local model'}{'' if adapted else ', fine-tuned'}\n\n"
-        f"Trained by supervised fine-tuning with rollcast on `{config.data.path}`: only the assistant's turns are imitated.\n\n"
+        f"Trained by supervised fine-tuning with rollcast on `{config.data.source}`: only the assistant's turns are imitated.\n\n"
         f"| | |\n|---|---|\n{lines}\n\n"
         f"The tokenizer in this repository has the chat template of the training; use it for inference, too.\n\n"
         f"## Settings\n\n```yaml\n{dump_config(config)}```\n"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from actors.prompts.demonstrations import DemonstrationFile, DemonstrationSource
+from actors.demonstrations.counting import left_out, of_each_source
+from actors.demonstrations.indexed import DemonstrationFile, Demonstrations, DemonstrationSource
 from actors.prompts.rendering import load_tokenizer
 from cluster.models.adapter_base import Base, record_of
 from cluster.models.base import prepare_model
@@ -14,7 +16,7 @@ from cluster.models.base_record import BaseRecord
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import RunDirectory
 from configs.contracts.errors import ConfigError
-from configs.schema.sft import SftConfig
+from configs.schema.sft import SftConfig, SftDataSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,8 +28,15 @@ class PreparedSft:
 
     model_path: str
     tokenizer: PreTrainedTokenizerBase
-    train: DemonstrationFile
-    held_out: DemonstrationFile
+    demonstrations: Demonstrations
+
+    @property
+    def train(self) -> DemonstrationFile:
+        return self.demonstrations.train
+
+    @property
+    def held_out(self) -> DemonstrationFile:
+        return self.demonstrations.held_out
 
     def total_steps(self, config: SftConfig) -> int:
         """Count the steps of the whole run. The last batch of an epoch may be smaller, and is a step too."""
@@ -69,28 +78,25 @@ def prepare_sft(config: SftConfig, directory: RunDirectory, display: RunDisplay)
     model_path = prepare_model(config, directory, display)
     with display.phase("reading data"):
         tokenizer = load_tokenizer(model_path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
-        train, held_out = DemonstrationSource(config.data, tokenizer, config.seed, directory.path / "data").write()
-    _say_counts(train, held_out, config, display)
-    if config.data.eval_samples and not held_out.counts.sequences:
-        raise ConfigError(f"none of the {held_out.counts.rows} held-out rows is within data.max_length {config.data.max_length}; raise it")
-    return PreparedSft(model_path, tokenizer, train, held_out)
+        demonstrations = DemonstrationSource(config.data, tokenizer, config.seed, directory.path / "data").write()
+    for sentence in counted(config.data, demonstrations):
+        display.say(sentence)
+    held_out = demonstrations.held_out.counts
+    if config.data.eval_samples and not held_out.sequences:
+        raise ConfigError(f"none of the {held_out.rows} held-out rows is within data.max_length {config.data.max_length}; raise it")
+    return PreparedSft(model_path, tokenizer, demonstrations)
 
 
-def _say_counts(train: DemonstrationFile, held_out: DemonstrationFile, config: SftConfig, display: RunDisplay) -> None:
-    counts = train.counts
-    display.say(
-        f"{counts.sequences:,} sequences to train on, {held_out.counts.sequences:,} held out; {counts.tokens:,} tokens, of which "
-        f"{counts.trained_tokens / counts.tokens:.0%} are imitated; the longest has {counts.longest_tokens:,}"
+def counted(data: SftDataSection, demonstrations: Demonstrations) -> Iterator[str]:
+    """Sentences on the sequences, on the rows that are not used as they are, and on each data set of a mixture."""
+    train, held_out, more = demonstrations.train.counts, demonstrations.held_out.counts, demonstrations.not_evaluated
+    yield (
+        f"{train.sequences:,} sequences to train on, {held_out.sequences:,} held out; {train.tokens:,} tokens, of which "
+        f"{train.trained_tokens / train.tokens:.0%} are imitated; the longest has {train.longest_tokens:,}"
     )
-    done = "cut off at" if config.data.too_long == "truncate" else "left out, being over"
-    facts = {
-        f"{done} data.max_length {config.data.max_length}": counts.too_long + held_out.counts.too_long,
-        "left out, with nothing to imitate within data.max_length": counts.without_answer + held_out.counts.without_answer,
-        "left out, with tools that the chat template does not render": counts.with_unrendered_tools + held_out.counts.with_unrendered_tools,
-        "not trained on, being held out as well": counts.also_held_out,
-    }
-    for fact, number in facts.items():
-        if number:
-            display.say(f"{number:,} {'rows' if 'tools' in fact else 'sequences'} {fact}")
-    if counts.sequences > counts.rows:
-        display.say("a row makes several sequences where the chat template drops what the assistant said in earlier turns")
+    if more.rows:
+        yield f"{more.rows:,} more rows are held out (test_split_size) and not evaluated, as data.eval_samples is {data.eval_samples}"
+    yield from left_out(data, train + held_out + more)
+    if train.sequences > train.rows:
+        yield "a row makes several sequences where the chat template drops what the assistant said in earlier turns"
+    yield from of_each_source(data, demonstrations.sources)

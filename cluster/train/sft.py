@@ -60,6 +60,8 @@ class SftSummary(TypedDict):
     data: dict[str, object]
     held_out: dict[str, object]
     """The counts of the sequences (`DemonstrationCounts`)."""
+    sources: list[dict[str, object]]
+    """The same for each data set of a mixture, with its path and the number of its rows and of those taken."""
     exit_reason: str
     phase_s: dict[str, float]
 
@@ -248,6 +250,7 @@ class SftRun:
             "num_tokens": next((int(line["num_tokens"]) for line in reversed(metrics) if "num_tokens" in line), 0),
             "data": asdict(self.prepared.train.counts),
             "held_out": asdict(self.prepared.held_out.counts),
+            "sources": [asdict(source) for source in self.prepared.demonstrations.sources],
             "exit_reason": reason,
             "phase_s": self.run.phase_s,
         }

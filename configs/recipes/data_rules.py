@@ -28,20 +28,27 @@ MEDICAL_HELD_OUT_SHARE = 0.1
 _MIXTURE_WINS = "each data set of the mixture has its own"
 
 
-def set_source(draft: Draft) -> None:
-    """Set the source of the prompts.
+def set_source(draft: Draft, *, folder_first: bool) -> None:
+    """Set the source of the rows.
+
+    Args:
+        folder_first: take `train_file_dir` where `dataset_name` is given, too, and not the other way round.
 
     Raises:
         ConfigError: no data set is given, or a mixture is not written as its trainer takes it.
     """
     mixture = next((setting for setting in ("dataset_mixture", "datasets") if draft.has(setting)), None)
-    folder = draft.has("train_file_dir")
-    if mixture is None and not folder and not draft.has("dataset_name"):
+    folder, dataset = draft.has("train_file_dir"), draft.has("dataset_name")
+    if mixture is None and not folder and not dataset:
         raise ConfigError("dataset_name is not given; add the hub id of a data set, or the path of a file or folder")
     if mixture is None:
-        set_single_source(draft, "train_file_dir" if folder else "dataset_name")
+        _set_single_source(draft, "train_file_dir" if folder and (folder_first or not dataset) else "dataset_name")
     else:
         _set_mixture(draft, mixture)
+    _set_streaming(draft)
+
+
+def _set_streaming(draft: Draft) -> None:
     streamed = "dataset_streaming" if draft.has("dataset_streaming") else "streaming"
     if draft.has("dataset_streaming") and draft.has("streaming") and draft.flag("dataset_streaming") != draft.flag("streaming"):
         raise ConfigError("dataset_streaming and streaming contradict each other; keep one of them")
@@ -60,11 +67,18 @@ def set_held_out_share(draft: Draft, medical: bool) -> None:
         draft.set("data.test_split_size", MEDICAL_HELD_OUT_SHARE, why="MedicalGPT's script holds out a tenth")
 
 
-def set_single_source(draft: Draft, source: str) -> None:
+def mixed_columns(draft: Draft) -> set[str]:
+    """The columns of the mixture as its first data set lists them; none if it lists none, or there is no mixture."""
+    parts = draft.keys.get("data.mixture.datasets")
+    first = parts[0] if isinstance(parts, list) else None
+    columns = first.get("columns") if isinstance(first, dict) else None
+    return set(map(str, columns.values() if isinstance(columns, dict) else columns if isinstance(columns, list) else ()))
+
+
+def _set_single_source(draft: Draft, source: str) -> None:
     """Set one data set, named by the setting `source`."""
     draft.set("data.path", draft.given[source], source)
-    if source == "train_file_dir":
-        draft.note_ignored("dataset_name", "train_file_dir is used")
+    draft.note_ignored("dataset_name" if source == "train_file_dir" else "train_file_dir", f"{source} is used")
     for setting, target in (("dataset_config", "data.name"), ("dataset_train_split", "data.split")):
         if draft.has(setting):
             draft.set(target, draft.given[setting], setting)

@@ -96,7 +96,7 @@ def _adapter(draft: Draft) -> None:
 
 
 def _data(draft: Draft) -> None:
-    set_source(draft)
+    set_source(draft, folder_first=True)
     set_held_out_share(draft, is_medical(draft))
     if draft.has("train_samples"):
         wanted = int(draft.number("train_samples", -1))

@@ -13,7 +13,6 @@ from configs.recipes.tables import KeyTables
 from configs.yaml_files import YamlValue
 
 _ALL_TOKENS = "only the assistant's tokens have a loss; remove it"
-_ONE_DATA_SET = "only one data set is read; give it as dataset_name, or put the files into one folder and give that"
 
 SFT_KEYS = SHARED | KeyTables(
     old_names={
@@ -55,14 +54,12 @@ SFT_KEYS = SHARED | KeyTables(
     refused={
         "completion_only_loss": ((True,), _ALL_TOKENS),
         "dataset_kwargs": (({}, {"skip_prepare_dataset": False}), "rows are rendered and tokenised here; remove it"),
-        "dataset_mixture": ((), _ONE_DATA_SET),
         "dataset_streaming": ((False,), "rows are tokenised to disk before the first step; set it to false"),
         "dataset_text_field": (
             (),
             "plain text has no answer, and only answers are trained; remove it if rows hold messages, and split other rows into "
             "data.prompt_column and data.completion_column",
         ),
-        "datasets": (([],), _ONE_DATA_SET),
         "label_smoothing_factor": ((0,), "the loss is the plain log-likelihood; remove it"),
         "loss_type": (("nll", "chunked_nll"), "the loss is the plain log-likelihood; remove it"),
         "neftune_noise_alpha": ((0,), "embeddings get no noise; remove it"),
@@ -75,7 +72,6 @@ SFT_KEYS = SHARED | KeyTables(
         "router_aux_loss_coef": ((0,), "the loss has no term for the router of a mixture of experts; remove it"),
         "shift_attn": ((False,), "only the model's own attention is used; set it to false"),
         "streaming": ((False,), "rows are tokenised to disk before the first step; set it to false"),
-        "test_split_size": ((), "held-out rows are given as a number; remove it, and write data.eval_samples=N"),
         "train_on_inputs": ((False,), _ALL_TOKENS),
         "truncation_mode": (("keep_start",), "long sequences are cut at the end; remove it"),
         "use_tensor_parallel": ((False,), "each GPU holds the whole model; set it to false"),

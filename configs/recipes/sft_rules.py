@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 
 from configs.contracts.errors import ConfigError
-from configs.recipes.data_rules import set_single_source
+from configs.recipes.data_rules import mixed_columns, set_held_out_share, set_source
 from configs.recipes.draft import Draft, finite
 from configs.recipes.sft_keys import BARE_FAMILIES, DEFAULTS, END_TOKENS, MEDICAL, MEDICAL_DEFAULTS, TEMPLATES, TRL_DEFAULTS
 from configs.recipes.shared_rules import (
@@ -34,6 +34,9 @@ LORA = {"lora_r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout"}
 TRL_LORA: Mapping[str, float] = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05}
 MEDICAL_LORA: Mapping[str, float] = {"lora_r": 8, "lora_alpha": 32, "lora_dropout": 0.05}
 """Defaults of TRL's ModelConfig and of MedicalGPT's script."""
+
+TALKS = ("messages", "conversations")
+"""Columns in which TRL looks for conversations."""
 
 ADAPTER_SETTINGS = (*LORA, "lora_target_modules", "use_rslora", "peft_path")
 
@@ -129,21 +132,15 @@ def _target_modules(draft: Draft, medical: bool) -> None:
 
 
 def _data(draft: Draft) -> None:
-    if draft.has("dataset_name"):
-        set_single_source(draft, "dataset_name")
-        draft.note_ignored("train_file_dir", "dataset_name is used")
-    elif draft.has("train_file_dir"):
-        set_single_source(draft, "train_file_dir")
-    else:
-        raise ConfigError("dataset_name is not given; add the hub id of a data set, or the path of a file or folder")
+    set_source(draft, folder_first=False)
+    set_held_out_share(draft, medical=False)
     if draft.has("max_train_samples"):
         wanted = int(draft.number("max_train_samples", -1))
         draft.set("data.train_samples", wanted if wanted > 0 else -1, "max_train_samples")
     if is_medical(draft):
         draft.set("data.messages_column", "conversations", why="the column that MedicalGPT's script reads")
     else:
-        why = "TRL finds the column by itself; for rows of prompt and completion write data.messages_column=null"
-        draft.set("data.messages_column", "messages", why=why)
+        _columns(draft)
         if not draft.has("assistant_only_loss") or not draft.flag("assistant_only_loss"):
             why = "TRL trains on every token of a conversation unless assistant_only_loss is true"
             draft.note_default("loss", "on the assistant's tokens only", why)
@@ -151,6 +148,16 @@ def _data(draft: Draft) -> None:
         draft.note_ignored("train_sampling_strategy", "rows are drawn at random, and micro-batches are packed")
     else:
         draft.set("data.shuffle", False, "train_sampling_strategy")
+
+
+def _columns(draft: Draft) -> None:
+    """Set the column of conversations: TRL looks for it in the data, and here only a mixture that lists its columns says what it holds."""
+    names = mixed_columns(draft)
+    if {"prompt", "completion"} <= names and not names & set(TALKS):
+        draft.set("data.messages_column", None, why="the mixture's columns are prompt and completion")
+        return
+    why = "TRL finds the column by itself; for rows of prompt and completion write data.messages_column=null"
+    draft.set("data.messages_column", next((name for name in TALKS if name in names), "messages"), why=why)
 
 
 def _rendering(draft: Draft) -> None:
@@ -224,7 +231,7 @@ def _evaluation(draft: Draft) -> None:
 
 def _set_held_out(draft: Draft) -> None:
     """Set the held-out rows: those of a folder, those of a split, or some of the training rows."""
-    path, split = str(draft.keys["data.path"]), draft.given.get("dataset_test_split", "test")
+    path, split = str(draft.keys.get("data.path", BUILTIN)), draft.given.get("dataset_test_split", "test")
     if draft.has("validation_file_dir") and not draft.has("dataset_name"):
         draft.set("data.eval_path", draft.given["validation_file_dir"], "validation_file_dir")
     elif not is_medical(draft) and not path.startswith(BUILTIN) and (draft.has("dataset_test_split") or draft.has("eval_strategy")):

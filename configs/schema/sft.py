@@ -14,17 +14,12 @@ from configs.schema.cluster import RaySection
 from configs.schema.learner import TrainingSection
 from configs.schema.model import ModelSection
 from configs.schema.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from configs.schema.sources import SourceSection
 
 
-class SftDataSection(Section):
+class SftDataSection(SourceSection):
     """Section `data`: the demonstrations to imitate, and the held-out ones."""
 
-    path: str
-    """A JSON, JSONL, CSV or Parquet file, a folder of them, a hub id, or `builtin:addition`."""
-    name: str | None = None
-    """Configuration of a hub data set."""
-    split: str = "train"
-    """Split to train on."""
     prompt_column: str = "prompt"
     """Column that holds the prompt: a string, or a list of chat messages."""
     completion_column: str = "completion"
@@ -38,16 +33,6 @@ class SftDataSection(Section):
     """Largest number of tokens in a sequence, prompt and completion together."""
     too_long: Literal["leave_out", "truncate"] = "leave_out"
     """Treatment of longer sequences: leave them out and count them, or cut them at the end."""
-    train_samples: int = -1
-    """Number of rows to train on, a seeded subset; -1 means all."""
-    shuffle: bool = True
-    """Shuffle with the run's seed, in a new order every epoch."""
-    eval_path: str | None = None
-    """Data set for the held-out loss. Default: `eval_samples` rows are held out from the training data."""
-    eval_split: str = "test"
-    """Split of `eval_path` on a hub; a local file has only the split `train`."""
-    eval_samples: NonNegativeInt = 100
-    """Number of held-out rows for the loss; 0 switches it off."""
 
 
 class SftSection(TrainingSection):
@@ -77,6 +62,8 @@ class SftConfig(Section):
                 f"learner.token_budget {self.learner.token_budget} is less than data.max_length {self.data.max_length}: the longest "
                 "sequence must fit into one micro-batch; raise the budget"
             )
+        if self.data.streaming:
+            raise ValueError("data.streaming true: rows are tokenised to disk before the first step; set it to false")
         if self.data.train_samples == 0 or self.data.train_samples < -1:
             raise ValueError(f"data.train_samples {self.data.train_samples} is neither -1 nor positive; write -1 for all rows")
         if self.learner.max_steps == 0 or self.learner.max_steps < -1:

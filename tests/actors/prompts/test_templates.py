@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from actors.prompts.conversation import imitations, tokenise
+from actors.demonstrations.conversation import imitations, tokenise
 from actors.prompts.rendering import load_tokenizer
 from configs.contracts.errors import DataError
 from configs.recipes.sft_keys import END_TOKENS, TEMPLATES

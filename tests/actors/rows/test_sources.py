@@ -23,7 +23,8 @@ from actors.prompts.indexed import IndexedPrompts
 from actors.rows.sources import mix
 from configs.contracts.errors import CheckpointError, DataError
 from configs.contracts.records import Prompt
-from configs.schema.data import DataSection, MixtureSection
+from configs.schema.data import DataSection
+from configs.schema.sources import MixtureSection
 from learner.model.tiny_model import build_tokenizer
 
 TOKENIZER = build_tokenizer()

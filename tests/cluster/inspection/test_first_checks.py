@@ -164,6 +164,20 @@ def test_a_reward_of_ones_own_is_never_imported_in_the_driver(tmp_path: Path) ->
     assert "imported by " in output.getvalue() and f"imported by {os.getpid()}" not in output.getvalue()
 
 
+def test_a_dry_run_counts_the_rows_of_each_local_data_set(tmp_path: Path) -> None:
+    for name, rows in (("a", 10), ("b", 4)):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "1?", "completion": "1", "solution": "1"}\n' * rows)
+    mixture = f"[{{path: {tmp_path}/a.jsonl, weight: 0.35}}, {{path: {tmp_path}/b.jsonl}}]"
+    for command, settings in (("train", ["configs/quickstart.yaml", "learner.warm_start=null"]), ("sft", ["configs/quickstart_sft.yaml"])):
+        given = [command, *settings, "data.path=null", f"data.mixture.datasets={mixture}", "--dry-run"]
+        shown = CliRunner().invoke(app, given)
+        assert shown.exit_code == 0, shown.output
+        assert f"data: {tmp_path}/a.jsonl: 10 rows, 3 taken by its weight\n" in shown.output
+        assert f"data: {tmp_path}/b.jsonl: 4 rows, all taken\ndata: 7 rows in the mixture\n" in shown.output
+    hub = CliRunner().invoke(app, ["sft", "configs/quickstart_sft.yaml", "data.path=nobody/nothing", "--dry-run"]).output
+    assert "data: the rows of nobody/nothing are counted when the run reads them\n" in hub
+
+
 def test_a_run_that_is_refused_for_its_data_leaves_the_earlier_run_where_it_was(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "1+1?"}\n')
     run = tmp_path / "run"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from actors.prompts.demonstrations import DemonstrationSource
+from actors.demonstrations.indexed import DemonstrationSource
 from cluster.__main__ import app
 from configs.contracts.errors import ConfigError
 from configs.loading import load_sft_config
@@ -90,7 +90,8 @@ def test_the_rows_are_found_and_imitated(line: str, tmp_path: Path) -> None:
     shown("convert", "--sft", *shlex.split(line), "-o", str(tmp_path / "sft.yaml"))
     here = ["data.eval_samples=0", "data.train_samples=-1"]  # of one row none can be spared
     config = load_sft_config(tmp_path / "sft.yaml", here)
-    train, _ = DemonstrationSource(config.data, build_tokenizer(), config.seed, tmp_path / "data").write()
+    written = DemonstrationSource(config.data, build_tokenizer(), config.seed, tmp_path / "data").write()
+    train = written.train
     assert train.counts.sequences == 1 and 0 < train.counts.trained_tokens < train.counts.tokens
 
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from actors.demonstrations.tool_turns import TOOL_CALLS, TOOL_RESULTS, tool_message
 from actors.prompts.rendering import PromptRenderer
-from actors.prompts.tool_turns import TOOL_CALLS, TOOL_RESULTS, tool_message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.prompts.demonstrations import DemonstrationFile, DemonstrationSource
+from actors.demonstrations.indexed import DemonstrationFile, DemonstrationSource
 from actors.prompts.indexed import IndexedPrompts
 from configs.contracts.errors import DataError
 from configs.contracts.records import DEMONSTRATION_SCHEMA
@@ -32,7 +32,8 @@ def write(
     folder: Path, rows: list[dict[str, Any]], *, tokenizer: Any = TOKENIZER, seed: int = 3, **data: Any
 ) -> tuple[DemonstrationFile, DemonstrationFile]:
     section = SftDataSection.model_validate({"path": str(file_of(folder, rows)), "eval_samples": 0, **data})
-    return DemonstrationSource(section, tokenizer, seed, folder / "out").write()
+    found = DemonstrationSource(section, tokenizer, seed, folder / "out").write()
+    return found.train, found.held_out
 
 
 def texts(file: DemonstrationFile) -> list[str]:
@@ -78,8 +79,8 @@ def test_conversations_and_demonstrations_of_addition(tmp_path: Path) -> None:
     train, _ = write(tmp_path, talks, messages_column="conversations", system_prompt="Be kind")
     assert all(text.startswith("<|im_start|>system\nBe kind<|im_end|>") and "assistant\nyes<|im_end|>" in text for text in texts(train))
     addition = SftDataSection(path="builtin:addition", completion_column="demonstration", eval_samples=50)
-    train, held_out = DemonstrationSource(addition, TOKENIZER, 0, tmp_path / "addition").write()
-    assert (train.counts.sequences, held_out.counts.sequences) == (8050, 50)
+    found = DemonstrationSource(addition, TOKENIZER, 0, tmp_path / "addition").write()
+    assert (found.train.counts.sequences, found.held_out.counts.sequences) == (8050, 50)
 
 
 def test_plain_text_without_a_template(tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_plain_text_without_a_template(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "data", "told"),
     [
-        (ROWS, {"completion_column": "answer"}, "data.completion_column 'answer' is not in the data; the columns there are prompt, completion$"),
+        (ROWS, {"completion_column": "answer"}, "data.completion_column 'answer' is not in the data; the columns there are prompt, completion;"),
         ([{"messages": []}], {}, "for whole conversations set data.messages_column: messages"),
         ([*ROWS, {"prompt": "a", "completion": None}], {}, r"rows.jsonl:41: column 'prompt' holds None"),
         ([{"messages": [{"role": "user", "content": "a"}]}], {"messages_column": "messages"}, "rows.jsonl:1: .*no message of the assistant"),

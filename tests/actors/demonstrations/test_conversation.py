@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from actors.prompts.conversation import Imitation, Message, Sample, continued, conversation, imitations, tokenise
+from actors.demonstrations.conversation import Imitation, Message, Sample, continued, conversation, imitations, tokenise
 from actors.prompts.rendering import PromptRenderer
 from learner.model.tiny_model import CHAT_TEMPLATE, build_tokenizer
 

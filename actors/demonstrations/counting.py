@@ -1,0 +1,97 @@
+"""Numbers of rows, sequences and tokens of demonstrations, for each data set that they come from, and sentences about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+
+from configs.schema.sft import SftDataSection
+
+
+@dataclass
+class DemonstrationCounts:
+    """Numbers of rows, sequences and tokens of one file or one data set, and of those left out."""
+
+    rows: int = 0
+    sequences: int = 0
+    """More than `rows` if the template drops the reasoning of earlier turns: then each turn is a sequence."""
+    tokens: int = 0
+    trained_tokens: int = 0
+    """Tokens that are imitated."""
+    longest_tokens: int = 0
+    too_long: int = 0
+    """Sequences over `data.max_length`: left out, or cut off under `data.too_long: truncate`."""
+    without_answer: int = 0
+    """Sequences left out because no imitated token remained, mostly after they were cut off; and rows in which the assistant answers nothing."""
+    with_unrendered_tools: int = 0
+    """Rows left out because they have tools, which the chat template does not render."""
+    also_held_out: int = 0
+    """Training sequences left out because an equal one is held out."""
+    first_at: dict[str, str] = field(default_factory=dict)
+    """Name of one of the four counts before -> location of the first row in it."""
+
+    def __add__(self, other: DemonstrationCounts) -> DemonstrationCounts:
+        summed = {each.name: _number(self, each.name) + _number(other, each.name) for each in fields(self) if each.name not in _NOT_SUMMED}
+        longest = max(self.longest_tokens, other.longest_tokens)
+        return DemonstrationCounts(**summed, longest_tokens=longest, first_at={**other.first_at, **self.first_at})
+
+    def note(self, reason: str, location: str) -> None:
+        """Note the row as the first one of a count, unless there was one before."""
+        self.first_at.setdefault(reason, location)
+
+
+@dataclass(frozen=True)
+class SourceCounts:
+    """One data set of a mixture, and what became of its rows."""
+
+    path: str
+    rows: int
+    kept: int
+    """Number of rows that the mixture takes."""
+    train: DemonstrationCounts
+    held_out: DemonstrationCounts
+    """Nothing if the held-out rows are of another data set."""
+
+
+_NOT_SUMMED = ("longest_tokens", "first_at")
+
+
+def _number(counts: DemonstrationCounts, name: str) -> int:
+    return vars(counts)[name]
+
+
+def total(by_source: Sequence[DemonstrationCounts]) -> DemonstrationCounts:
+    """The counts of all data sets together."""
+    return sum(by_source[1:], by_source[0])
+
+
+def reasons(data: SftDataSection) -> Mapping[str, str]:
+    """Name of a count -> what was done to the sequences in it, for people."""
+    cut = "cut off at" if data.too_long == "truncate" else "left out, being over"
+    return {
+        "too_long": f"sequences {cut} data.max_length {data.max_length}",
+        "without_answer": "sequences left out, with nothing to imitate within data.max_length",
+        "with_unrendered_tools": "rows left out, with tools that the chat template does not render",
+        "also_held_out": "sequences not trained on, being held out as well",
+    }
+
+
+def left_out(data: SftDataSection, counts: DemonstrationCounts) -> Iterator[str]:
+    """One clause for each reason for which rows are not used as they are: reason, number, first row."""
+    for name, reason in reasons(data).items():
+        if number := _number(counts, name):
+            yield f"{reason}: {number:,} (the first: {counts.first_at[name]})"
+
+
+def of_each_source(data: SftDataSection, sources: Sequence[SourceCounts]) -> Iterator[str]:
+    """One sentence for each data set of a mixture."""
+    for source in sources:
+        train, held_out = source.train, source.held_out
+        taken = "all taken" if source.kept == source.rows else f"{source.kept:,} taken by its weight"
+        unused = source.kept - train.rows - held_out.rows
+        clauses = [
+            f"{train.rows:,} to train on, {held_out.rows:,} held out" + f", {unused:,} not among data.train_samples" * bool(unused),
+            f"{train.sequences:,} sequences, {train.tokens:,} tokens",
+            *left_out(data, train + held_out),
+        ]
+        yield f"{source.path}: {source.rows:,} rows, {taken}: {'; '.join(clauses)}"

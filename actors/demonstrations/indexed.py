@@ -1,0 +1,118 @@
+"""Rows of demonstrations -> tokenised sequences on disk, for supervised fine-tuning.
+
+    rows ── mix, hold out, subset ── `actors.demonstrations.samples` ──► Arrow files
+
+Ranks memory-map the files, so a data set may be larger than the memory of a node or Ray's object store. Data too large to write down are
+streamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import track
+
+from actors.demonstrations.counting import DemonstrationCounts, SourceCounts
+from actors.demonstrations.samples import CountedRows, SampleMaker, record_batch, require_some
+from actors.prompts.selection import split_rows
+from actors.rows.rows import Rows
+from actors.rows.sources import open_held_out, open_rows
+from configs.contracts.records import DEMONSTRATION_SCHEMA
+from configs.schema.sft import SftDataSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_TOKENISED_AT_ONCE = 512
+_PROGRESS_FROM_ROWS = 5_000
+
+
+@dataclass(frozen=True)
+class DemonstrationFile:
+    """Sequences in the format `DEMONSTRATION_SCHEMA`."""
+
+    path: Path
+    counts: DemonstrationCounts
+    digest: str
+    """Hash of all tokens and of the masks of imitation."""
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """The demonstrations of a run, on disk."""
+
+    train: DemonstrationFile
+    held_out: DemonstrationFile
+    """At most `data.eval_samples` rows, possibly none."""
+    sources: tuple[SourceCounts, ...]
+    """The data sets of a mixture; empty without one."""
+    not_evaluated: DemonstrationCounts
+    """The counts of the rows that `test_split_size` holds out beyond `data.eval_samples`."""
+
+
+@dataclass
+class DemonstrationSource:
+    """The demonstrations of a run; call `write` once.
+
+    Args:
+        data: location of the rows, and how they are chosen and rendered.
+        tokenizer: the trained model's, from `load_tokenizer`.
+        seed: the run's seed.
+        folder: for the files.
+    """
+
+    data: SftDataSection
+    tokenizer: PreTrainedTokenizerBase
+    seed: int
+    folder: Path
+
+    def write(self) -> Demonstrations:
+        """Write the training file and the held-out file, which may be empty.
+
+        Raises:
+            DataError: the data are missing, empty or malformed, or nothing is left to train on.
+        """
+        data, maker = self.data, SampleMaker(self.data, self.tokenizer)
+        rows, parts = open_rows(data, self.folder, self.seed)
+        maker.require_columns(rows)
+        eval_rows = self._apart(maker) if data.eval_samples and data.eval_path is not None else rows
+        train, held_out = split_rows(data, rows, eval_rows, self.seed % 2**64)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        evaluated, more, trained = CountedRows.of(eval_rows), CountedRows.of(eval_rows), CountedRows.of(rows)
+        eval_file = self._written("eval", maker, evaluated, held_out[: data.eval_samples])
+        for batch in _batches(held_out[data.eval_samples :]):
+            maker.made(more, batch, held_out=True)
+        train_file = self._written("train", maker, trained, train)
+        require_some(data, train_file.counts, maker.unanswered)
+        held = [one + other for one, other in zip(evaluated.by_source, more.by_source, strict=True)]
+        if eval_rows is not rows:
+            held = [DemonstrationCounts() for _ in parts]
+        counts = zip(parts, trained.by_source, held, strict=True) if parts else ()
+        sources = [SourceCounts(part.path, part.rows, part.kept, train, apart) for part, train, apart in counts]
+        return Demonstrations(train_file, eval_file, tuple(sources), more.counts)
+
+    def _apart(self, maker: SampleMaker) -> Rows:
+        rows = open_held_out(self.data, self.folder, self.seed)
+        maker.require_columns(rows)
+        return rows
+
+    def _written(self, name: str, maker: SampleMaker, counted: CountedRows, indices: np.ndarray) -> DemonstrationFile:
+        digest, path = hashlib.blake2b(digest_size=16), self.folder / f"{name}.arrow"
+        quiet, console = len(indices) < _PROGRESS_FROM_ROWS, Console(emoji=False, stderr=True)
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, DEMONSTRATION_SCHEMA) as writer:
+            for batch in track(_batches(indices), f"tokenising {name} rows", console=console, transient=True, disable=quiet):
+                made = maker.made(counted, batch, held_out=name == "eval")
+                for sample in made:
+                    digest.update(sample.token_ids_T.tobytes() + sample.trained_T.tobytes())
+                writer.write_batch(record_batch(made))
+        return DemonstrationFile(path, counted.counts, digest.hexdigest())
+
+
+def _batches(indices: np.ndarray) -> list[list[int]]:
+    return [indices[start : start + _TOKENISED_AT_ONCE].tolist() for start in range(0, len(indices), _TOKENISED_AT_ONCE)]

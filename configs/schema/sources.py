@@ -1,0 +1,168 @@
+"""The keys of section `data` that every training has: where rows come from, which are held out, and in which order they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+
+from configs.schema.section import NonNegativeInt, PositiveInt, Section
+
+
+class MixturePart(Section):
+    """One data set of a mixture."""
+
+    path: str
+    """A file, a folder or a hub id, as `data.path`."""
+    name: str | None = None
+    """Configuration of a hub data set."""
+    split: str = "train"
+    columns: tuple[str, ...] | dict[str, str] | None = None
+    """Columns to keep: a list, or {theirs: ours} to rename them. All parts must end with the same names. Default: all columns."""
+    weight: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the rows to keep: a seeded subset of floor(rows x weight). Default: all rows, in order."""
+
+    @property
+    def kept_columns(self) -> dict[str, str] | None:
+        """Their name -> our name of the columns to keep; None for all columns."""
+        if self.columns is None or isinstance(self.columns, dict):
+            return self.columns
+        return {column: column for column in self.columns}
+
+
+class MixtureSection(Section):
+    """Several data sets joined and then shuffled, with Open-R1's arithmetic."""
+
+    datasets: tuple[MixturePart, ...]
+    seed: int = 0
+    """Seed of the subset of each part, of the shuffle and, with `test_split_size` here, of the split."""
+    test_split_size: float | int | None = None
+    """See `data.test_split_size`."""
+
+    @field_validator("datasets")
+    @classmethod
+    def _parts_fit(cls, parts: tuple[MixturePart, ...]) -> tuple[MixturePart, ...]:
+        if not parts:
+            raise ValueError("no data set is listed; list at least one as {path: ..., weight: ...}")
+        chosen = [part for part in parts if part.kept_columns is not None]
+        names = [set((part.kept_columns or {}).values()) for part in chosen]
+        for part, columns in zip(chosen[1:], names[1:], strict=True):
+            if columns != names[0]:
+                raise ValueError(
+                    f"the columns of the data sets must be the same, but {_only(chosen[0].path, names[0] - columns)}"
+                    f"{_only(part.path, columns - names[0])}make them equal, or write {{theirs: ours}} if only the names differ"
+                )
+        return parts
+
+    @field_validator("test_split_size")
+    @classmethod
+    def _a_share_or_a_count(cls, size: float | int | None) -> float | int | None:
+        return _checked_size(size)
+
+
+def _only(path: str, columns: set[str]) -> str:
+    return f"{path} alone has {', '.join(sorted(columns))}; " if columns else ""
+
+
+def _checked_size(size: float | int | None) -> float | int | None:
+    if size is not None and not (0 < size < 1 if isinstance(size, float) else size >= 1):
+        raise ValueError(f"{size} is neither a share between 0 and 1 nor a number of rows; write 0.1 for a tenth, or 500 for 500 rows")
+    return size
+
+
+class SourceSection(Section):
+    """The source of rows, the subset that is trained on, the held-out ones, and the order."""
+
+    path: str | None = None
+    """A JSON, JSONL, CSV, Parquet or Arrow file, a folder of them or of `save_to_disk`, a hub id, or `builtin:addition`."""
+    mixture: MixtureSection | None = None
+    """Several data sets, instead of `path`."""
+    name: str | None = None
+    """Configuration of a hub data set."""
+    split: str = "train"
+    """Split to train on."""
+    columns: dict[str, str] = {}
+    """New names of columns: {theirs: ours}. A column that already has the new name is hidden. Applies to `eval_path` if it has the
+    columns."""
+    train_samples: int = -1
+    """Number of rows to use, a seeded subset; -1 means all. With `test_split_size` it includes the held-out rows, otherwise they come on
+    top."""
+    shuffle: bool = True
+    """Shuffle with the run's seed, in a new order every epoch."""
+    streaming: bool = False
+    """Read rows when they are needed, not all at the start, for data sets that are too large to download or to index."""
+    shuffle_buffer_size: PositiveInt = 1000
+    """Number of rows in a buffer: with `streaming`, rows are shuffled within buffers."""
+    eval_path: str | None = None
+    """Data set to hold out: a path, for prompts also a name such as math_500. Default: rows are held out from the training data."""
+    eval_split: str = "test"
+    """Split of `eval_path` on a hub; a local file has only the split `train`."""
+    eval_samples: NonNegativeInt = 100
+    """Largest number of held-out rows that are evaluated; 0 switches evaluation off."""
+    test_split_size: float | int | None = None
+    """Rows held out from the training data: a seeded share (0.1) or number (500). Default: `eval_samples` rows, if there is no
+    `eval_path`."""
+
+    @property
+    def source(self) -> str:
+        """The name of the source, for display: `path`, or the paths of the mixture."""
+        return self.path if self.path is not None else " + ".join(part.path for part in self.mixture.datasets) if self.mixture else ""
+
+    @property
+    def held_out_size(self) -> float | int | None:
+        """`test_split_size`, given here or in the mixture."""
+        return self.mixture.test_split_size if self.mixture and self.mixture.test_split_size is not None else self.test_split_size
+
+    @property
+    def needs_all_rows(self) -> Mapping[str, bool]:
+        """Key -> true if it is given and needs all rows before the first is drawn, as a stream cannot give them."""
+        return {
+            "mixture": self.mixture is not None,
+            "train_samples": self.train_samples != -1,
+            "test_split_size": self.test_split_size is not None,
+        }
+
+    @field_validator("test_split_size")
+    @classmethod
+    def _a_share_or_a_count(cls, size: float | int | None) -> float | int | None:
+        return _checked_size(size)
+
+    @model_validator(mode="after")
+    def _keys_go_together(self) -> SourceSection:
+        if (self.path is None) == (self.mixture is None):
+            both = "path and mixture are both given; keep one" if self.path else "neither path nor mixture is given; give one of them"
+            raise ValueError(f"{both}: {_PATH_OR_MIXTURE}")
+        for broken, fault in self._rules():
+            if broken:
+                raise ValueError(fault)
+        return self
+
+    def _rules(self) -> list[tuple[object, str]]:
+        """(true if the rule is broken, its fault)."""
+        return [*self._mixture_rules(), *self._held_out_rules(), *self._streaming_rules()]
+
+    def _mixture_rules(self) -> list[tuple[object, str]]:
+        beside = [key for key in ("name", "columns") if getattr(self, key)] + (["split"] if self.split != "train" else [])
+        return [(self.mixture and beside, f"{' and '.join(beside)} with mixture: each data set of a mixture has its own; move it there")]
+
+    def _held_out_rules(self) -> list[tuple[object, str]]:
+        twice = self.mixture and self.mixture.test_split_size is not None and self.test_split_size is not None
+        return [
+            (twice, "test_split_size is given here and in mixture; keep one"),
+            (
+                self.held_out_size is not None and self.eval_path is not None,
+                f"test_split_size {self.held_out_size} with eval_path {self.eval_path}: held-out rows come from one of them; remove "
+                "the other",
+            ),
+        ]
+
+    def _streaming_rules(self) -> list[tuple[object, str]]:
+        asked = " and ".join(key for key, given in self.needs_all_rows.items() if given)
+        remedy = "remove it, or set streaming: false"
+        if self.test_split_size is not None:
+            remedy = "hold out the first rows with eval_samples, or set streaming: false"
+        return [(self.streaming and asked, f"{asked} with streaming: it needs all rows before the first is drawn; {remedy}")]
+
+
+_PATH_OR_MIXTURE = "data come from one data set (path), or from several (mixture: {datasets: [{path: ...}, ...]})"
