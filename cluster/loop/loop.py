@@ -185,10 +185,15 @@ class TrainLoop:
         await self._confirm_report()
         if not self._saved_last:
             await self.save_checkpoint(self._snapshot())
-        return self._stop_reason or ("finished" if self.window.steps_taken >= self.settings.total_steps else "data exhausted")
+        return self._stop_reason or self._end_reason()
+
+    def _end_reason(self) -> str:
+        if self.window.steps_taken >= self.settings.total_steps:
+            return "finished"
+        return "every group was filtered" if self.window.filters_in_vain else "data exhausted"
 
     async def _next_batch(self) -> list[ScoredGroup] | None:
-        """Wait for a batch. None when the run was stopped, or when no more groups can come."""
+        """Wait for a batch. None when the run was stopped, when no more groups can come, or when every group is filtered."""
         async with self._changed:
             while not self._stop_reason:
                 groups = self.window.take()
@@ -196,7 +201,7 @@ class TrainLoop:
                 self._changed.notify_all()
                 if groups is not None:
                     return groups
-                if self._exhausted and self.window.in_flight == 0 and not self.window.to_reissue():
+                if self.window.filters_in_vain or (self._exhausted and self.window.in_flight == 0 and not self.window.to_reissue()):
                     return None
                 await self._changed.wait()
         return None

@@ -99,11 +99,15 @@ class Window:
     on_stale: Literal["drop", "keep"] = "drop"
     total_steps: int = 1
     filter_zero_variance: bool = False
+    max_num_gen_batches: int | None = None
+    """Batches of groups that may be filtered for one step."""
     steps_taken: int = 0
     drawn: int = 0
     trained: int = 0
     reissued_stale: int = 0
     filtered: Counter[str] = field(default_factory=Counter)
+    filtered_for_step: int = 0
+    """Groups filtered since the last batch was taken, or since the run was started again."""
     dropped: Counter[str] = field(default_factory=Counter)
     _in_flight: dict[PromptId, int] = field(default_factory=dict)
     """Prompts being sampled or scored, with their attempt, in the order of admission."""
@@ -172,6 +176,7 @@ class Window:
         if self.filters(group):
             self._forget(prompt_id)
             self.filtered["zero_variance"] += 1
+            self.filtered_for_step += 1
         else:
             self._ready[prompt_id] = group
         return True
@@ -179,6 +184,11 @@ class Window:
     def filters(self, group: ScoredGroup) -> bool:
         """Tell whether a group is kept from training, because it would teach nothing."""
         return self.filter_zero_variance and group.scores.zero_variance
+
+    @property
+    def filters_in_vain(self) -> bool:
+        """True if so many groups were filtered for this step that there is no hope for it."""
+        return self.max_num_gen_batches is not None and self.filtered_for_step >= self.max_num_gen_batches * self.groups_per_step
 
     def drop(self, prompt_id: PromptId, reason: str) -> None:
         """Give a prompt up for good."""
@@ -202,6 +212,7 @@ class Window:
         for group in batch:
             self._learning[group.summary.prompt_id] = group
         self.steps_taken += 1
+        self.filtered_for_step = 0
         return batch
 
     def finish_step(self) -> None:

@@ -135,7 +135,7 @@ NOTHING_LEARNED = "nothing was learned"
 """Exit reason of a run that reached its end without a group whose rewards differ. Resuming it would have nothing to do: the same command starts
 anew, as after any run that reached its end."""
 
-COMPLETED_REASONS = ("finished", "data exhausted", NOTHING_LEARNED)
+COMPLETED_REASONS = ("finished", "data exhausted", "every group was filtered", NOTHING_LEARNED)
 """Exit reasons of runs that reached their end. With any other reason, the run can be resumed."""
 
 

@@ -16,6 +16,7 @@ def make_window(config: RunConfig, steps: int) -> Window:
         on_stale=config.cluster.on_stale,
         total_steps=steps,
         filter_zero_variance=config.learner.filter_zero_variance,
+        max_num_gen_batches=config.learner.max_num_gen_batches,
     )
 
 

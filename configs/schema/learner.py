@@ -182,5 +182,7 @@ class LearnerSection(TrainingSection, ObjectiveSection):
     """Completions per optimizer step over all ranks: TRL's per_device_train_batch_size x gradient_accumulation_steps x ranks."""
     filter_zero_variance: bool = False
     """Leave out groups whose rewards are all equal, and sample others in their place (dynamic sampling)."""
+    max_num_gen_batches: PositiveInt | None = 100
+    """With `filter_zero_variance`: end the run when so many batches of groups in a row were left out for one step; null goes on for ever."""
     warm_start: WarmStartSection | None = None
     """Supervised training before GRPO; none when not given."""

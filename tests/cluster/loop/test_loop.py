@@ -154,6 +154,27 @@ async def test_every_step_trains_distinct_groups_within_the_bound(max_staleness:
     assert [snapshot.step for snapshot in snapshots] == [12]
 
 
+@dataclass
+class EqualAfter(ConstantRewards):
+    """Rewards that are all equal from one prompt on."""
+
+    index: int = 0
+
+    async def score(self, body: BodyRef, summary: GroupSummary, step: int) -> Scores:
+        scores = await super().score(body, summary, step)
+        return replace(scores, rewards_G=(1.0, 1.0)) if summary.prompt_id.index >= self.index else scores
+
+
+@pytest.mark.parametrize("steps_before", [0, 3])
+@pytest.mark.parametrize("max_staleness", [0, 2])
+async def test_a_run_that_filters_every_group_ends(steps_before: int, max_staleness: int) -> None:
+    window = Window(2, max_staleness, total_steps=1000, filter_zero_variance=True, max_num_gen_batches=5)
+    loop, records, snapshots = make_loop(steps=1000, max_staleness=max_staleness, rewards=EqualAfter(index=2 * steps_before), window=window)
+    assert await asyncio.wait_for(loop.run(), 10) == "every group was filtered"
+    assert len(records) == snapshots[-1].step == steps_before
+    assert 10 <= loop.window.filtered["zero_variance"] <= 10 + 2 * (max_staleness + 1)
+
+
 async def test_groups_that_are_filtered_are_shown_to_the_caller() -> None:
     class EqualRewards(ConstantRewards):
         async def score(self, body: BodyRef, summary: GroupSummary, step: int) -> Scores:

@@ -26,7 +26,7 @@ def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
     RunDirectory.open(tmp_path / "run", "auto").close()
 
 
-@pytest.mark.parametrize("reason", ["finished", "data exhausted", NOTHING_LEARNED])
+@pytest.mark.parametrize("reason", ["finished", "data exhausted", "every group was filtered", NOTHING_LEARNED])
 def test_a_finished_run_is_moved_aside(tmp_path: Path, reason: str) -> None:
     """Also one that learned nothing: going on from its end would do nothing, again and again."""
     with RunDirectory.open(tmp_path / "run", "auto") as first:
