@@ -53,7 +53,7 @@ class Placement:
     learners: Role
     rewards: Role
     nodes: Mapping[str, tuple[str, ...]]
-    """Node name -> its processes; empty while the nodes are unknown (in a dry run, and before Ray has started)."""
+    """Node name -> the processes of all nodes with that name; empty while the nodes are unknown (in a dry run, and before Ray has started)."""
 
     @property
     def roles(self) -> tuple[Role, Role, Role]:
@@ -101,19 +101,19 @@ def place(config: RunConfig | SftConfig, nodes: Sequence[Node], learner: bool = 
     fewer = "actors.num_workers, learner.ranks" if need.rollouts.count else "learner.ranks"
     remedy = f"lower {fewer} or the gpus_per_* of the roles (in a recipe: --num_processes), or add nodes"
     _require_totals(need, nodes, remedy, where)
-    free = {node.name: [node.gpus, node.cpus] for node in nodes}
+    free = [[node.gpus, node.cpus] for node in nodes]  # by number, since several nodes may have one name
     placed: dict[str, list[str]] = {node.name: [] for node in nodes}
     for role in sorted(need.roles, key=lambda role: (-role.gpus, -role.cpus)):
         for index in range(role.count):
-            node = _node_with_room(free, role)
-            if node is None:
-                left = "; ".join(f"{name}: {gpus:g} GPUs, {cpus:g} cores" for name, (gpus, cpus) in free.items())
+            number = _node_with_room(free, role)
+            if number is None:
+                left = "; ".join(f"{node.name}: {gpus:g} GPUs, {cpus:g} cores" for node, (gpus, cpus) in zip(nodes, free, strict=True))
                 raise PlacementError(
                     f"{role.name} {index} needs {role.gpus:g} GPUs and {role.cpus:g} CPU cores on one node, and none has them left ({left}): {remedy}"
                 )
-            free[node][0] -= role.gpus
-            free[node][1] -= role.cpus
-            placed[node].append(f"{role.name} {index}")
+            free[number][0] -= role.gpus
+            free[number][1] -= role.cpus
+            placed[nodes[number].name].append(f"{role.name} {index}")
     return Placement(need.rollouts, need.learners, need.rewards, {name: tuple(names) for name, names in placed.items()})
 
 
@@ -135,6 +135,7 @@ def _require_totals(need: Placement, nodes: Sequence[Node], remedy: str, where: 
         )
 
 
-def _node_with_room(free: Mapping[str, Sequence[float]], role: Role) -> str | None:
-    """The first node whose free (GPUs, CPU cores) hold one process of the role."""
-    return next((name for name, (gpus, cpus) in free.items() if gpus + ROUNDING >= role.gpus and cpus + ROUNDING >= role.cpus), None)
+def _node_with_room(free: Sequence[Sequence[float]], role: Role) -> int | None:
+    """The number of the first node whose free (GPUs, CPU cores) hold one process of the role."""
+    has_room = (gpus + ROUNDING >= role.gpus and cpus + ROUNDING >= role.cpus for gpus, cpus in free)
+    return next((number for number, fits in enumerate(has_room) if fits), None)

@@ -12,7 +12,8 @@ import itertools
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -142,7 +143,8 @@ class RewardPool:
         """Score one group.
 
         Args:
-            body: reference of the group's table in the object store. Only the worker fetches the table.
+            body: reference of the group's table in the object store. A copy of the table is left on the driver's node, which a run cannot
+                lose: a scored group outlives the node that sampled it.
             summary: the facts about the group.
             step: optimizer steps done.
 
@@ -153,7 +155,10 @@ class RewardPool:
         """
         while True:
             slot = await self._least_loaded()
-            report = await self._score_on(slot, body, summary, step)
+            with _lost_bodies_sampled_again(summary):
+                report = await self._score_on(slot, body, summary, step)
+                if report is not None:
+                    await body
             if report is not None:
                 slot.busy_s, slot.graders_replaced = max(slot.busy_s, report.busy_s), max(slot.graders_replaced, report.graders_replaced)
                 await self._account(body, report.scores)
@@ -184,8 +189,8 @@ class RewardPool:
             return await call
         except (RayActorError, TimeoutError) as error:
             self._lost(slot, actor, error)
-        except ObjectLostError as error:
-            raise RolloutError(f"the body of group {summary.prompt_id} was lost with its node; sample the prompt again") from error
+        except ObjectLostError:  # a RayTaskError too, when the worker finds it
+            raise
         except RayTaskError as error:
             raise _as_reward_error(error, slot) from error
         finally:
@@ -355,6 +360,17 @@ class RewardPool:
         for call in closing:
             call.cancel()
         await asyncio.gather(*closing, return_exceptions=True)
+
+
+@contextmanager
+def _lost_bodies_sampled_again(summary: GroupSummary) -> Iterator[None]:
+    """Turn Ray's error about a lost body into one of the rollout."""
+    from ray.exceptions import ObjectLostError
+
+    try:
+        yield
+    except ObjectLostError as error:
+        raise RolloutError(f"the body of group {summary.prompt_id} was lost with its node; sample the prompt again") from error
 
 
 def _as_reward_error(error: Exception, slot: _Slot) -> RewardError:

@@ -1,8 +1,11 @@
 """Checkpoints of a run, written atomically: learner state, adapter, position in the data, fate of every prompt, and groups not trained yet.
 
-A checkpoint is written to `step-000050.tmp`, where every file is fsynced and hashed into `manifest.json`; one rename then makes it
+A checkpoint is written to `step-000050-3f9a1c.tmp`, where every file is fsynced and hashed into `manifest.json`; one rename then makes it
 current. Whenever the process is killed, this checkpoint or the previous one is whole. A checkpoint whose files do not match its
 manifest is skipped, and the previous one is used.
+
+No name is used twice: a rank on a node that was cut off from the cluster may still be writing the checkpoint of a step that the run, restored
+on another node, has come to again.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -87,8 +91,8 @@ def folders_in(checkpoints: Path) -> list[Path]:
 def begin(checkpoints: Path, step: int) -> Path:
     """Make an empty folder to write a checkpoint into, and remove what an interrupted write left."""
     for leftover in checkpoints.glob("*.tmp"):
-        shutil.rmtree(leftover)
-    folder = checkpoints / f"step-{step:06d}.tmp"
+        shutil.rmtree(leftover, ignore_errors=True)  # a rank that was cut off may still write into it
+    folder = checkpoints / f"step-{step:06d}-{secrets.token_hex(3)}.tmp"
     checkpoints.mkdir(exist_ok=True)  # but not a run directory that is gone
     folder.mkdir()
     return folder
@@ -101,16 +105,25 @@ def writing(checkpoints: Path, step: int) -> Iterator[Path]:
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written.
     """
-    unfinished = checkpoints / f"step-{step:06d}.tmp"
+    unfinished = None
     try:
-        yield begin(checkpoints, step)
+        unfinished = begin(checkpoints, step)
+        yield unfinished
     except (OSError, CheckpointError) as error:
-        written = _bytes_in(unfinished)
-        shutil.rmtree(unfinished, ignore_errors=True)
+        written = _removed_bytes(unfinished)
         raise CheckpointError(_why_unwritten(checkpoints, step, written, error)) from None
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        _removed_bytes(unfinished)
         raise
+
+
+def _removed_bytes(unfinished: Path | None) -> int:
+    """Remove an unfinished folder, if there is one; returns the bytes that were in it."""
+    if unfinished is None:
+        return 0
+    written = _bytes_in(unfinished)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return written
 
 
 def _why_unwritten(checkpoints: Path, step: int, written: int, error: OSError | CheckpointError) -> str:
@@ -138,7 +151,7 @@ def finish(folder: Path, state: Mapping[str, object], keep: int | None) -> Path:
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps(files, indent=1))
     _fsynced_sha256(manifest)
-    final = folder.with_suffix("")
+    final = folder.with_name(folder.name.rpartition("-")[0])
     if final.exists():
         shutil.rmtree(final)
     os.rename(folder, final)

@@ -17,7 +17,7 @@ from cluster.output.display import RunDisplay
 from cluster.placement import roles
 from cluster.session import RaySession
 from cluster.train.prepare import Prepared
-from cluster.train.room import Room
+from cluster.train.room import FIRST_WAIT_S, Room
 from configs.contracts.tasks import gather_or_cancel
 from configs.schema.run import RunConfig
 from learner.grpo.learner import GrpoLearner
@@ -48,8 +48,14 @@ class RoleMaker:
 
     async def respawn_learner(self, say: Callable[[str], None]) -> GrpoLearner:
         """Spawn the ranks again, and wait until they run."""
-        wait_s = self.config.cluster.lost_resources_wait_s
-        return await Room(roles(self.config).learners, wait_s, self.session.shortage, say).spawned(self.spawn_learner)
+        return await self._room(self.config.cluster.lost_resources_wait_s, say).spawned(self.spawn_learner)
+
+    async def await_learner(self, learner: GrpoLearner, say: Callable[[str], None]) -> None:
+        """Wait until the ranks of the first group run. The cluster is large enough for them, but other work may have their room."""
+        await self._room(FIRST_WAIT_S, say).started(learner)
+
+    def _room(self, wait_s: float, say: Callable[[str], None]) -> Room:
+        return Room(roles(self.config).learners, wait_s, self.session.shortage, say)
 
     async def start_rewards(self) -> RewardPool:
         return await RewardPool.start(self.config, ray_options=self.session.placement().rewards.ray_options(), log_dir=self.log_dir)
@@ -109,10 +115,12 @@ async def started_roles(maker: RoleMaker, resume_folder: Path | None, display: R
         closing.append(learner.close)
         if maker.prepared.needs_warm_start:
             with display.phase("supervised warm start"):
+                await maker.await_learner(learner, display.say)
                 await maker.prepared.run_warm_start(learner, display)
         with display.phase("starting engines, learner and graders"):
             grading = asyncio.ensure_future(_start_rewards(maker, closing))
-            await gather_or_cancel([maker.load_models(rollouts, learner, resume_folder), grading])
+            running = maker.await_learner(learner, display.say)
+            await gather_or_cancel([running, maker.load_models(rollouts, learner, resume_folder), grading])
             await rollouts.broadcast(await learner.export_adapter())
         yield Roles(rollouts, grading.result(), learner, maker, closing)
     finally:

@@ -1,4 +1,4 @@
-"""Room for a learner group that is made again: its node may be lost, and another one may come.
+"""Room for a learner group. Other work may have it when the run starts; a group that is made again may have lost its node, and another may come.
 
 spawn ─► ranks wait for room, or die with the lost node (spawn again) ─► all ranks run
               └─ every 30 s: what is missing                  └─ nothing after `cluster.lost_resources_wait_s`: PlacementError
@@ -16,6 +16,8 @@ from cluster.placement import Role
 from configs.contracts.errors import LearnerError, PlacementError
 
 SAY_EVERY_S = 30.0
+FIRST_WAIT_S = 900.0
+"""Limit on the first search of a run, when the ranks read their libraries from cold disks: as long as rollout workers have by default."""
 SPAWN_AGAIN_S = 2.0
 """Pause after ranks that died at once: Ray places them on a lost node until it knows of the loss."""
 
@@ -57,7 +59,7 @@ class Room:
         while True:
             group = spawn()
             try:
-                await self._started(group)
+                await self.started(group)
                 return group
             except LearnerError:
                 if self._left_s <= 0 and not self.shortage():
@@ -71,7 +73,13 @@ class Room:
     def _left_s(self) -> float:
         return self._began_s + self.wait_s - time.monotonic()
 
-    async def _started(self, group: Group) -> None:
+    async def started(self, group: Group) -> None:
+        """Wait until the ranks of this group run, and say every `SAY_EVERY_S` what is missing.
+
+        Raises:
+            PlacementError: the cluster had no room in all that time.
+            LearnerError: a rank died.
+        """
         starting = asyncio.ensure_future(group.worker_pids())
         try:
             while not (await asyncio.wait({starting}, timeout=max(0.0, min(SAY_EVERY_S, self._left_s))))[0]:
@@ -84,4 +92,4 @@ class Room:
 
     def _missing(self) -> str:
         asked = f"the learner asks for {self.role.count} x ({self.role.gpus:g} GPUs, {self.role.cpus:g} CPU cores)"
-        return f"{asked}: {self.shortage() or 'the cluster is large enough, but other work has its room'}"
+        return f"{asked}: {self.shortage() or 'the cluster is large enough, but other processes have its room'}"

@@ -41,7 +41,7 @@ from cluster.train.driver import (
     stop_on_signals,
 )
 from cluster.train.prepare_sft import PreparedSft, prepare_sft
-from cluster.train.room import Room
+from cluster.train.room import FIRST_WAIT_S, Room
 from configs.schema.model import WARM_MODEL
 from configs.schema.sft import SftConfig
 from learner.model.end_token import add_end_token
@@ -153,13 +153,15 @@ class SftRun:
         self.checkpoint, prepared = self.run.newest_checkpoint() or self.checkpoint, self.prepared
         require_base_of(self.checkpoint, prepared.base_to_train(self.run.config), prepared.model_path, self.run.display.say)
         await self.group.close()
-        role, wait_s = roles(self.run.config).learners, self.run.config.cluster.lost_resources_wait_s
-        room = Room(role, wait_s, self.session.shortage, self.run.display.say)
-        self.group = await room.spawned(lambda: _spawn(self.run))
+        self.group = await self._room(self.run.config.cluster.lost_resources_wait_s).spawned(lambda: _spawn(self.run))
+
+    def _room(self, wait_s: float) -> Room:
+        return Room(roles(self.run.config).learners, wait_s, self.session.shortage, self.run.display.say)
 
     async def _start(self) -> None:
         """Load the model in every rank, at the checkpoint or at the beginning."""
         prepared, found = self.prepared, self.checkpoint
+        await self._room(FIRST_WAIT_S).started(self.group)
         await self.group.start(
             prepared.model_path,
             prepared.train.path,

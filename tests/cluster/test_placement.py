@@ -45,6 +45,13 @@ def test_every_process_is_placed_once() -> None:
     assert sorted(placement.nodes["a"]) == sorted(["rollout 0", "reward 0", *(f"learner {rank}" for rank in range(7))])
 
 
+def test_nodes_of_one_name_have_the_room_of_all() -> None:
+    """Containers often have one host name on every machine."""
+    run = config(actors={"num_workers": 2}, learner={"ranks": 1})
+    processes = place(run, [Node("trainer", 8, 1)] * 3 + [Node("trainer", 0, 0)]).nodes["trainer"]
+    assert sorted(processes) == ["learner 0", "reward 0", "rollout 0", "rollout 1"]
+
+
 def test_the_device_map_gives_each_gpu_its_processes() -> None:
     whole = device_map(config(actors={"num_workers": 1}, learner={"ranks": 2}))
     assert whole == {"GPU 0": ["rollout 0"], "GPU 1": ["learner 0"], "GPU 2": ["learner 1"], "CPU": ["reward 0"]}

@@ -42,6 +42,22 @@ def test_an_interrupted_checkpoint_is_ignored_and_cleaned(tmp_path: Path) -> Non
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_a_rank_that_was_cut_off_spoils_no_checkpoint_of_the_same_step(tmp_path: Path) -> None:
+    """It began to write step 5 and goes on while the restored run writes its own step 5, and after that."""
+    cut_off = checkpoint.begin(tmp_path, 5) / "learner"
+    folder = checkpoint.begin(tmp_path, 5)
+    (folder / "learner").mkdir()
+    (folder / "learner" / "state.bin").write_bytes(b"whole")
+    cut_off.mkdir(parents=True, exist_ok=True)  # as `LearnerEngine.save` does
+    (cut_off / "state.bin").write_bytes(b"of another run of the steps")
+    final = checkpoint.finish(folder, {"step": 5, "identity": {}}, None)
+    (cut_off / "rng-0.bin").write_bytes(b"late")
+    assert checkpoint.read(final).step == 5
+    assert [(file.name, file.read_bytes()) for file in (final / "learner").iterdir()] == [("state.bin", b"whole")]
+    save(tmp_path, 10)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["step-000005", "step-000010"], "what it wrote is removed"
+
+
 def test_a_folder_without_manifest_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not a whole checkpoint"):
         checkpoint.read(tmp_path)
