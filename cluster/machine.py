@@ -28,14 +28,18 @@ def this_machine() -> Node:
     return Node(socket.gethostname(), float(os.cpu_count() or 1), float(_gpus()))
 
 
-def require_room(config: RunConfig | SftConfig, here: Node) -> None:
+def require_room(config: RunConfig | SftConfig, here: Node, learner: bool = True) -> None:
     """Refuse a run that needs more GPUs than this machine has. Processes on the CPU share its cores, whatever their number.
+
+    Args:
+        learner: False leaves out the learner, to serve a model.
 
     Raises:
         PlacementError: names the role, what it asks for, and what there is. A run that joins a cluster is placed when it has joined.
     """
     if runs_here(config):
-        place(config, [Node(here.name, max(here.cpus, roles(config).cpus), here.gpus)], where=f"this machine ({_sizes(here)})")
+        node = Node(here.name, max(here.cpus, roles(config, learner).cpus), here.gpus)
+        place(config, [node], learner, where=f"this machine ({_sizes(here)})")
 
 
 def room(config: RunConfig | SftConfig, here: Node) -> tuple[str, bool]:

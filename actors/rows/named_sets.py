@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from actors.rows.rows import Rows, load_rows
+from actors.rows.rows import Rows, load_rows, local_files
 from actors.rows.views import renamed
 from configs.contracts.errors import DataError
 
@@ -47,6 +47,26 @@ NAMED_SETS: Mapping[str, NamedSet] = MappingProxyType(
 """Name -> evaluation set."""
 
 
+def require_named_or_path(spec: str) -> None:
+    """Look for an evaluation set without reading it; one on the hub is not asked for.
+
+    Raises:
+        DataError: there is none at this path, or it has no such split.
+    """
+    if not _is_named(spec):
+        path, split = _path_and_split(spec)
+        local_files(path, None, split)
+
+
+def _is_named(spec: str) -> bool:
+    return spec in NAMED_SETS and not Path(spec).exists()
+
+
+def _path_and_split(spec: str) -> tuple[str, str]:
+    path, at, split = spec.rpartition("@")
+    return (spec, "test") if not at or Path(spec).expanduser().exists() else (path, split)
+
+
 def load_named_or_path(spec: str, prompt_column: str | None = None) -> tuple[Rows, str]:
     """Open an evaluation set; returns its rows, and the column of their prompts.
 
@@ -60,13 +80,11 @@ def load_named_or_path(spec: str, prompt_column: str | None = None) -> tuple[Row
 
     Example: `load_named_or_path("math_500")`, `load_named_or_path("data/my.jsonl")`, `load_named_or_path("openai/gsm8k@train")`.
     """
-    if spec in NAMED_SETS and not Path(spec).exists():
+    if _is_named(spec):
         known = NAMED_SETS[spec]
         rows = load_rows(known.path, name=known.name, split=known.split)
         return renamed(rows, known.columns, f"the gold column of {spec}"), known.prompt_column
-    path, at, split = spec.rpartition("@")
-    if not at or Path(spec).expanduser().exists():
-        path, split = spec, "test"
+    path, split = _path_and_split(spec)
     try:
         rows = load_rows(path, split=split)
     except DataError as error:

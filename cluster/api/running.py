@@ -125,10 +125,12 @@ def evaluate(
         output: folder for completions and summary; by default `evaluations/TIME` in the run's directory.
     """
     from cluster.evaluation.run import adapter_to_evaluate, load_target, run_evaluation
+    from cluster.inspection.first_checks import refuse_serving_first
 
     console = Console(emoji=False, soft_wrap=True)
     overrides = checked_overrides(overrides)
     config, folder = load_target(str(run), overrides, console) if isinstance(run, str | Path) else (load_config(run, overrides), None)
+    _outside_a_loop(lambda: refuse_serving_first(config))
     written = Path(output or (folder or config.out_dir) / "evaluations" / time.strftime("%Y%m%d-%H%M%S"))
     chosen = adapter_to_evaluate(config, folder, None if adapter is None else checked_path(adapter, "adapter"))
     return _outside_a_loop(lambda: run_evaluation(config, folder, chosen, written.absolute(), console))

@@ -76,6 +76,7 @@ def evaluate(
 ) -> None:
     """Evaluate a model: greedy accuracy, or avg@k, pass@k and majority vote, with 95 % intervals. Keeps every completion."""
     from cluster.evaluation.run import adapter_to_evaluate, load_target, run_evaluation
+    from cluster.inspection.first_checks import refuse_serving_first
 
     console = Console(emoji=False)
     settings = settings_of(
@@ -89,5 +90,6 @@ def evaluate(
         address=address,
     )
     config, folder = load_target(run, [*(overrides or []), *settings], console, verbose=verbose)
+    refuse_serving_first(config)
     output = output or (folder or config.out_dir) / "evaluations" / time.strftime("%Y%m%d-%H%M%S")
     run_evaluation(config, folder, adapter_to_evaluate(config, folder, adapter), output.absolute(), console)

@@ -20,7 +20,7 @@ from cluster.evaluation.sets import open_sets
 from cluster.evaluation.table import evaluation_table, remarks
 from cluster.files.whole_files import write_whole
 from cluster.models.adapter_base import Base
-from cluster.models.base import base_to_serve
+from cluster.models.base import base_to_serve, require_servable
 from cluster.models.peft_folders import able_to_serve
 from cluster.models.tokenizers import chat_template_of
 from cluster.output import checkpoint
@@ -96,6 +96,7 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
     plan = EvaluationPlan.of(config)
     logs = open_output(output, config)
     found = base_to_serve(config, adapter, run or output, logs, insist=names_its_model(config, run))
+    require_servable(found.base)
     say(console, found.note)
     served_config = able_to_serve(with_base(config, found.base), [adapter])
     model = served_config.model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from actors.rows.named_sets import require_named_or_path
 from actors.rows.sources import open_if_small, require_source
 from actors.rows.views import require_column
 from cluster.inspection.shared_memory import require_shared_memory
@@ -47,6 +48,27 @@ def refuse_first(config: RunConfig | SftConfig, say: Callable[[str], None]) -> N
     if runs_here(config) and not enough:
         say(told)
     return needs
+
+
+def refuse_serving_first(config: RunConfig) -> Needs:
+    """Refuse an evaluation or a measurement that cannot work here, as `refuse_first` does a run: it has engines and graders, and no learner.
+
+    Returns:
+        The columns that the user's rewards need.
+
+    Raises:
+        ConfigError, RewardError: a reward does not exist, or cannot be loaded or called.
+        PlacementError: this machine has too few GPUs.
+        DataError: a path of data does not exist.
+    """
+    require_room(config, this_machine(), learner=False)
+    if config.evaluation.data:
+        for spec in config.evaluation.data:
+            require_named_or_path(spec)
+    else:
+        require_data(config)
+    validate(config.rewards_resolved)
+    return try_own_rewards(config.rewards_resolved) if runs_here(config) else {}
 
 
 def require_rewards(config: RunConfig) -> Needs:

@@ -27,9 +27,10 @@ from actors.prompts.streamed import open_prompts
 from cluster.evaluation.run import named_model, say, with_base
 from cluster.evaluation.serving import Serving, serving
 from cluster.files.whole_files import write_whole
+from cluster.inspection.first_checks import refuse_serving_first
 from cluster.loop.sampling import sample_and_score
 from cluster.models.adapter_base import Base, adapter_digest
-from cluster.models.base import base_to_serve
+from cluster.models.base import base_to_serve, require_servable
 from cluster.models.peft_folders import able_to_serve
 from cluster.output.completions import table_of
 from cluster.output.counting import counting
@@ -41,6 +42,7 @@ from configs.contracts.tasks import gather_or_cancel
 from configs.schema.run import RunConfig
 from rewards import validate
 from rewards.grading.golds import check_golds, require_readable_golds
+from rewards.grading.trial import require_columns
 
 TRIED_GOLDS = 64
 """Gold answers that are read before anything starts."""
@@ -169,14 +171,18 @@ def measure_pass_rates(config: RunConfig, plan: PassRatePlan, console: Console) 
         DataError: the data or their golds cannot be used, or no prompt has a rate.
         RollcastError: the subclass tells what failed; the same command continues.
     """
-    config, logs = _all_rows(config), _made(plan.output.with_name(f"{plan.output.name}.logs"))
+    config = _all_rows(config)
+    needs = refuse_serving_first(config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"data": ()})}))
+    logs = _made(plan.output.with_name(f"{plan.output.name}.logs"))
     found = base_to_serve(config, plan.adapter, config.out_dir, logs, insist=True)
+    require_servable(found.base)
     say(console, found.note)
     say(console, f"measuring {named_model(plan.adapter, found.base)}", style="")
     served = able_to_serve(with_base(config, found.base), [plan.adapter])
     model = served.model
     tokenizer = load_tokenizer(model.path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
     prompts = open_prompts(config.data, tokenizer, seed=config.seed, folder=logs)
+    require_columns(needs, prompts.canary_prompt().columns)
     _require_rewards(config, prompts)
     ids = prompts.first_ids(plan.limit)
     measured = Measured(plan.output.with_name(f"{plan.output.name}.partial.jsonl"), _fingerprint(config, plan, found.base, prompts))

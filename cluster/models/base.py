@@ -12,6 +12,7 @@ from pathlib import Path
 from cluster.models.adapter_base import Base, FoundBase, adapter_digest, find_base, local_folder, named_base
 from cluster.models.merge import MergeSource, merge_adapter
 from cluster.models.own_process import ProcessEndedError, call_in_process
+from cluster.models.weights_digest import weight_files
 from cluster.output import checkpoint
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import RunDirectory
@@ -57,6 +58,20 @@ def base_to_serve(config: RunConfig, adapter: Path | None, folder: Path, logs: P
     if not config.model.path.startswith(BUILTIN):
         return find_base(adapter, Base(local_folder(config.model.path), config.model.revision))
     return find_base(adapter, Base(str(made)) if made.is_dir() else None)
+
+
+def require_servable(base: Base) -> None:
+    """Refuse a local folder that no engine can load.
+
+    Raises:
+        ConfigError: it has no config.json, or no weights.
+    """
+    folder = Path(base.path).expanduser()
+    if not folder.is_dir():
+        return  # whoever asks the hub for it says what is wrong
+    missing = "config.json" if not (folder / "config.json").is_file() else "" if weight_files(folder) else "weights (*.safetensors)"
+    if missing:
+        raise ConfigError(f"model folder {folder} has no {missing}, so that no engine can load it; give the folder of a whole model")
 
 
 def base_of_settings(config: RunConfig, folder: Path, logs: Path) -> FoundBase:

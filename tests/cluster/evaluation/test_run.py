@@ -1,4 +1,4 @@
-"""`rollcast evaluate` and `rollcast data pass-rate` decide the base of an adapter. They end at data that is not there, before an engine starts."""
+"""`rollcast evaluate` and `rollcast data pass-rate` decide the base of an adapter. They end at data without prompts, before an engine starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cluster.__main__ import app
 from cluster.evaluation.run import names_its_model
 from cluster.models.adapter_base import Base, record_of
 from cluster.models.base_record import write_record
-from configs.contracts.errors import DataError
+from configs.contracts.errors import ConfigError, DataError, PlacementError, RewardError, RollcastError
 from configs.loading import dump_config
 from configs.schema.run import RunConfig
 from learner.model.tiny_model import create_tiny_model
@@ -32,8 +32,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def without_data(config: RunConfig, folder: Path) -> str:
-    missing = config.data.model_copy(update={"path": str(folder / "missing.jsonl")})
-    return dump_config(config.model_copy(update={"data": missing, "out_dir": folder / "run"}))
+    """Settings whose data are there, and have no prompts."""
+    (folder / "rows.jsonl").write_text('{"solution": "2"}\n')
+    unusable = config.data.model_copy(update={"path": str(folder / "rows.jsonl")})
+    return dump_config(config.model_copy(update={"data": unusable, "out_dir": folder / "run"}))
 
 
 @pytest.fixture
@@ -85,6 +87,45 @@ def test_a_model_that_is_named_expressly_must_be_the_base(made: dict[str, Path],
     assert f"set model.path to {made['one']}, or leave it out" in str(refused.exception)
     copy = shutil.copytree(made["one"], tmp_path / "copy")
     assert f"on its base {copy}\n" in told("evaluate", tmp_path / "run.yaml", f"model.path={copy}", "--adapter", made["adapter"], *output)
+
+
+@pytest.mark.parametrize("command", [("evaluate",), ("data", "pass-rate")])
+@pytest.mark.parametrize(
+    ("settings", "kind", "says"),
+    [
+        (["data.path=nowhere.jsonl"], DataError, "nowhere.jsonl does not exist"),
+        (["actors.gpus_per_worker=1", "actors.num_workers=99"], PlacementError, "99 x 1 for rollout) but this machine ("),
+        (["rewards.functions=[broken.py:f]"], RewardError, "no_such_library"),
+        (["model.path=empty"], ConfigError, "has no config.json, so that no engine can load it"),
+    ],
+)
+def test_what_cannot_work_is_refused_as_a_run_is(
+    command: tuple[str, ...],
+    settings: list[str],
+    kind: type[RollcastError],
+    says: str,
+    made: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "run.yaml").write_text(without_data(run_config(made["one"]), tmp_path))
+    monkeypatch.chdir(tmp_path)
+    Path("broken.py").write_text("import no_such_library\ndef f(completions): ...\n")
+    Path("empty").mkdir()
+    refused = rollcast(*command, "run.yaml", *settings, "--address", "local", "-o", f"out{'.parquet' * (len(command) > 1)}")
+    assert isinstance(refused.exception, kind) and says in str(refused.exception), refused.exception
+    assert kind is ConfigError or not list(tmp_path.glob("out*")), "it was refused before anything was made"
+
+
+def test_an_evaluation_looks_for_its_own_sets_alone(made: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(without_data(run_config(made["one"]), tmp_path))
+    missing = f"data.path={tmp_path}/nowhere.jsonl"
+    for spec in ("absent.jsonl", "absent.jsonl@train"):
+        refused = rollcast("evaluate", tmp_path / "run.yaml", missing, "--data", tmp_path / spec, "-o", tmp_path / "out")
+        assert isinstance(refused.exception, DataError) and "absent.jsonl does not exist" in str(refused.exception)
+    assert "evaluating the base model" in told(
+        "evaluate", tmp_path / "run.yaml", missing, "--data", tmp_path / "rows.jsonl", "-o", tmp_path / "out"
+    )
 
 
 def test_a_path_or_a_revision_names_a_model(tmp_path: Path) -> None:
