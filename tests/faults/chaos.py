@@ -1,7 +1,8 @@
 """Random faults on one run until the time is up: `make chaos MINUTES=10 SEED=0`. Not part of `make test`.
 
 Two rollout workers, two reward workers and two learner ranks train a tiny model without end. Every few seconds one of `FAULTS` strikes. When
-the time is up the run is stopped by SIGTERM, and `require_whole` checks what it leaves. The seed decides the order of the faults and the
+the time is up the run is stopped by SIGTERM, and `require_whole` checks what it leaves: its ledger, and no process, listening port or file in
+/dev/shm, so nothing else on the machine may leave files there meanwhile. The seed decides the order of the faults and the
 pauses between them; the processes that they meet differ from machine to machine.
 """
 
@@ -23,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-import pyarrow.parquet as pq
 
 from tests import REPOSITORY
+from tests.faults.whole import Traces, require_balanced
 from tests.runs.training import SMALL, Training
 
 SETTINGS = (
@@ -47,6 +48,7 @@ PAUSE_S = (5.0, 25.0)
 """Shortest and longest time between two faults."""
 FIRST_STEP_S = 300.0
 STOP_S = 240.0
+GONE_WITHIN_S = 30.0
 
 
 @dataclass
@@ -58,8 +60,7 @@ class Chaos:
     run: Training | None = None
     faults: Counter[str] = field(default_factory=Counter)
     starts: int = 0
-    seen: list[psutil.Process] = field(default_factory=list)
-    """Every process that the run had, so that none can outlive it unseen."""
+    traces: Traces = field(default_factory=Traces)
 
     def start(self) -> None:
         self.starts += 1
@@ -84,7 +85,7 @@ class Chaos:
 
     def look(self) -> None:
         with suppress(psutil.NoSuchProcess):
-            self.seen += psutil.Process(self.running.process.pid).children(recursive=True)
+            self.traces.look(psutil.Process(self.running.process.pid))
 
     def strike(self) -> None:
         name = self.chance.choice(sorted(FAULTS))
@@ -160,27 +161,9 @@ def require_whole(chaos: Chaos) -> dict[str, object]:
     Raises:
         AssertionError: something was.
     """
-    summary = json.loads((chaos.out_dir / "summary.json").read_text())
-    ledger = summary["accounting"]
-    parts = ("trained", "filtered", "dropped", "ready", "in_flight")
-    assert ledger["drawn"] == sum(ledger[part] for part in parts), ledger
-    steps = [json.loads(line)["step"] for line in (chaos.out_dir / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, len(steps) + 1)), "steps are missing, or there twice"
-    trained = Counter[str]()
-    for file in (chaos.out_dir / "completions").glob("step-*.parquet"):
-        rows = pq.read_table(file, columns=["prompt_id"]).to_pylist()
-        trained.update({row["prompt_id"] for row in rows})
-    twice = [prompt for prompt, times in trained.items() if times > 1]
-    assert not twice, f"trained twice: {twice[:5]}"
-    alive = psutil.wait_procs(chaos.seen, timeout=30)[1]
-    assert not alive, f"left behind: {alive}"
-    return {
-        "steps": len(steps),
-        "prompts": len(trained),
-        "starts": chaos.starts,
-        "faults": sum(chaos.faults.values()),
-        "accounting": ledger,
-    }
+    figures = require_balanced(chaos.out_dir)
+    chaos.traces.require_none(GONE_WITHIN_S)
+    return figures | {"starts": chaos.starts, "faults": sum(chaos.faults.values()), "ports": len(chaos.traces.ports)}
 
 
 def main() -> None:
@@ -200,7 +183,7 @@ def main() -> None:
             chaos.stop()
             figures = require_whole(chaos)
         finally:
-            for process in chaos.seen:
+            for process in chaos.traces.processes:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
             if chaos.run is not None and chaos.run.process.poll() is None:
