@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster.output import checkpoint
 from tests.runs.training import REPOSITORY, SMALL
 from tests.user_project import FRONT_DOOR, make_project
 
@@ -103,6 +104,32 @@ def test_a_job_trains_and_its_end_is_the_jobs_end(head: Head, tmp_path: Path) ->
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert json.loads((tmp_path / "job" / "summary.json").read_text())["exit_reason"] == "finished"
     assert not (tmp_path / "job" / "logs" / "ray").exists(), "the cluster's own logs are the cluster's"
+
+
+@pytest.mark.slow
+def test_a_job_that_is_stopped_ends_with_a_whole_checkpoint(head: Head, tmp_path: Path) -> None:
+    run, name = tmp_path / "stopped", "to-be-stopped"
+    rewards = f"rewards.functions=[{REPOSITORY}/examples/digit_share.py:digit_share, tag_count]"
+    settings = [*SMALL, rewards, "learner.max_steps=1000", "data.eval_samples=0", f"out_dir={run}"]
+
+    def job(command: str, *words: str) -> subprocess.CompletedProcess[str]:
+        line = [RAY, "job", command, "--address", f"http://127.0.0.1:{head.dashboard_port}", *words]
+        return subprocess.run(line, cwd=tmp_path, env=head.environment, capture_output=True, text=True, timeout=200, check=False)
+
+    waits = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "120"}})  # as in README.md
+    options = ("--no-wait", "--submission-id", name, "--runtime-env-json", waits)
+    submitted = job("submit", *options, "--", "python", FRONT_DOOR, "train", f"{REPOSITORY}/configs/quickstart.yaml", *settings)
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    deadline = time.monotonic() + 300
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+        assert time.monotonic() < deadline, job("logs", name).stdout[-4000:]
+        time.sleep(0.2)
+    stop = job("stop", name)
+    assert stop.returncode == 0, stop.stdout + stop.stderr
+    summary = json.loads((run / "summary.json").read_text())
+    found = checkpoint.newest(run / "checkpoints", print)
+    assert summary["exit_reason"] == "stopped by SIGTERM"
+    assert found is not None and found.step == summary["steps"] >= 1
 
 
 @pytest.mark.slow
