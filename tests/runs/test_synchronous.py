@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+import shutil
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -108,6 +110,34 @@ def test_a_killed_run_resumes_to_the_curve_of_the_uninterrupted_one(uninterrupte
     assert learnt(steps_of(resumed)) == learnt(uninterrupted.metrics())
     assert final_adapter(resumed) == final_adapter(uninterrupted)
     assert resumed.summary()["accounting"] == uninterrupted.summary()["accounting"]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_an_older_checkpoint_and_keeps_what_it_did_after_it(
+    uninterrupted: Training, tiny_model: Path, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    again = shutil.copytree(uninterrupted.out_dir, tmp_path / "again", ignore=shutil.ignore_patterns("logs"))
+    older = again / "checkpoints" / "step-000003"
+    resumed = run_to_end(again, *SYNCHRONOUS, f"model.path={tiny_model}", options=("--resume", str(older)))
+    aside = again / "abandoned" / "after-step-000003"
+    assert f"resuming from {older} (step 3)" in resumed.output() and "is set aside in" in resumed.output()
+    assert {path.name for path in aside.iterdir()} >= {
+        "checkpoints",
+        "completions",
+        "metrics.jsonl",
+        "summary.json",
+        "adapter",
+        "tensorboard",
+    }
+    assert [json.loads(line)["step"] for line in (aside / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
+    for folder, steps in ((aside, (4, 5, 6)), (again, range(1, 7))):
+        assert sorted(path.name for path in (folder / "completions").iterdir()) == [f"step-{step:06d}.parquet" for step in steps]
+    assert learnt(resumed.metrics()) == learnt(uninterrupted.metrics()) and final_adapter(resumed) == final_adapter(uninterrupted)
+    events = EventAccumulator(str(again / "tensorboard")).Reload().Scalars("train/reward")
+    assert [event.step for event in events] == [1, 2, 3, 4, 5, 6]
+    assert [path.name for path in sorted((again / "checkpoints").iterdir())] == ["step-000003", "step-000006"]
 
 
 @pytest.mark.slow
