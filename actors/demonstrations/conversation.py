@@ -109,6 +109,28 @@ def imitations(
     return found
 
 
+def end_warning(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Warn where the template ends answers with another token than the tokenizer's, as for many base models: engines would not stop there.
+
+    Returns:
+        A sentence with the remedy; None if all is well, or if the template refuses such a conversation.
+    """
+    answer = "Yes."
+    try:
+        (found,) = imitations(tokenizer, [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": answer}])
+    except ValueError:
+        return None
+    _, _, ending = found.text[slice(*found.spans[0])].rpartition(answer)
+    if not ending.strip() or ending.startswith(str(tokenizer.eos_token)):
+        return None
+    first = tokenizer.convert_ids_to_tokens(tokenizer(ending, add_special_tokens=False)["input_ids"][0])
+    remedy = f"set model.eos_token={first!r}" if first in tokenizer.get_added_vocab() else "set model.chat_template to one that ends so"
+    return (
+        f"the chat template makes answers end with {ending.strip()!r}, and the end token is {tokenizer.eos_token!r}: the model will not learn to stop; "
+        f"{remedy}, here and in every later command"
+    )
+
+
 def _turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: list[Any] | None) -> Imitation:
     """Render the last message after its prompt, and imitate it."""
     prompt, full = _rendered(tokenizer, messages[:-1], True, tools), _rendered(tokenizer, messages, False, tools)

@@ -46,8 +46,8 @@ def load_tokenizer(
         eos_token: a token that ends an answer, instead of the tokenizer's own.
 
     Raises:
-        DataError: the model cannot be reached or has no tokenizer, the template or the token does not exist, or the tokenizer lacks a token that the
-            template needs.
+        DataError: the model cannot be reached or has no tokenizer, the tokenizer loses parts of texts, the template or the token does not exist,
+            or the tokenizer lacks a token that the template needs.
     """
     from transformers import AutoTokenizer
 
@@ -64,6 +64,7 @@ def load_tokenizer(
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"the tokenizer of model {model_path} cannot be loaded: {reason}; check model.path") from None
+    _require_whole_texts(tokenizer, model_path, trust_remote_code, revision)
     if chat_template is not None:
         tokenizer.chat_template = _fitted(_read_template(chat_template), tokenizer, model_path)
     if eos_token is not None:
@@ -74,6 +75,34 @@ def load_tokenizer(
             )
         tokenizer.eos_token = eos_token
     return tokenizer
+
+
+def _require_whole_texts(tokenizer: PreTrainedTokenizerBase, model_path: str, trust_remote_code: bool, revision: str | None) -> None:
+    """Refuse a tokenizer that transformers makes anew by its class, if it then loses blanks that tokenizer.json keeps.
+
+    Tokenizers of DeepSeek name LlamaTokenizerFast. Transformers 5 corrects that by the model's type or hub id, but not in every folder.
+
+    Raises:
+        DataError: it does.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    if not tokenizer.is_fast or _keeps_blanks(tokenizer):
+        return
+    try:
+        as_published = PreTrainedTokenizerFast.from_pretrained(model_path, trust_remote_code=trust_remote_code, revision=revision)
+    except (OSError, ValueError):  # it has no tokenizer.json
+        return
+    if _keeps_blanks(as_published):
+        raise DataError(
+            f"the tokenizer of {model_path} is loaded as {type(tokenizer).__name__}, which loses the blanks of texts, and its tokenizer.json keeps "
+            'them; write "tokenizer_class": "TokenizersBackend" into tokenizer_config.json of a copy of the model, and give that as model.path'
+        )
+
+
+def _keeps_blanks(tokenizer: PreTrainedTokenizerBase) -> bool:
+    text = "a b\n c"
+    return tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
 def _read_template(chat_template: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from actors.demonstrations.conversation import end_warning
 from actors.demonstrations.counting import left_out, of_each_source
 from actors.demonstrations.indexed import DemonstrationFile, Demonstrations, DemonstrationSource
 from actors.prompts.rendering import load_tokenizer
@@ -79,6 +80,8 @@ def prepare_sft(config: SftConfig, directory: RunDirectory, display: RunDisplay)
     with display.phase("reading data"):
         tokenizer = load_tokenizer(model_path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
         demonstrations = DemonstrationSource(config.data, tokenizer, config.seed, directory.path / "data").write()
+    if tokenizer.chat_template and (warning := end_warning(tokenizer)):
+        display.say(f"WARNING: {warning}")
     for sentence in counted(config.data, demonstrations):
         display.say(sentence)
     held_out = demonstrations.held_out.counts

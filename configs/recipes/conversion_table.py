@@ -58,18 +58,22 @@ def show_rows(rows: Sequence[Row], console: Console, *, verbose: bool) -> None:
         console.print(f"{taken} more {more}", highlight=False, soft_wrap=True)
 
 
-def folded(text: str, width: int) -> list[str]:
-    """Break each line of a text into lines of `width` columns: between words, and inside a word only where it is longer than that."""
-    return [piece for line in text.split("\n") for piece in _folded_line(line, width)]
+def folded(text: str, width: int, indent: str = INDENT) -> list[str]:
+    """Break each line of a text into lines of `width` columns: between words, and inside a word only where it is longer than that.
+
+    Args:
+        indent: begins what is left of a line.
+    """
+    return [piece for line in text.split("\n") for piece in _folded_line(line, width, indent)]
 
 
-def _folded_line(text: str, width: int) -> list[str]:
+def _folded_line(text: str, width: int, indent: str) -> list[str]:
     lines = [""]
     for word in text.split(" "):
         space = " " if lines[-1].strip() else ""
-        for piece in _pieces(word, width - len(INDENT)):
+        for piece in _pieces(word, width - len(indent)):
             if lines[-1].strip() and cell_len(lines[-1] + space + piece) > width:
-                lines.append(INDENT + piece)
+                lines.append(indent + piece)
             else:
                 lines[-1] += space + piece
             space = ""
@@ -96,7 +100,8 @@ def _print(console: Console, headings: Cells, rows: Iterable[Cells]) -> None:
         beside = [(*("\n".join(folded(cell, most)) for cell in row[:-1]), row[-1]) for row in rows]
         widths = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in list(zip(*beside, strict=True))[:-1]]
         if sum(widths) + REASON + GAPS <= console.width:
-            console.print(_table(headings, beside, widths))
+            reason = console.width - sum(widths) - GAPS
+            console.print(_table(headings, [(*row[:-1], "\n".join(folded(row[-1], reason, ""))) for row in beside], widths))
             return
     console.print(f"\n[bold]{', '.join(filter(None, headings))}[/bold]\n", highlight=False)
     for line in _stacked(rows, console.width):

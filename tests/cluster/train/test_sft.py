@@ -9,10 +9,12 @@ from typer.testing import CliRunner
 
 from cluster.__main__ import app
 from cluster.output.display import RunDisplay
+from cluster.output.run_dir import RunDirectory
 from cluster.train.prepare import _compare_end_tokens, _compare_templates
+from cluster.train.prepare_sft import prepare_sft
 from cluster.train.stages import run_stages
 from configs.contracts.errors import ConfigError
-from configs.loading import load_config
+from configs.loading import load_config, load_sft_config
 from learner.model.tiny_model import CHAT_TEMPLATE, build_tokenizer
 
 STAGES = "stages=[{name: few, learner: {beta: 0.001}}, {name: strict, learner: {beta: 0.25}}]"
@@ -64,3 +66,15 @@ def test_another_end_token_than_the_adapters_is_told(tmp_path: Path, trained: st
     _compare_end_tokens(str(tmp_path), build_tokenizer(), RunDisplay())
     said = "end answers with <think>, and this run ends them with <|im_end|>; to keep it, set model.eos_token=<think>"
     assert (said in capsys.readouterr().out.replace("\n", " ")) == told
+
+
+@pytest.mark.parametrize(("end", "told"), [("<|im_end|>", False), ("<think>", True)])
+def test_answers_that_end_with_another_token_than_engines_stop_at_are_warned_about(
+    tmp_path: Path, end: str, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [f"out_dir={tmp_path / 'run'}", f"model.eos_token={end}", "data.train_samples=4"]
+    config = load_sft_config(Path("configs/quickstart_sft.yaml"), settings)
+    with RunDirectory.open(config.out_dir, "none") as directory:
+        prepare_sft(config, directory, RunDisplay())
+    warning = "the chat template makes answers end with '<|im_end|>', and the end token is '<think>': the model will not learn to stop"
+    assert (warning in capsys.readouterr().out) == told

@@ -104,6 +104,14 @@ def test_a_long_word_breaks_behind_slashes_and_at_dots_of_keys() -> None:
     assert folded("提示: 你是一个谨慎的医生", 14) == ["提示: 你是一个", "  谨慎的医生"]
 
 
+def test_a_long_word_in_a_reason_is_whole() -> None:
+    remedy = "model.chat_template=configs/templates/a_name_that_is_longer_than_the_column.jinja"
+    row = Row("template_name", "llama3", "model.chat_template", "configs/templates/llama3.jinja", f"give it to GRPO too: {remedy}")
+    for width in WIDTHS:
+        shown = table([row], width)
+        assert words(remedy) <= words(shown) and "…" not in shown
+
+
 def test_brackets_in_a_value_are_no_markup() -> None:
     for width in WIDTHS:
         assert "[red]x[/red]" in table(
