@@ -120,13 +120,13 @@ def end_warning(tokenizer: PreTrainedTokenizerBase) -> str | None:
         (found,) = imitations(tokenizer, [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": answer}])
     except ValueError:
         return None
-    _, _, ending = found.text[slice(*found.spans[0])].rpartition(answer)
-    if not ending.strip() or ending.startswith(str(tokenizer.eos_token)):
+    ending = found.text[slice(*found.spans[0])].rpartition(answer)[2].strip()
+    if not ending or ending.startswith(str(tokenizer.eos_token)):
         return None
-    first = tokenizer.convert_ids_to_tokens(tokenizer(ending, add_special_tokens=False)["input_ids"][0])
-    remedy = f"set model.eos_token={first!r}" if first in tokenizer.get_added_vocab() else "set model.chat_template to one that ends so"
+    is_token = tokenizer.tokenize(ending) == [ending]
+    remedy = f"set model.eos_token={ending!r}" if is_token else "set model.chat_template to one that ends so"
     return (
-        f"the chat template makes answers end with {ending.strip()!r}, and the end token is {tokenizer.eos_token!r}: the model will not learn to stop; "
+        f"the chat template makes answers end with {ending!r}, and the end token is {tokenizer.eos_token!r}: the model will not learn to stop; "
         f"{remedy}, here and in every later command"
     )
 

@@ -64,7 +64,7 @@ def load_tokenizer(
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"the tokenizer of model {model_path} cannot be loaded: {reason}; check model.path") from None
-    _require_whole_texts(tokenizer, model_path, trust_remote_code, revision)
+    _require_whole_texts(tokenizer, model_path, revision)
     if chat_template is not None:
         tokenizer.chat_template = _fitted(_read_template(chat_template), tokenizer, model_path)
     if eos_token is not None:
@@ -77,7 +77,7 @@ def load_tokenizer(
     return tokenizer
 
 
-def _require_whole_texts(tokenizer: PreTrainedTokenizerBase, model_path: str, trust_remote_code: bool, revision: str | None) -> None:
+def _require_whole_texts(tokenizer: PreTrainedTokenizerBase, model_path: str, revision: str | None) -> None:
     """Refuse a tokenizer that transformers makes anew by its class, if it then loses blanks that tokenizer.json keeps.
 
     Tokenizers of DeepSeek name LlamaTokenizerFast. Transformers 5 corrects that by the model's type or hub id, but not in every folder.
@@ -90,7 +90,7 @@ def _require_whole_texts(tokenizer: PreTrainedTokenizerBase, model_path: str, tr
     if not tokenizer.is_fast or _keeps_blanks(tokenizer):
         return
     try:
-        as_published = PreTrainedTokenizerFast.from_pretrained(model_path, trust_remote_code=trust_remote_code, revision=revision)
+        as_published = PreTrainedTokenizerFast.from_pretrained(model_path, revision=revision or "main")
     except (OSError, ValueError):  # it has no tokenizer.json
         return
     if _keeps_blanks(as_published):
