@@ -3,7 +3,7 @@
     rows ── mix, hold out, subset ── `actors.demonstrations.samples` ──► Arrow files
 
 Ranks memory-map the files, so a data set may be larger than the memory of a node or Ray's object store. Data too large to write down are
-streamed.
+streamed: `actors.demonstrations.streamed`.
 """
 
 from __future__ import annotations
@@ -55,6 +55,16 @@ class Demonstrations:
     not_evaluated: DemonstrationCounts
     """The counts of the rows that `test_split_size` holds out beyond `data.eval_samples`."""
 
+    @property
+    def counts(self) -> DemonstrationCounts:
+        """The counts of the rows to train on."""
+        return self.train.counts
+
+    @property
+    def digest(self) -> str:
+        """What tells these demonstrations from others."""
+        return self.train.digest
+
 
 @dataclass
 class DemonstrationSource:
@@ -81,37 +91,48 @@ class DemonstrationSource:
         data, maker = self.data, SampleMaker(self.data, self.tokenizer)
         rows, parts = open_rows(data, self.folder, self.seed)
         maker.require_columns(rows)
-        eval_rows = self._apart(maker) if data.eval_samples and data.eval_path is not None else rows
+        apart = open_apart(data, maker, self.folder, self.seed)
+        eval_rows = rows if apart is None else apart
         train, held_out = split_rows(data, rows, eval_rows, self.seed % 2**64)
         self.folder.mkdir(parents=True, exist_ok=True)
         evaluated, more, trained = CountedRows.of(eval_rows), CountedRows.of(eval_rows), CountedRows.of(rows)
-        eval_file = self._written("eval", maker, evaluated, held_out[: data.eval_samples])
+        eval_file = write_file(self.folder / "eval.arrow", maker, evaluated, held_out[: data.eval_samples], held_out=True)
         for batch in _batches(held_out[data.eval_samples :]):
             maker.made(more, batch, held_out=True)
-        train_file = self._written("train", maker, trained, train)
+        train_file = write_file(self.folder / "train.arrow", maker, trained, train)
         require_some(data, train_file.counts, maker.unanswered)
         held = [one + other for one, other in zip(evaluated.by_source, more.by_source, strict=True)]
-        if eval_rows is not rows:
+        if apart is not None:
             held = [DemonstrationCounts() for _ in parts]
         counts = zip(parts, trained.by_source, held, strict=True) if parts else ()
-        sources = [SourceCounts(part.path, part.rows, part.kept, train, apart) for part, train, apart in counts]
+        sources = [SourceCounts(part.path, part.rows, part.kept, *both) for part, *both in counts]
         return Demonstrations(train_file, eval_file, tuple(sources), more.counts)
 
-    def _apart(self, maker: SampleMaker) -> Rows:
-        rows = open_held_out(self.data, self.folder, self.seed)
-        maker.require_columns(rows)
-        return rows
 
-    def _written(self, name: str, maker: SampleMaker, counted: CountedRows, indices: np.ndarray) -> DemonstrationFile:
-        digest, path = hashlib.blake2b(digest_size=16), self.folder / f"{name}.arrow"
-        quiet, console = len(indices) < _PROGRESS_FROM_ROWS, Console(emoji=False, stderr=True)
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, DEMONSTRATION_SCHEMA) as writer:
-            for batch in track(_batches(indices), f"tokenising {name} rows", console=console, transient=True, disable=quiet):
-                made = maker.made(counted, batch, held_out=name == "eval")
-                for sample in made:
-                    digest.update(sample.token_ids_T.tobytes() + sample.trained_T.tobytes())
-                writer.write_batch(record_batch(made))
-        return DemonstrationFile(path, counted.counts, digest.hexdigest())
+def open_apart(data: SftDataSection, maker: SampleMaker, folder: Path, seed: int) -> Rows | None:
+    """Open the rows of `data.eval_path`; None if there is none, or nothing is evaluated.
+
+    Raises:
+        DataError: the data are missing, malformed, or lack a column.
+    """
+    if data.eval_path is None or not data.eval_samples:
+        return None
+    rows = open_held_out(data, folder, seed)
+    maker.require_columns(rows)
+    return rows
+
+
+def write_file(path: Path, maker: SampleMaker, counted: CountedRows, indices: np.ndarray, held_out: bool = False) -> DemonstrationFile:
+    """Write the sequences of some rows. Arguments and errors are those of `SampleMaker.made`."""
+    digest = hashlib.blake2b(digest_size=16)
+    quiet, console = len(indices) < _PROGRESS_FROM_ROWS, Console(emoji=False, stderr=True)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, DEMONSTRATION_SCHEMA) as writer:
+        for batch in track(_batches(indices), f"tokenising {path.stem} rows", console=console, transient=True, disable=quiet):
+            made = maker.made(counted, batch, held_out=held_out)
+            for sample in made:
+                digest.update(sample.token_ids_T.tobytes() + sample.trained_T.tobytes())
+            writer.write_batch(record_batch(made))
+    return DemonstrationFile(path, counted.counts, digest.hexdigest())
 
 
 def _batches(indices: np.ndarray) -> list[list[int]]:

@@ -20,6 +20,7 @@ from actors.prompts.rendering import PromptMaker
 from actors.rows.permutation import permutation
 from actors.rows.rows import Rows
 from actors.rows.sources import ROUNDING, PartCount
+from actors.rows.stream import RowStream
 from actors.rows.views import require_column
 from configs.contracts.errors import DataError
 from configs.schema.data import DataSection
@@ -221,6 +222,18 @@ def split_rows(data: SourceSection, rows: Rows, eval_rows: Rows, seed: int) -> t
             f"lower data.train_samples or {key}"
         )
     return np.sort(train), held_out
+
+
+def held_out_of_stream(data: SourceSection, stream: RowStream, apart: Rows | None, seed: int) -> tuple[Rows, np.ndarray, int]:
+    """The held-out data, the row numbers held out of them, and the first row of the stream to train on.
+
+    Args:
+        apart: the rows of `data.eval_path`; None to hold out the first rows of the stream.
+    """
+    if apart is None:
+        first_rows = stream.read(0, data.eval_samples)
+        return first_rows, np.arange(len(first_rows)), len(first_rows)
+    return apart, permutation(len(apart), seed, SUBSET_STREAM)[: data.eval_samples], 0
 
 
 def held_out_rows(data: SourceSection, rows: int) -> int:

@@ -24,13 +24,12 @@ from actors.prompts.decontamination import Contaminated
 from actors.prompts.filters import RowFilters
 from actors.prompts.indexed import EVAL_EPOCH, IndexedPrompts, other_prompts
 from actors.prompts.rendering import PromptMaker, PromptRenderer, template_warnings
-from actors.prompts.selection import SUBSET_STREAM, PromptCounts, fit, require_some
+from actors.prompts.selection import PromptCounts, fit, held_out_of_stream, require_some
 from actors.prompts.source import PromptSource
 from actors.rows.files import Row
-from actors.rows.permutation import permutation
 from actors.rows.rows import Rows
 from actors.rows.sources import PartCount, open_held_out_prompts
-from actors.rows.stream import open_stream
+from actors.rows.stream import buffer_order, next_buffer, open_stream
 from actors.rows.views import require_column
 from configs.contracts.errors import DataError
 from configs.contracts.records import Prompt, PromptId
@@ -40,9 +39,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-
-_STREAMS_OF_AN_EPOCH = 2**32
-"""Random streams of one epoch: one for each possible first row of a buffer."""
 
 
 class StreamedCursor(TypedDict):
@@ -77,8 +73,8 @@ class StreamedPrompts:
         self._maker = PromptMaker(PromptRenderer(tokenizer, data.system_prompt), data.prompt_column)
         streams = [open_stream(data, folder, seed), open_stream(data, folder, seed)]
         require_column(streams[0].read(0, 0), data.prompt_column, "data.prompt_column")
-        first_rows = streams[0].read(0, 0 if data.eval_path else data.eval_samples)
-        self._eval_rows, held_out, self._first_row = self._held_out(first_rows, folder)
+        apart = open_held_out_prompts(data, data.prompt_column, folder, seed) if data.eval_path is not None else None
+        self._eval_rows, held_out, self._first_row = held_out_of_stream(data, streams[0], apart, self._seed)
         fitting = fit(self._eval_rows, held_out, self._maker, data, "held-out")
         require_some(fitting, len(held_out), data, "held-out")
         self._eval = list(fitting.digests)
@@ -191,13 +187,6 @@ class StreamedPrompts:
         self._epoch, self._start, self._drawn = stored["epoch"], stored["row"], stored["drawn"]
         self._buffers.restore(PromptCounts(**stored["counts"]), stored["counted_to"])
 
-    def _held_out(self, first_rows: Rows, folder: Path) -> tuple[Rows, np.ndarray, int]:
-        """The held-out data, the row numbers held out of them, and the first row to train on."""
-        if self._data.eval_path is None:
-            return first_rows, np.arange(len(first_rows)), len(first_rows)
-        rows = open_held_out_prompts(self._data, self._data.prompt_column, folder, self._seed)
-        return rows, permutation(len(rows), self._seed, SUBSET_STREAM)[: self._data.eval_samples], 0
-
     def _first_buffer(self) -> Buffer:
         """The first buffer that has a training prompt."""
         start = self._first_row
@@ -209,10 +198,7 @@ class StreamedPrompts:
     def _advance(self, buffer: Buffer) -> None:
         """Go to the next buffer; after the last one a new epoch begins."""
         self._drawn = 0
-        if len(buffer.rows) == self._data.shuffle_buffer_size:
-            self._start += len(buffer.rows)
-        else:
-            self._epoch, self._start = self._epoch + 1, self._first_row
+        self._epoch, self._start = next_buffer(self._epoch, self._start, len(buffer.rows), self._data, self._first_row)
 
     def _require_more(self, buffer: Buffer) -> None:
         if len(buffer.rows) == self._data.shuffle_buffer_size:
@@ -229,9 +215,7 @@ class StreamedPrompts:
         return self._order[1]
 
     def _shuffled(self, buffer: Buffer, epoch: int) -> np.ndarray:
-        if not self._data.shuffle:
-            return buffer.kept
-        return buffer.kept[permutation(len(buffer.kept), self._seed, epoch * _STREAMS_OF_AN_EPOCH + buffer.start)]
+        return buffer.kept[buffer_order(len(buffer.kept), self._seed, epoch, buffer.start, self._data.shuffle)]
 
 
 def open_prompts(

@@ -8,8 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from actors.rows.files import Row, kind_of, records
 from actors.rows.hub import stream_with_datasets
+from actors.rows.permutation import permutation
 from actors.rows.rows import RecordRows, Rows, json_row, local_files
 from actors.rows.sources import local_path
 from actors.rows.views import renamed
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 Record = tuple[str, Row]
 """The location of a row, and the row."""
+
+_STREAMS_OF_AN_EPOCH = 2**32
+"""Random streams of one epoch: one for each possible first row of a buffer."""
 
 _ROWS_FOR_COLUMNS = 100
 """Number of first rows that decide on the columns of a stream. Later rows have None for a column that they lack, and no other columns."""
@@ -51,6 +57,16 @@ class RowStream:
         self.position = start + len(read)
         rows = RecordRows(self.columns, [record for _, record in read], [location for location, _ in read])
         return renamed(rows, self.names, "data.columns")
+
+
+def buffer_order(count: int, seed: int, epoch: int, start: int, shuffle: bool) -> np.ndarray:
+    """The order in which an epoch draws `count` entries of the buffer that begins with row `start`: int64 [count]."""
+    return permutation(count, seed, epoch * _STREAMS_OF_AN_EPOCH + start) if shuffle else np.arange(count)
+
+
+def next_buffer(epoch: int, start: int, rows: int, data: SourceSection, first_row: int) -> tuple[int, int]:
+    """Epoch and first row of the buffer after one of `rows` rows. A buffer that is not full is the last one of its epoch."""
+    return (epoch, start + rows) if rows == data.shuffle_buffer_size else (epoch + 1, first_row)
 
 
 def open_stream(data: SourceSection, folder: Path, seed: int) -> RowStream:

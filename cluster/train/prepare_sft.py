@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.demonstrations.conversation import end_warning
-from actors.demonstrations.counting import left_out, of_each_source
+from actors.demonstrations.counting import DemonstrationCounts, SourceCounts, left_out, of_each_source
 from actors.demonstrations.indexed import DemonstrationFile, Demonstrations, DemonstrationSource
+from actors.demonstrations.streamed import StreamedDemonstrations
 from actors.prompts.rendering import load_tokenizer
 from cluster.models.adapter_base import Base, record_of
 from cluster.models.base import prepare_model
@@ -29,15 +31,22 @@ class PreparedSft:
 
     model_path: str
     tokenizer: PreTrainedTokenizerBase
-    demonstrations: Demonstrations
-
-    @property
-    def train(self) -> DemonstrationFile:
-        return self.demonstrations.train
+    demonstrations: Demonstrations | StreamedDemonstrations
+    """On disk, or under `data.streaming` read as they are needed."""
 
     @property
     def held_out(self) -> DemonstrationFile:
         return self.demonstrations.held_out
+
+    @property
+    def train_file(self) -> Path | None:
+        """The demonstrations on disk; None for a stream."""
+        return self.demonstrations.train.path if isinstance(self.demonstrations, Demonstrations) else None
+
+    @property
+    def sources(self) -> tuple[SourceCounts, ...]:
+        """The data sets of a mixture; empty without one."""
+        return self.demonstrations.sources if isinstance(self.demonstrations, Demonstrations) else ()
 
     def total_steps(self, config: SftConfig) -> int:
         """Count the steps of the whole run. The last batch of an epoch may be smaller, and is a step too."""
@@ -51,7 +60,7 @@ class PreparedSft:
             "learner.use_peft": config.learner.use_peft,
             "learner.train_batch_size": config.learner.train_batch_size,
             "seed": config.seed,
-            "data of the digest": self.train.digest,
+            "data of the digest": self.demonstrations.digest,
         }
 
     def base_to_train(self, config: SftConfig) -> Base:
@@ -65,7 +74,7 @@ class PreparedSft:
     def row_limit(self, config: SftConfig) -> int | None:
         """Count the sequences to train on in all; None if the number of steps is given."""
         learner = config.learner
-        return None if learner.max_steps > 0 else math.ceil(learner.num_train_epochs * self.train.counts.sequences)
+        return None if learner.max_steps > 0 else math.ceil(learner.num_train_epochs * self.demonstrations.counts.sequences)
 
 
 def prepare_sft(config: SftConfig, directory: RunDirectory, display: RunDisplay) -> PreparedSft:
@@ -79,7 +88,11 @@ def prepare_sft(config: SftConfig, directory: RunDirectory, display: RunDisplay)
     model_path = prepare_model(config, directory, display)
     with display.phase("reading data"):
         tokenizer = load_tokenizer(model_path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
-        demonstrations = DemonstrationSource(config.data, tokenizer, config.seed, directory.path / "data").write()
+        folder = directory.path / "data"
+        if config.data.streaming:
+            demonstrations = StreamedDemonstrations(config.data, tokenizer, config.seed, folder)
+        else:
+            demonstrations = DemonstrationSource(config.data, tokenizer, config.seed, folder).write()
     if tokenizer.chat_template and (warning := end_warning(tokenizer)):
         display.say(f"WARNING: {warning}")
     for sentence in counted(config.data, demonstrations):
@@ -90,11 +103,15 @@ def prepare_sft(config: SftConfig, directory: RunDirectory, display: RunDisplay)
     return PreparedSft(model_path, tokenizer, demonstrations)
 
 
-def counted(data: SftDataSection, demonstrations: Demonstrations) -> Iterator[str]:
+def counted(data: SftDataSection, demonstrations: Demonstrations | StreamedDemonstrations) -> Iterator[str]:
     """Sentences on the sequences, on the rows that are not used as they are, and on each data set of a mixture."""
-    train, held_out, more = demonstrations.train.counts, demonstrations.held_out.counts, demonstrations.not_evaluated
+    train, held_out, more, sources = demonstrations.counts, demonstrations.held_out.counts, DemonstrationCounts(), ()
+    if isinstance(demonstrations, Demonstrations):
+        more, sources = demonstrations.not_evaluated, demonstrations.sources
     yield (
-        f"{train.sequences:,} sequences to train on, {held_out.sequences:,} held out; {train.tokens:,} tokens, of which "
+        f"of the first {train.rows:,} rows: "
+        * data.streaming
+        + f"{train.sequences:,} sequences to train on, {held_out.sequences:,} held out; {train.tokens:,} tokens, of which "
         f"{train.trained_tokens / train.tokens:.0%} are imitated; the longest has {train.longest_tokens:,}"
     )
     if more.rows:
@@ -102,4 +119,4 @@ def counted(data: SftDataSection, demonstrations: Demonstrations) -> Iterator[st
     yield from left_out(data, train + held_out + more)
     if train.sequences > train.rows:
         yield "a row makes several sequences where the chat template drops what the assistant said in earlier turns"
-    yield from of_each_source(data, demonstrations.sources)
+    yield from of_each_source(data, sources)

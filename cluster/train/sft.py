@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
+from actors.demonstrations.streamed import StreamedDemonstrations
 from cluster.files.metrics_file import read_rows
 from cluster.inspection.first_checks import refuse_first
 from cluster.models.base import whole_folder
@@ -42,6 +43,7 @@ from cluster.train.driver import (
 )
 from cluster.train.prepare_sft import PreparedSft, prepare_sft
 from cluster.train.room import FIRST_WAIT_S, Room
+from cluster.train.sft_batches import StreamedBatches
 from configs.schema.model import WARM_MODEL
 from configs.schema.sft import SftConfig
 from learner.model.end_token import add_end_token
@@ -94,12 +96,19 @@ async def _train(
 ) -> SftSummary:
     """Start the ranks, train, write; everything that was started is closed again."""
     with stop_on_signals(run.display.say) as signals, MetricSinks.open(run.config, run.directory.path, run.display.say) as sinks:
-        training = SftRun(run, prepared, session, sinks, callbacks, found, _spawn(run))
+        training = SftRun(run, prepared, session, sinks, callbacks, found, _spawn(run), _batches(run.config, prepared))
         signals.end_after_step, run.so_far = training.stop, training.so_far
         try:
             return await training.run_to_end()
         finally:
             await training.group.close()
+            if training.batches is not None:
+                await training.batches.close()
+
+
+def _batches(config: SftConfig, prepared: PreparedSft) -> StreamedBatches | None:
+    stream = prepared.demonstrations
+    return StreamedBatches(stream, config.learner.train_batch_size) if isinstance(stream, StreamedDemonstrations) else None
 
 
 def _spawn(run: OpenRun[SftConfig]) -> SftLearner:
@@ -118,6 +127,8 @@ class SftRun:
     checkpoint: Checkpoint | None
     """The one that the run goes on from."""
     group: SftLearner
+    batches: StreamedBatches | None
+    """The batches of a stream; None where the ranks have all demonstrations."""
     base_record: BaseRecord = field(default_factory=lambda: BaseRecord(None))
     """Written into every adapter that the run saves."""
     step: int = 0
@@ -164,12 +175,14 @@ class SftRun:
         await self._room(FIRST_WAIT_S).started(self.group)
         await self.group.start(
             prepared.model_path,
-            prepared.train.path,
+            prepared.train_file,
             prepared.held_out.path,
             total_steps=self.total_steps,
             row_limit=prepared.row_limit(self.run.config),
             resume_folder=found.learner_folder if found else None,
         )
+        if self.batches is not None:
+            await self.batches.restore(found.state["cursor"] if found else None)
         self.base_record = await asyncio.to_thread(prepared.base_record, self.run.config)
         self.step = self.saved_step = found.step if found else 0
         self.sinks.rewind(self.step if found else -1)
@@ -190,9 +203,13 @@ class SftRun:
 
     async def _step(self) -> dict[str, float]:
         learner = self.run.config.learner
-        metrics = await self.group.step(self.step)
+        batch = await self.batches.next(last=self.step + 1 == self.total_steps) if self.batches else None
+        metrics = await self.group.step(self.step, batch)
         self.step += 1
-        metrics["epoch"] = self.step * learner.train_batch_size / self.prepared.train.counts.sequences
+        if self.batches is not None:
+            metrics["epoch"] = self.batches.cursor["epoch"]
+        else:
+            metrics["epoch"] = self.step * learner.train_batch_size / self.prepared.demonstrations.counts.sequences
         return metrics | await self._evaluated() if self._is_due(learner.eval_steps) else metrics
 
     def _log(self, metrics: dict[str, float]) -> None:
@@ -213,6 +230,8 @@ class SftRun:
             if self.run.config.learner.use_peft:
                 await asyncio.to_thread(write_record, folder / "learner" / "adapter", self.base_record)
             state = {"step": self.step, "identity": self.prepared.identity(self.run.config)}
+            if self.batches is not None:
+                state["cursor"] = self.batches.cursor
             await asyncio.to_thread(checkpoint.finish, folder, state, self.run.config.cluster.save_total_limit)
         self.saved_step = self.step
 
@@ -250,9 +269,9 @@ class SftRun:
             "eval_loss_before": losses[0] if losses else None,
             "eval_loss_after": losses[-1] if losses else None,
             "num_tokens": next((int(line["num_tokens"]) for line in reversed(metrics) if "num_tokens" in line), 0),
-            "data": asdict(self.prepared.train.counts),
+            "data": self.batches.cursor["counts"] if self.batches else asdict(self.prepared.demonstrations.counts),
             "held_out": asdict(self.prepared.held_out.counts),
-            "sources": [asdict(source) for source in self.prepared.demonstrations.sources],
+            "sources": [asdict(source) for source in self.prepared.sources],
             "exit_reason": reason,
             "phase_s": self.run.phase_s,
         }

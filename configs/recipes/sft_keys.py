@@ -54,7 +54,6 @@ SFT_KEYS = SHARED | KeyTables(
     refused={
         "completion_only_loss": ((True,), _ALL_TOKENS),
         "dataset_kwargs": (({}, {"skip_prepare_dataset": False}), "rows are rendered and tokenised here; remove it"),
-        "dataset_streaming": ((False,), "rows are tokenised to disk before the first step; set it to false"),
         "dataset_text_field": (
             (),
             "plain text has no answer, and only answers are trained; remove it if rows hold messages, and split other rows into "
@@ -71,7 +70,6 @@ SFT_KEYS = SHARED | KeyTables(
         "rope_scaling": ((), "write rope_scaling into config.json of a copy of the model"),
         "router_aux_loss_coef": ((0,), "the loss has no term for the router of a mixture of experts; remove it"),
         "shift_attn": ((False,), "only the model's own attention is used; set it to false"),
-        "streaming": ((False,), "rows are tokenised to disk before the first step; set it to false"),
         "train_on_inputs": ((False,), _ALL_TOKENS),
         "truncation_mode": (("keep_start",), "long sequences are cut at the end; remove it"),
         "use_tensor_parallel": ((False,), "each GPU holds the whole model; set it to false"),

@@ -62,8 +62,11 @@ class SftConfig(Section):
                 f"learner.token_budget {self.learner.token_budget} is less than data.max_length {self.data.max_length}: the longest "
                 "sequence must fit into one micro-batch; raise the budget"
             )
-        if self.data.streaming:
-            raise ValueError("data.streaming true: rows are tokenised to disk before the first step; set it to false")
+        if self.data.streaming and self.learner.max_steps <= 0:
+            raise ValueError(
+                "learner.max_steps is not given and data.streaming is on: the rows of a stream are not counted, so epochs have no length; "
+                "set learner.max_steps"
+            )
         if self.data.train_samples == 0 or self.data.train_samples < -1:
             raise ValueError(f"data.train_samples {self.data.train_samples} is neither -1 nor positive; write -1 for all rows")
         if self.learner.max_steps == 0 or self.learner.max_steps < -1:

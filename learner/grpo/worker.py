@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from learner.engine.zero2_engine import LearnerEngine
     from learner.grpo.micro_batch_loss import MicroBatchLoss
     from learner.model.policy import Policy
-    from learner.sft.trainer import SupervisedTrainer
+    from learner.sft.trainer import RowOrder, SupervisedTrainer
 
 
 class LearnerWorker(Rank[RunConfig]):
@@ -37,6 +37,8 @@ class LearnerWorker(Rank[RunConfig]):
         self._engine: LearnerEngine
         self._flops: FlopCount
         self._warm_start: SupervisedTrainer
+        self._demonstrations: pa.Table
+        self._warm_order: RowOrder
 
     def begin_warm_start(self, model_path: str, demonstrations: pa.Table) -> None:
         """Load the model for supervised training of all its weights."""
@@ -49,12 +51,14 @@ class LearnerWorker(Rank[RunConfig]):
             raise LearnerError("learner.warm_start is not configured, but a warm start was asked for; set it")
         schedule = Schedule("linear", settings.learning_rate, warmup_steps=0, total_steps=settings.max_steps, min_rate=0.1)
         engine = LearnerEngine(self._load_policy(model_path, full=True), OptimizerSection(), schedule)
-        order = RowOrder(len(demonstrations), settings.train_batch_size, self._config.seed)
-        self._warm_start = SupervisedTrainer(engine, demonstrations, order, self._config.learner.token_budget)
+        self._warm_order = RowOrder(len(demonstrations), settings.train_batch_size, self._config.seed)
+        self._demonstrations = demonstrations
+        self._warm_start = SupervisedTrainer(engine, self._config.learner.token_budget)
 
     def warm_start_steps(self, first: int, last: int) -> list[float]:
         """Take steps `first` to `last` (exclusive). Returns this rank's parts of their losses."""
-        return [values(self._warm_start.step(index).metrics)["train/loss"] for index in range(first, last)]
+        steps = (self._warm_start.step(self._demonstrations, self._warm_order.of_step(index)) for index in range(first, last))
+        return [values(step.metrics)["train/loss"] for step in steps]
 
     def end_warm_start(self, model_path: str, out_folder: Path) -> None:
         """Save the model and free it."""
@@ -64,7 +68,7 @@ class LearnerWorker(Rank[RunConfig]):
             self._warm_start.policy.save_model(out_folder)
             copy_tokenizer(model_path, out_folder, self._config.model.revision)
         self._warm_start.close()
-        del self._warm_start
+        del self._warm_start, self._demonstrations
 
     def start(self, model_path: str, total_steps: int, resume_folder: Path | None, canary_token_ids: Sequence[int]) -> dict[str, int]:
         """Load base and adapter and make the engine, from a checkpoint if one is given. Returns the facts given to `save`, or none."""

@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import pyarrow as pa
+
 from configs.contracts.metrics import Max, Mean, merge, values
 from configs.schema.sft import SftConfig
 from learner.engine.ranks import Ranks
@@ -31,7 +33,7 @@ class SftLearner:
     async def start(
         self,
         model_path: str,
-        train_file: Path,
+        train_file: Path | None,
         eval_file: Path,
         *,
         total_steps: int,
@@ -41,7 +43,8 @@ class SftLearner:
         """Load model and data on every rank; continue from `resume_folder` (written by `save`) if given.
 
         Args:
-            train_file: demonstrations in the format `DEMONSTRATION_SCHEMA`, on a path that every rank can read.
+            train_file: demonstrations in the format `DEMONSTRATION_SCHEMA`, on a path that every rank can read; None if each step
+                brings its own.
             eval_file: demonstrations to measure the loss on.
             total_steps: end of the learning rate's schedule.
             row_limit: rows to train on in all steps together; None repeats epochs for ever.
@@ -55,15 +58,18 @@ class SftLearner:
         facts = await self._ranks.everywhere(SftWorker.start, model_path, train_file, eval_file, total_steps, row_limit, resume_folder)
         self._num_tokens = facts[0].get("num_tokens", 0)
 
-    async def step(self, index: int) -> dict[str, float]:
+    async def step(self, index: int, batch: pa.Table | None = None) -> dict[str, float]:
         """Take step `index`, 0-based. Returns its metrics.
+
+        Args:
+            batch: its demonstrations, in the format `DEMONSTRATION_SCHEMA`, where there is no `train_file`.
 
         Raises:
             NonFiniteError: loss or gradient was not finite in too many steps in a row.
             LearnerError: a rank failed; this learner is dead.
         """
         began = time.monotonic()
-        reports = await self._ranks.everywhere(SftWorker.step, index)
+        reports = await self._ranks.everywhere(SftWorker.step, index, batch)
         step_s = time.monotonic() - began
         merged = merge(report.metrics for report in reports)
         tokens = int(values({"tokens": merged.pop("tokens")})["tokens"])

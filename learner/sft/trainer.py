@@ -29,7 +29,11 @@ EVALUATED_AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True)
 class RowOrder:
-    """Rows of each step. Every epoch has every row once, in its own order."""
+    """Rows of each step. Every epoch has every row once, in its own order.
+
+    Raises:
+        DataError: there are no rows.
+    """
 
     rows: int
     batch_size: int
@@ -37,6 +41,10 @@ class RowOrder:
     limit: int | None = None
     """Total number of rows, so that the last step may have fewer; None repeats epochs for ever."""
     shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise DataError("there are no demonstrations to imitate; add some, or remove learner.warm_start")
 
     def of_step(self, index: int) -> list[int]:
         """The rows of step `index`, 0-based."""
@@ -61,12 +69,8 @@ class SupervisedStep:
 class SupervisedTrainer:
     """One rank's supervised run. Steps are deterministic: the same rows, order and number of ranks give the same model."""
 
-    def __init__(self, engine: LearnerEngine, table: pa.Table, order: RowOrder, token_budget: int) -> None:
-        if not len(table):
-            raise DataError("there are no demonstrations to imitate; add some, or remove learner.warm_start")
+    def __init__(self, engine: LearnerEngine, token_budget: int) -> None:
         self.engine = engine
-        self._table = table
-        self._order = order
         self._token_budget = token_budget
         self._flops = FlopCount.of(self.policy)
 
@@ -74,12 +78,11 @@ class SupervisedTrainer:
     def policy(self) -> Policy:
         return self.engine.policy
 
-    def step(self, index: int) -> SupervisedStep:
-        """Take optimizer step `index`, 0-based, on the mean over all imitated tokens of its rows."""
-        rows = self._order.of_step(index)
-        mine = balance(lengths(self._table, rows), self.engine.world_size)[self.engine.rank]
-        batches = self._packed(self._table, [rows[i] for i in mine])
-        num_tokens = num_trained(self._table, rows)
+    def step(self, table: pa.Table, rows: Sequence[int]) -> SupervisedStep:
+        """Take an optimizer step on the mean over all imitated tokens of these rows, the same on every rank."""
+        mine = balance(lengths(table, rows), self.engine.world_size)[self.engine.rank]
+        batches = self._packed(table, [rows[i] for i in mine])
+        num_tokens = num_trained(table, rows)
         found: list[dict[str, Metric]] = []
         began = time.monotonic()
         outcome = self.engine.step([partial(self._loss, batch.imitated, num_tokens, found) for batch in batches])

@@ -12,7 +12,7 @@ from learner.engine.rank import Rank, RankReport
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from learner.sft.trainer import SupervisedTrainer
+    from learner.sft.trainer import RowOrder, SupervisedTrainer
 
 
 class SftWorker(Rank[SftConfig]):
@@ -20,9 +20,11 @@ class SftWorker(Rank[SftConfig]):
 
     _trainer: SupervisedTrainer
     _held_out: pa.Table
+    _stored: tuple[pa.Table, RowOrder] | None = None
+    """The demonstrations on disk, and the rows of each step; None if each step brings its own."""
 
     def start(
-        self, model_path: str, train_file: Path, eval_file: Path, total_steps: int, row_limit: int | None, resume_folder: Path | None
+        self, model_path: str, train_file: Path | None, eval_file: Path, total_steps: int, row_limit: int | None, resume_folder: Path | None
     ) -> dict[str, int]:
         """Load model and data and make the engine, from a checkpoint if one is given. Returns the facts given to `save`, or none."""
         from learner.sft.demonstrations import open_demonstrations
@@ -30,14 +32,21 @@ class SftWorker(Rank[SftConfig]):
 
         config = self._config
         policy = self._load_policy(model_path, full=not config.learner.use_peft)
-        table, self._held_out = open_demonstrations(train_file), open_demonstrations(eval_file)
-        order = RowOrder(len(table), config.learner.train_batch_size, config.seed, row_limit, config.data.shuffle)
-        self._trainer = SupervisedTrainer(self._make_engine(policy, total_steps), table, order, config.learner.token_budget)
+        self._held_out = open_demonstrations(eval_file)
+        if train_file is not None:
+            table = open_demonstrations(train_file)
+            self._stored = table, RowOrder(len(table), config.learner.train_batch_size, config.seed, row_limit, config.data.shuffle)
+        self._trainer = SupervisedTrainer(self._make_engine(policy, total_steps), config.learner.token_budget)
         return {} if resume_folder is None else self._trainer.engine.load(resume_folder)
 
-    def step(self, index: int) -> RankReport:
-        """Take step `index`, 0-based."""
-        done = self._trainer.step(index)
+    def step(self, index: int, batch: pa.Table | None) -> RankReport:
+        """Take step `index`, 0-based, on the demonstrations of `batch`, or else on the stored ones whose turn it is."""
+        if batch is not None:
+            done = self._trainer.step(batch, range(len(batch)))
+        else:
+            assert self._stored is not None, "a step without stored demonstrations brings its own"
+            table, order = self._stored
+            done = self._trainer.step(table, order.of_step(index))
         self._count_nonfinite(done.outcome.applied, done.batches, index)
         return RankReport.of(self._trainer.engine.steps_done, done.outcome, done.metrics)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -69,6 +70,26 @@ def test_a_stopped_fine_tuning_resumes_to_the_uninterrupted_one(tuned: Training,
     options = ("--resume", f"{resumed.out_dir}/checkpoints/step-000040")
     with training(tmp_path / "run", *SHORT_SFT, "learner.train_batch_size=16", command=SFT, options=options) as other:
         assert other.finish() == 1 and "made with learner.train_batch_size 32, but this run has 16" in other.output()
+
+
+@pytest.mark.slow
+def test_a_streamed_fine_tuning_resumes_at_the_exact_row(tmp_path: Path) -> None:
+    """Buffers of 20 rows and batches of 32: the checkpoint lies within a buffer."""
+    streamed = ("data.streaming=true", "data.shuffle_buffer_size=20", "data.eval_samples=20", "learner.max_steps=6", "cluster.save_steps=3")
+    whole = run_to_end(tmp_path / "run", *streamed, command=SFT)
+    expected, metrics, summary = tensors(whole.out_dir / "adapter"), learnt(whole.metrics()), whole.summary()
+    assert [step["step"] for step in whole.metrics()] == list(
+        range(7)
+    ) and "of the first 20 rows: 20 sequences to train on" in whole.output()
+    assert (summary["data"]["rows"], summary["held_out"]["sequences"], summary["exit_reason"]) == (200, 20, "finished")
+    shutil.rmtree(whole.out_dir / "adapter")
+    options = ("--resume", f"{whole.out_dir}/checkpoints/step-000003")
+    with training(tmp_path / "run", *streamed, command=SFT, options=options) as resumed:
+        assert resumed.finish() == 0, resumed.output()
+    assert "resuming from" in resumed.output() and learnt(resumed.metrics()) == metrics
+    assert resumed.summary()["data"] == summary["data"]
+    found = tensors(resumed.out_dir / "adapter")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @pytest.mark.slow

@@ -345,7 +345,6 @@ def test_evaluation() -> None:
             "2.5 is neither a share between 0 and 1 nor a number of rows",
         ),
         ({"datasets": [{"path": "a", "fraction": 0.5}]}, "datasets: fraction of a data set is not supported"),
-        ({"dataset_streaming": True}, "rows are tokenised to disk before the first step; set it to false"),
         ({"completion_only_loss": False}, "only the assistant's tokens have a loss; remove it"),
         ({"train_on_inputs": True}, "only the assistant's tokens have a loss"),
         ({"packing": True, "packing_strategy": "wrapped"}, "packing_strategy: wrapped is not supported: no sequence is split over rows"),

@@ -1,9 +1,10 @@
-"""Mixtures of SFT recipes of Open-R1 and TRL become those of a fine-tuning, as they become those of a GRPO run."""
+"""Mixtures and streams of SFT recipes of Open-R1 and TRL become those of a fine-tuning, as they become those of a GRPO run."""
 
 from __future__ import annotations
 
 import pytest
 
+from configs.contracts.errors import ConfigError
 from tests.configs.recipes.test_sft_conversion import SMALL, become, convert_sft
 
 
@@ -49,3 +50,25 @@ def test_the_held_out_rows_of_a_mixture_are_evaluated_where_the_recipe_evaluates
     mixture = {"datasets": [{"id": "a"}], "test_split_size": 0.1}
     data = convert_sft(SMALL | {"dataset_mixture": mixture, "eval_strategy": "steps", "dataset_test_split": "test"}).config.data
     assert (data.eval_path, data.eval_samples, data.held_out_size) == (None, 100, 0.1)
+
+
+@pytest.mark.parametrize("setting", ["dataset_streaming", "streaming"])
+def test_a_stream_needs_a_number_of_steps(setting: str) -> None:
+    conversion = convert_sft(SMALL | {setting: True, "max_steps": 10})
+    assert conversion.config.data.streaming and become(setting, conversion) == {"data.streaming"}
+    assert not convert_sft(SMALL | {setting: False}).config.data.streaming
+    with pytest.raises(ConfigError, match=r"learner.max_steps is not given and data.streaming is on: .*set learner.max_steps"):
+        convert_sft(SMALL | {setting: True})
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"dataset_streaming": True, "streaming": False}, "dataset_streaming and streaming contradict each other; keep one of them"),
+        ({"dataset_streaming": True, "max_train_samples": 5}, "train_samples with streaming: it needs all rows before the first is drawn"),
+        ({"dataset_streaming": True, "dataset_mixture": {"datasets": [{"id": "a"}]}}, "mixture with streaming: it needs all rows"),
+    ],
+)
+def test_streams_that_cannot_be_read_are_refused(given: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        convert_sft(SMALL | {"max_steps": 10} | given)
