@@ -40,6 +40,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SETTINGS = (
+    "path", "mixture", "name", "split", "columns", "prompt_column", "system_prompt", "max_prompt_length", "train_samples", "pass_rate_column",
+    "min_pass_rate", "max_pass_rate", "decontaminate", "shuffle", "curriculum_column", "curriculum_descending", "streaming",
+    "shuffle_buffer_size", "eval_path", "eval_split", "eval_samples", "test_split_size",
+)  # fmt: skip
+"""The settings that a fingerprint of a stream holds, in their order."""
+
 
 class StreamedCursor(TypedDict):
     """Position in the stream, as a checkpoint stores it."""
@@ -54,6 +61,11 @@ class StreamedCursor(TypedDict):
     counted_to: int
     data: str
     """The fingerprint of the prompts."""
+
+
+def settings_text(data: DataSection) -> str:
+    """The settings of a stream as JSON, whatever the order in which the schema lists them: checkpoints hold a digest of this text."""
+    return "{" + ",".join(data.model_dump_json(include={name})[1:-1] for name in _SETTINGS) + "}"
 
 
 class StreamedPrompts:
@@ -87,7 +99,7 @@ class StreamedPrompts:
         self._canary_row = first.start + int(first.kept[0])
         self.prompt_tokens: np.ndarray = first.tokens
         """int32 [prompts]: lengths in tokens of the first training prompts."""
-        facts = f"{data.model_dump_json()}/{self._seed}/{self.canary_prompt().text}"
+        facts = f"{settings_text(data)}/{self._seed}/{self.canary_prompt().text}"
         self.fingerprint: str = hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
         self.warnings: tuple[str, ...] = tuple(template_warnings(tokenizer, self.canary_prompt(), reward_names))
         for sentence in self.warnings:

@@ -18,7 +18,7 @@ import pytest
 
 from actors.prompts.buffers import KEPT_BUFFERS
 from actors.prompts.indexed import EVAL_EPOCH
-from actors.prompts.streamed import StreamedPrompts
+from actors.prompts.streamed import StreamedPrompts, settings_text
 from configs.contracts.errors import CheckpointError, DataError
 from configs.contracts.records import Prompt, PromptId
 from configs.schema.data import DataSection
@@ -102,6 +102,17 @@ def test_a_cursor_of_other_prompts_is_refused(tmp_path: Path, change: dict):
     cursor = stream_of(tmp_path).cursor()
     with pytest.raises(CheckpointError, match="was made with other prompts"):
         stream_of(tmp_path, **change).restore(cursor)
+
+
+def test_checkpoints_of_streams_hold_their_settings_in_one_order_for_ever():
+    """The schema may list them in another order; a run that was started before must go on. The text is that of the first streams."""
+    data = DataSection(path="r.jsonl", streaming=True, columns={"q": "prompt"}, min_pass_rate=0.00001, decontaminate=("builtin:addition",))
+    assert settings_text(data) == (
+        '{"path":"r.jsonl","mixture":null,"name":null,"split":"train","columns":{"q":"prompt"},"prompt_column":"prompt","system_prompt":null,'
+        '"max_prompt_length":512,"train_samples":-1,"pass_rate_column":"pass_rate","min_pass_rate":0.00001,"max_pass_rate":null,'
+        '"decontaminate":["builtin:addition"],"shuffle":true,"curriculum_column":null,"curriculum_descending":false,"streaming":true,'
+        '"shuffle_buffer_size":1000,"eval_path":null,"eval_split":"test","eval_samples":100,"test_split_size":null}'
+    )
 
 
 def test_the_first_rows_are_held_out_and_no_row_with_their_text_is_trained_on(tmp_path: Path):
