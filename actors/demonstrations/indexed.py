@@ -62,7 +62,7 @@ class Demonstrations:
 
     @property
     def digest(self) -> str:
-        """What tells these demonstrations from others."""
+        """A digest that tells these demonstrations from others."""
         return self.train.digest
 
 

@@ -58,7 +58,7 @@ class CountedRows:
 
 @dataclass
 class SampleMaker:
-    """What makes sequences of rows.
+    """Turn rows into tokenised sequences, and count those that are left out.
 
     Args:
         data: columns, system prompt and length limit.

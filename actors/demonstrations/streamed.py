@@ -78,7 +78,7 @@ class StreamedDemonstrations:
         first = self._buffer.samples[0]
         facts = f"{data.model_dump_json()}/{self._seed}/".encode() + first.token_ids_T.tobytes() + first.trained_T.tobytes()
         self.digest: str = hashlib.blake2b(facts, digest_size=16).hexdigest()
-        """What tells these demonstrations from others: settings, seed, and the first row as tokens."""
+        """A digest that tells these demonstrations from others: settings, seed, and the first row as tokens."""
 
     def draw(self, count: int) -> pa.Table:
         """Draw the next sequences, in the format `DEMONSTRATION_SCHEMA`.

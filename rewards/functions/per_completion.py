@@ -46,7 +46,7 @@ class PerCompletionReward(ABC):
     """A completion without an answer. A reward with a gold gives it the outcome `unparsable_gold` exactly if the gold cannot be read."""
 
     def gold_columns(self, columns: Columns) -> tuple[str, ...]:
-        """Those of these columns that hold the gold; none for a reward without a gold."""
+        """Choose the columns that hold the gold; none for a reward without a gold."""
         return ()
 
     def check_columns(self, columns: Collection[str]) -> None:
