@@ -167,15 +167,16 @@ def test_an_adapter_of_another_model_is_refused_before_anything_starts(model: Pa
 def test_commands_doubt_a_base_with_other_weights_than_the_adapters(
     command: str, model: Path, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They end at data that is not there, before an engine starts."""
+    """They end at data of which every prompt is too long, before an engine starts."""
     from learner.model.tiny_model import create_tiny_model
 
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "1+" * 5000, "solution": "2"}))
     other = create_tiny_model(tmp_path / "other", seed=4)
     for path, told in ((other, True), (model, False)):
         config = run_config(path)
-        missing = config.data.model_copy(update={"path": str(tmp_path / "missing.jsonl")})
-        (tmp_path / "run.yaml").write_text(dump_config(config.model_copy(update={"data": missing})))
+        unusable = config.data.model_copy(update={"path": str(tmp_path / "long.jsonl")})
+        (tmp_path / "run.yaml").write_text(dump_config(config.model_copy(update={"data": unusable})))
         result = CliRunner().invoke(app, command.format(adapter=adapters["small"]).split())
         assert isinstance(result.exception, DataError), result.output
         assert ("WARNING: the adapter" in result.output) == told
