@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar, get_args
+from types import NoneType, UnionType
+from typing import TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -179,4 +180,8 @@ def _holds_text(names: Sequence[str], root: type[Section]) -> bool:
     """Tell whether the key holds only text (or null)."""
     section = section_at(names[:-1], root)
     field = section.model_fields.get(names[-1]) if section else None
-    return field is not None and set(get_args(field.annotation) or (field.annotation,)) <= {str, Path, type(None)}
+    if field is None:
+        return False
+    # The arguments of a mapping or a list, such as dict[str, str], are no alternatives.
+    kinds = get_args(field.annotation) if get_origin(field.annotation) in (Union, UnionType) else (field.annotation,)
+    return set(kinds) <= {str, Path, NoneType}

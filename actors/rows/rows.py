@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from actors.rows.files import SUFFIXES, JsonValue, Row, kind_of, read_table, records, split_files
 from actors.rows.hub import load_with_datasets
 from configs.contracts.errors import DataError
@@ -88,21 +90,47 @@ class DatasetRows:
         return f"{self.name}, row {index}"
 
 
+@dataclass(frozen=True)
+class SlicedRows:
+    """Some rows of a data set."""
+
+    rows: Rows
+    numbers: np.ndarray
+    """int64 [rows]: their numbers in `rows`."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.rows.columns
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def row(self, index: int) -> Row:
+        return self.rows.row(int(self.numbers[index]))
+
+    def values(self, column: str, indices: Sequence[int]) -> list[JsonValue]:
+        return self.rows.values(column, self.numbers[np.asarray(indices, np.int64)].tolist())
+
+    def location(self, index: int) -> str:
+        return self.rows.location(int(self.numbers[index]))
+
+
 def load_rows(path: str, *, name: str | None = None, split: str = "train") -> Rows:
     """Open a data set.
 
     Args:
         path: a JSON, JSONL, CSV, Parquet or Arrow file, a folder of them or of `save_to_disk`, or a hub id.
         name: configuration of a hub data set.
-        split: name of the split. Names of files in a folder say their split (`test.jsonl`, `data/train-00000.parquet`); if
-            a local data set has only one split, it is taken, whatever this says.
+        split: name of the split, or slices of it as `datasets` writes them: `train[:1000]`, `train[:10%]+train[90%:]`. Names of files in
+            a folder say their split (`test.jsonl`, `data/train-00000.parquet`); if a local data set has only one split, it is taken,
+            whatever the name is.
 
     Raises:
         DataError: there is no such data set, configuration or split, there are no rows, or a file cannot be read (names file
             and line).
     """
     files = local_files(path, name, split)
-    rows = DatasetRows(path, load_with_datasets(path, name, split)) if files is None else _read_files(files)
+    rows = DatasetRows(path, load_with_datasets(path, name, split)) if files is None else _sliced(_read_files(files), path, split)
     if not len(rows):
         raise DataError(f"data set {path} is empty; it must have at least one row")
     return rows
@@ -116,12 +144,37 @@ def local_files(path: str, name: str | None, split: str) -> list[Path] | None:
     """
     local = Path(path).expanduser()
     if local.is_dir() and name is None:
-        return _saved_files(local, split) or split_files(local, split)
+        return _saved_files(local, split_name(split)) or split_files(local, split_name(split))
     if local.is_file():
         return [local]
     if not local.is_dir() and (not _HUB_ID.fullmatch(path) or local.suffix in SUFFIXES):
         raise DataError(f"data set {path} does not exist{_near(local)}; give a file, a folder or a hub id such as openai/gsm8k")
     return None
+
+
+def split_name(split: str) -> str:
+    """The split that slices are of: `train` of `train[:10%]+train[90%:]`."""
+    return re.split(r"[\[+]", split, maxsplit=1)[0]
+
+
+def _sliced(rows: Rows, path: str, split: str) -> Rows:
+    """Take the slices of a split, by the rules of `datasets`.
+
+    Raises:
+        DataError: they cannot be read, are of several splits, or hold no row.
+    """
+    if split == split_name(split) or not len(rows):
+        return rows
+    from datasets import ReadInstruction
+
+    try:
+        slices = ReadInstruction.from_spec(split).to_absolute({split_name(split): len(rows)})
+    except ValueError as error:
+        raise DataError(f"split {split!r} of {path}: {error}; write slices of one split, such as train[:1000] or train[10%:20%]") from None
+    numbers = np.concatenate([np.arange(each.from_, each.to) for each in slices])
+    if not len(numbers):
+        raise DataError(f"split {split!r} of {path} holds none of its {len(rows)} rows; widen the slice")
+    return SlicedRows(rows, numbers)
 
 
 def _saved_files(folder: Path, split: str) -> list[Path] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ import numpy as np
 from actors.rows.addition import write_addition
 from actors.rows.named_sets import NAMED_SETS, load_named_or_path
 from actors.rows.permutation import permutation
-from actors.rows.rows import Rows, load_rows, local_files
+from actors.rows.rows import Rows, load_rows, local_files, split_name
 from actors.rows.views import ColumnRows, MixedRows, renamed, require_column
 from configs.contracts.errors import DataError
 from configs.schema.model import BUILTIN
 from configs.schema.sources import MixturePart, MixtureSection, SourceSection
+
+EVAL_SPLIT, SPLIT_OF_PART = "data.eval_split", "data.mixture.datasets.split"
 
 _SHUFFLE_STREAM = 2**64 - 1
 """Random stream that shuffles a mixture as a whole; streams 0, 1, ... draw the subsets of its parts."""
@@ -51,6 +54,7 @@ def open_rows(data: SourceSection, folder: Path, seed: int) -> tuple[Rows, tuple
     if data.mixture is not None:
         rows, parts = mix(data.mixture)
     else:
+        require_split_of_file(str(data.path), data.split, "data.split")
         rows, parts = load_rows(local_path(str(data.path), folder, seed), name=data.name, split=data.split), ()
     return renamed(rows, data.columns, "data.columns"), parts
 
@@ -87,8 +91,11 @@ def local_path(path: str, folder: Path, seed: int) -> str:
     return str(write_addition(folder, seed))
 
 
-def require_source(path: str, name: str | None, split: str) -> None:
+def require_source(path: str, name: str | None, split: str, key: str) -> None:
     """Look for a data set without reading it; one on the hub is not asked for.
+
+    Args:
+        key: the config key that names the split, for errors.
 
     Raises:
         DataError: there is none at this path, or it has no such split.
@@ -97,6 +104,25 @@ def require_source(path: str, name: str | None, split: str) -> None:
         _require_builtin(path)
     elif path not in NAMED_SETS:
         local_files(path, name, split)
+    require_split_of_file(path, split, key)
+
+
+def require_split_of_file(path: str, split: str, key: str) -> None:
+    """Refuse a split that a single file cannot have: one that is neither `train` nor in the file's name.
+
+    Args:
+        key: the config key that names the split. `data.eval_split` is `test` unless it is given, and then it says nothing.
+
+    Raises:
+        DataError: the file is no such split.
+    """
+    file, name = Path(path).expanduser(), split_name(split)
+    if not file.is_file() and not path.startswith(BUILTIN):
+        return
+    if name not in ("train", "test" if key == EVAL_SPLIT else "train", *re.findall(r"[^\W\d_]+", file.stem)):
+        raise DataError(
+            f"{key} {split!r} is not in {path}, which is a single file and as such the split train; remove {key}, or give the file of that split"
+        )
 
 
 def _require_builtin(path: str) -> None:
@@ -107,6 +133,7 @@ def _require_builtin(path: str) -> None:
 def open_held_out(data: SourceSection, folder: Path, seed: int) -> Rows:
     """Open `data.eval_path`, with the columns of `data.columns` that it has renamed. Arguments and errors are those of `open_rows`."""
     path = str(data.eval_path)
+    require_split_of_file(path, data.eval_split, EVAL_SPLIT)
     rows = load_rows(local_path(path, folder, seed), name=data.name if path == data.path else None, split=data.eval_split)
     return renamed(rows, {old: new for old, new in data.columns.items() if old in rows.columns}, "data.columns")
 
@@ -148,6 +175,7 @@ def kept_rows(rows: int, weight: float) -> int:
 
 
 def _part_rows(part: MixturePart) -> Rows:
+    require_split_of_file(part.path, part.split, SPLIT_OF_PART)
     rows = load_rows(part.path, name=part.name, split=part.split)
     kept = part.kept_columns
     if kept is None:

@@ -14,7 +14,7 @@ from actors.rows.files import Row, kind_of, records
 from actors.rows.hub import stream_with_datasets
 from actors.rows.permutation import permutation
 from actors.rows.rows import RecordRows, Rows, json_row, local_files
-from actors.rows.sources import local_path
+from actors.rows.sources import local_path, require_split_of_file
 from actors.rows.views import renamed
 from configs.contracts.errors import DataError
 from configs.schema.sources import SourceSection
@@ -75,6 +75,7 @@ def open_stream(data: SourceSection, folder: Path, seed: int) -> RowStream:
     Raises:
         DataError: there is no such data set, or it is empty.
     """
+    require_split_of_file(str(data.path), data.split, "data.split")
     path = local_path(str(data.path), folder, seed)
     open_at = _opener(path, data)
     columns = dict.fromkeys(column for _, record in islice(open_at(0), _ROWS_FOR_COLUMNS) for column in record)

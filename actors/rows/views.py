@@ -17,19 +17,14 @@ def renamed(rows: Rows, columns: Mapping[str, str], key: str) -> Rows:
     """A view of the rows with renamed columns.
 
     Args:
-        columns: old name -> new name. A column that already has the new name is hidden by the renamed one.
+        columns: old name -> new name, each different. A column that already has the new name is hidden by the renamed one.
         key: the config key that holds the mapping, for errors: `data.columns`.
 
     Raises:
-        DataError: an old name is no column, or two columns get the same name.
+        DataError: an old name is no column.
     """
     for old in columns:
         require_column(rows, old, key)
-    doubled = [new for new in columns.values() if list(columns.values()).count(new) > 1]
-    if doubled:
-        raise DataError(
-            f"{key} gives the name {doubled[0]!r} to {' and '.join(old for old in columns if columns[old] == doubled[0])}; keep one"
-        )
     if all(old == new for old, new in columns.items()):
         return rows
     kept = {column: column for column in rows.columns if column not in columns and column not in columns.values()}

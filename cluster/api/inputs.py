@@ -91,7 +91,7 @@ def with_inputs(config: RunConfig, data: Data | None, rewards: Sequence[Reward] 
     tree = _tree(config)
     with _Inputs.staged(config.out_dir) as inputs:
         if data is not None:
-            _with(tree, "data", path=inputs.add_data(data))
+            _with(tree, "data", **inputs.source_of(data))
         if rewards is not None:
             _with(tree, "rewards", functions=[inputs.add_reward(reward) for reward in rewards])
         changed = config_of(tree, "the configuration")
@@ -107,7 +107,7 @@ def sft_with_data(config: SftConfig, data: Data | None, resume: Resume) -> tuple
         return config, resume
     tree = _tree(config)
     with _Inputs.staged(config.out_dir) as inputs:
-        _with(tree, "data", path=inputs.add_data(data))
+        _with(tree, "data", **inputs.source_of(data))
         return sft_config_of(tree, "the configuration"), inputs.install(resume)
 
 
@@ -152,10 +152,12 @@ class _Inputs:
     def holds(self, reward: str) -> bool:
         return reward.startswith(f"{self.folder}/")
 
-    def add_data(self, data: Data) -> str:
-        """The path of the data, which are written unless they are a path."""
-        if isinstance(data, str | Path):
-            return str(data)
+    def source_of(self, data: Data) -> dict[str, YamlValue]:
+        """Keys of section `data`: a path with the split of the settings, or the file of rows, which has all of them."""
+        return {"path": str(data)} if isinstance(data, str | Path) else {"path": self._written(data), "split": "train"}
+
+    def _written(self, data: object) -> str:
+        """The path of rows once they are written."""
         if isinstance(data, SavesParquet):
             return self._table(data)
         if not isinstance(data, Sequence):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from actors.rows.named_sets import require_named_or_path
-from actors.rows.sources import open_if_small, require_source
+from actors.rows.sources import EVAL_SPLIT, SPLIT_OF_PART, open_if_small, require_source
 from actors.rows.views import require_column
 from cluster.inspection.shared_memory import require_shared_memory
 from cluster.machine import require_room, room, runs_here, this_machine
@@ -124,15 +124,15 @@ def require_data(config: RunConfig | SftConfig) -> None:
     Raises:
         DataError: there is none at a path, or it has no such split.
     """
-    for path, name, split in _sources(config):
-        require_source(path, name, split)
+    for path, name, split, key in _sources(config):
+        require_source(path, name, split, key)
 
 
-def _sources(config: RunConfig | SftConfig) -> Iterator[tuple[str, str | None, str]]:
+def _sources(config: RunConfig | SftConfig) -> Iterator[tuple[str, str | None, str, str]]:
     data = config.data
     if data.mixture is not None:
-        yield from ((part.path, part.name, part.split) for part in data.mixture.datasets)
+        yield from ((part.path, part.name, part.split, SPLIT_OF_PART) for part in data.mixture.datasets)
     elif data.path is not None:
-        yield data.path, data.name, data.split
+        yield data.path, data.name, data.split, "data.split"
     if data.eval_path is not None and data.eval_samples:
-        yield data.eval_path, data.name if data.eval_path == data.path else None, data.eval_split
+        yield data.eval_path, data.name if data.eval_path == data.path else None, data.eval_split, EVAL_SPLIT

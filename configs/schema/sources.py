@@ -18,10 +18,16 @@ class MixturePart(Section):
     name: str | None = None
     """Configuration of a hub data set."""
     split: str = "train"
+    """As `data.split`."""
     columns: tuple[str, ...] | dict[str, str] | None = None
     """Columns to keep: a list, or {theirs: ours} to rename them. All parts must end with the same names. Default: all columns."""
     weight: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the rows to keep: a seeded subset of floor(rows x weight). Default: all rows, in order."""
+
+    @field_validator("columns")
+    @classmethod
+    def _names_differ(cls, columns: tuple[str, ...] | dict[str, str] | None) -> tuple[str, ...] | dict[str, str] | None:
+        return _checked_names(columns) if isinstance(columns, dict) else columns
 
     @property
     def kept_columns(self) -> dict[str, str] | None:
@@ -65,6 +71,14 @@ def _only(path: str, columns: set[str]) -> str:
     return f"{path} alone has {', '.join(sorted(columns))}; " if columns else ""
 
 
+def _checked_names(columns: dict[str, str]) -> dict[str, str]:
+    names = list(columns.values())
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise ValueError(f"gives the name {doubled!r} to {' and '.join(old for old, new in columns.items() if new == doubled)}; keep one")
+    return columns
+
+
 def _checked_size(size: float | int | None) -> float | int | None:
     if size is not None and not (0 < size < 1 if isinstance(size, float) else size >= 1):
         raise ValueError(f"{size} is neither a share between 0 and 1 nor a number of rows; write 0.1 for a tenth, or 500 for 500 rows")
@@ -81,7 +95,7 @@ class SourceSection(Section):
     name: str | None = None
     """Configuration of a hub data set."""
     split: str = "train"
-    """Split to train on."""
+    """Split to train on, or a slice of it by rows or percent: `train[:1000]`, `train[10%:20%]`. A single file is the split `train`."""
     columns: dict[str, str] = {}
     """New names of columns: {theirs: ours}. A column that already has the new name is hidden. Applies to `eval_path` if it has the
     columns."""
@@ -97,7 +111,7 @@ class SourceSection(Section):
     eval_path: str | None = None
     """Data set to hold out: a path, for prompts also a name such as math_500. Default: rows are held out from the training data."""
     eval_split: str = "test"
-    """Split of `eval_path` on a hub; a local file has only the split `train`."""
+    """Split of `eval_path` on a hub; a single file is read as it is. Slices are those of `split`."""
     eval_samples: NonNegativeInt = 100
     """Largest number of held-out rows that are evaluated; 0 switches evaluation off."""
     test_split_size: float | int | None = None
@@ -127,6 +141,11 @@ class SourceSection(Section):
     @classmethod
     def _a_share_or_a_count(cls, size: float | int | None) -> float | int | None:
         return _checked_size(size)
+
+    @field_validator("columns")
+    @classmethod
+    def _names_differ(cls, columns: dict[str, str]) -> dict[str, str]:
+        return _checked_names(columns)
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> SourceSection:
@@ -162,7 +181,14 @@ class SourceSection(Section):
         remedy = "remove it, or set streaming: false"
         if self.test_split_size is not None:
             remedy = "hold out the first rows with eval_samples, or set streaming: false"
-        return [(self.streaming and asked, f"{asked} with streaming: it needs all rows before the first is drawn; {remedy}")]
+        return [
+            (self.streaming and asked, f"{asked} with streaming: it needs all rows before the first is drawn; {remedy}"),
+            (
+                self.streaming and "[" in self.split,
+                f"split {self.split} with streaming: the rows of a stream are not counted, so that it has no slices; name the split alone, or "
+                "set streaming: false",
+            ),
+        ]
 
 
 _PATH_OR_MIXTURE = "data come from one data set (path), or from several (mixture: {datasets: [{path: ...}, ...]})"

@@ -97,6 +97,8 @@ def test_any_run_survives_a_round_trip(tmp_path_factory: pytest.TempPathFactory,
         ("model.revision=1234567", "model", "revision", "1234567"),
         ("model.chat_template={{ bos_token }}", "model", "chat_template", "{{ bos_token }}"),
         ("data.path=a=b.jsonl", "data", "path", "a=b.jsonl"),
+        ("data.columns={theirs: ours}", "data", "columns", {"theirs": "ours"}),
+        ("data.decontaminate=[math_500]", "data", "decontaminate", ("math_500",)),
     ],
 )
 def test_overrides_are_read_as_what_the_key_holds(small: Path, override: str, section: str, name: str, value: object):
@@ -126,6 +128,12 @@ def test_overrides_reach_into_sections_that_are_not_there_and_the_last_one_wins(
             "data={mixture: {datasets: [{path: a}, {path: b, wieght: 1}]}}",
             "data.mixture.datasets[1].wieght: there is no such key; did you mean data.mixture.datasets[1].weight?",
         ),
+        (
+            "data={mixture: {datasets: [{path: a, columns: {question: prompt, answer: prompt}}]}}",
+            "data.mixture.datasets[0].columns: gives the name 'prompt' to question and answer; keep one",
+        ),
+        ("data.columns={a: prompt, b: solution, c: prompt}", "data.columns: gives the name 'prompt' to a and c; keep one"),
+        ("data={path: a, split: 'train[:3]', streaming: true}", "split train[:3] with streaming: the rows of a stream are not counted"),
         ("stages=[{name: a, lerner: {}}]", "stages[0].lerner: there is no such key; did you mean stages[0].learner?"),
         (
             "stages=[{name: a, rewards: {functions: [accuracy, {name: format, wieght: 2}]}}]",

@@ -79,5 +79,3 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path):
     rows = load_rows(str(write_rows(tmp_path / "rows.jsonl", [{"Question": "1+1?", "answer": "2"}])))
     with pytest.raises(DataError, match=r"data.columns 'question' is not in the data; .* Question, answer \(did you mean Question\?\)"):
         renamed(rows, {"question": "prompt"}, "data.columns")
-    with pytest.raises(DataError, match="data.columns gives the name 'prompt' to Question and answer; keep one"):
-        renamed(rows, {"Question": "prompt", "answer": "prompt"}, "data.columns")

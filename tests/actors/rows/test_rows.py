@@ -135,6 +135,32 @@ def test_a_folder_has_the_splits_that_its_files_are_named_after(tmp_path: Path):
     assert "no split 'validation'; it has train, test" in refusal(tmp_path, split="validation")
 
 
+@pytest.mark.parametrize(
+    ("split", "kept"),
+    [
+        ("train[:3]", [0, 1, 2]),
+        ("train[-2:]", [8, 9]),
+        ("train[10%:30%]", [1, 2]),
+        ("train[:10%]+train[90%:]", [0, 9]),
+    ],
+)
+def test_a_slice_is_taken_of_files_and_folders(tmp_path: Path, split: str, kept: list[int]):
+    file = file_with(tmp_path, "folder/train.jsonl", "".join(json.dumps({"n": n}) + "\n" for n in range(10)))
+    file_with(tmp_path, "folder/test.jsonl", '{"n": -1}\n')
+    table = write_parquet(tmp_path / "rows.parquet", {"n": list(range(10))})
+    for path in (file, file.parent, table):
+        rows = load_rows(str(path), split=split)
+        assert [row["n"] for row in all_rows(rows)] == kept == rows.values("n", range(len(rows)))
+    assert load_rows(str(file), split=split).location(1) == f"{file}:{kept[1] + 1}"
+
+
+def test_a_slice_that_cannot_be_read_or_holds_nothing_is_refused(tmp_path: Path):
+    file = file_with(tmp_path, "a.jsonl", '{"n": 1}\n')
+    for split in ("train[x]", "train[:3", "train+test"):
+        assert "write slices of one split, such as train[:1000] or train[10%:20%]" in refusal(file, split=split)
+    assert f"split 'train[1:]' of {file} holds none of its 1 rows; widen the slice" in refusal(file, split="train[1:]")
+
+
 def test_a_folder_without_splits_is_read_whole_in_the_order_of_names(tmp_path: Path):
     for name, answer in (("b.jsonl", 2), ("a.json", 1)):
         file_with(tmp_path, name, json.dumps({"a": answer}))

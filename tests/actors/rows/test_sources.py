@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from actors.prompts.decontamination import ngrams
 from actors.prompts.indexed import IndexedPrompts
 from actors.rows.sources import mix
+from actors.rows.stream import open_stream
 from configs.contracts.errors import CheckpointError, DataError
 from configs.contracts.records import Prompt
 from configs.schema.data import DataSection
@@ -119,6 +120,27 @@ def test_the_columns_of_a_mixture_are_made_equal(tmp_path: Path):
         mixed([{"path": one, "columns": ["solution"]}])
     with pytest.raises(DataError, match="of the 1 rows of .*one.jsonl the weight 0.5 keeps none; raise it"):
         mixed([{"path": one, "weight": 0.5}])
+
+
+def test_a_single_file_has_the_split_that_is_asked_for_or_is_refused(tmp_path: Path):
+    path = numbered(tmp_path, "a", 6)
+    assert values_of(source_of(tmp_path, path=path, split="train[:2]", shuffle=False), "solution") == ["0", "1"]
+    assert sorted(row["prompt"] for row in mixed([{"path": path, "split": "train[4:]"}])) == ["a 4", "a 5"]
+    held_out = source_of(tmp_path, eval_path=path, eval_split="test[:2]", eval_samples=9)
+    assert sorted(str(prompt.columns["solution"]) for prompt in held_out.eval_prompts()) == ["0", "1"]
+    assert len(source_of(tmp_path, eval_path=path, eval_samples=9).eval_prompts()) == 6, "the default of eval_split says nothing"
+    named = numbered(tmp_path, "my_test-00", 3)
+    assert len(source_of(tmp_path, path=named, split="test")) == 3
+    for split in ("dev", "dev[:2]"):
+        remedy = f"{split!r} is not in {path}, which is a single file and as such the split train; remove "
+        assert f"data.split {remedy}data.split, or give" in refusal(tmp_path, path=path, split=split)
+        assert f"data.eval_split {remedy}" in refusal(tmp_path, eval_path=path, eval_split=split, eval_samples=1)
+        mixture = {"datasets": [{"path": path, "split": split}]}
+        assert f"data.mixture.datasets.split {remedy}" in refusal(tmp_path, mixture=mixture)
+        with pytest.raises(DataError, match=r"data.split 'dev.* is not in builtin:addition"):
+            source_of(tmp_path, path="builtin:addition", split=split)
+        with pytest.raises(DataError, match=r"data.split 'dev.* is a single file"):
+            open_stream(DataSection.model_construct(path=path, split=split), tmp_path, 0)
 
 
 def test_a_mixture_is_trained_on_and_split_by_its_own_seed(tmp_path: Path):

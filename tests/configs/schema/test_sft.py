@@ -53,6 +53,10 @@ def test_the_medical_files_are_one_profile() -> None:
         (["data.streaming=true", "learner.max_steps=9", "data.test_split_size=5"], "hold out the first rows with eval_samples"),
         (["data.streaming=true", "data.path=null", "data.mixture={datasets: [{path: a}]}"], "mixture with streaming: it needs all rows"),
         (["data.mixture={datasets: [{path: a}]}"], "path and mixture are both given; keep one"),
+        (
+            ["data.path=null", "data.mixture={datasets: [{path: a, columns: {q: prompt, a: prompt}}]}"],
+            "data.mixture.datasets[0].columns: gives the name 'prompt' to q and a; keep one",
+        ),
         (["data.path=null"], "neither path nor mixture is given; give one of them"),
         (
             ["data.path=null", "data.split=dev", "data.mixture={datasets: [{path: a}]}"],
