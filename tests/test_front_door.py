@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.prompts.rendering import _read_template
+from actors.prompts.rendering import read_template
 from configs.contracts.errors import DataError
 from tests import REPOSITORY
 from tests.runs.training import SMALL
@@ -74,9 +74,24 @@ def test_help_lists_every_command_and_completion(project: Path) -> None:
 
 def test_a_packaged_template_is_found_without_a_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "Assistant" in _read_template("configs/templates/deepseek_r1_distill.jinja")
+    assert "Assistant" in read_template("configs/templates/deepseek_r1_distill.jinja")
     with pytest.raises(DataError, match="neither a Jinja template nor a readable file"):
-        _read_template("configs/templates/none.jinja")
+        read_template("configs/templates/none.jinja")
+
+
+def test_a_file_of_the_users_never_stands_for_a_packaged_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "configs/templates/vicuna.jinja"
+    mine = tmp_path / name
+    mine.parent.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    mine.write_bytes((REPOSITORY / name).read_bytes())
+    assert "USER: " in read_template(name)
+    mine.write_text("{{ mine }}")
+    with pytest.raises(
+        DataError, match=f"another file of this name; give ./{name} for that file, or {REPOSITORY / name} for the packaged one"
+    ):
+        read_template(name)
+    assert read_template(f"./{name}") == "{{ mine }}" and "USER: " in read_template(str(REPOSITORY / name))
 
 
 @pytest.mark.slow

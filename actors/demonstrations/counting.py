@@ -25,19 +25,28 @@ class DemonstrationCounts:
     """Sequences left out because no imitated token remained, mostly after they were cut off; and rows in which the assistant answers nothing."""
     with_unrendered_tools: int = 0
     """Rows left out because they have tools, which the chat template does not render."""
+    malformed: int = 0
+    """Rows left out because they hold no conversation, or no prompt and completion."""
+    refused_by_template: int = 0
+    """Rows left out because the chat template refuses them, or does not render an answer after its generation prompt."""
     also_held_out: int = 0
     """Training sequences left out because an equal one is held out."""
     first_at: dict[str, str] = field(default_factory=dict)
-    """Name of one of the four counts before -> location of the first row in it."""
+    """Name of one of the counts from `too_long` on -> location of the first row in it, and what is wrong there if rows differ in that."""
 
     def __add__(self, other: DemonstrationCounts) -> DemonstrationCounts:
         summed = {each.name: _number(self, each.name) + _number(other, each.name) for each in fields(self) if each.name not in _NOT_SUMMED}
         longest = max(self.longest_tokens, other.longest_tokens)
         return DemonstrationCounts(**summed, longest_tokens=longest, first_at={**other.first_at, **self.first_at})
 
-    def note(self, reason: str, location: str) -> None:
-        """Note the row as the first one of a count, unless there was one before."""
-        self.first_at.setdefault(reason, location)
+    def note(self, reason: str, told: str) -> None:
+        """Count a row or sequence under one of the counts from `too_long` on.
+
+        Args:
+            told: its location, which is kept if it is the first of this count.
+        """
+        vars(self)[reason] += 1
+        self.first_at.setdefault(reason, told)
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,8 @@ def reasons(data: SftDataSection) -> Mapping[str, str]:
         "too_long": f"sequences {cut} data.max_length {data.max_length}",
         "without_answer": "sequences left out, with nothing to imitate within data.max_length",
         "with_unrendered_tools": "rows left out, with tools that the chat template does not render",
+        "malformed": "rows left out, being malformed",
+        "refused_by_template": "rows left out, which the chat template cannot render",
         "also_held_out": "sequences not trained on, being held out as well",
     }
 

@@ -86,7 +86,7 @@ class DemonstrationSource:
         """Write the training file and the held-out file, which may be empty.
 
         Raises:
-            DataError: the data are missing, empty or malformed, or nothing is left to train on.
+            DataError: the data are missing or empty, or nothing is left to train on.
         """
         data, maker = self.data, SampleMaker(self.data, self.tokenizer)
         rows, parts = open_rows(data, self.folder, self.seed)
@@ -100,7 +100,7 @@ class DemonstrationSource:
         for batch in _batches(held_out[data.eval_samples :]):
             maker.made(more, batch, held_out=True)
         train_file = write_file(self.folder / "train.arrow", maker, trained, train)
-        require_some(data, train_file.counts, maker.unanswered)
+        require_some(data, train_file.counts, maker.unusable)
         held = [one + other for one, other in zip(evaluated.by_source, more.by_source, strict=True)]
         if apart is not None:
             held = [DemonstrationCounts() for _ in parts]

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from actors.demonstrations.conversation import Imitation, NoAnswerError, Sample, continued, conversation, imitations, tokenise
+from actors.demonstrations.conversation import Imitation, Message, NoAnswerError, Sample, continued, conversation, imitations, tokenise
 from actors.demonstrations.counting import DemonstrationCounts, total
 from actors.demonstrations.tool_turns import NoToolsInTemplateError, require_rendered_tools, tools_of
 from actors.prompts.rendering import PromptRenderer
@@ -67,8 +67,8 @@ class SampleMaker:
 
     data: SftDataSection
     tokenizer: PreTrainedTokenizerBase
-    unanswered: str = ""
-    """The first row in which the assistant answers nothing, and what it holds."""
+    unusable: str = ""
+    """The first row that is malformed, that the template cannot render or in which the assistant answers nothing, and what is wrong with it."""
     _renderer: PromptRenderer = field(init=False)
     _held_out: set[bytes] = field(default_factory=set)
 
@@ -87,7 +87,7 @@ class SampleMaker:
             held_out: the sequences are not trained on, nor are later ones that equal one of them.
 
         Raises:
-            DataError: a row is malformed.
+            DataError: there is no chat template for conversations, or no end token.
         """
         for index in indices:
             counted.counts_of(index).rows += 1
@@ -105,7 +105,8 @@ class SampleMaker:
         columns = [counted.rows.values(column, indices) for column in self._columns().values()]
         values = list(zip(indices, *columns, strict=True))
         if not self._renderer.conversational:
-            return [(index, self._plain(counted.rows, index, *value)) for index, *value in values]
+            plain = [(index, self._plain(counted, index, *value)) for index, *value in values]
+            return [(index, sample) for index, sample in plain if sample]
         beside = self._beside(counted.rows, indices)
         rendered = [
             (index, imitation) for index, *value in values for imitation in self._imitations(counted, beside.get(index, {}), index, *value)
@@ -120,43 +121,62 @@ class SampleMaker:
         return {index: dict(zip(names, found, strict=True)) for index, *found in zip(indices, *columns, strict=True)}
 
     def _imitations(self, counted: CountedRows, beside: Mapping[str, object], index: int, *value: object) -> list[Imitation]:
-        counts, location = counted.counts_of(index), counted.rows.location(index)
+        """Render a row. Of thousands from the web a few are cut short or odd: they are counted, and nothing is made of them."""
         try:
-            if len(value) == 1:
-                system = next((text for name in SYSTEM if isinstance(text := beside.get(name), str) and text), self.data.system_prompt)
-                messages, tools = conversation(value[0], system), tools_of(beside.get("tools"))
-                require_rendered_tools(str(self.tokenizer.chat_template), messages, tools)
-                return imitations(self.tokenizer, messages, tools=tools)
-            messages = continued(self._renderer, *value)
-            return imitations(self.tokenizer, messages, first=len(self._renderer.messages(value[0])))
-        except NoAnswerError as error:
-            self.unanswered = self.unanswered or f"{location}: column {self.data.messages_column or self.data.prompt_column!r} {error}"
-            counts.without_answer += 1  # of thousands of talks from the web a few are cut short
-            counts.note("without_answer", location)
-            return []
-        except NoToolsInTemplateError:
-            counts.with_unrendered_tools += 1
-            counts.note("with_unrendered_tools", location)
-            return []
+            messages, tools, first = self._messages(beside, *value)
         except ValueError as error:
-            raise DataError(f"{location}: column {next(iter(self._columns().values()))!r} {error}") from None
+            return self._left_out(counted, index, "malformed", str(error))
+        try:
+            require_rendered_tools(str(self.tokenizer.chat_template), messages, tools)
+            return imitations(self.tokenizer, messages, first, tools)
+        except NoAnswerError as error:
+            return self._left_out(counted, index, "without_answer", str(error))
+        except NoToolsInTemplateError:
+            return self._left_out(counted, index, "with_unrendered_tools")
+        except ValueError as error:
+            return self._left_out(counted, index, "refused_by_template", str(error))
 
-    def _plain(self, rows: Rows, index: int, *value: object) -> Sample:
-        """Concatenate prompt and completion, without a chat template."""
-        location = f"{rows.location(index)}: column {next(iter(self._columns().values()))!r}"
+    def _messages(self, beside: Mapping[str, object], *value: object) -> tuple[list[Message], list[Any] | None, int]:
+        """The messages of a row, its tools, and the first message that may be imitated.
+
+        Raises:
+            ValueError: the row is malformed.
+        """
+        column, *completion = value
+        if completion:
+            return continued(self._renderer, column, *completion), None, len(self._renderer.messages(column))
+        system = next((text for name in SYSTEM if isinstance(text := beside.get(name), str) and text), self.data.system_prompt)
+        return conversation(column, system), tools_of(beside.get("tools")), 1
+
+    def _left_out(self, counted: CountedRows, index: int, reason: str, fault: str = "") -> list[Imitation]:
+        """Count a row that is left out.
+
+        Args:
+            fault: what is wrong with it, if rows differ in that.
+        """
+        location = counted.rows.location(index)
+        told = f"{location}: column {next(iter(self._columns().values()))!r} {fault}"
+        self.unusable = self.unusable or (told if fault else "")
+        counted.counts_of(index).note(reason, told if fault and reason != "without_answer" else location)
+        return []
+
+    def _plain(self, counted: CountedRows, index: int, *value: object) -> Sample | None:
+        """Concatenate prompt and completion, without a chat template; None if the row is malformed."""
         if len(value) == 1:
-            raise DataError(f"{location}: conversations need a chat template and the tokenizer has none; set model.chat_template")
+            raise DataError(
+                f"{counted.rows.location(index)}: column {self.data.messages_column!r}: conversations need a chat template and the tokenizer "
+                "has none; set model.chat_template"
+            )
         if self.tokenizer.eos_token_id is None:
             raise DataError("the tokenizer has no end token, so that a completion cannot end; set eos_token in its tokenizer_config.json")
         prompt, completion = value
-        if not isinstance(completion, str):
-            raise DataError(
-                f"{rows.location(index)}: column {self.data.completion_column!r} holds {completion!r:.80}; a completion is text"
-            )
         try:
+            if not isinstance(completion, str):
+                raise ValueError(f"is followed by the completion {completion!r:.80}; a completion is text")
             prompt_ids = self._renderer.tokenise([self._renderer.text(prompt, self._renderer.messages(prompt))])[0]
         except ValueError as error:
-            raise DataError(f"{location} {error}") from None
+            self._left_out(counted, index, "malformed", str(error))
+            return None
         completion_ids = np.asarray(self.tokenizer(completion, add_special_tokens=False, verbose=False)["input_ids"], np.int32)
         token_ids_T = np.asarray([*prompt_ids, *completion_ids, self.tokenizer.eos_token_id], np.int32)
         return Sample(token_ids_T, np.arange(len(token_ids_T)) >= len(prompt_ids))
@@ -165,7 +185,6 @@ class SampleMaker:
         """The sequence, cut off where it may be; None if it is left out."""
         counts, limit, location = counted.counts_of(index), self.data.max_length, counted.rows.location(index)
         if len(sample.token_ids_T) > limit:
-            counts.too_long += 1
             counts.note("too_long", location)
             if self.data.too_long != "truncate":
                 return None
@@ -173,11 +192,9 @@ class SampleMaker:
         sample.trained_T[0] = False
         digest = hashlib.blake2b(sample.token_ids_T.tobytes(), digest_size=16).digest()
         if not sample.trained_T.any():
-            counts.without_answer += 1
             counts.note("without_answer", location)
             return None
         if digest in self._held_out and not held_out:
-            counts.also_held_out += 1
             counts.note("also_held_out", location)
             return None
         if held_out:
@@ -198,20 +215,21 @@ def record_batch(samples: Sequence[Sample]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=DEMONSTRATION_SCHEMA)
 
 
-def require_some(data: SftDataSection, counts: DemonstrationCounts, unanswered: str) -> None:
+def require_some(data: SftDataSection, counts: DemonstrationCounts, unusable: str) -> None:
     """Raise DataError, with the reasons, if no sequence is left to train on.
 
     Args:
-        unanswered: `SampleMaker.unanswered`, which is the reason if it holds for every row.
+        unusable: `SampleMaker.unusable`, which is the reason if every row is so.
     """
     if counts.sequences:
         return
-    if unanswered and counts.without_answer == counts.rows:
-        raise DataError(unanswered)
+    if unusable and counts.without_answer + counts.malformed + counts.refused_by_template == counts.rows:
+        raise DataError(unusable)
     raise DataError(
         f"of the {counts.rows} rows of {data.source} none is left to train on: {counts.too_long} have more tokens than data.max_length "
         f"{data.max_length}, {counts.without_answer} have no answer, {counts.with_unrendered_tools} have tools that the chat template does "
-        f"not render, {counts.also_held_out} are held out as well; raise the limit or give more rows"
+        f"not render, {counts.malformed} are malformed, {counts.refused_by_template} cannot be rendered, {counts.also_held_out} are held out "
+        "as well; raise the limit or give more rows"
     )
 
 

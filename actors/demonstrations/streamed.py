@@ -59,7 +59,7 @@ class StreamedDemonstrations:
     Held-out rows come from `data.eval_path`, or are the first `data.eval_samples` rows. Arguments are those of `DemonstrationSource`.
 
     Raises:
-        DataError: the data are missing, empty or malformed, or no row is left to train on.
+        DataError: the data are missing or empty, or no row is left to train on.
     """
 
     def __init__(self, data: SftDataSection, tokenizer: PreTrainedTokenizerBase, seed: int, folder: Path) -> None:
@@ -84,7 +84,7 @@ class StreamedDemonstrations:
         """Draw the next sequences, in the format `DEMONSTRATION_SCHEMA`.
 
         Raises:
-            DataError: the data cannot be read, or a row is malformed.
+            DataError: the data cannot be read.
         """
         return pa.Table.from_batches([record_batch([self._next() for _ in range(count)])])
 
@@ -132,5 +132,5 @@ class StreamedDemonstrations:
         buffer = self._read(self._first_row)
         while not buffer.samples and buffer.rows == self._data.shuffle_buffer_size:
             buffer = self._read(buffer.start + buffer.rows)
-        require_some(self._data, self.counts, self._maker.unanswered)
+        require_some(self._data, self.counts, self._maker.unusable)
         return buffer

@@ -66,7 +66,7 @@ def load_tokenizer(
         raise DataError(f"the tokenizer of model {model_path} cannot be loaded: {reason}; check model.path") from None
     _require_whole_texts(tokenizer, model_path, revision)
     if chat_template is not None:
-        tokenizer.chat_template = _fitted(_read_template(chat_template), tokenizer, model_path)
+        tokenizer.chat_template = _fitted(read_template(chat_template), tokenizer, model_path)
     if eos_token is not None:
         if eos_token not in tokenizer.get_vocab():
             specials = ", ".join(map(str, tokenizer.all_special_tokens)) or "none"
@@ -105,7 +105,12 @@ def _keeps_blanks(tokenizer: PreTrainedTokenizerBase) -> bool:
     return tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
-def _read_template(chat_template: str) -> str:
+def read_template(chat_template: str) -> str:
+    """Read `model.chat_template`: Jinja text, or the path of a file that holds it.
+
+    Raises:
+        DataError: it is neither, or it is not known which file is meant.
+    """
     if "{{" in chat_template or "{%" in chat_template:
         return chat_template
     try:
@@ -134,9 +139,20 @@ def _fitted(template: str, tokenizer: PreTrainedTokenizerBase, model_path: str) 
 
 
 def _template_file(name: str) -> Path:
-    """Find the file; `configs/templates/...` outside a clone of the repository means the packaged template."""
+    """Find the file. `configs/templates/...` means the packaged template, which `./configs/templates/...` never does outside a clone.
+
+    Raises:
+        DataError: the current folder has another file of that name, so that it is not known which one is meant.
+    """
     path, packaged = Path(name).expanduser(), PROJECT / name
-    return packaged if name.startswith("configs/templates/") and not path.exists() and packaged.exists() else path
+    if not name.startswith("configs/templates/") or not packaged.is_file():
+        return path
+    if path.is_file() and path.read_bytes() != packaged.read_bytes():
+        raise DataError(
+            f"model.chat_template {name} is a packaged template, and the current folder has another file of this name; give ./{name} for that "
+            f"file, or {packaged} for the packaged one"
+        )
+    return packaged
 
 
 @dataclass(frozen=True)

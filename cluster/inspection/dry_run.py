@@ -10,7 +10,7 @@ from rich.table import Table
 
 from actors.rows.sources import open_if_small
 from cluster.inspection.estimate import estimate
-from cluster.inspection.first_checks import require_data, require_rewards, require_rows
+from cluster.inspection.first_checks import require_data, require_rewards, require_rows, require_tokenizer
 from cluster.inspection.shared_memory import require_shared_memory
 from cluster.machine import room, this_machine
 from cluster.models.adapter_base import Base, bytes_to_compare, find_base, local_folder
@@ -47,6 +47,7 @@ def show_dry_run(config: RunConfig, console: Console) -> None:
         ConfigError, DataError, RewardError: the model cannot be trained, or the rewards or data that are here cannot work.
     """
     require_trainable(config)
+    require_tokenizer(config)
     console.print("# resolved configuration", style="bold")
     console.print(dump_config(config), markup=False, highlight=False)
     console.print(_placement_table(config))
@@ -65,8 +66,10 @@ def show_sft_dry_run(config: SftConfig, console: Console) -> None:
 
     Raises:
         ConfigError: the model cannot be trained, or the adapter is of another one.
+        DataError: the chat template cannot be used with the model.
     """
     require_trainable(config)
+    require_tokenizer(config)
     console.print("# resolved configuration", style="bold")
     console.print(dump_config(config), markup=False, highlight=False)
     console.print(_placement_table(config))

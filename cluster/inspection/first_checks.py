@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from actors.prompts.rendering import load_tokenizer, read_template
 from actors.rows.named_sets import require_named_or_path
 from actors.rows.sources import EVAL_SPLIT, SPLIT_OF_PART, open_if_small, require_source
 from actors.rows.views import require_column
@@ -85,6 +87,25 @@ def require_rewards(config: RunConfig) -> Needs:
             "another weight under rewards.functions"
         )
     return try_own_rewards(config.rewards_resolved) if runs_here(config) else {}
+
+
+def require_tokenizer(config: RunConfig | SftConfig) -> None:
+    """Refuse a chat template that cannot be used with the model's tokenizer, where that is in a folder.
+
+    Raises:
+        DataError: the tokenizer cannot be loaded, lacks a token of the template, or has no template for conversations.
+    """
+    model = config.model
+    if not Path(model.path).expanduser().is_dir():
+        if model.chat_template is not None:
+            read_template(model.chat_template)
+        return
+    tokenizer = load_tokenizer(model.path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
+    if isinstance(config, SftConfig) and config.data.messages_column is not None and not tokenizer.chat_template:
+        raise DataError(
+            f"the conversations in data.messages_column {config.data.messages_column!r} need a chat template, and {model.path} has none; set "
+            "model.chat_template"
+        )
 
 
 def require_rows(config: RunConfig, needs: Needs) -> None:

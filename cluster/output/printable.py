@@ -12,6 +12,10 @@ _PICTURES, _DELETE, _PICTURE_OF_DELETE = 0x2400, 0x7F, "\u2421"
 """Unicode has a picture of each ASCII control character: ␛ of the escape."""
 
 
+_JOINERS = "\u200c\u200d"
+"""Without them words of Persian and of Indian scripts are misspelt, and emoji fall apart; they turn no direction of writing."""
+
+
 def printable(text: str) -> str:
     """Replace control characters, except line ends and tabs, by their pictures, and whatever else cannot be printed by a dot.
 
@@ -37,7 +41,7 @@ def end(text: str, length: int) -> str:
 
 
 def _is_printed(character: str) -> bool:
-    return character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs"
+    return character.isprintable() or character in "\n\t" or character in _JOINERS or unicodedata.category(character) == "Zs"
 
 
 def _picture(character: str) -> str:

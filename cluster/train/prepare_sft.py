@@ -99,7 +99,7 @@ def prepare_sft(config: SftConfig, directory: RunDirectory, display: RunDisplay)
         display.say(sentence)
     held_out = demonstrations.held_out.counts
     if config.data.eval_samples and not held_out.sequences:
-        raise ConfigError(f"none of the {held_out.rows} held-out rows is within data.max_length {config.data.max_length}; raise it")
+        raise ConfigError(f"none of the {held_out.rows} held-out rows is used: {'; '.join(left_out(config.data, held_out))}")
     return PreparedSft(model_path, tokenizer, demonstrations)
 
 

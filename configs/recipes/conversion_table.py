@@ -3,7 +3,7 @@
 A cell breaks between words, and a word that is too long behind a slash, or at the dot of a key. Where the columns do not fit, they stand one
 below the other:
 
-    lr_scheduler_kwargs: {'min_lr_rate': 0.1}
+    lr_scheduler_kwargs: {min_lr_rate: 0.1}
           learner.min_lr_rate: 0.1
 """
 
@@ -49,7 +49,7 @@ def show_rows(rows: Sequence[Row], console: Console, *, verbose: bool) -> None:
     """
     converted = [row for row in rows if row.setting and row.target and (verbose or not row.is_taken_as_it_is)]
     ignored = sorted((row for row in rows if not row.target), key=lambda row: row.why)
-    _print(console, ("in the recipe", "here", ""), [(row.origin, row.outcome, row.why) for row in converted])
+    _print(console, ("in the recipe", "here", ""), _without_repeats(converted))
     _print(console, ("not in the recipe, set here", "because"), _by_reason((row.outcome, row.why) for row in rows if not row.setting))
     _print(console, ("no effect here", "because"), _by_reason((row.origin, row.why) for row in ignored))
     taken = 0 if verbose else sum(row.is_taken_as_it_is for row in rows)
@@ -90,6 +90,18 @@ def _by_reason(cells: Iterable[tuple[str, str]]) -> Iterator[Cells]:
     """Join the neighbours that share a reason."""
     for why, group in groupby(cells, key=lambda cell: cell[1]):
         yield "\n".join(text for text, _ in group), why
+
+
+def _without_repeats(rows: Sequence[Row]) -> Iterator[Cells]:
+    """Join the settings that make one key, and then the keys that are made from the same settings for the same reason."""
+    origins: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        origins.setdefault((row.outcome, row.why), []).append(row.origin)
+    outcomes: dict[tuple[str, str], list[str]] = {}
+    for (outcome, why), settings in origins.items():
+        outcomes.setdefault(("\n".join(settings), why), []).append(outcome)
+    for (settings, why), keys in outcomes.items():
+        yield settings, "\n".join(keys), why
 
 
 def _print(console: Console, headings: Cells, rows: Iterable[Cells]) -> None:

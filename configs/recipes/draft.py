@@ -242,12 +242,21 @@ def _is_same(given: YamlValue, value: YamlValue) -> bool:
 
 
 def _text(value: YamlValue) -> str:
-    if isinstance(value, list):
-        value = ", ".join(map(_shown_entry, value))
-    text = str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    text = ", ".join(map(_shown_entry, value)) if isinstance(value, list) else _in_yaml(value)
     return text.replace("\n", "\\n")
+
+
+def _in_yaml(value: YamlValue) -> str:
+    """A value as a recipe writes it, without quotes."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_in_yaml(inside)}' for key, inside in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_in_yaml, value))}]"
+    if value is None or isinstance(value, bool):
+        return str(value).lower() if value is not None else "null"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _shown_entry(entry: YamlValue) -> str:
     """An entry of a list; of a data set or a reward its path, id or name."""
-    return str(entry.get("path") or entry.get("id") or entry.get("name") or entry) if isinstance(entry, dict) else str(entry)
+    return str(entry.get("path") or entry.get("id") or entry.get("name") or _in_yaml(entry)) if isinstance(entry, dict) else _in_yaml(entry)

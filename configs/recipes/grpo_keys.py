@@ -211,6 +211,17 @@ REWARD_PARAMS: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 """Setting -> the (reward, parameter) pairs that take its value, if the reward is chosen."""
 
+OPEN_R1_PARAMS: Mapping[str, Mapping[str, tuple[YamlValue, str]]] = {
+    "accuracy": {"on_unparsable_answer": ("skip", "Open-R1's accuracy leaves out completions whose gold answer cannot be read")},
+    "cosine": {"min_value_wrong": (0.0, "the default of Open-R1's script, where its function has -1")},
+    "cf_code": {"scoring_mode": ("weighted_sum", "the default of Open-R1's script")},
+}
+MEDICAL_PARAMS: Mapping[str, Mapping[str, tuple[YamlValue, str]]] = {
+    "accuracy": {"answer_style": ("answer_tag", "MedicalGPT's accuracy reads the text between <answer> and </answer>")},
+    "format": {"layout": ("inline", "MedicalGPT's format wants everything in one line")},
+}
+"""Reward -> parameter -> (the value that it has in the script, why), where a recipe cannot or does not give it."""
+
 MEDICAL = frozenset({"train_file_dir", "train_samples", "subset_name", "dataset_splits", "preprocessing_num_workers", "qlora"})
 """Settings, as written, that only MedicalGPT's script has."""
 

@@ -9,9 +9,10 @@ from difflib import get_close_matches
 from configs.contracts.errors import ConfigError
 from configs.recipes.data_rules import set_held_out_share, set_source
 from configs.recipes.draft import DONE_ANYWAY, Draft, finite
-from configs.recipes.grpo_keys import DEFAULTS, MEDICAL, REWARD_NAMES, REWARD_PARAMS, REWARDS
+from configs.recipes.grpo_keys import DEFAULTS, MEDICAL, MEDICAL_PARAMS, OPEN_R1_PARAMS, REWARD_NAMES, REWARD_PARAMS, REWARDS
 from configs.recipes.shared_rules import (
     HELD_OUT,
+    TEST_SPLIT,
     eval_interval,
     eval_strategy,
     is_evaluated,
@@ -114,7 +115,7 @@ def _evaluation(draft: Draft) -> None:
     medical, split, path = is_medical(draft), draft.has("dataset_test_split"), draft.keys.get("data.path", BUILTIN)
     if asked and not medical and not str(path).startswith(BUILTIN) and (split or draft.has("eval_strategy")):
         draft.set("data.eval_path", path, "eval_strategy", "do_eval", why="before and after training")
-        draft.set("data.eval_split", draft.given.get("dataset_test_split", "test"), "dataset_test_split")
+        draft.set("data.eval_split", draft.given.get("dataset_test_split", "test"), "dataset_test_split", why="" if split else TEST_SPLIT)
         why = "rows of that split, evaluated before and after training"
         draft.set("data.eval_samples", HELD_OUT, "eval_strategy", "do_eval", why=why)
         return
@@ -197,15 +198,14 @@ def _reward_name(draft: Draft, name: str) -> str:
 
 
 def _reward_params(draft: Draft, name: str, medical: bool) -> dict[str, YamlValue]:
+    """Collect the parameters of a reward: those that the recipe gives, and those that its script has, which are noted."""
     params = {param: draft.given[setting] for setting, takers in REWARD_PARAMS.items() for reward, param in takers
               if reward == name and draft.has(setting)}  # fmt: skip
-    of_script: dict[str, dict[str, YamlValue]] = {
-        "accuracy": {"answer_style": "answer_tag"} if medical else {"on_unparsable_answer": "skip"},
-        "format": {"layout": "inline"} if medical else {},
-        "cosine": {"min_value_wrong": 0.0},  # Open-R1's script has this default, its function -1
-        "cf_code": {"scoring_mode": "weighted_sum"},
-    }
-    return of_script.get(name, {}) | params
+    of_script = (MEDICAL_PARAMS if medical else {}).get(name) or OPEN_R1_PARAMS.get(name, {})
+    added: dict[str, YamlValue] = {param: value for param, (value, _) in of_script.items() if param not in params}
+    for param, value in added.items():
+        draft.note_default(f"rewards.functions, {name}.{param}", value, of_script[param][1])
+    return added | params
 
 
 def _reward(name: str, weight: YamlValue, params: dict[str, YamlValue]) -> YamlValue:

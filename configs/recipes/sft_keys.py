@@ -42,8 +42,8 @@ SFT_KEYS = SHARED | KeyTables(
         "num_processes": "`learner.ranks`",
         "packing": "rows are always packed, with the same loss; `learner.train_batch_size` counts sequences, not packed rows",
         "peft_path": "`model.adapter`, if an adapter is trained",
-        "template_name": "the model's own chat template, if the model's name contains this name; otherwise `model.chat_template` "
-        "and perhaps `model.eos_token`, see [above](#templates-of-medicalgpt)",
+        "template_name": "`model.chat_template` and perhaps `model.eos_token`, see [above](#templates-of-medicalgpt); for `qwen` and `qwen3` "
+        "a Qwen's own template",
         "tokenizer_name_or_path": "refused unless it is the model: the result is saved with the model's own tokenizer",
         "train_sampling_strategy": "`data.shuffle: false` for `sequential`",
         "use_cpu": "`learner.gpus_per_rank: 0`",
@@ -173,5 +173,7 @@ TEMPLATES: Mapping[str, str] = {
 END_TOKENS: Mapping[str, str] = {"chatml": "<|im_end|>", "deepseek_r1_distill": "<｜end▁of▁sentence｜>", "llama3": "<|eot_id|>"}
 """File -> the token that ends its answers, where that is not the tokenizer's own end token in every model."""
 
-BARE_FAMILIES = ("alpaca", "baichuan", "baichuan2", "vicuna")
-"""Templates of models whose tokenizers have no chat template of their own."""
+TEMPLATE_FOLDER = "configs/templates"
+
+OF_QWEN, CHATML_MARK = ("qwen", "qwen3"), "<|im_start|>"
+"""Names whose layout the own template of Qwen1.5 and later models has, and a token by which it is known."""

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from configs.contracts.errors import ConfigError
 from configs.recipes.data_rules import mixed_columns, set_held_out_share, set_source
 from configs.recipes.draft import Draft, finite
-from configs.recipes.sft_keys import BARE_FAMILIES, DEFAULTS, END_TOKENS, MEDICAL, MEDICAL_DEFAULTS, TEMPLATES, TRL_DEFAULTS
+from configs.recipes.sft_keys import (
+    CHATML_MARK,
+    DEFAULTS,
+    END_TOKENS,
+    MEDICAL,
+    MEDICAL_DEFAULTS,
+    OF_QWEN,
+    TEMPLATE_FOLDER,
+    TEMPLATES,
+    TRL_DEFAULTS,
+)
 from configs.recipes.shared_rules import (
     HELD_OUT,
+    TEST_SPLIT,
     eval_interval,
     eval_strategy,
     is_evaluated,
@@ -178,31 +190,57 @@ def _jinja_file(draft: Draft) -> str:
 
 
 def _template_name(draft: Draft) -> None:
-    """Set the template that MedicalGPT's script would use, if it is not the model's own."""
+    """Set the template that MedicalGPT's script would use, which looks at the name and never at the model."""
     if not draft.has("template_name"):
         return
     if draft.has("chat_template_path") or draft.has("chat_template"):
         draft.note_ignored("template_name", "chat_template wins")
         return
-    given = str(draft.given["template_name"])
-    name, model = (re.sub(r"[^a-z0-9]", "", str(draft.given[key]).lower()) for key in ("template_name", "model_name_or_path"))
-    if name and name in model and given not in BARE_FAMILIES:
-        draft.note_ignored("template_name", "the model's own chat template is used")
+    name, model = str(draft.given["template_name"]), str(draft.given["model_name_or_path"])
+    if why := _why_own_template(name, model):
+        draft.note_ignored("template_name", f"the model's own chat template is used{why}")
         return
-    if given not in TEMPLATES:
+    if name not in TEMPLATES:
         raise ConfigError(
-            f"template_name: {given} is not supported, only {', '.join(sorted(TEMPLATES))}, or the model's own chat template; "
+            f"template_name: {name} is not supported, only {', '.join(sorted(TEMPLATES))}, or that of a model whose name begins with it; "
             "remove it, or write the layout as a Jinja file and give model.chat_template=FILE instead"
         )
-    file, path = TEMPLATES[given], f"configs/templates/{TEMPLATES[given]}.jinja"
+    file, path = TEMPLATES[name], f"{TEMPLATE_FOLDER}/{TEMPLATES[name]}.jinja"
     end = draft.given.get("eos_token") or END_TOKENS.get(file)
     why = (
-        f"NOT the model's own template; answers end with {end or 'its end token'}. It is saved with the result, for evaluate, compare "
-        f"and merge; give it to GRPO too: model.chat_template={path}{f' model.eos_token={end}' if end else ''}"
+        f"NOT the model's own template, if it has one; answers end with {end or 'its end token'}. It is saved with the result, for "
+        f"evaluate, compare and merge; give it to GRPO too: model.chat_template={path}{f' model.eos_token={end}' if end else ''}"
     )
     draft.set("model.chat_template", path, "template_name", why=why)
     if end and not draft.has("eos_token"):
         draft.set("model.eos_token", end, "template_name", why="the template ends answers with it")
+
+
+def _why_own_template(name: str, model: str) -> str:
+    """The reason for which a model's own template stands for a name; empty if it does not.
+
+    A folder's template is read. Of other models only the name is known: that of DeepSeek-R1-Distill-Qwen-7B does not begin with `qwen`, and the
+    first Qwen (Qwen-7B) has no template.
+    """
+    last, folder = PurePath(model).name.lower(), Path(model).expanduser()
+    if name in TEMPLATES:
+        same = CHATML_MARK in _own_template(folder) if folder.is_dir() else re.match(r"qwen\d", last) is not None
+        return ": it has this layout, its own system message, and tools" if name in OF_QWEN and same else ""
+    known = _letters(last).startswith(_letters(name)) and bool(_letters(name)) and (not folder.is_dir() or _own_template(folder) != "")
+    return ", and a run is refused if it has none: no layout of this name is bundled" if known else ""
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _own_template(folder: Path) -> str:
+    """The chat template in a model's folder; empty if there is none."""
+    file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    try:
+        return file.read_text(encoding="utf-8") if file.is_file() else str(json.loads(settings.read_bytes()).get("chat_template") or "")
+    except (OSError, ValueError):  # the run says what is wrong with the folder
+        return ""
 
 
 def _length(draft: Draft) -> None:
@@ -236,7 +274,8 @@ def _set_held_out(draft: Draft) -> None:
         draft.set("data.eval_path", draft.given["validation_file_dir"], "validation_file_dir")
     elif not is_medical(draft) and not path.startswith(BUILTIN) and (draft.has("dataset_test_split") or draft.has("eval_strategy")):
         draft.set("data.eval_path", path, "eval_strategy", "dataset_test_split")
-        draft.set("data.eval_split", split, "dataset_test_split")
+        why = "" if draft.has("dataset_test_split") else TEST_SPLIT
+        draft.set("data.eval_split", split, "dataset_test_split", why=why)
         return
     else:
         draft.note_ignored("validation_file_dir", "dataset_name is used")

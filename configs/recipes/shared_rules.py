@@ -16,6 +16,9 @@ OFFLOAD = "offload_optimizer_device"
 HELD_OUT = 100
 """Held-out rows of a recipe that evaluates but does not say on how many."""
 
+TEST_SPLIT = "the default of dataset_test_split"
+"""Why a recipe that names no split is evaluated on `test`."""
+
 TOKEN_BUDGET = 16384
 """Default of `learner.token_budget`."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from actors.demonstrations.counting import left_out
 from actors.demonstrations.indexed import DemonstrationFile, DemonstrationSource
 from actors.prompts.indexed import IndexedPrompts
 from configs.contracts.errors import DataError
@@ -17,6 +18,7 @@ from configs.contracts.records import DEMONSTRATION_SCHEMA
 from configs.schema.run import DataSection
 from configs.schema.sft import SftDataSection
 from learner.model.tiny_model import build_tokenizer
+from tests import REPOSITORY
 
 TOKENIZER = build_tokenizer()
 ROWS = [{"prompt": f"What is {i}?", "completion": f"<answer>{i}</answer>"} for i in range(40)]
@@ -100,7 +102,8 @@ def test_plain_text_without_a_template(tmp_path: Path) -> None:
     [
         (ROWS, {"completion_column": "answer"}, "data.completion_column 'answer' is not in the data; the columns there are prompt, completion;"),
         ([{"messages": []}], {}, "for whole conversations set data.messages_column: messages"),
-        ([*ROWS, {"prompt": "a", "completion": None}], {}, r"rows.jsonl:41: column 'prompt' holds None"),
+        ([{"prompt": "a", "completion": None}] * 2, {}, r"rows.jsonl:1: column 'prompt' holds None"),
+        ([{"messages": []}] * 2, {"messages_column": "messages"}, r"rows.jsonl:1: column 'messages' holds \[\]; a conversation is a list"),
         ([{"messages": [{"role": "user", "content": "a"}]}], {"messages_column": "messages"}, "rows.jsonl:1: .*no message of the assistant"),
         (ROWS, {"max_length": 10}, "of the 40 rows of .* none is left to train on: 40 have more tokens than data.max_length 10"),
         (ROWS, {"train_samples": 41}, "has 40 rows, and 41 are wanted"),
@@ -180,3 +183,41 @@ def test_a_call_that_is_no_json_is_refused(tmp_path: Path) -> None:
     rows = [{"conversations": [TALK[0], {"from": "function_call", "value": "add(1)"}]}]
     with pytest.raises(DataError, match=r"rows.jsonl:1: .*holds the call 'add\(1\)'; a call is JSON with `name` and `arguments`"):
         write(tmp_path, rows, messages_column="conversations")
+
+
+ODD = [
+    {"messages": []},
+    {"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": "Be kind."}, {"role": "assistant", "content": "b"}]},
+    {"messages": None},
+    {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": 3}]},
+    {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+]
+
+
+def test_odd_conversations_are_left_out_and_counted_by_reason(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = (REPOSITORY / "configs" / "templates" / "chatml.jinja").read_text()
+    data: dict[str, Any] = {"messages_column": "messages"}
+    counts = write(
+        tmp_path, [{"messages": json.loads(json.dumps(row["messages"]))} for row in ODD[:3] + ODD[4:]], tokenizer=tokenizer, **data
+    )[0].counts
+    assert (counts.rows, counts.sequences, counts.malformed, counts.refused_by_template, counts.without_answer) == (4, 1, 2, 1, 0)
+    malformed, refused = left_out(SftDataSection(path="rows", **data), counts)
+    assert (
+        malformed.startswith("rows left out, being malformed: 2 (the first: ") and "rows.jsonl:1: column 'messages' holds []" in malformed
+    )
+    assert refused.startswith("rows left out, which the chat template cannot render: 1 (the first: ") and "rows.jsonl:2: " in refused
+    assert "a system message may only come first" in refused
+    with pytest.raises(DataError, match=r"rows.jsonl:1: .*a system message may only come first"):
+        write(tmp_path, ODD[1:2] * 2, tokenizer=tokenizer, **data)
+
+
+@pytest.mark.parametrize("template", [TOKENIZER.chat_template, None])
+def test_a_row_without_a_completion_is_left_out_and_counted(template: str | None, tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = template
+    rows = [*ROWS, {"prompt": "a", "completion": None}, {"prompt": "", "completion": "b"}]
+    counts = write(tmp_path, rows, tokenizer=tokenizer)[0].counts
+    assert (counts.rows, counts.sequences, counts.malformed) == (42, 40, 2) and "rows.jsonl:41: column 'prompt'" in counts.first_at[
+        "malformed"
+    ]

@@ -151,8 +151,38 @@ def test_the_saved_tokenizer_carries_the_template(tmp_path: Path) -> None:
     assert again.apply_chat_template(messages("Be kind."), tokenize=False) == EXPECTED["llama3"][1] and again.eos_token == "<|eot_id|>"
 
 
-def test_words_of_the_user_that_follow_one_another_are_one_turn(tmp_path: Path) -> None:
+OWN_MARKS = {"chatml", "llama3", "deepseek_r1_distill"}
+"""Layouts that mark each message by itself."""
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED.keys() - OWN_MARKS))
+@pytest.mark.parametrize("system", [None, "Be kind."])
+def test_words_of_the_user_that_follow_one_another_are_one_turn(name: str, system: str | None, tmp_path: Path) -> None:
+    def text(words: list[str]) -> str:
+        talk = [*messages(system)[: 3 if system else 2], *({"role": "user", "content": content} for content in words)]
+        first = [{"role": "user", "content": content} for content in words]
+        return "".join(
+            str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+            for said in (talk, talk[: bool(system)] + first)
+        )
+
+    tokenizer = loaded(write_tokenizer(tmp_path), name)
+    assert text(["1+1?", "Quick!", "Please."]) == text(["1+1?\nQuick!\nPlease."])
+
+
+@pytest.mark.parametrize("name", sorted(OWN_MARKS))
+def test_layouts_with_marks_for_each_message_keep_them_apart(name: str, tmp_path: Path) -> None:
     said = [{"role": "user", "content": "1+1?"}, {"role": "user", "content": "Quick!"}]
-    tokenizer = loaded(write_tokenizer(tmp_path), "alpaca")
-    text = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-    assert text == f"<s>{ALPACA}\n\n### Instruction:\n1+1?\nQuick!\n\n### Response:\n"
+    text = str(loaded(write_tokenizer(tmp_path), name).apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+    once = str(loaded(tmp_path, name).apply_chat_template(said[:1], tokenize=False, add_generation_prompt=False))
+    assert text.startswith(once) and "Quick!" in text
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED.keys() - {"deepseek_r1_distill"}))
+def test_a_system_message_in_the_middle_is_named_as_such(name: str, tmp_path: Path) -> None:
+    tokenizer = loaded(write_tokenizer(tmp_path), name)
+    for said in (messages(None), messages("Be kind.")):
+        with pytest.raises(ValueError, match="a system message may only come first"):
+            imitations(tokenizer, [*said[:-1], {"role": "system", "content": "Be brief."}, said[-1]])
+        with pytest.raises(ValueError, match="knows the roles system, user and assistant, not tool"):
+            imitations(tokenizer, [*said[:-1], {"role": "tool", "content": "3"}, said[-1]])

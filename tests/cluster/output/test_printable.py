@@ -13,9 +13,11 @@ def test_only_line_ends_tabs_and_blanks_stay_of_what_cannot_be_seen() -> None:
     """Also of C1, whose U+009B starts an escape sequence, and of the marks that turn the direction of writing."""
     everything = "".join(map(chr, range(sys.maxunicode + 1)))
     left = {character for character in printable(everything) if not character.isprintable()}
-    assert {"\n", "\t", "\u3000", "\xa0"} <= left and all(character in "\n\t" or character.isspace() for character in left)
+    assert {"\n", "\t", "\u3000", "\xa0"} <= left and all(character in "\n\t\u200c\u200d" or character.isspace() for character in left)
     assert len(printable(everything)) == len(everything)
     assert printable("\x1b[0m\x7f\r\n") == "␛[0m␡␍\n"
+    assert printable("می\u200cخواهم 👩\u200d⚕️") == "می\u200cخواهم 👩\u200d⚕️"
+    assert printable("\u200e\u200f\u202a\u202e\u2066\u2069") == "······"
     assert printable("中文，全角 空　格 🙂") == "中文，全角 空　格 🙂"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from typer.testing import CliRunner, Result
 
 from actors.demonstrations.indexed import DemonstrationSource
 from cluster.__main__ import app
-from configs.contracts.errors import ConfigError
+from configs.contracts.errors import ConfigError, DataError
 from configs.loading import load_sft_config
 from learner.model.tiny_model import build_tokenizer, create_tiny_model
+from tests import REPOSITORY
 from tests.configs.recipes.test_sft_conversion import MEDICAL_LINE, OPEN_R1
 
 ZERO2 = OPEN_R1.parents[1] / "zero2.yaml"
@@ -126,3 +128,27 @@ def test_medicalgpts_own_script_dry_runs_with_a_model_that_can_be_trained(script
         assert "batch: 32 sequences a step; about 16 a rank on 2 ranks" in output and "messages_column: conversations" in output
     output = shown("sft", str(scripts / "run_sft.sh"), *MODEL, "--dry-run")
     assert re.search(r"tool_format: default +the model's own chat template renders tools", output)
+
+
+def test_a_dry_run_refuses_a_template_that_a_folders_tokenizer_cannot_write(tmp_path: Path) -> None:
+    settings = (
+        f"{REPOSITORY}/configs/quickstart_sft.yaml",
+        "data.path=talks",
+        "data.messages_column=messages",
+        "data.eval_samples=0",
+        "--dry-run",
+    )
+    llama = rollcast("sft", *settings, "model.path=qwen_tiny", "model.chat_template=configs/templates/llama3.jinja").exception
+    assert isinstance(
+        llama, DataError
+    ) and "the chat template writes <|start_header_id|>, <|end_header_id|>, <|eot_id|>, which qwen_tiny" in str(llama)
+    gone = rollcast("sft", *settings, "model.chat_template=gone.jinja").exception
+    assert isinstance(gone, DataError) and "'gone.jinja' is neither a Jinja template nor a readable file" in str(gone)
+    shutil.copytree("qwen_tiny", tmp_path / "bare")
+    (tmp_path / "bare" / "chat_template.jinja").unlink()
+    bare = rollcast("sft", *settings, f"model.path={tmp_path / 'bare'}").exception
+    assert isinstance(bare, DataError) and "the conversations in data.messages_column 'messages' need a chat template" in str(bare)
+    assert "batch: " in shown("sft", *settings, "model.path=qwen_tiny")
+    assert "batch: " in shown(
+        "sft", *settings, f"model.path={tmp_path / 'bare'}", "data.messages_column=null", "data.prompt_column=messages"
+    )

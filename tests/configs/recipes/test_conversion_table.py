@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from configs.recipes.command_line import convert_recipe
+from configs.recipes.command_line import Arguments, convert_recipe, read_recipe
 from configs.recipes.conversion_table import folded, show_rows
 from configs.recipes.draft import Row
+from configs.recipes.kinds import GRPO, SFT
+from configs.yaml_files import YamlValue, read_yaml
 from tests import REPOSITORY
 
 RECIPES = sorted((REPOSITORY / "examples" / "recipes").glob("**/*.yaml"))
@@ -117,3 +119,42 @@ def test_brackets_in_a_value_are_no_markup() -> None:
         assert "[red]x[/red]" in table(
             [Row("system_prompt", "[red]x[/red]", "data.system_prompt", "[red]x[/red]", "a [b]reason[/b]")], width
         )
+
+
+def test_settings_that_make_one_key_and_keys_of_one_setting_share_a_row() -> None:
+    parts: list[YamlValue] = [{"id": "a/b", "weight": 0.5, "name": None}]
+    mixture: YamlValue = {"datasets": parts, "seed": 0, "shuffled": True}
+    rows = [
+        Row("do_eval", True, "data.eval_samples", 100, "held-out rows"),
+        Row("eval_strategy", "steps", "data.eval_samples", 100, "held-out rows"),
+        *(Row("dataset_mixture", mixture, f"data.mixture.{key}", value) for key, value in (("seed", 0), ("name", None))),
+    ]
+    for width in WIDTHS:
+        shown = table(rows, width)
+        assert [shown.count(text) for text in ("do_eval", "eval_strategy", "data.eval_samples", "dataset_mixture")] == [1, 1, 1, 1]
+        assert "data.mixture.seed: 0" in shown and "data.mixture.name: null" in shown and "None" not in shown
+    assert rows[-1].origin == "dataset_mixture: {datasets: [{id: a/b, weight: 0.5, name: null}], seed: 0, shuffled: true}"
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path != ACCELERATE], ids=lambda path: path.stem)
+@pytest.mark.parametrize("settings", [{}, {"do_eval": True}, {"do_eval": True, "eval_strategy": "epoch"}], ids=" ".join)
+def test_every_key_that_a_recipe_does_not_set_has_its_reason(path: Path, settings: dict[str, YamlValue]) -> None:
+    given = {key: value for key, value in read_yaml(path).items() if key not in ("dataset_test_split", "eval_strategy")}
+    rows = read_recipe(SFT if path.parent.name == "sft" else GRPO, given, Arguments(None, ACCELERATE, settings, (), ())).rows
+    assert [row.outcome for row in rows if not row.setting and not row.why] == []
+
+
+def test_parameters_that_a_reward_gets_unasked_are_shown_with_their_reason() -> None:
+    recipe: dict[str, YamlValue] = {
+        "model_name_or_path": "a/b",
+        "dataset_name": "c/d",
+        "reward_funcs": ["accuracy", "cosine", "cf_code", "format"],
+    }
+    rows = read_recipe(GRPO, recipe, Arguments(None, None, {}, (), ())).rows
+    shown, told = words(table([*rows])), {row.outcome: row.why for row in rows if not row.setting}
+    for param in ("accuracy.on_unparsable_answer: skip", "cosine.min_value_wrong: 0", "cf_code.scoring_mode: weighted_sum"):
+        assert words(param) <= shown and "Open-R1's" in told[f"rewards.functions, {param}"]
+    given = read_recipe(GRPO, recipe | {"cosine_min_value_wrong": -1.0}, Arguments(None, None, {}, (), ())).rows
+    assert not [row for row in given if row.target.endswith("cosine.min_value_wrong") and not row.setting]
+    medical = read_recipe(GRPO, recipe | {"train_file_dir": "folder"}, Arguments(None, None, {}, (), ())).rows
+    assert {"accuracy.answer_style: answer_tag", "format.layout: inline"} <= {row.outcome.partition(", ")[2] for row in medical}

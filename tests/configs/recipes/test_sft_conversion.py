@@ -367,35 +367,6 @@ def test_what_cannot_be_followed_is_refused(given: dict[str, Any], told: str) ->
     assert told in refusal(**given)
 
 
-def test_a_template_of_the_models_family_is_the_models_own() -> None:
-    assert become("template_name", convert_sft(SMALL | {"template_name": "qwen"})) == {"the model's own chat template is used"}
-
-
-@pytest.mark.parametrize(
-    ("name", "file", "end"),
-    [("vicuna", "vicuna", None), ("chatml", "chatml", "<|im_end|>"), ("qwen3", "chatml", "<|im_end|>"), ("llama3", "llama3", "<|eot_id|>")],
-)
-def test_a_template_of_another_family_is_taken_and_said_loudly(name: str, file: str, end: str | None) -> None:
-    conversion = convert_sft(SMALL | {"template_name": name})
-    model = conversion.config.model
-    assert (model.chat_template, model.eos_token) == (f"configs/templates/{file}.jinja", end)
-    (why,) = [row.why for row in conversion.rows if row.target == "model.chat_template"]
-    assert why.startswith(f"NOT the model's own template; answers end with {end or 'its end token'}. It is saved with the result")
-    assert f"GRPO too: model.chat_template=configs/templates/{file}.jinja" in why
-
-
-def test_a_template_of_the_recipe_wins_over_a_name() -> None:
-    conversion = convert_sft(SMALL | {"template_name": "vicuna", "chat_template": "{{ messages }}"})
-    assert conversion.config.model.chat_template == "{{ messages }}" and become("template_name", conversion) == {"chat_template wins"}
-    conversion = convert_sft(SMALL | {"template_name": "llama3", "eos_token": "<|end_of_text|>"})
-    assert conversion.config.model.eos_token == "<|end_of_text|>"
-
-
-def test_a_vicuna_has_no_template_of_its_own() -> None:
-    conversion = convert_sft(SMALL | {"model_name_or_path": "lmsys/vicuna-7b-v1.5", "template_name": "vicuna"})
-    assert conversion.config.model.chat_template == "configs/templates/vicuna.jinja"
-
-
 def test_what_is_trained_on_is_said() -> None:
     (told,) = [row for row in convert_sft(SMALL).rows if row.target == "loss"]
     assert "TRL trains on every token of a conversation unless assistant_only_loss is true" in told.why
