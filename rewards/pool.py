@@ -307,22 +307,22 @@ class RewardPool:
             await self._warn_of_none(body, scores)
 
     def _warn_of_failures(self, scores: Scores) -> None:
-        """Show the first failure of each reward; the later ones are counted."""
+        """Show the first failure of each reward, in training or in an evaluation; the later ones are counted."""
+        fate = "it counts as 0 for them (rewards.on_error)" if self._section.on_error == "zero" else "such completions get no reward"
         for name, column in scores.columns.items():
             failed = [outcome for outcome in column.outcomes_G if outcome in FAILED_OUTCOMES]
             if failed and name not in self._warned_of:
                 self._warned_of.add(name)
                 logger.warning(
-                    "reward %s failed on %d of %d completions of prompt %s (%s), and such completions are left out of training; later failures "
-                    "are only counted, as rewards/%s/%s.\n%s",
-                    name, len(failed), len(column.outcomes_G), scores.prompt_id, failed[0], name, failed[0], scores.first_error,
+                    "reward %s failed on %d of %d completions of prompt %s (%s); %s; later failures are only counted, as rewards/%s/%s.\n%s",
+                    name, len(failed), len(column.outcomes_G), scores.prompt_id, failed[0], fate, name, failed[0], scores.first_error,
                 )  # fmt: skip
 
     async def _warn_of_none(self, body: BodyRef, scores: Scores) -> None:
         index = scores.rewards_G.index(None)
         said = ", ".join(f"{name}: {column.outcomes_G[index]}" for name, column in scores.columns.items())
         logger.warning(
-            "no reward applies to completion %d of prompt %s (%s); such completions are left out of training. The columns of its row: %s",
+            "no reward applies to completion %d of prompt %s (%s); such completions get no reward. The columns of its row: %s",
             index, scores.prompt_id, said, RolloutGroup(await body).columns,
         )  # fmt: skip
 

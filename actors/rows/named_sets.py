@@ -47,18 +47,17 @@ NAMED_SETS: Mapping[str, NamedSet] = MappingProxyType(
 """Name -> evaluation set."""
 
 
-def require_named_or_path(spec: str) -> None:
-    """Look for an evaluation set without reading it; one on the hub is not asked for.
+def require_named_or_path(spec: str) -> list[Path] | None:
+    """Look for an evaluation set without reading it; one on the hub is not asked for. Returns its files, if they are known to be here.
 
     Raises:
         DataError: there is none at this path, or it has no such split.
     """
-    if not _is_named(spec):
-        path, split = _path_and_split(spec)
-        local_files(path, None, split)
+    return None if is_named(spec) else local_files(_path_and_split(spec)[0], None, _path_and_split(spec)[1])
 
 
-def _is_named(spec: str) -> bool:
+def is_named(spec: str) -> bool:
+    """Tell a name of `NAMED_SETS` from a path."""
     return spec in NAMED_SETS and not Path(spec).exists()
 
 
@@ -80,7 +79,7 @@ def load_named_or_path(spec: str, prompt_column: str | None = None) -> tuple[Row
 
     Example: `load_named_or_path("math_500")`, `load_named_or_path("data/my.jsonl")`, `load_named_or_path("openai/gsm8k@train")`.
     """
-    if _is_named(spec):
+    if is_named(spec):
         known = NAMED_SETS[spec]
         rows = load_rows(known.path, name=known.name, split=known.split)
         return renamed(rows, known.columns, f"the gold column of {spec}"), known.prompt_column

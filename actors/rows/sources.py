@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from actors.rows.addition import write_addition
-from actors.rows.named_sets import NAMED_SETS, load_named_or_path
+from actors.rows.named_sets import NAMED_SETS, is_named, load_named_or_path, require_named_or_path
 from actors.rows.permutation import permutation
 from actors.rows.rows import Rows, load_rows, local_files, split_name
 from actors.rows.views import ColumnRows, MixedRows, renamed, require_column
@@ -75,7 +75,10 @@ def open_if_small(data: SourceSection, seed: int) -> tuple[Rows, tuple[PartCount
 def _is_small(part: MixturePart) -> bool:
     if part.path.startswith(BUILTIN):
         return True
-    files = local_files(part.path, part.name, part.split)
+    return _are_small(local_files(part.path, part.name, part.split))
+
+
+def _are_small(files: Sequence[Path] | None) -> bool:
     return files is not None and sum(file.stat().st_size for file in files) <= SMALL_BYTES
 
 
@@ -141,12 +144,34 @@ def open_held_out(data: SourceSection, folder: Path, seed: int) -> Rows:
 def open_held_out_prompts(data: SourceSection, prompt_column: str, folder: Path, seed: int) -> Rows:
     """Open `data.eval_path`, which may be a named set, with its prompts in `prompt_column`, as `open_held_out` does."""
     path = str(data.eval_path)
-    if path in NAMED_SETS and not Path(path).exists():
+    if is_named(path):
         rows, column = load_named_or_path(path)
         return renamed(rows, {column: prompt_column}, "data.prompt_column")
     rows = open_held_out(data, folder, seed)
     require_column(rows, prompt_column, "data.prompt_column")
     return rows
+
+
+def open_held_out_if_small(data: SourceSection, prompt_column: str, seed: int) -> Rows | None:
+    """Open `data.eval_path` as `open_held_out_prompts` does, if that takes no time; None for a hub's data and for text files over `SMALL_BYTES`.
+
+    Raises:
+        DataError: as `open_held_out_prompts`.
+    """
+    path = str(data.eval_path)
+    if is_named(path) or not _is_small(MixturePart(path=path, name=data.name if path == data.path else None, split=data.eval_split)):
+        return None
+    with TemporaryDirectory(prefix="rollcast-rows-") as folder:
+        return open_held_out_prompts(data, prompt_column, Path(folder), seed)
+
+
+def open_named_if_small(spec: str, prompt_column: str) -> tuple[Rows, str] | None:
+    """Open an evaluation set as `load_named_or_path` does, if that takes no time; None for a hub's data and for text files over `SMALL_BYTES`.
+
+    Raises:
+        DataError: as `load_named_or_path`.
+    """
+    return load_named_or_path(spec, prompt_column) if _are_small(require_named_or_path(spec)) else None
 
 
 def mix(mixture: MixtureSection) -> tuple[Rows, tuple[PartCount, ...]]:

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from actors.prompts.rendering import load_tokenizer, read_template
 from actors.rows.named_sets import require_named_or_path
-from actors.rows.sources import EVAL_SPLIT, SPLIT_OF_PART, open_if_small, require_source
+from actors.rows.rows import Rows
+from actors.rows.sources import (
+    EVAL_SPLIT,
+    SPLIT_OF_PART,
+    open_held_out_if_small,
+    open_if_small,
+    open_named_if_small,
+    require_source,
+)
 from actors.rows.views import require_column
 from cluster.inspection.shared_memory import require_shared_memory
 from cluster.machine import require_room, room, runs_here, this_machine
@@ -40,7 +48,6 @@ def refuse_first(config: RunConfig | SftConfig, say: Callable[[str], None]) -> N
     require_data(config)
     needs: Needs = {}
     if isinstance(config, RunConfig):
-        validate(config.rewards_resolved)
         needs = require_rewards(config)
         require_rows(config, needs)
         note = require_shared_memory(config)
@@ -61,7 +68,7 @@ def refuse_serving_first(config: RunConfig) -> Needs:
     Raises:
         ConfigError, RewardError: a reward does not exist, or cannot be loaded or called.
         PlacementError: this machine has too few GPUs.
-        DataError: a path of data does not exist.
+        DataError: a path of data does not exist, or the data lack a column.
     """
     require_room(config, this_machine(), learner=False)
     if config.evaluation.data:
@@ -69,15 +76,24 @@ def refuse_serving_first(config: RunConfig) -> Needs:
             require_named_or_path(spec)
     else:
         require_data(config)
-    validate(config.rewards_resolved)
-    return try_own_rewards(config.rewards_resolved) if runs_here(config) else {}
+    needs = _loaded_rewards(config)
+    if config.evaluation.data:
+        _require_sets(config, needs)
+    elif _has_eval_path(config):
+        _require_held_out(config, needs)
+    else:
+        opened = open_if_small(config.data, config.seed)
+        if opened is not None:
+            require_column(opened[0], config.data.prompt_column, "data.prompt_column")
+            _require_columns(config, needs, opened[0], config.data.prompt_column)
+    return needs
 
 
 def require_rewards(config: RunConfig) -> Needs:
     """Refuse rewards that cannot work; returns the columns that the user's own need. Those of a run that joins a cluster are loaded there.
 
     Raises:
-        ConfigError: every weight is 0.
+        ConfigError: a reward does not exist, or every weight is 0.
         RewardError: a reward of the user's cannot be loaded or called.
     """
     functions = config.rewards.functions
@@ -86,6 +102,11 @@ def require_rewards(config: RunConfig) -> Needs:
             f"the weight of every reward is 0 ({', '.join(spec.label for spec in functions)}), so that there is nothing to learn; give one "
             "another weight under rewards.functions"
         )
+    return _loaded_rewards(config)
+
+
+def _loaded_rewards(config: RunConfig) -> Needs:
+    validate(config.rewards_resolved)
     return try_own_rewards(config.rewards_resolved) if runs_here(config) else {}
 
 
@@ -109,18 +130,53 @@ def require_tokenizer(config: RunConfig | SftConfig) -> None:
 
 
 def require_rows(config: RunConfig, needs: Needs) -> None:
-    """Refuse data without the columns that rewards need, or with too few rows for a step, where reading them takes no time.
+    """Refuse data, also those of evaluations, without the columns that rewards need, or with too few rows for a step, where reading them takes
+    no time.
 
     Raises:
         DataError: the data cannot be used.
     """
     data = config.data
-    opened = open_if_small(data, config.seed) if needs or config.learner.max_steps < 0 else None
+    opened = open_if_small(data, config.seed)
     if opened is not None:
         rows, _ = opened
         require_column(rows, data.prompt_column, "data.prompt_column")
-        require_columns(needs, [column for column in rows.columns if column != data.prompt_column])
+        _require_columns(config, needs, rows, data.prompt_column)
         steps_of(config, len(rows) if data.train_samples < 0 else min(data.train_samples, len(rows)))
+    if _has_eval_path(config):
+        _require_held_out(config, needs)
+    if config.evaluation.steps:
+        _require_sets(config, needs)
+
+
+def _has_eval_path(config: RunConfig | SftConfig) -> bool:
+    return config.data.eval_path is not None and bool(config.data.eval_samples)
+
+
+def _require_held_out(config: RunConfig, needs: Needs) -> None:
+    """Refuse rows of `data.eval_path` without the columns that rewards need."""
+    data = config.data
+    rows = open_held_out_if_small(data, data.prompt_column, config.seed)
+    if rows is not None:
+        _require_columns(config, needs, rows, data.prompt_column, f"data.eval_path {data.eval_path}: ")
+
+
+def _require_sets(config: RunConfig, needs: Needs) -> None:
+    """Refuse sets of `evaluation.data` without the columns that rewards need."""
+    for spec in config.evaluation.data:
+        opened = open_named_if_small(spec, config.data.prompt_column)
+        if opened is not None:
+            _require_columns(config, needs, *opened, f"evaluation.data {spec}: ")
+
+
+def _require_columns(config: RunConfig, needs: Needs, rows: Rows, prompt_column: str, source: str = "") -> None:
+    """Raise DataError, with the source in front, if a reward finds no column that it needs in these rows."""
+    columns = [column for column in rows.columns if column != prompt_column]
+    try:
+        validate(config.rewards_resolved, columns)
+        require_columns(needs, columns)
+    except DataError as error:
+        raise DataError(f"{source}{error.message}") from error
 
 
 def steps_of(config: RunConfig, prompts: int) -> int:
@@ -155,5 +211,5 @@ def _sources(config: RunConfig | SftConfig) -> Iterator[tuple[str, str | None, s
         yield from ((part.path, part.name, part.split, SPLIT_OF_PART) for part in data.mixture.datasets)
     elif data.path is not None:
         yield data.path, data.name, data.split, "data.split"
-    if data.eval_path is not None and data.eval_samples:
+    if data.eval_path is not None and _has_eval_path(config):
         yield data.eval_path, data.name if data.eval_path == data.path else None, data.eval_split, EVAL_SPLIT

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
 import importlib
 import importlib.util
@@ -20,8 +19,9 @@ from rewards.functions.code import BinaryCode, Code
 from rewards.functions.contest import CodeforcesCode, IOICode
 from rewards.functions.length import Cosine, Length, SoftOverlongPunishment
 from rewards.functions.math_answer import Accuracy, ReasoningAccuracy
+from rewards.functions.parameters import nearest, require_arguments
 from rewards.functions.per_completion import PerCompletionReward
-from rewards.functions.pickled import SUFFIX, Reward, read_reward, require_file
+from rewards.functions.pickled import SUFFIX, Reward, name_of, read_reward, require_file
 from rewards.functions.repetition import Fluency, RepetitionPenalty
 
 if TYPE_CHECKING:
@@ -53,8 +53,13 @@ BUILTINS: dict[str, Callable[..., Reward]] = {
 Recipes have a list of their own, `REWARDS` in configs/recipes/grpo_keys.py: a new name goes there as well.
 """
 
+NAME_MAKERS = frozenset(
+    {"globals", "locals", "vars", "setattr", "exec", "eval", "__dict__", "__name__", "modules", "_getframe", "currentframe"}
+)
+"""Names that a module needs to give itself others: `globals()["f"] = g`, `setattr(sys.modules[__name__], "f", g)`, `exec("def f(): ...")`."""
 
-def load(spec: str | Path | Reward, **params: object) -> Reward:
+
+def load(spec: str | Path | Reward, /, **params: object) -> Reward:
     """Load the reward that `spec` names, with its parameters. This has no deadline; `rewards.load` has one.
 
     Args:
@@ -62,7 +67,7 @@ def load(spec: str | Path | Reward, **params: object) -> Reward:
         params: the reward's parameters.
 
     Raises:
-        ConfigError: there is no such reward, or it has no such parameter.
+        ConfigError: there is no such reward, or it has no such parameter, or a class needs another.
         Exception: the module of a user's function raised it when it was imported.
 
     Example:
@@ -76,6 +81,8 @@ def load(spec: str | Path | Reward, **params: object) -> Reward:
     if not callable(target):
         raise ConfigError(f"reward {spec}: {target!r} is not callable; name a function or a class")
     reward: Reward = target
+    if params or inspect.isclass(target):
+        require_arguments(spec if isinstance(spec, str) else name_of(spec), reward, params)
     if inspect.isclass(target):
         return reward(**params)
     return functools.partial(reward, **params) if params else reward
@@ -113,13 +120,13 @@ def _builtin(name: str, params: Mapping[str, object]) -> Callable[..., Reward]:
         raise ConfigError(f"reward {name!r} names a file and no function; write {name}:FUNCTION")
     if name not in BUILTINS:  # Open-R1 and TRL call `cosine` get_cosine_scaled_reward
         raise ConfigError(
-            f"reward {name!r} is unknown{_nearest(name.removeprefix('get_').removesuffix('_reward'), BUILTINS)}; built in are {', '.join(BUILTINS)}, "
+            f"reward {name!r} is unknown{nearest(name.removeprefix('get_').removesuffix('_reward'), BUILTINS)}; built in are {', '.join(BUILTINS)}, "
             f"and functions of your own are written path/to/file.py:function or package.module:function"
         )
     known = inspect.signature(BUILTINS[name]).parameters
     for param in params:
         if param not in known:
-            raise ConfigError(f"reward {name} has no parameter {param!r}{_nearest(param, known)}; it has {', '.join(known) or 'none'}")
+            raise ConfigError(f"reward {name} has no parameter {param!r}{nearest(param, known)}; it has {', '.join(known) or 'none'}")
     return BUILTINS[name]
 
 
@@ -131,7 +138,7 @@ def _users_function(spec: str) -> object:
     try:
         return functools.reduce(getattr, name.split("."), module)
     except AttributeError:
-        raise ConfigError(f"reward {spec}: {where} has no {name!r}{_nearest(name, vars(module))}") from None
+        raise ConfigError(f"reward {spec}: {where} has no {name!r}{nearest(name, vars(module))}") from None
 
 
 def _module_of_file(path: Path) -> ModuleType:
@@ -176,15 +183,15 @@ def _check_users_function(spec: RewardSpec) -> None:
 
 
 def _check_file_defines(path: Path, name: str) -> None:
-    """Raise ConfigError if the file does not define `name`. The file is read, not run."""
+    """Raise ConfigError if the file cannot define `name`. The file is read, not run: where code may make names, the import tells."""
     require_file(path)
     try:
-        body = ast.parse(path.read_text(encoding="utf-8"), str(path)).body
-    except (SyntaxError, UnicodeDecodeError) as error:
+        body = ast.parse(path.read_bytes(), str(path)).body
+    except (SyntaxError, ValueError) as error:
         raise ConfigError(f"reward file {path} is not Python: {error}") from error
     names = set(_names_bound(body))
-    if name.partition(".")[0] not in names and "*" not in names:
-        raise ConfigError(f"reward {path}:{name}: the file defines no {name!r}{_nearest(name, names)}")
+    if name.partition(".")[0] not in names and "*" not in names and not _makes_names(body):
+        raise ConfigError(f"reward {path}:{name}: the file defines no {name!r}{nearest(name, names)}")
 
 
 def _names_bound(body: Iterable[ast.stmt]) -> Iterable[str]:
@@ -198,6 +205,16 @@ def _names_bound(body: Iterable[ast.stmt]) -> Iterable[str]:
                 yield node.asname or node.name.partition(".")[0]
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def _makes_names(body: Iterable[ast.stmt]) -> bool:
+    """Tell whether a module mentions anything by which code gives it names that are not written in it."""
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and node.id in NAME_MAKERS:
+                return True
+            if isinstance(node, ast.Attribute) and node.attr in NAME_MAKERS:
+                return True
+            if isinstance(node, ast.FunctionDef) and node.name == "__getattr__":
+                return True
+            if isinstance(node, ast.alias) and node.name in NAME_MAKERS:
+                return True
+    return False

@@ -8,6 +8,7 @@ Standard library only: a grader imports neither numpy nor pyarrow.
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import math
 import traceback
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, SupportsFloat, TypeAlias, TypeVar
 
 from configs.contracts.errors import RewardError
 from rewards.functions.group_input import GroupInput
+from rewards.functions.parameters import GATHERING, called_signature
 from rewards.functions.per_completion import ARGUMENTS, PerCompletionReward
-from rewards.functions.pickled import name_of
 
 if TYPE_CHECKING:
     from configs.contracts.records import Outcome
@@ -113,37 +114,61 @@ def _arguments(reward: Reward, group: GroupInput, log: _Log) -> Mapping[str, obj
         "log_extra": log.extra,
         "log_metric": log.metric,
     }
-    return _taken(inspect.signature(reward), arguments)
+    return _taken(reward, arguments)
 
 
-def _taken(signature: inspect.Signature, arguments: Mapping[str, object]) -> Mapping[str, object]:
-    """Those of the arguments that the function names; all of them if it has `**kwargs`."""
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
-        return arguments
-    return {name: arguments[name] for name in signature.parameters if name in arguments}
+def _taken(reward: Reward, arguments: Mapping[str, object]) -> Mapping[str, object]:
+    """Those of the arguments that the function names; all of them if it has `**kwargs`.
+
+    The `**kwargs` of a decorator (`functools.wraps`) usually go on to the function that it wraps: it gets what it and that function name.
+    """
+    named: set[str] = set()
+    layer: Reward | None = reward
+    while layer is not None:
+        parameters = called_signature(layer).parameters
+        named.update(parameters)
+        if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return {name: value for name, value in arguments.items() if name in named}
+        layer = _wrapped(layer)
+    return arguments
 
 
-def needed_columns(reward: Reward) -> list[str]:
+def _wrapped(reward: Reward) -> Reward | None:
+    """The function that a decorator wraps; None if this is no decorator's."""
+    while isinstance(reward, functools.partial):
+        reward = reward.func
+    wrapped: Reward | None = getattr(reward, "__wrapped__", None) or getattr(type(reward).__call__, "__wrapped__", None)
+    return wrapped
+
+
+def needed_columns(name: str, reward: Reward) -> list[str]:
     """The arguments, besides those of every call, without which a user's function cannot be called: the data must have them as columns.
 
+    Args:
+        name: the reward's name in the settings, for errors.
+
     Raises:
-        RewardError: no keywords can call it.
+        RewardError: no keywords can call it, or it takes nothing that a call gives.
     """
     try:
-        signature = inspect.signature(reward)
+        signature = called_signature(reward)
         needed = [
             parameter.name
             for parameter in signature.parameters.values()
-            if parameter.default is parameter.empty
-            and parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-            and parameter.name not in ARGUMENTS
+            if parameter.default is parameter.empty and parameter.kind not in GATHERING and parameter.name not in ARGUMENTS
         ]
-        signature.bind(**_taken(signature, dict.fromkeys([*ARGUMENTS, *needed])))
+        taken = _taken(reward, dict.fromkeys([*ARGUMENTS, *needed]))
+        signature.bind(**taken)
     except (TypeError, ValueError) as error:
         raise RewardError(
-            f"reward {name_of(reward)} cannot be called by keywords, as rewards are: {error}; give it arguments that have names, such as "
+            f"reward {name} cannot be called by keywords, as rewards are: {error}; give it arguments that have names, such as "
             "completions, and no / among them"
         ) from None
+    if not taken:
+        raise RewardError(
+            f"reward {name} takes nothing that a call gives (its arguments: {', '.join(signature.parameters) or 'none'}); give it the argument "
+            "completions, or name the function that it returns"
+        )
     return needed
 
 

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import threading
-import traceback
 from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from configs.contracts.errors import ConfigError, RollcastError
 from rewards.functions import registry
 from rewards.functions.group_input import Columns, GroupInput
 from rewards.functions.per_completion import Grade, PerCompletionReward, TextReward
+from rewards.grading.loading import why_not_loaded
 
 if TYPE_CHECKING:
     from rewards.functions.registry import Reward
@@ -63,26 +63,10 @@ def load(spec: str | Path | Reward, *, grading_timeout_s: float | None = None, *
     except (Exception, SystemExit) as error:
         if not isinstance(spec, str):
             raise  # the caller's own class, made here
-        raise ConfigError(_why_not_loaded(spec, error)) from error
+        raise ConfigError(why_not_loaded(spec, error)) from error
     if not isinstance(spec, str) or not isinstance(reward, PerCompletionReward) or not reward.can_hang:
         return reward
     return DirectReward(spec, params, reward, grading_timeout_s)
-
-
-def _why_not_loaded(name: str, error: BaseException) -> str:
-    """Say where in the user's code the import failed, and how."""
-    place, said = "", str(error)
-    if isinstance(error, SyntaxError) and error.filename:  # no frame: the file never ran
-        place, said = f"{error.filename}, line {error.lineno}: ", error.msg
-    else:
-        ours = Path(__file__).parents[1]
-        frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith("<")]
-        users = [each for each in frames if not Path(each.filename).is_relative_to(ours)]
-        of_file = [each for each in users if each.filename == str(Path(name.rpartition(":")[0]).resolve())]
-        if users:
-            place = f"{(of_file or users)[-1].filename}, line {(of_file or users)[-1].lineno}: "
-    remedy = "install it, or set PYTHONPATH" if isinstance(error, ModuleNotFoundError) else "correct it there"
-    return f"reward {name} cannot be loaded: {place}{type(error).__name__}: {said}; {remedy}"
 
 
 class DirectReward(PerCompletionReward):

@@ -43,6 +43,9 @@ FRONT_DOOR = Path(__file__).parents[2] / "rollcast.py"
 LOAD_TIMEOUT_S = 120.0
 """Limit on starting the warden and loading the rewards, users' modules included."""
 
+OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "Cannot allocate memory")
+"""What the last output of a process says that got no more memory, in Python, in C++ and of the system."""
+
 
 @dataclass
 class Graders:
@@ -57,6 +60,7 @@ class Graders:
     """Number of graders that were killed or died, and were replaced."""
     lost: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     """Done when the warden has ended without `close`. Nothing can be graded any more."""
+    _names: Sequence[str] = ()
     _per_completion: list[bool] = field(default_factory=list)
     _own_limits: list[Callable[[Columns], float]] = field(default_factory=list)
     """For each reward, a function: the columns of a group -> the seconds that the reward's own limits allow for one completion."""
@@ -88,10 +92,11 @@ class Graders:
             cwd: folder that relative paths of users' functions start from.
 
         Raises:
-            RewardError: a reward cannot be loaded. The text has the traceback.
+            RewardError: a reward cannot be loaded. The text names it, and where in its code the error is.
         """
         graders = cls(timeout_s)
         graders._own_limits = [_own_limit(name, params) for name, params in rewards]
+        graders._names = [name for name, _ in rewards]
         graders._start_warden(rewards, memory_limit_bytes, cwd)
         try:
             for ready in await asyncio.gather(*(graders._spawn() for _ in range(count))):
@@ -161,7 +166,7 @@ class Graders:
             self.needed_columns = hello["needs"]
             return grader, output
         self._discard(grader, output)
-        raise RewardError(_why_not_loaded(hello, output))
+        raise RewardError(_why_not_loaded(self._names, hello, output))
 
     def _discard(self, grader: GraderProcess, output: GraderOutput) -> None:
         if grader.number in self._graders:
@@ -305,14 +310,19 @@ def _own_limit(name: str, params: Mapping[str, object]) -> Callable[[Columns], f
     return reward.deadline_s if isinstance(reward, PerCompletionReward) else lambda columns: 0.0
 
 
-def _why_not_loaded(hello: Answer | Exited | Forged | None, output: GraderOutput) -> str:
+def _why_not_loaded(names: Sequence[str], hello: Answer | Exited | Forged | None, output: GraderOutput) -> str:
+    loading = f"loading {', '.join([name for name in names if ':' in name] or names)}"
     if hello is None:
-        return f"the rewards were not loaded within {LOAD_TIMEOUT_S:g} s; look what their modules do when they are imported"
+        return f"{loading} took more than {LOAD_TIMEOUT_S:g} s; look what is done there when it is imported"
     if isinstance(hello, Exited):
-        return f"loading the rewards ended the grader process: it {hello}; rewards.memory_limit_bytes may be too low{_quoted(output)}"
+        quoted = _quoted(output)
+        remedy = "look what is done there when it is imported"
+        if hello.code == -signal.SIGKILL or any(sign in quoted for sign in OUT_OF_MEMORY):
+            remedy = "raise rewards.memory_limit_bytes, or free memory on this machine"
+        return f"{loading} ended the grader process: it {hello}; {remedy}{quoted}"
     if isinstance(hello, Forged) or "failed" not in hello:
-        return f"loading the rewards spoiled the grader: {hello if isinstance(hello, Forged) else Forged('an answer to nothing that was asked')}"
-    return f"a reward cannot be loaded:\n{hello['failed']}"
+        return f"{loading} spoiled the grader: {hello if isinstance(hello, Forged) else Forged('an answer to nothing that was asked')}"
+    return hello["failed"]
 
 
 def _quoted(output: GraderOutput) -> str:

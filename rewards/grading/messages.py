@@ -74,7 +74,7 @@ class Loaded(TypedDict):
 
 @final
 class NotLoaded(TypedDict):
-    """A reward cannot be loaded: the reason, or a traceback. The grader ends."""
+    """A reward cannot be loaded, for the reason given. The grader ends."""
 
     key: str
     failed: str

@@ -20,7 +20,7 @@ def try_own_rewards(section: RewardsSection) -> Needs:
     """Load every reward of the user's in a grader, with its limits of time and memory: their modules never run in this process.
 
     Raises:
-        RewardError: one cannot be loaded, or cannot be called by keywords. The text has the traceback.
+        RewardError: one cannot be loaded, or cannot be called by keywords, or takes nothing that a call gives.
     """
     own = [spec for spec in section.functions if ":" in spec.name]
     if not own:

@@ -36,11 +36,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from configs.contracts.errors import RollcastError
 from rewards.functions.group_input import GroupInput
 from rewards.functions.per_completion import PerCompletionReward
-from rewards.functions.registry import NameAndParams, load
-from rewards.grading.calling import GradeReport, grade_completion, grade_group, last_traceback, needed_columns
+from rewards.functions.registry import NameAndParams, Reward, load
+from rewards.grading.calling import GradeReport, grade_completion, grade_group, needed_columns
+from rewards.grading.loading import why_not_loaded
 from rewards.grading.messages import Ended, Graded, Kill, Loaded, NotLoaded, Spawn, Task, TaskEnded
 
 MOST_MESSAGE_BYTES = 65_536
@@ -197,18 +197,17 @@ def serve(channel: socket.socket, specs: Sequence[NameAndParams], key: str) -> N
     The grader sends `Loaded` or `NotLoaded`, with `key`, and then for each `Task` one `Graded` for each step, and `TaskEnded`.
     """
     me = os.getpid()
-    try:
-        rewards = [load(name, **params) for name, params in specs]
-        for reward in rewards:
-            if isinstance(reward, PerCompletionReward):
-                reward.check_host()
-        needs = [[] if isinstance(reward, PerCompletionReward) else needed_columns(reward) for reward in rewards]
-    except RollcastError as error:
-        _send(channel, NotLoaded(key=key, failed=error.message))
-        return
-    except BaseException:
-        _send(channel, NotLoaded(key=key, failed=last_traceback()))
-        return
+    rewards: list[Reward] = []
+    needs: list[list[str]] = []
+    for name, params in specs:
+        try:
+            reward, needed = _loaded(name, params)
+        except BaseException as error:
+            _send(channel, NotLoaded(key=key, failed=why_not_loaded(name, error)))
+            return
+        _require_open(channel, name)
+        rewards.append(reward)
+        needs.append(needed)
     # a user's function may read all that the calling convention offers, token ids included
     kinds = [(True, reward.needs_token_ids) if isinstance(reward, PerCompletionReward) else (False, True) for reward in rewards]
     _send(channel, Loaded(key=key, loaded=kinds, needs=needs))
@@ -227,6 +226,24 @@ def serve(channel: socket.socket, specs: Sequence[NameAndParams], key: str) -> N
             _flush_output()
             _send(channel, _as_message(task["key"], step, report))
         _send(channel, TaskEnded(key=task["key"], left_children=_has_children()))
+
+
+def _loaded(name: str, params: Mapping[str, object]) -> tuple[Reward, list[str]]:
+    """Load a reward that works on this machine, and the columns without which it cannot be called."""
+    reward = load(name, **params)
+    if isinstance(reward, PerCompletionReward):
+        reward.check_host()
+        return reward, []
+    return reward, needed_columns(name, reward)
+
+
+def _require_open(channel: socket.socket, name: str) -> None:
+    """End this grader, with a sentence as its last output, if a reward has closed its channel."""
+    try:
+        os.fstat(channel.fileno())
+    except OSError:
+        print(f"reward {name} closed descriptors that it had not opened, when it was imported; let it close its own only", file=sys.stderr)
+        os._exit(1)
 
 
 def _flush_output() -> None:
@@ -264,6 +281,7 @@ def main() -> None:
     """`python -m rewards.grading.warden <control fd> <JSON: rewards and memory_limit_bytes>`."""
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
+    sys.argv = ["grader"]  # a user's module that reads its arguments gets none, not these
     for name, params in settings["rewards"]:
         reward = None if ":" in name else load(name, **params)  # a user's module is imported in graders only
         if isinstance(reward, PerCompletionReward):

@@ -1,13 +1,15 @@
-"""A reward worker whose replacement cannot start, as where a node was lost. Workers are fakes: the pool's rule needs no process."""
+"""The pool of reward workers without a process: a worker whose replacement cannot start, as where a node was lost, and what is said of failures."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
 
 from configs.contracts.errors import RewardError
+from configs.contracts.records import Grades, PromptId, Scores
 from configs.schema.rewards import RewardsSection
 from rewards import pool as pool_module
 from rewards.pool import RewardPool, _Slot
@@ -74,3 +76,17 @@ async def test_a_pool_that_has_a_worker_again_in_time_goes_on() -> None:
     await asyncio.sleep(0.6)
     assert (await pool._least_loaded()).index == 1
     await pool.close()
+
+
+@pytest.mark.parametrize(
+    ("on_error", "told"),
+    [("exclude", "; such completions get no reward; later"), ("zero", "; it counts as 0 for them (rewards.on_error); later")],
+)
+def test_the_warning_of_a_failure_says_what_becomes_of_it_also_in_an_evaluation(
+    on_error: str, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = RewardPool(RewardsSection.model_validate({"on_error": on_error}), {}, tmp_path, 1.0)
+    failed = Scores(PromptId(-1, 0), 0, (None,), {"accuracy": Grades((None,), ("crashed",))}, 0.0, first_error="no such thing")
+    with caplog.at_level(logging.WARNING, "rollcast.rewards"):
+        pool._warn_of_failures(failed)
+    assert told in caplog.text and "training" not in caplog.text

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.__main__ import app
-from cluster.inspection.first_checks import require_rewards
+from cluster.inspection.first_checks import refuse_serving_first, require_rewards
 from cluster.train.grpo import run_training
 from configs.contracts.errors import ConfigError, DataError, PlacementError, RewardError, RollcastError
 from configs.loading import load_config
@@ -128,6 +128,7 @@ print("imported by", os.getpid())
 def positional(completions, /, x=1): ...
 def of_two(x, y): ...
 def of_columns(completions, solution, prompts, z=1): ...
+def of_nothing(): ...
 """
 
 
@@ -136,9 +137,26 @@ def of_columns(completions, solution, prompts, z=1): ...
     ("settings", "kind", "told"),
     [
         (["rewards.functions=[{name: accuracy, weight: 0}]"], ConfigError, "the weight of every reward is 0 .accuracy."),
-        (["rewards.functions=[mine.py:positional]"], RewardError, "reward positional cannot be called by keywords"),
+        (["rewards.functions=[mine.py:positional]"], RewardError, "reward mine.py:positional cannot be called by keywords"),
         (["rewards.functions=[mine.py:of_two]"], DataError, "mine.py:of_two cannot be called without x, y, and the data have .*solution"),
-        (["rewards.functions=[broken.py:f]"], RewardError, "(?s)broken.py.*line 1.*no_such_library"),
+        (["rewards.functions=[broken.py:f]"], RewardError, "^reward broken.py:f cannot be loaded: .*broken.py, line 1: .*no_such_library"),
+        (["rewards.functions=[acuracy]"], ConfigError, "'acuracy' is unknown; did you mean 'accuracy'"),
+        (["rewards.functions=[mine.py]"], ConfigError, "names a file and no function"),
+        (["rewards.functions=[{name: accuracy, params: {foo: 1}}]"], ConfigError, "accuracy has no parameter 'foo'"),
+        (["rewards.functions=[{name: accuracy, params: {gold_column: nosuch}}]"], DataError, "needs the column nosuch"),
+        (["rewards.functions=[{name: 'mine.py:of_columns', params: {foo: 2}}]"], RewardError, "mine.py:of_columns has no argument foo"),
+        (["rewards.functions=[mine.py:of_nothing]"], RewardError, "mine.py:of_nothing takes nothing that a call gives"),
+        (
+            ["rewards.functions=[mine.py:of_columns]", "data.eval_path=others.jsonl"],
+            DataError,
+            "data.eval_path others.jsonl: reward mine.py:of_columns cannot be called without solution, and the data have the columns level",
+        ),
+        (["rewards.functions=[accuracy]", "data.eval_path=others.jsonl"], DataError, "data.eval_path others.jsonl: .*accuracy needs"),
+        (
+            ["rewards.functions=[mine.py:of_columns]", "evaluation.data=[others.jsonl]", "evaluation.steps=1"],
+            DataError,
+            "evaluation.data others.jsonl: reward mine.py:of_columns cannot be called without solution",
+        ),
         (["rewards.functions=[mine.py:of_columns]", "learner.max_steps=-1", "learner.num_train_epochs=1"], DataError, "make no step of"),
     ],
 )
@@ -150,10 +168,30 @@ def test_what_was_seen_only_by_the_workers_is_refused_before_them(
     Path("mine.py").write_text(MINE)
     Path("broken.py").write_text("import no_such_library\ndef f(completions): ...\n")
     Path("rows.jsonl").write_text('{"prompt": "1+1?", "solution": "2"}\n')
+    Path("others.jsonl").write_text('{"prompt": "1+1?", "level": 2}\n')
     given = ["data.path=rows.jsonl", "out_dir=run", "--address", "local", *["--dry-run"] * dry, *settings]
     error = CliRunner().invoke(app, ["train", str(quickstart), *given]).exception
     assert isinstance(error, kind) and re.search(told, str(error)), error
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["evaluation.data=[others.jsonl]"], "evaluation.data others.jsonl: reward mine.py:of_columns cannot be called without solution"),
+        (["data.eval_path=others.jsonl"], "data.eval_path others.jsonl: reward mine.py:of_columns cannot be called without solution"),
+        (["data.path=others.jsonl"], "^reward mine.py:of_columns cannot be called without solution"),
+    ],
+)
+def test_an_evaluation_of_data_without_a_column_is_refused(
+    settings: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quickstart = Path("configs/quickstart.yaml").absolute()
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(MINE)
+    Path("others.jsonl").write_text('{"prompt": "1+1?", "level": 2}\n')
+    with pytest.raises(DataError, match=told):
+        refuse_serving_first(load_config(str(quickstart), ["rewards.functions=[mine.py:of_columns]", *settings]))
 
 
 def test_a_reward_of_ones_own_is_never_imported_in_the_driver(tmp_path: Path) -> None:

@@ -162,6 +162,34 @@ def test_a_missing_function_is_found_without_running_the_file(tmp_path: Path) ->
         validate(section(f"{path}:length"))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "globals()['dyn'] = len\n",
+        "import sys\nsetattr(sys.modules[__name__], 'dyn', len)\n",
+        "exec('def dyn(completions): ...')\n",
+        "def __getattr__(name):\n    return len\n",
+        "# -*- coding: latin-1 -*-\nname = '\u00e9'\ndef dyn(completions): ...\n",
+    ],
+)
+def test_a_name_that_the_import_finds_is_not_refused_before_it(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(content, encoding="latin-1")
+    validate(section(f"{path}:dyn"))
+    assert callable(load(f"{path}:dyn"))
+
+
+def test_a_parameter_that_a_function_does_not_take_is_named(user_file: Path) -> None:
+    user_file.write_text("import functools\ndef ok(completions, scale=1.0): ...\nhalf = functools.partial(ok, scale=0.5)\n")
+    for name in ("ok", "half"):
+        with pytest.raises(
+            ConfigError, match=f"mine.py:{name} has no argument foo .its arguments: completions, scale.; remove it from params"
+        ):
+            load(f"{user_file}:{name}", foo=2)
+    with pytest.raises(ConfigError, match="mine.py:ok has no argument scael .*; did you mean 'scale'"):
+        load(f"{user_file}:ok", scael=2)
+
+
 def test_a_missing_gold_column_is_refused_when_columns_are_known() -> None:
     validate(section("accuracy", "format"), columns=["solution"])
     with pytest.raises(DataError, match="accuracy needs the column key, but the data has solution"):

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from configs.contracts.errors import RewardError
 from rewards.functions.group_input import GroupInput
 from rewards.functions.per_completion import ARGUMENTS
 from rewards.functions.registry import load
-from rewards.grading.calling import GradeReport, grade_group
+from rewards.grading.calling import GradeReport, grade_group, needed_columns
 
 GROUP = GroupInput("2+2?", ["4", "five"], [[52], [53, 54]], {"solution": "4", "level": 3}, step=7)
 CHAT = GroupInput([{"role": "user", "content": "2+2?"}], ["4", "five"], [[52], [53, 54]], {}, step=0)
@@ -159,3 +160,90 @@ def test_an_exception_is_a_crash_with_its_traceback(error: BaseException, runner
 def test_a_missing_column_is_named(runner: asyncio.Runner) -> None:
     report = judge(lambda completions, topic: [1.0, 1.0], runner)
     assert "missing 1 required positional argument: 'topic'" in report.error
+
+
+def over_threshold(completions: list[str], threshold: int) -> list[float]:
+    return [float(len(completion) > threshold) for completion in completions]
+
+
+def of_solution(completions: list[str], solution: list[str]) -> list[float]:
+    return [float(a == b) for a, b in zip(completions, solution, strict=True)]
+
+
+@functools.wraps(over_threshold)
+def supplied(completions: list[str], **columns: Any) -> list[float]:
+    return over_threshold(completions, 1)
+
+
+@functools.wraps(of_solution)
+def passed_on(*args: Any, **kwargs: Any) -> list[float]:
+    return of_solution(*args, **kwargs)
+
+
+@functools.wraps(passed_on)
+def passed_on_twice(*args: Any, **kwargs: Any) -> list[float]:
+    return passed_on(*args, **kwargs)
+
+
+class Wrapping:
+    """A decorator that is a class."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        functools.update_wrapper(self, function)
+
+    def __call__(self, completions: list[str], **columns: Any) -> Any:
+        return self.function(completions, 1)
+
+
+class Method:
+    @functools.wraps(of_solution)
+    def __call__(self, *args: Any, **kwargs: Any) -> list[float]:
+        return of_solution(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("reward", "values"),
+    [
+        (supplied, [0.0, 1.0]),
+        (Wrapping(over_threshold), [0.0, 1.0]),
+        (functools.partial(supplied), [0.0, 1.0]),
+        (passed_on, [1.0, 0.0]),
+        (passed_on_twice, [1.0, 0.0]),
+        (functools.partial(passed_on), [1.0, 0.0]),
+        (Method(), [1.0, 0.0]),
+    ],
+)
+def test_a_decorator_is_called_by_its_own_arguments_and_passes_on_what_is_wanted(
+    reward: Any, values: list[float], runner: asyncio.Runner
+) -> None:
+    assert needed_columns("mine.py:f", reward) == []
+    report = judge(reward, runner)
+    assert (report.values, report.error) == (values, "")
+
+
+def test_a_decorator_that_supplies_nothing_needs_what_it_names() -> None:
+    @functools.wraps(over_threshold)
+    def named(completions: list[str], topic: list[str]) -> list[float]:
+        return over_threshold(completions, len(topic))
+
+    assert needed_columns("mine.py:f", named) == ["topic"]
+
+
+def factory(scale: float = 2.0) -> Any:
+    return lambda completions: [scale for _ in completions]
+
+
+@pytest.mark.parametrize(("reward", "said"), [(lambda: [1.0], "none"), (factory, "scale"), (lambda *args: [1.0], "args")])
+def test_a_function_that_takes_nothing_of_a_call_is_refused(reward: Any, said: str) -> None:
+    with pytest.raises(
+        RewardError, match=f"mine.py:f takes nothing that a call gives .its arguments: {said}.; give it the argument completions"
+    ):
+        needed_columns("mine.py:f", reward)
+
+
+@pytest.mark.parametrize(
+    "reward", [lambda prompts: [1.0], lambda completion_ids, x=1: [1.0], lambda solution: [1.0], lambda **columns: [1.0]]
+)
+def test_a_function_that_takes_something_else_than_completions_is_not(reward: Any) -> None:
+    assert needed_columns("mine.py:f", reward) in ([], ["solution"])

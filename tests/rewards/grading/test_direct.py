@@ -124,7 +124,15 @@ def test_a_wrong_row_is_an_error_and_not_none() -> None:
         ("\nimport no_such_library\n", "mine.py, line 2: ModuleNotFoundError: .*no_such_library.*; install it, or set PYTHONPATH"),
         ("import json\n\njson.loads('[')\n", "mine.py, line 3: JSONDecodeError"),
         ("raise SystemExit(3)\n", "mine.py, line 1: SystemExit: 3"),
-        ("class f:\n    pass\n", "mine.py:f cannot be loaded: TypeError: .*; correct it there"),
+        (
+            "class f:\n    def __init__(self, of):\n        of.x\n",
+            "mine.py:f cannot be loaded: .*line 3: AttributeError: .*; correct it there",
+        ),
+        ("class f:\n    pass\n", "mine.py:f has no argument of .its arguments: none.; remove it from params"),
+        (
+            "class f:\n    def __init__(self, of, a): ...\n",
+            "mine.py:f is a class and cannot be made without a; give it in .* params: {a: ...}",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_imported_is_named_with_its_line(content: str, told: str, tmp_path: Path) -> None:

@@ -291,26 +291,6 @@ def test_the_warden_has_loaded_what_graders_need(reward: tuple[str, dict[str, An
     assert with_graders(f"{tmp_path / 'loaded.py'}:f", "format", act=act)[0].values == [0.0]
 
 
-def test_a_module_that_does_not_import_is_an_error_at_the_start(tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text("import not_installed_anywhere\n")
-
-    async def act(graders: Graders) -> None:
-        pytest.fail("started")
-
-    with pytest.raises(RewardError, match="cannot be loaded:(.|\n)*not_installed_anywhere"):
-        with_graders(f"{tmp_path / 'broken.py'}:f", act=act)
-
-
-def test_too_little_memory_is_an_error_at_the_start(tmp_path: Path) -> None:
-    (tmp_path / "large.py").write_text("TABLE = bytearray(2 << 30)\ndef f(completions): ...\n")
-
-    async def act(graders: Graders) -> None:
-        pytest.fail("started")
-
-    with pytest.raises(RewardError, match="cannot be loaded:(.|\n)*MemoryError"):
-        with_graders(f"{tmp_path / 'large.py'}:f", act=act, memory_limit_bytes=1 << 30)
-
-
 def test_a_killed_warden_is_an_error_and_no_crash_of_the_rewards() -> None:
     async def act(graders: Graders) -> None:
         hanging = [asyncio.ensure_future(graders.grade(group("attack"))) for _ in range(2)]  # one waits for the only grader
