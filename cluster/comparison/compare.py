@@ -26,7 +26,7 @@ from cluster.comparison.page import write_comparison
 from cluster.evaluation.evaluate import answer_rows
 from cluster.evaluation.measurement import Answers
 from cluster.evaluation.plan import EvaluationPlan
-from cluster.evaluation.run import NOTHING_WRITTEN, evaluate_set, load_target, open_output, say, with_base
+from cluster.evaluation.run import NOTHING_WRITTEN, evaluate_set, load_target, opened_output, say, with_base
 from cluster.evaluation.serving import serving
 from cluster.evaluation.sets import open_sets
 from cluster.evaluation.table import remarks
@@ -102,11 +102,11 @@ def run_comparison(
     plan = EvaluationPlan.of(config)
     home = (run or config.out_dir) if asked.config else Path()
     folder = (output or home / "comparisons" / time.strftime("%Y%m%d-%H%M%S")).absolute()
-    logs = open_output(folder, config)
-    offered = base_of_settings(config, run or folder, logs)
-    engines = list(_engines(config, offered, asked.models, console))
-    tokenizer = _shared_tokenizer(config, engines)
-    sets = open_sets(with_base(config, offered.base), tokenizer, folder / "data")
+    with opened_output(folder, config, run or folder) as logs:
+        offered = base_of_settings(config, run or folder, logs)
+        engines = list(_engines(config, offered, asked.models, console))
+        tokenizer = _shared_tokenizer(config, engines)
+        sets = open_sets(with_base(config, offered.base), tokenizer, folder / "data")
     said = _ask_all(engines, sets, plan, logs, console)
     by_set = [{one.name: said[one.name][number] for one in asked.models} for number in range(len(sets))]
     compared = [compare_set(answers, plan.seed) for answers in by_set]

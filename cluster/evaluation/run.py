@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from cluster.evaluation.plan import EvaluationPlan
 from cluster.evaluation.serving import Serving, serving
 from cluster.evaluation.sets import open_sets
 from cluster.evaluation.table import evaluation_table, remarks
+from cluster.files.made_folders import taken_back
 from cluster.files.whole_files import write_whole
 from cluster.models.adapter_base import Base
 from cluster.models.base import base_to_serve, require_servable
@@ -30,6 +32,7 @@ from cluster.stopping import run_until_stopped
 from configs.contracts.errors import ConfigError, RunDirectoryError
 from configs.loading import config_of, dump_config, read_settings
 from configs.recipes.command_line import load_run
+from configs.schema.model import BASE_MODEL
 from configs.schema.run import RunConfig
 
 NOTHING_WRITTEN = "nothing was written; run the same command again"
@@ -94,16 +97,16 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
         RollcastError: the subclass tells what failed.
     """
     plan = EvaluationPlan.of(config)
-    logs = open_output(output, config)
-    found = base_to_serve(config, adapter, run or output, logs, insist=names_its_model(config, run))
-    require_servable(found.base)
-    say(console, found.note)
-    served_config = able_to_serve(with_base(config, found.base), [adapter])
-    model = served_config.model
-    template = chat_template_of(config, [adapter] if adapter else [])
-    tokenizer = load_tokenizer(model.path, template, model.trust_remote_code, model.revision, model.eos_token)
-    say(console, f"evaluating {named_model(adapter, found.base)}", style="")
-    sets = open_sets(config, tokenizer, output / "data")
+    with opened_output(output, config, run or output) as logs:
+        found = base_to_serve(config, adapter, run or output, logs, insist=names_its_model(config, run))
+        require_servable(found.base)
+        say(console, found.note)
+        served_config = able_to_serve(with_base(config, found.base), [adapter])
+        model = served_config.model
+        template = chat_template_of(config, [adapter] if adapter else [])
+        tokenizer = load_tokenizer(model.path, template, model.trust_remote_code, model.revision, model.eos_token)
+        say(console, f"evaluating {named_model(adapter, found.base)}", style="")
+        sets = open_sets(config, tokenizer, output / "data")
 
     async def ask() -> list[Answers]:
         async with serving(served_config, model.path, session.placement(), log_dir=logs, run_name=session.namespace) as served:
@@ -153,18 +156,31 @@ def say(console: Console, line: str, style: str = "yellow") -> None:
         console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def open_output(output: Path, config: RunConfig) -> Path:
-    """Make the output folder and write the settings into it; returns its folder for logs.
+@contextmanager
+def opened_output(output: Path, config: RunConfig, made_in: Path) -> Iterator[Path]:
+    """Make the output folder, give its folder for logs to the preparation inside, and then write the settings. A refused one leaves nothing.
+
+    Args:
+        made_in: where a `builtin:` model is made.
 
     Raises:
         RunDirectoryError: the folder cannot be written.
     """
+    logs = output / "logs"
+    with taken_back(logs, output / "data", made_in / BASE_MODEL):
+        with _writing(output):
+            logs.mkdir(parents=True, exist_ok=True)
+        yield logs
+        with _writing(output):
+            (output / "config.yaml").write_text(dump_config(config))
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
     try:
-        (output / "logs").mkdir(parents=True, exist_ok=True)
-        (output / "config.yaml").write_text(dump_config(config))
+        yield
     except OSError as error:
         raise RunDirectoryError(f"{output} cannot be written ({error.strerror}): name another folder by --output") from None
-    return output / "logs"
 
 
 async def evaluate_set(served: Serving, asked: EvalSet, plan: EvaluationPlan, console: Console, label: str = "") -> Answers:

@@ -26,6 +26,7 @@ from actors.prompts.source import PromptSource
 from actors.prompts.streamed import open_prompts
 from cluster.evaluation.run import named_model, say, with_base
 from cluster.evaluation.serving import Serving, serving
+from cluster.files.made_folders import taken_back
 from cluster.files.whole_files import write_whole
 from cluster.inspection.first_checks import refuse_serving_first
 from cluster.loop.sampling import sample_and_score
@@ -39,6 +40,7 @@ from cluster.stopping import run_until_stopped
 from configs.contracts.errors import ConfigError, DataError, PoisonPromptError, RunDirectoryError
 from configs.contracts.records import PromptId, RolloutRequest, Sampling
 from configs.contracts.tasks import gather_or_cancel
+from configs.schema.model import BASE_MODEL
 from configs.schema.run import RunConfig
 from rewards import validate
 from rewards.grading.golds import check_golds, require_readable_golds
@@ -173,17 +175,19 @@ def measure_pass_rates(config: RunConfig, plan: PassRatePlan, console: Console) 
     """
     config = _all_rows(config)
     needs = refuse_serving_first(config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"data": ()})}))
-    logs = _made(plan.output.with_name(f"{plan.output.name}.logs"))
-    found = base_to_serve(config, plan.adapter, config.out_dir, logs, insist=True)
-    require_servable(found.base)
-    say(console, found.note)
-    say(console, f"measuring {named_model(plan.adapter, found.base)}", style="")
-    served = able_to_serve(with_base(config, found.base), [plan.adapter])
-    model = served.model
-    tokenizer = load_tokenizer(model.path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
-    prompts = open_prompts(config.data, tokenizer, seed=config.seed, folder=logs)
-    require_columns(needs, prompts.canary_prompt().columns)
-    _require_rewards(config, prompts)
+    logs = plan.output.with_name(f"{plan.output.name}.logs")
+    with taken_back(logs, config.out_dir.absolute() / BASE_MODEL):
+        _make(logs)
+        found = base_to_serve(config, plan.adapter, config.out_dir, logs, insist=True)
+        require_servable(found.base)
+        say(console, found.note)
+        say(console, f"measuring {named_model(plan.adapter, found.base)}", style="")
+        served = able_to_serve(with_base(config, found.base), [plan.adapter])
+        model = served.model
+        tokenizer = load_tokenizer(model.path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
+        prompts = open_prompts(config.data, tokenizer, seed=config.seed, folder=logs)
+        require_columns(needs, prompts.canary_prompt().columns)
+        _require_rewards(config, prompts)
     ids = prompts.first_ids(plan.limit)
     measured = Measured(plan.output.with_name(f"{plan.output.name}.partial.jsonl"), _fingerprint(config, plan, found.base, prompts))
     measured.read()
@@ -209,13 +213,16 @@ def _all_rows(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"data": config.data.model_copy(update=changes | order)})
 
 
-def _made(folder: Path) -> Path:
-    """Make the folder; returns it."""
+def _make(folder: Path) -> None:
+    """Make the folder.
+
+    Raises:
+        RunDirectoryError: it cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunDirectoryError(f"{folder} cannot be written ({error.strerror}): name another file with --output") from None
-    return folder
 
 
 def _require_rewards(config: RunConfig, prompts: PromptSource) -> None:

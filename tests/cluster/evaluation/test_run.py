@@ -114,7 +114,39 @@ def test_what_cannot_work_is_refused_as_a_run_is(
     Path("empty").mkdir()
     refused = rollcast(*command, "run.yaml", *settings, "--address", "local", "-o", f"out{'.parquet' * (len(command) > 1)}")
     assert isinstance(refused.exception, kind) and says in str(refused.exception), refused.exception
-    assert kind is ConfigError or not list(tmp_path.glob("out*")), "it was refused before anything was made"
+    assert not list(tmp_path.glob("out*")), "nothing is left"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "run.yaml"],
+        ["evaluate", "run.yaml", "-o", "deep/out"],
+        ["evaluate", "run.yaml", "--data", "rows.jsonl"],
+        ["evaluate", "run.yaml", "--adapter", "absent"],
+        ["evaluate", "run.yaml", "model.path=absent/model"],
+        ["data", "pass-rate", "run.yaml", "-o", "deep/out.parquet"],
+        ["data", "pass-rate", "run.yaml", "model.path=absent/model", "-o", "deep/out.parquet"],
+        ["compare", "run.yaml", "base", "mine=absent"],
+        ["compare", "run.yaml", "base", "-o", "deep/out"],
+    ],
+)
+def test_a_refusal_before_the_engines_leaves_nothing(
+    arguments: list[str], made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    Path("run.yaml").write_text(without_data(run_config(made["one"]), tmp_path))
+    assert isinstance(rollcast(*arguments).exception, RollcastError)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "run.yaml"]
+
+
+def test_a_refusal_keeps_what_was_there(made: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(without_data(run_config(made["one"]), tmp_path))
+    (tmp_path / "out" / "logs").mkdir(parents=True)
+    (tmp_path / "out" / "config.yaml").write_text("of an earlier evaluation")
+    told("evaluate", tmp_path / "run.yaml", "-o", tmp_path / "out")
+    assert (tmp_path / "out" / "logs").is_dir() and (tmp_path / "out" / "config.yaml").read_text() == "of an earlier evaluation"
 
 
 def test_an_evaluation_looks_for_its_own_sets_alone(made: dict[str, Path], tmp_path: Path) -> None:
