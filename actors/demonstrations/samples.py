@@ -56,6 +56,19 @@ class CountedRows:
         return self.by_source[self.part_of[index]]
 
 
+def require_demonstrations(data: SftDataSection, rows: Rows) -> None:
+    """Raise DataError, with the key that fits, if the rows lack a column of the demonstrations."""
+    for key, column in _columns(data).items():
+        require_column(rows, column, f"data.{key}", _hint(key, rows.columns))
+
+
+def _columns(data: SftDataSection) -> Mapping[str, str]:
+    """Key of `data` -> the column that it names, of the columns that hold the demonstrations."""
+    if data.messages_column is not None:
+        return {"messages_column": data.messages_column}
+    return {"prompt_column": data.prompt_column, "completion_column": data.completion_column}
+
+
 @dataclass
 class SampleMaker:
     """Turn rows into tokenised sequences, and count those that are left out.
@@ -77,8 +90,7 @@ class SampleMaker:
 
     def require_columns(self, rows: Rows) -> None:
         """Raise DataError, with the key that fits, if the rows lack a column of the demonstrations."""
-        for key, column in self._columns().items():
-            require_column(rows, column, f"data.{key}", _hint(key, rows.columns))
+        require_demonstrations(self.data, rows)
 
     def made(self, counted: CountedRows, indices: Sequence[int], held_out: bool = False) -> list[Sample]:
         """The sequences of some rows that are used. Counts all of these rows: used, or left out, by reason.
@@ -93,16 +105,9 @@ class SampleMaker:
             counted.counts_of(index).rows += 1
         return [sample for index, made in self._samples(counted, indices) if (sample := self._kept(counted, index, made, held_out))]
 
-    def _columns(self) -> Mapping[str, str]:
-        """Key of `data` -> the column that it names, of the columns that hold the demonstrations."""
-        data = self.data
-        if data.messages_column is not None:
-            return {"messages_column": data.messages_column}
-        return {"prompt_column": data.prompt_column, "completion_column": data.completion_column}
-
     def _samples(self, counted: CountedRows, indices: Sequence[int]) -> list[tuple[int, Sample]]:
         """(row number, sequence) of every row that can be rendered."""
-        columns = [counted.rows.values(column, indices) for column in self._columns().values()]
+        columns = [counted.rows.values(column, indices) for column in _columns(self.data).values()]
         values = list(zip(indices, *columns, strict=True))
         if not self._renderer.conversational:
             plain = [(index, self._plain(counted, index, *value)) for index, *value in values]
@@ -155,7 +160,7 @@ class SampleMaker:
             fault: what is wrong with it, if rows differ in that.
         """
         location = counted.rows.location(index)
-        told = f"{location}: column {next(iter(self._columns().values()))!r} {fault}"
+        told = f"{location}: column {next(iter(_columns(self.data).values()))!r} {fault}"
         self.unusable = self.unusable or (told if fault else "")
         counted.counts_of(index).note(reason, told if fault and reason != "without_answer" else location)
         return []

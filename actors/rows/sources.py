@@ -152,8 +152,11 @@ def open_held_out_prompts(data: SourceSection, prompt_column: str, folder: Path,
     return rows
 
 
-def open_held_out_if_small(data: SourceSection, prompt_column: str, seed: int) -> Rows | None:
+def open_held_out_if_small(data: SourceSection, prompt_column: str | None, seed: int) -> Rows | None:
     """Open `data.eval_path` as `open_held_out_prompts` does, if that takes no time; None for a hub's data and for text files over `SMALL_BYTES`.
+
+    Args:
+        prompt_column: None to open demonstrations, as `open_held_out` does.
 
     Raises:
         DataError: as `open_held_out_prompts`.
@@ -162,6 +165,8 @@ def open_held_out_if_small(data: SourceSection, prompt_column: str, seed: int) -
     if is_named(path) or not _is_small(MixturePart(path=path, name=data.name if path == data.path else None, split=data.eval_split)):
         return None
     with TemporaryDirectory(prefix="rollcast-rows-") as folder:
+        if prompt_column is None:
+            return open_held_out(data, Path(folder), seed)
         return open_held_out_prompts(data, prompt_column, Path(folder), seed)
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from actors.rows.sources import open_if_small
 from cluster.inspection.estimate import estimate
-from cluster.inspection.first_checks import require_data, require_rewards, require_rows, require_tokenizer
+from cluster.inspection.first_checks import require_data, require_demonstration_rows, require_rewards, require_rows, require_tokenizer
 from cluster.inspection.shared_memory import require_shared_memory
 from cluster.machine import room, this_machine
 from cluster.models.adapter_base import Base, bytes_to_compare, find_base, local_folder
@@ -66,7 +66,7 @@ def show_sft_dry_run(config: SftConfig, console: Console) -> None:
 
     Raises:
         ConfigError: the model cannot be trained, or the adapter is of another one.
-        DataError: the chat template cannot be used with the model.
+        DataError: the chat template cannot be used with the model, or the data that are here cannot work.
     """
     require_trainable(config)
     require_tokenizer(config)
@@ -74,7 +74,8 @@ def show_sft_dry_run(config: SftConfig, console: Console) -> None:
     console.print(dump_config(config), markup=False, highlight=False)
     console.print(_placement_table(config))
     _compare_base(config, console)
-    _say_what_is_missing(config, console)
+    if _say_what_is_missing(config, console):
+        require_demonstration_rows(config)
     learner = config.learner
     steps = f"{learner.max_steps} steps" if learner.max_steps > 0 else f"{learner.num_train_epochs:g} epochs"
     console.print(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from actors.demonstrations.samples import require_demonstrations
 from actors.prompts.rendering import load_tokenizer, read_template
+from actors.prompts.selection import split_rows
 from actors.rows.named_sets import require_named_or_path
-from actors.rows.rows import Rows
+from actors.rows.rows import RecordRows, Rows
 from actors.rows.sources import (
     EVAL_SPLIT,
     SPLIT_OF_PART,
@@ -53,6 +55,8 @@ def refuse_first(config: RunConfig | SftConfig, say: Callable[[str], None]) -> N
         note = require_shared_memory(config)
         if note:
             say(note)
+    else:
+        require_demonstration_rows(config)
     told, enough = room(config, here)
     if runs_here(config) and not enough:
         say(told)
@@ -142,11 +146,39 @@ def require_rows(config: RunConfig, needs: Needs) -> None:
         rows, _ = opened
         require_column(rows, data.prompt_column, "data.prompt_column")
         _require_columns(config, needs, rows, data.prompt_column)
-        steps_of(config, len(rows) if data.train_samples < 0 else min(data.train_samples, len(rows)))
     if _has_eval_path(config):
         _require_held_out(config, needs)
     if config.evaluation.steps:
         _require_sets(config, needs)
+    if opened is not None:
+        steps_of(config, _rows_to_train_on(config, opened[0]))
+
+
+def require_demonstration_rows(config: SftConfig) -> None:
+    """Refuse data without the columns of demonstrations, or with no row beside those held out, where reading them takes no time.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    data = config.data
+    opened = open_if_small(data, config.seed)
+    apart = open_held_out_if_small(data, None, config.seed) if _has_eval_path(config) else None
+    if opened is not None:
+        require_demonstrations(data, opened[0])
+    if apart is not None:
+        require_demonstrations(data, apart)
+    if opened is not None:
+        _rows_to_train_on(config, opened[0])
+
+
+def _rows_to_train_on(config: RunConfig | SftConfig, rows: Rows) -> int:
+    """Number of rows that are neither held out nor left out by `data.train_samples`.
+
+    Raises:
+        DataError: more rows are wanted than exist, or none is left.
+    """
+    apart = RecordRows((), (), ()) if _has_eval_path(config) else rows  # of rows held out elsewhere none counts here
+    return len(split_rows(config.data, rows, apart, config.seed % 2**64)[0])
 
 
 def _has_eval_path(config: RunConfig | SftConfig) -> bool:

@@ -157,7 +157,11 @@ def of_nothing(): ...
             DataError,
             "evaluation.data others.jsonl: reward mine.py:of_columns cannot be called without solution",
         ),
-        (["rewards.functions=[mine.py:of_columns]", "learner.max_steps=-1", "learner.num_train_epochs=1"], DataError, "make no step of"),
+        (
+            ["rewards.functions=[mine.py:of_columns]", "learner.max_steps=-1", "learner.num_train_epochs=1", "data.eval_samples=0"],
+            DataError,
+            "make no step of",
+        ),
     ],
 )
 def test_what_was_seen_only_by_the_workers_is_refused_before_them(
@@ -194,6 +198,40 @@ def test_an_evaluation_of_data_without_a_column_is_refused(
         refuse_serving_first(load_config(str(quickstart), ["rewards.functions=[mine.py:of_columns]", *settings]))
 
 
+@pytest.mark.parametrize("dry", [False, True])
+@pytest.mark.parametrize(
+    ("command", "settings", "told"),
+    [
+        ("train", ["data.prompt_column=question"], "data.prompt_column 'question' is not in the data"),
+        ("train", ["data.eval_samples=40"], "has 40 rows, of which 40 are held out .data.eval_samples. and 1 are wanted for training"),
+        (
+            "train",
+            ["learner.max_steps=-1", "learner.num_train_epochs=1", "data.eval_samples=36"],
+            "of 4 prompts make no step of 16 prompts",
+        ),
+        ("train", ["data.eval_path=other.jsonl"], "data.prompt_column 'prompt' is not in the data; the columns there are text"),
+        ("sft", ["data.prompt_column=question"], "data.prompt_column 'question' is not in the data"),
+        ("sft", ["data.completion_column=text"], "data.completion_column 'text' is not in the data"),
+        ("sft", ["data.messages_column=talk"], "data.messages_column 'talk' is not in the data"),
+        ("sft", ["data.eval_samples=40"], "has 40 rows, of which 40 are held out"),
+        ("sft", ["data.eval_path=other.jsonl"], "data.prompt_column 'prompt' is not in the data; the columns there are text"),
+    ],
+)
+def test_what_small_data_show_is_refused_before_anything_is_made(
+    command: str, settings: list[str], told: str, dry: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path(f"configs/quickstart{'_sft' * (command == 'sft')}.yaml").absolute()
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"prompt": "1+1?", "completion": "2", "solution": "2"}\n' * 40)
+    Path("other.jsonl").write_text('{"text": "1"}\n')
+    # The last of a key wins.
+    given = ["data.path=rows.jsonl", "data.eval_samples=4", "out_dir=run", "learner.train_batch_size=64", *settings, "--address", "local"]
+    ours = ["actors.num_generations=4", "learner.warm_start=null"] if command == "train" else ["data.completion_column=completion"]
+    error = CliRunner().invoke(app, [command, str(file), *ours, *given, *["--dry-run"] * dry]).exception
+    assert isinstance(error, DataError) and re.search(told, str(error)), error
+    assert not Path("run").exists()
+
+
 def test_a_reward_of_ones_own_is_never_imported_in_the_driver(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     config = load_config("configs/quickstart.yaml", [f"rewards.functions=[{tmp_path}/mine.py:of_columns]"])
@@ -206,8 +244,11 @@ def test_a_dry_run_counts_the_rows_of_each_local_data_set(tmp_path: Path) -> Non
     for name, rows in (("a", 10), ("b", 4)):
         (tmp_path / f"{name}.jsonl").write_text('{"prompt": "1?", "completion": "1", "solution": "1"}\n' * rows)
     mixture = f"[{{path: {tmp_path}/a.jsonl, weight: 0.35}}, {{path: {tmp_path}/b.jsonl}}]"
-    for command, settings in (("train", ["configs/quickstart.yaml", "learner.warm_start=null"]), ("sft", ["configs/quickstart_sft.yaml"])):
-        given = [command, *settings, "data.path=null", f"data.mixture.datasets={mixture}", "--dry-run"]
+    for command, settings in (
+        ("train", ["configs/quickstart.yaml", "learner.warm_start=null"]),
+        ("sft", ["configs/quickstart_sft.yaml", "data.completion_column=completion"]),
+    ):
+        given = [command, *settings, "data.path=null", "data.eval_samples=0", f"data.mixture.datasets={mixture}", "--dry-run"]
         shown = CliRunner().invoke(app, given)
         assert shown.exit_code == 0, shown.output
         assert f"data: {tmp_path}/a.jsonl: 10 rows, 3 taken by its weight\n" in shown.output
