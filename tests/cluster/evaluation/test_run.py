@@ -32,9 +32,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def without_data(config: RunConfig, folder: Path) -> str:
-    """Settings whose data are there, and have no prompts."""
-    (folder / "rows.jsonl").write_text('{"solution": "2"}\n')
-    unusable = config.data.model_copy(update={"path": str(folder / "rows.jsonl")})
+    """Settings whose data are there with all columns, and have no prompt that is short enough."""
+    (folder / "rows.jsonl").write_text('{"prompt": "What is 1+1?", "solution": "2"}\n')
+    unusable = config.data.model_copy(update={"path": str(folder / "rows.jsonl"), "max_prompt_length": 1})
     return dump_config(config.model_copy(update={"data": unusable, "out_dir": folder / "run"}))
 
 
