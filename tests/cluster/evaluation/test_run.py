@@ -135,7 +135,7 @@ def test_a_refusal_before_the_engines_leaves_nothing(
     arguments: list[str], made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     Path("run.yaml").write_text(without_data(run_config(made["one"]), tmp_path))
     assert isinstance(rollcast(*arguments).exception, RollcastError)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "run.yaml"]
