@@ -149,6 +149,6 @@ def test_a_dry_run_refuses_a_template_that_a_folders_tokenizer_cannot_write(tmp_
     bare = rollcast("sft", *settings, f"model.path={tmp_path / 'bare'}").exception
     assert isinstance(bare, DataError) and "the conversations in data.messages_column 'messages' need a chat template" in str(bare)
     assert "batch: " in shown("sft", *settings, "model.path=qwen_tiny")
-    assert "batch: " in shown(
-        "sft", *settings, f"model.path={tmp_path / 'bare'}", "data.messages_column=null", "data.prompt_column=messages"
-    )
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "1+1?", "demonstration": "2"}\n')
+    pairs = (f"data.path={tmp_path / 'pairs.jsonl'}", "data.messages_column=null")
+    assert "batch: " in shown("sft", *settings, f"model.path={tmp_path / 'bare'}", *pairs)
