@@ -16,7 +16,7 @@ from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from configs.contracts.errors import RewardError, RolloutError, unwrapped
 from configs.contracts.logs import tail
@@ -157,7 +157,7 @@ class RewardPool:
             slot = await self._least_loaded()
             with _lost_bodies_sampled_again(summary):
                 report = await self._score_on(slot, body, summary, step)
-                if report is not None:
+                if report is not None and not has_copy_here(body):
                     await body
             if report is not None:
                 slot.busy_s, slot.graders_replaced = max(slot.busy_s, report.busy_s), max(slot.graders_replaced, report.graders_replaced)
@@ -360,6 +360,18 @@ class RewardPool:
         for call in closing:
             call.cancel()
         await asyncio.gather(*closing, return_exceptions=True)
+
+
+def has_copy_here(body: BodyRef) -> bool:
+    """Ask the driver's own record whether its node has a copy of a body in the object store. Nothing is sent, and the body is not opened.
+
+    A body of a few kilobytes is in no object store: Ray keeps it in the driver's memory.
+    """
+    import ray
+    from ray.experimental import get_local_object_locations
+
+    reference = cast("ray.ObjectRef[object]", body)
+    return ray.get_runtime_context().get_node_id() in get_local_object_locations([reference])[reference]["node_ids"]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
+from actors.rows.sources import PartCount
 from configs.schema.sft import SftDataSection
 
 
@@ -50,13 +51,9 @@ class DemonstrationCounts:
 
 
 @dataclass(frozen=True)
-class SourceCounts:
-    """One data set of a mixture, and what became of its rows."""
+class SourceCounts(PartCount):
+    """One data set of a mixture, and what became of the rows that it takes."""
 
-    path: str
-    rows: int
-    kept: int
-    """Number of rows that the mixture takes."""
     train: DemonstrationCounts
     held_out: DemonstrationCounts
     """Nothing if the held-out rows are of another data set."""
@@ -98,11 +95,10 @@ def of_each_source(data: SftDataSection, sources: Sequence[SourceCounts]) -> Ite
     """One sentence for each data set of a mixture."""
     for source in sources:
         train, held_out = source.train, source.held_out
-        taken = "all taken" if source.kept == source.rows else f"{source.kept:,} taken by its weight"
         unused = source.kept - train.rows - held_out.rows
         clauses = [
             f"{train.rows:,} to train on, {held_out.rows:,} held out" + f", {unused:,} not among data.train_samples" * bool(unused),
             f"{train.sequences:,} sequences, {train.tokens:,} tokens",
             *left_out(data, train + held_out),
         ]
-        yield f"{source.path}: {source.rows:,} rows, {taken}: {'; '.join(clauses)}"
+        yield f"{source}: {'; '.join(clauses)}"

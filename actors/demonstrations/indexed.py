@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from actors.demonstrations.counting import DemonstrationCounts, SourceCounts
-from actors.demonstrations.samples import CountedRows, SampleMaker, record_batch, require_some
+from actors.demonstrations.samples import CountedRows, SampleMaker, record_batch, require_demonstrations, require_some
 from actors.prompts.selection import split_rows
 from actors.rows.rows import Rows
 from actors.rows.sources import open_held_out, open_rows
@@ -90,8 +90,8 @@ class DemonstrationSource:
         """
         data, maker = self.data, SampleMaker(self.data, self.tokenizer)
         rows, parts = open_rows(data, self.folder, self.seed)
-        maker.require_columns(rows)
-        apart = open_apart(data, maker, self.folder, self.seed)
+        require_demonstrations(data, rows)
+        apart = open_apart(data, self.folder, self.seed)
         eval_rows = rows if apart is None else apart
         train, held_out = split_rows(data, rows, eval_rows, self.seed % 2**64)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ class DemonstrationSource:
         return Demonstrations(train_file, eval_file, tuple(sources), more.counts)
 
 
-def open_apart(data: SftDataSection, maker: SampleMaker, folder: Path, seed: int) -> Rows | None:
+def open_apart(data: SftDataSection, folder: Path, seed: int) -> Rows | None:
     """Open the rows of `data.eval_path`; None if there is none, or nothing is evaluated.
 
     Raises:
@@ -118,7 +118,7 @@ def open_apart(data: SftDataSection, maker: SampleMaker, folder: Path, seed: int
     if data.eval_path is None or not data.eval_samples:
         return None
     rows = open_held_out(data, folder, seed)
-    maker.require_columns(rows)
+    require_demonstrations(data, rows)
     return rows
 
 

@@ -88,10 +88,6 @@ class SampleMaker:
     def __post_init__(self) -> None:
         self._renderer = PromptRenderer(self.tokenizer, self.data.system_prompt)
 
-    def require_columns(self, rows: Rows) -> None:
-        """Raise DataError, with the key that fits, if the rows lack a column of the demonstrations."""
-        require_demonstrations(self.data, rows)
-
     def made(self, counted: CountedRows, indices: Sequence[int], held_out: bool = False) -> list[Sample]:
         """The sequences of some rows that are used. Counts all of these rows: used, or left out, by reason.
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 from actors.demonstrations.conversation import Sample
 from actors.demonstrations.counting import DemonstrationCounts
 from actors.demonstrations.indexed import DemonstrationFile, open_apart, write_file
-from actors.demonstrations.samples import CountedRows, SampleMaker, record_batch, require_some
+from actors.demonstrations.samples import CountedRows, SampleMaker, record_batch, require_demonstrations, require_some
 from actors.prompts.selection import held_out_of_stream
 from actors.rows.stream import buffer_order, next_buffer, open_stream
 from configs.schema.sft import SftDataSection
@@ -66,8 +66,8 @@ class StreamedDemonstrations:
         self._data, self._seed = data, seed % 2**64
         self._maker = SampleMaker(data, tokenizer)
         self._stream = open_stream(data, folder, seed)
-        self._maker.require_columns(self._stream.read(0, 0))
-        rows, indices, self._first_row = held_out_of_stream(data, self._stream, open_apart(data, self._maker, folder, seed), self._seed)
+        require_demonstrations(data, self._stream.read(0, 0))
+        rows, indices, self._first_row = held_out_of_stream(data, self._stream, open_apart(data, folder, seed), self._seed)
         folder.mkdir(parents=True, exist_ok=True)
         self.held_out: DemonstrationFile = write_file(folder / "eval.arrow", self._maker, CountedRows.of(rows), indices, held_out=True)
         self.counts = DemonstrationCounts()

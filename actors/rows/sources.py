@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeAlias
 
 import numpy as np
 
@@ -40,8 +41,16 @@ class PartCount:
     rows: int
     kept: int
 
+    def __str__(self) -> str:
+        taken = "all taken" if self.kept == self.rows else f"{self.kept:,} taken by its weight"
+        return f"{self.path}: {self.rows:,} rows, {taken}"
 
-def open_rows(data: SourceSection, folder: Path, seed: int) -> tuple[Rows, tuple[PartCount, ...]]:
+
+Opened: TypeAlias = tuple[Rows, tuple[PartCount, ...]]
+"""The rows to train on, and the parts of a mixture."""
+
+
+def open_rows(data: SourceSection, folder: Path, seed: int) -> Opened:
     """Open the rows to train on; also returns the parts of a mixture.
 
     Args:
@@ -59,7 +68,7 @@ def open_rows(data: SourceSection, folder: Path, seed: int) -> tuple[Rows, tuple
     return renamed(rows, data.columns, "data.columns"), parts
 
 
-def open_if_small(data: SourceSection, seed: int) -> tuple[Rows, tuple[PartCount, ...]] | None:
+def open_if_small(data: SourceSection, seed: int) -> Opened | None:
     """Open the rows to train on as `open_rows` does, if that takes no time; None for a stream, a hub's data, and text files over `SMALL_BYTES`.
 
     Raises:
@@ -179,7 +188,7 @@ def open_named_if_small(spec: str, prompt_column: str) -> tuple[Rows, str] | Non
     return load_named_or_path(spec, prompt_column) if _are_small(require_named_or_path(spec)) else None
 
 
-def mix(mixture: MixtureSection) -> tuple[Rows, tuple[PartCount, ...]]:
+def mix(mixture: MixtureSection) -> Opened:
     """Concatenate the parts and shuffle them, as Open-R1 does.
 
     A part with a weight contributes a seeded subset of floor(rows x weight) rows, a part without one all rows.

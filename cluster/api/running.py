@@ -129,6 +129,7 @@ def evaluate(
 
     console = Console(emoji=False, soft_wrap=True)
     overrides = checked_overrides(overrides)
+    require_no_ray()
     config, folder = load_target(str(run), overrides, console) if isinstance(run, str | Path) else (load_config(run, overrides), None)
     _outside_a_loop(lambda: refuse_serving_first(config))
     written = Path(output or (folder or config.out_dir) / "evaluations" / time.strftime("%Y%m%d-%H%M%S"))
@@ -141,6 +142,7 @@ def compare(*models: str | Path, overrides: Sequence[str] = (), output: str | Pa
     from cluster.comparison.compare import run_comparison
     from cluster.comparison.compared_models import read_arguments
 
+    require_no_ray()
     asked, overrides = read_arguments([checked_path(model, "a model") for model in models]), checked_overrides(overrides)
     return _outside_a_loop(lambda: run_comparison(asked, overrides, Path(output) if output else None, Console(emoji=False, soft_wrap=True)))
 

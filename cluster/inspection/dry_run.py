@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from actors.rows.sources import open_if_small
+from actors.rows.sources import Opened, open_if_small
 from cluster.inspection.estimate import estimate
 from cluster.inspection.first_checks import require_data, require_demonstration_rows, require_rewards, require_rows, require_tokenizer
 from cluster.inspection.shared_memory import require_shared_memory
@@ -53,8 +53,7 @@ def show_dry_run(config: RunConfig, console: Console) -> None:
     console.print(_placement_table(config))
     _compare_base(config, console)
     needs = require_rewards(config)
-    if _say_what_is_missing(config, console):
-        require_rows(config, needs)
+    _compare_with_machine(config, console, lambda opened: require_rows(config, needs, opened))
     _say_memory(config, console)
     for line in batch_arithmetic(config):
         console.print(line, markup=False)
@@ -74,8 +73,7 @@ def show_sft_dry_run(config: SftConfig, console: Console) -> None:
     console.print(dump_config(config), markup=False, highlight=False)
     console.print(_placement_table(config))
     _compare_base(config, console)
-    if _say_what_is_missing(config, console):
-        require_demonstration_rows(config)
+    _compare_with_machine(config, console, lambda opened: require_demonstration_rows(config, opened))
     learner = config.learner
     steps = f"{learner.max_steps} steps" if learner.max_steps > 0 else f"{learner.num_train_epochs:g} epochs"
     console.print(
@@ -134,22 +132,23 @@ def _placement_table(config: RunConfig | SftConfig) -> Table:
     return table
 
 
-def _say_what_is_missing(config: RunConfig | SftConfig, console: Console) -> bool:
+def _compare_with_machine(config: RunConfig | SftConfig, console: Console, check: Callable[[Opened | None], None]) -> None:
     """Compare the run with this machine, and look for its data: a run here would be refused for what is not there, one elsewhere may have it.
 
-    Returns:
-        True if the data are here.
+    Args:
+        check: is called with the data if they are here, which `open_if_small` opened or not.
     """
     told, enough = room(config, this_machine())
     console.print(told, style="" if enough else "yellow", markup=False, highlight=False, soft_wrap=True)
     try:
         require_data(config)
-        for sentence in rows_of_sources(config):
-            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        opened = open_if_small(config.data, config.seed)
     except DataError as error:
         console.print(f"data: {error.message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-        return False
-    return True
+        return
+    for sentence in rows_of_sources(config, opened):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    check(opened)
 
 
 def _compare_base(config: RunConfig | SftConfig, console: Console) -> None:
@@ -180,22 +179,16 @@ def _say_memory(config: RunConfig, console: Console) -> None:
         console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
-def rows_of_sources(config: RunConfig | SftConfig) -> Iterator[str]:
-    """Sentences on the number of rows of each data set, where counting them takes no time.
-
-    Raises:
-        DataError: the data cannot be read, or the parts of a mixture do not fit together.
-    """
+def rows_of_sources(config: RunConfig | SftConfig, opened: Opened | None) -> Iterator[str]:
+    """Sentences on the number of rows of each data set, where counting them took no time."""
     data = config.data
-    opened = open_if_small(data, config.seed)
     if opened is None:
         why = "are read as they are needed" if data.streaming else "are counted when the run reads them"
         yield f"data: the rows of {data.source} {why}"
         return
     rows, parts = opened
     for part in parts:
-        taken = "all taken" if part.kept == part.rows else f"{part.kept:,} taken by its weight"
-        yield f"data: {part.path}: {part.rows:,} rows, {taken}"
+        yield f"data: {part}"
     yield f"data: {len(rows):,} rows" + (" in the mixture" if parts else f" in {data.source}")
 
 

@@ -13,6 +13,7 @@ from actors.rows.rows import RecordRows, Rows
 from actors.rows.sources import (
     EVAL_SPLIT,
     SPLIT_OF_PART,
+    Opened,
     open_held_out_if_small,
     open_if_small,
     open_named_if_small,
@@ -51,12 +52,12 @@ def refuse_first(config: RunConfig | SftConfig, say: Callable[[str], None]) -> N
     needs: Needs = {}
     if isinstance(config, RunConfig):
         needs = require_rewards(config)
-        require_rows(config, needs)
+        require_rows(config, needs, open_if_small(config.data, config.seed))
         note = require_shared_memory(config)
         if note:
             say(note)
     else:
-        require_demonstration_rows(config)
+        require_demonstration_rows(config, open_if_small(config.data, config.seed))
     told, enough = room(config, here)
     if runs_here(config) and not enough:
         say(told)
@@ -133,15 +134,17 @@ def require_tokenizer(config: RunConfig | SftConfig) -> None:
         )
 
 
-def require_rows(config: RunConfig, needs: Needs) -> None:
+def require_rows(config: RunConfig, needs: Needs, opened: Opened | None) -> None:
     """Refuse data, also those of evaluations, without the columns that rewards need, or with too few rows for a step, where reading them takes
     no time.
+
+    Args:
+        opened: the data to train on, from `open_if_small`.
 
     Raises:
         DataError: the data cannot be used.
     """
     data = config.data
-    opened = open_if_small(data, config.seed)
     if opened is not None:
         rows, _ = opened
         require_column(rows, data.prompt_column, "data.prompt_column")
@@ -154,14 +157,16 @@ def require_rows(config: RunConfig, needs: Needs) -> None:
         steps_of(config, _rows_to_train_on(config, opened[0]))
 
 
-def require_demonstration_rows(config: SftConfig) -> None:
+def require_demonstration_rows(config: SftConfig, opened: Opened | None) -> None:
     """Refuse data without the columns of demonstrations, or with no row beside those held out, where reading them takes no time.
+
+    Args:
+        opened: the data to train on, from `open_if_small`.
 
     Raises:
         DataError: the data cannot be used.
     """
     data = config.data
-    opened = open_if_small(data, config.seed)
     apart = open_held_out_if_small(data, None, config.seed) if _has_eval_path(config) else None
     if opened is not None:
         require_demonstrations(data, opened[0])

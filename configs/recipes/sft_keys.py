@@ -159,9 +159,6 @@ MEDICAL = frozenset(
 """Settings, as written, that only MedicalGPT's script has."""
 
 
-if __name__ == "__main__":
-    print(SFT_KEYS.markdown(), end="")
-
 TEMPLATES: Mapping[str, str] = {
     **{name: name for name in ("alpaca", "baichuan", "baichuan2", "chatml", "deepseek", "llama2", "llama3", "mistral", "vicuna")},
     "deepseek3": "deepseek_r1_distill",
@@ -177,3 +174,6 @@ TEMPLATE_FOLDER = "configs/templates"
 
 OF_QWEN, CHATML_MARK = ("qwen", "qwen3"), "<|im_start|>"
 """Names whose layout the own template of Qwen1.5 and later models has, and a token by which it is known."""
+
+if __name__ == "__main__":
+    print(SFT_KEYS.markdown(), end="")

@@ -32,12 +32,16 @@ STARTED_WITHIN_S = 90.0
 
 
 def may_make_namespaces() -> bool:
-    """Try to make a network namespace."""
+    """Try to make a network namespace with what a node and its switch need."""
     name = f"rc{secrets.token_hex(3)}"
-    if shutil.which("ip") is None or subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
+    if shutil.which("ip") is None or not _works("netns", "add", name):
         return False
-    _ip("netns", "del", name)
-    return True
+    try:
+        return _works("-n", name, "link", "add", "name", "bridge0", "type", "bridge") and _works(
+            "-n", name, "link", "add", "name", "eth0", "type", "veth", "peer", "name", "port1"
+        )
+    finally:
+        _ip("netns", "del", name)
 
 
 @dataclass
@@ -186,6 +190,10 @@ def cluster(num_nodes: int, cpus: int, **variables: str) -> Iterator[Cluster]:
         yield made
     finally:
         made.close()
+
+
+def _works(*arguments: str) -> bool:
+    return subprocess.run(["ip", *arguments], capture_output=True, check=False).returncode == 0
 
 
 def _ip(*arguments: str) -> str:

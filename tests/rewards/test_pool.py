@@ -22,7 +22,7 @@ import pytest
 from configs.contracts.errors import ConfigError, RewardError
 from configs.contracts.records import PromptId, RolloutGroup, Scores
 from configs.schema.run import RunConfig
-from rewards.pool import RewardPool
+from rewards.pool import RewardPool, has_copy_here
 from tests import REPOSITORY
 from tests.rewards.groups import rollout_group, summary_of
 from tests.rewards.services import Piston, Service
@@ -109,6 +109,26 @@ def test_groups_are_scored_counted_and_warned_of(tmp_path: Path, caplog: pytest.
 
     with caplog.at_level(logging.WARNING, "rollcast.rewards"):
         with_pool(config("accuracy", num_workers=2), tmp_path, act)
+
+
+def test_a_body_that_the_drivers_node_has_is_not_opened_there(tmp_path: Path) -> None:
+    import ray
+
+    class Unopened(ray.ObjectRef):
+        def __await__(self) -> Any:
+            raise AssertionError("the driver opened the body")
+
+    async def act(pool: RewardPool) -> None:
+        group = rollout_group(["\\boxed{4}"], solution="4")
+        kept = ray.put(group.table)
+        assert (await pool.score(Unopened(kept.binary()), summary_of(group), step=3)).rewards_G == (1.0,)
+        with pytest.raises(AssertionError, match="opened"):
+            await Unopened(kept.binary())
+
+    with_pool(config("accuracy"), tmp_path, act)
+    in_memory = ray.remote(lambda: 1).remote()
+    ray.wait([in_memory])
+    assert not has_copy_here(in_memory)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
