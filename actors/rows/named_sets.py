@@ -53,7 +53,10 @@ def require_named_or_path(spec: str) -> list[Path] | None:
     Raises:
         DataError: there is none at this path, or it has no such split.
     """
-    return None if is_named(spec) else local_files(_path_and_split(spec)[0], None, _path_and_split(spec)[1])
+    if is_named(spec):
+        return None
+    path, split = _path_and_split(spec)
+    return local_files(path, None, split)
 
 
 def is_named(spec: str) -> bool:

@@ -43,16 +43,17 @@ def attack(attacked: AttackedRun, minutes: float, names: list[str]) -> Counter[s
     struck = Counter[str]()
     end = time.monotonic() + 60 * minutes
     attacked.start()
-    name = "nothing"
+    name, may_end = "nothing", frozenset[int]()
     while time.monotonic() < end:
         time.sleep(attacked.chance.uniform(*PAUSE_S))
-        attacked.start_again_if_ended(FAULTS[name].ends if name in FAULTS else frozenset(), name)
+        attacked.start_again_if_ended(may_end, name)  # the end may take a while
         name = attacked.chance.choice(names)
+        may_end = FAULTS[name].ends
         attacked.look()
         struck[name] += FAULTS[name].strike(attacked)
-        attacked.start_again_if_ended(FAULTS[name].ends, name)
+        attacked.start_again_if_ended(may_end, name)
         print(f"{struck.total()} faults, {attacked.starts} starts, step {attacked.running.steps_done()}: {name}", flush=True)
-    attacked.start_again_if_ended(FAULTS[name].ends, name)
+    attacked.start_again_if_ended(may_end, name)
     attacked.stop()
     return struck
 
