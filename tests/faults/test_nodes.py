@@ -56,8 +56,9 @@ SETTINGS = (
     "cluster.save_steps=5",
     "cluster.logged_groups_per_step=4",
 )
-SECOND = ("cluster.lost_resources_wait_s=120", "rewards.cpus_per_worker=0.5")
-"""Settings of the second life: only one of the reward workers has room beside the learner."""
+SECOND = ("cluster.lost_resources_wait_s=120", "rewards.cpus_per_worker=0.4", "actors.cpus_per_worker=1.1")
+"""Settings of the second life: only one of the reward workers has room beside the learner, and a node has room for one rollout worker, so that
+the one that is lost needs a new node wherever the others are."""
 FIRST_STEP_S = 200.0
 LOST_AGAIN = "making the learner group again"
 
