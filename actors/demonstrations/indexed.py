@@ -9,6 +9,7 @@ streamed: `actors.demonstrations.streamed`.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +22,10 @@ from rich.progress import track
 from actors.demonstrations.counting import DemonstrationCounts, SourceCounts
 from actors.demonstrations.samples import CountedRows, SampleMaker, record_batch, require_demonstrations, require_some
 from actors.prompts.selection import split_rows
+from actors.rows.files import JsonValue
 from actors.rows.rows import Rows
 from actors.rows.sources import open_held_out, open_rows
+from actors.rows.unused import first_values
 from configs.contracts.records import DEMONSTRATION_SCHEMA
 from configs.schema.sft import SftDataSection
 
@@ -52,6 +55,8 @@ class Demonstrations:
     """At most `data.eval_samples` rows, possibly none."""
     sources: tuple[SourceCounts, ...]
     """The data sets of a mixture; empty without one."""
+    first_values: Mapping[str, JsonValue]
+    """Every column of the data with its first value."""
     not_evaluated: DemonstrationCounts
     """The counts of the rows that `test_split_size` holds out beyond `data.eval_samples`."""
 
@@ -106,7 +111,7 @@ class DemonstrationSource:
             held = [DemonstrationCounts() for _ in parts]
         counts = zip(parts, trained.by_source, held, strict=True) if parts else ()
         sources = [SourceCounts(part.path, part.rows, part.kept, *both) for part, *both in counts]
-        return Demonstrations(train_file, eval_file, tuple(sources), more.counts)
+        return Demonstrations(train_file, eval_file, tuple(sources), first_values(rows), more.counts)
 
 
 def open_apart(data: SftDataSection, folder: Path, seed: int) -> Rows | None:

@@ -6,7 +6,7 @@ rows ── chat template ── tokens and the mask of imitation ── leave o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,12 @@ def _columns(data: SftDataSection) -> Mapping[str, str]:
     if data.messages_column is not None:
         return {"messages_column": data.messages_column}
     return {"prompt_column": data.prompt_column, "completion_column": data.completion_column}
+
+
+def columns_read(data: SftDataSection, columns: Collection[str]) -> frozenset[str]:
+    """Those of the columns of which demonstrations are made."""
+    beside = BESIDE if data.messages_column is not None else ()
+    return frozenset(_columns(data).values()) | frozenset(beside).intersection(columns)
 
 
 @dataclass

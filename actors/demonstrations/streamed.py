@@ -22,7 +22,9 @@ from actors.demonstrations.counting import DemonstrationCounts
 from actors.demonstrations.indexed import DemonstrationFile, open_apart, write_file
 from actors.demonstrations.samples import CountedRows, SampleMaker, record_batch, require_demonstrations, require_some
 from actors.prompts.selection import held_out_of_stream
+from actors.rows.files import JsonValue
 from actors.rows.stream import buffer_order, next_buffer, open_stream
+from actors.rows.unused import first_values
 from configs.schema.sft import SftDataSection
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class _Buffer:
     rows: int
     samples: list[Sample]
     counts: DemonstrationCounts
+    first_values: Mapping[str, JsonValue]
 
 
 class StreamedDemonstrations:
@@ -74,6 +77,8 @@ class StreamedDemonstrations:
         """The counts of the rows read so far."""
         self._epoch, self._start, self._drawn, self._counted_to = 0, self._first_row, 0, self._first_row
         self._buffer = self._first_buffer()
+        self.first_values: Mapping[str, JsonValue] = self._buffer.first_values
+        """Every column of the data with its first value."""
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
         first = self._buffer.samples[0]
         facts = f"{data.model_dump_json()}/{self._seed}/".encode() + first.token_ids_T.tobytes() + first.trained_T.tobytes()
@@ -122,7 +127,7 @@ class StreamedDemonstrations:
 
     def _read(self, start: int) -> _Buffer:
         rows = CountedRows.of(self._stream.read(start, self._data.shuffle_buffer_size))
-        buffer = _Buffer(start, len(rows.rows), self._maker.made(rows, range(len(rows.rows))), rows.counts)
+        buffer = _Buffer(start, len(rows.rows), self._maker.made(rows, range(len(rows.rows))), rows.counts, first_values(rows.rows))
         if start >= self._counted_to:
             self.counts, self._counted_to = self.counts + buffer.counts, start + buffer.rows
         return buffer

@@ -20,10 +20,11 @@ import numpy as np
 
 from actors.prompts.decontamination import Contaminated
 from actors.prompts.rendering import PromptMaker, PromptRenderer, template_warnings
-from actors.prompts.selection import PromptCounts, curriculum, select
-from actors.rows.files import Row
+from actors.prompts.selection import PromptCounts, columns_read, curriculum, select
+from actors.rows.files import JsonValue, Row
 from actors.rows.permutation import permutation
 from actors.rows.sources import PartCount, open_held_out_prompts, open_rows
+from actors.rows.unused import first_values
 from actors.rows.views import require_column
 from configs.contracts.errors import CheckpointError, DataError
 from configs.contracts.records import Prompt, PromptId
@@ -106,6 +107,8 @@ class IndexedPrompts:
         self._limit = None if epochs is None else math.ceil(epochs * len(self))
         self._drawn = 0
         self._order: tuple[int, np.ndarray] | None = None
+        self.first_values: Mapping[str, JsonValue] = first_values(self._rows)
+        self.columns_read: frozenset[str] = columns_read(data, self._maker)
         self.warnings: tuple[str, ...] = tuple(self._warnings(reward_names))
         """Warnings about the data, as they were logged."""
         for sentence in self.warnings:

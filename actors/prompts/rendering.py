@@ -225,6 +225,11 @@ class PromptMaker:
     column: str
     """Column of the prompt."""
 
+    @property
+    def columns_read(self) -> frozenset[str]:
+        """The columns that a prompt is made of."""
+        return frozenset({self.column})
+
     def text(self, value: object, location: str) -> str:
         """Render the value of a prompt column; `location` names its row in errors.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from actors.prompts.decontamination import Contaminated
 from actors.prompts.selection import PromptCounts
-from actors.rows.files import Row
+from actors.rows.files import JsonValue, Row
 from actors.rows.sources import PartCount
 from configs.contracts.records import Prompt, PromptId
 
@@ -21,6 +21,10 @@ class PromptSource(Protocol):
     """int32 [prompts]: lengths in tokens of the training prompts; for a stream, of its first ones."""
     warnings: tuple[str, ...]
     """Warnings about the data, as they were logged."""
+    first_values: Mapping[str, JsonValue]
+    """Every column of the data with its first value."""
+    columns_read: frozenset[str]
+    """The columns that prompts, their filters and their order read."""
 
     @property
     def counts(self) -> PromptCounts:

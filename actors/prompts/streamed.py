@@ -24,12 +24,13 @@ from actors.prompts.decontamination import Contaminated
 from actors.prompts.filters import RowFilters
 from actors.prompts.indexed import EVAL_EPOCH, IndexedPrompts, other_prompts
 from actors.prompts.rendering import PromptMaker, PromptRenderer, template_warnings
-from actors.prompts.selection import PromptCounts, fit, held_out_of_stream, require_some
+from actors.prompts.selection import PromptCounts, columns_read, fit, held_out_of_stream, require_some
 from actors.prompts.source import PromptSource
-from actors.rows.files import Row
+from actors.rows.files import JsonValue, Row
 from actors.rows.rows import Rows
 from actors.rows.sources import PartCount, open_held_out_prompts
 from actors.rows.stream import buffer_order, next_buffer, open_stream
+from actors.rows.unused import first_values
 from actors.rows.views import require_column
 from configs.contracts.errors import DataError
 from configs.contracts.records import Prompt, PromptId
@@ -101,6 +102,8 @@ class StreamedPrompts:
         """int32 [prompts]: lengths in tokens of the first training prompts."""
         facts = f"{settings_text(data)}/{self._seed}/{self.canary_prompt().text}"
         self.fingerprint: str = hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
+        self.first_values: Mapping[str, JsonValue] = first_values(first.rows)
+        self.columns_read: frozenset[str] = columns_read(data, self._maker)
         self.warnings: tuple[str, ...] = tuple(template_warnings(tokenizer, self.canary_prompt(), reward_names))
         for sentence in self.warnings:
             logger.warning("%s", sentence)

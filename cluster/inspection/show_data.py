@@ -16,6 +16,7 @@ from rich.text import Text
 from actors.prompts.rendering import load_tokenizer
 from actors.prompts.source import PromptSource
 from actors.prompts.streamed import open_prompts
+from cluster.inspection.unused import unused_by_run
 from cluster.models.base import TINY_MODEL
 from cluster.models.trainable import require_trainable
 from cluster.output.counting import counting
@@ -27,7 +28,7 @@ from configs.schema.model import BUILTIN
 from configs.schema.run import RunConfig
 from rewards import validate
 from rewards.grading.golds import GoldCheck, check_golds, require_readable_golds
-from rewards.grading.trial import shadowed_columns
+from rewards.grading.trial import Needs, require_columns, shadowed_columns, try_own_rewards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,10 +67,14 @@ def show_data(config: RunConfig, examples: int, golds: int, console: Console) ->
         console.print(lengths_table(prompts, tokenizer, looked_at[:golds]))
         for line in _facts(config, prompts, looked_at):
             console.print(line, markup=False, highlight=False)
-        faults = list(_show_golds(config, looked_at[:golds], console))
+        needs = try_own_rewards(config.rewards_resolved)
+        unused, notice = unused_by_run(config, prompts, needs)
+        if notice:
+            console.print(printable(notice), markup=False, highlight=False)
+        faults = list(_show_golds(config, needs, looked_at[:golds], console))
         for prompt in looked_at[:examples]:
             _show_prompt(prompt, tokenizer, console)
-        for sentence in (*prompts.warnings, *shadowed_columns(looked_at[0].columns), *faults):
+        for sentence in (*prompts.warnings, *unused, *shadowed_columns(looked_at[0].columns), *faults):
             console.print(f"warning: {sentence}", style="yellow", markup=False, highlight=False)
     return not faults
 
@@ -165,11 +170,12 @@ def _facts(config: RunConfig, prompts: PromptSource, looked_at: Sequence[Prompt]
         yield f"curriculum: the first epoch is ordered by {data.curriculum_column}, {order}: {head}, ..."
 
 
-def _show_golds(config: RunConfig, looked_at: Sequence[Prompt], console: Console) -> Iterator[str]:
+def _show_golds(config: RunConfig, needs: Needs, looked_at: Sequence[Prompt], console: Console) -> Iterator[str]:
     """Print which gold answers the rewards can read; yields the reasons for which a run would be refused."""
     section = config.rewards_resolved
     try:
         validate(section, looked_at[0].columns)
+        require_columns(needs, looked_at[0].columns)
         with counting("gold answers", len(looked_at), Console(emoji=False, stderr=True)) as advance:
             checks = check_golds(section, [prompt.columns for prompt in looked_at], advance=lambda: advance(1))
     except (DataError, RewardError) as error:

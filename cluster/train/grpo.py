@@ -21,6 +21,7 @@ from cluster.evaluation.evaluate import evaluate, read_evaluation
 from cluster.evaluation.measurement import Evaluation
 from cluster.evaluation.plan import EvaluationPlan
 from cluster.inspection.first_checks import refuse_first, steps_of
+from cluster.inspection.unused import unused_by_run
 from cluster.loop.loop import Snapshot, StepRecord, TrainLoop
 from cluster.loop.reward_watch import RewardWatch
 from cluster.loop.roles import Cursor
@@ -106,6 +107,8 @@ def _prepared(run: OpenRun[RunConfig], needs: Needs) -> Prepared:
     columns = prepared.prompts.canary_prompt().columns
     require_columns(needs, columns)
     run.display.say_all([f"WARNING: {sentence}" for sentence in shadowed_columns(columns)])
+    unused, notice = unused_by_run(run.config, prepared.prompts, needs)
+    run.display.say_all([*(f"WARNING: {sentence}" for sentence in unused), *([notice] if notice else [])])
     validate(rewards, columns)  # `open_sets` has checked the data sets of evaluations
     try_golds(rewards, prepared.prompts, run.display)
     return prepared

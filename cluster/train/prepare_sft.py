@@ -13,6 +13,7 @@ from actors.demonstrations.counting import DemonstrationCounts, SourceCounts, le
 from actors.demonstrations.indexed import DemonstrationFile, Demonstrations, DemonstrationSource
 from actors.demonstrations.streamed import StreamedDemonstrations
 from actors.prompts.rendering import load_tokenizer
+from cluster.inspection.unused import unused_by_fine_tuning
 from cluster.models.adapter_base import Base, record_of
 from cluster.models.base import prepare_model
 from cluster.models.base_record import BaseRecord
@@ -95,8 +96,10 @@ def prepare_sft(config: SftConfig, directory: RunDirectory, display: RunDisplay)
             demonstrations = DemonstrationSource(config.data, tokenizer, config.seed, folder).write()
     if tokenizer.chat_template and (warning := end_warning(tokenizer)):
         display.say(f"WARNING: {warning}")
-    for sentence in counted(config.data, demonstrations):
-        display.say(sentence)
+    unused, notice = unused_by_fine_tuning(config.data, demonstrations)
+    display.say_all(
+        [*counted(config.data, demonstrations), *(f"WARNING: {sentence}" for sentence in unused), *([notice] if notice else [])]
+    )
     held_out = demonstrations.held_out.counts
     if config.data.eval_samples and not held_out.sequences:
         raise ConfigError(f"none of the {held_out.rows} held-out rows is used: {'; '.join(left_out(config.data, held_out))}")

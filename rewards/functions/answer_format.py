@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Literal
 
 from configs.contracts.errors import ConfigError, RewardError
@@ -93,6 +94,9 @@ class CodeFormat(Format):
                 f"{self.__name__}: language {language!r} is not the text after the backticks of a fence; use one such as python"
             )
         self._language = language
+
+    def columns_read(self, columns: Columns) -> Collection[str]:
+        return ("language",)
 
     def grade_text(self, text: str, columns: Columns) -> Grade:
         language = columns.get("language") or self._language

@@ -26,7 +26,7 @@ from rewards.functions.code import (
     require_columns,
 )
 from rewards.functions.group_input import Columns
-from rewards.functions.ioi_task import Task, read_task
+from rewards.functions.ioi_task import TASK_COLUMNS, Task, read_task
 from rewards.functions.per_completion import Grade, TextReward
 from rewards.sandbox.jail import Limits
 from rewards.sandbox.providers import make_runner
@@ -44,6 +44,11 @@ DEFAULT_TIME_S, DEFAULT_MEMORY_MB = 2.0, 256.0
 """Limits of a test where the row has none: those of Codeforces."""
 
 FILE_MODE_OUTPUT = "output.txt"
+
+CODEFORCES_COLUMNS = (
+    "id", "language", "official_tests", "generated_tests", "time_limit", "memory_limit", "generated_checker", "input_mode",
+)  # fmt: skip
+"""The columns of open-r1/codeforces that `cf_code` reads."""
 
 _SYNTAX_ERROR = re.compile(r"^(?:SyntaxError|IndentationError|TabError): ", re.MULTILINE)
 _YES_NO = re.compile(r"\b(?:yes|no)\b", re.IGNORECASE)
@@ -111,6 +116,9 @@ class IOICode(_ContestReward):
 
     def gold_columns(self, columns: Columns) -> tuple[str, ...]:
         return ("grader_files", "test_cases")
+
+    def columns_read(self, columns: Columns) -> Collection[str]:
+        return TASK_COLUMNS
 
     def check_columns(self, columns: Collection[str]) -> None:
         require_columns(self.__name__, ["id", "grader_files", "time_limit", "memory_limit", "score_precision", "test_cases"], columns)
@@ -203,6 +211,9 @@ class CodeforcesCode(_ContestReward):
 
     def gold_columns(self, columns: Columns) -> tuple[str, ...]:
         return ("official_tests",)
+
+    def columns_read(self, columns: Columns) -> Collection[str]:
+        return CODEFORCES_COLUMNS
 
     def check_columns(self, columns: Collection[str]) -> None:
         require_columns(self.__name__, ["official_tests", *([] if self._language else ["language"])], columns)

@@ -27,6 +27,11 @@ from rewards.sandbox.runner import CompilationError, Program, Runner
 PARTS = ("grader.cpp", "stub.cpp")
 """Names of the sources that a submission is compiled with."""
 
+TASK_COLUMNS = (
+    "id", "test_cases", "test_names", "grader_files", "task_type", "score_precision", "time_limit", "memory_limit",
+)  # fmt: skip
+"""The columns of open-r1/ioi that a task is read from."""
+
 _SPACE = re.compile(r"[ \t\r\f\v]+")
 
 

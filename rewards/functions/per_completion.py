@@ -49,6 +49,10 @@ class PerCompletionReward(ABC):
         """Choose the columns that hold the gold; none for a reward without a gold."""
         return ()
 
+    def columns_read(self, columns: Columns) -> Collection[str]:
+        """Name the columns that the reward may read, of a row with these columns."""
+        return self.gold_columns(columns)
+
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise RewardError, naming these columns, if the reward needs another one."""
         return

@@ -30,6 +30,9 @@ T = TypeVar("T")
 Loggable: TypeAlias = bool | int | float | str | None
 """A value that `log_extra` may write to the table of completions. Other values become text."""
 
+EVERY_COLUMN = "**"
+"""Stands for every column among the names of those that a reward reads."""
+
 MOST_ERROR_CHARACTERS = 4000
 MOST_EXTRA_CHARACTERS = 10_000
 
@@ -170,6 +173,22 @@ def needed_columns(name: str, reward: Reward) -> list[str]:
             "completions, or name the function that it returns"
         )
     return needed
+
+
+def named_columns(reward: Reward) -> list[str]:
+    """The columns that a user's function may read: those that it names, and `EVERY_COLUMN` if it takes whatever there is."""
+    every = dict.fromkeys([*ARGUMENTS, EVERY_COLUMN])
+    named = _named(reward)
+    return [name for name in (*named, *([EVERY_COLUMN] if EVERY_COLUMN in _taken(reward, every) else [])) if name not in ARGUMENTS]
+
+
+def _named(reward: Reward) -> list[str]:
+    names: dict[str, None] = {}
+    layer: Reward | None = reward
+    while layer is not None:
+        names.update((name, None) for name, found in called_signature(layer).parameters.items() if found.kind not in GATHERING)
+        layer = _wrapped(layer)
+    return list(names)
 
 
 def _checked(values: object, size: int) -> GradeReport:

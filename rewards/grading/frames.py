@@ -69,14 +69,20 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _is_loaded(message: dict[str, object]) -> bool:
-    kinds, needs = message.get("loaded"), message.get("needs")
+    kinds = message.get("loaded")
     return (
-        message.keys() == {"key", "loaded", "needs"}
+        message.keys() == {"key", "loaded", "needs", "reads"}
         and isinstance(kinds, list)
         and all(isinstance(kind, list) and [type(each) for each in kind] == [bool, bool] for kind in kinds)
-        and isinstance(needs, list)
-        and len(needs) == len(kinds)
-        and all(isinstance(columns, list) and all(isinstance(column, str) for column in columns) for columns in needs)
+        and all(_are_names(message[key], len(kinds)) for key in ("needs", "reads"))
+    )
+
+
+def _are_names(lists: object, length: int) -> bool:
+    return (
+        isinstance(lists, list)
+        and len(lists) == length
+        and all(isinstance(columns, list) and all(isinstance(column, str) for column in columns) for columns in lists)
     )
 
 

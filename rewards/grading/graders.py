@@ -56,6 +56,8 @@ class Graders:
     """True if a reward may read the token ids of completions."""
     needed_columns: Sequence[Sequence[str]] = ()
     """For each reward, the columns without which a user's function cannot be called."""
+    read_columns: Sequence[Sequence[str]] = ()
+    """For each reward, the columns that a user's function names, and `EVERY_COLUMN` if it takes every one."""
     replaced: int = 0
     """Number of graders that were killed or died, and were replaced."""
     lost: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -163,7 +165,7 @@ class Graders:
         if isinstance(hello, dict) and "loaded" in hello:
             self._per_completion = [per_completion for per_completion, _ in hello["loaded"]]
             self.need_token_ids = any(needs for _, needs in hello["loaded"])
-            self.needed_columns = hello["needs"]
+            self.needed_columns, self.read_columns = hello["needs"], hello["reads"]
             return grader, output
         self._discard(grader, output)
         raise RewardError(_why_not_loaded(self._names, hello, output))

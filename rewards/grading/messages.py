@@ -70,6 +70,8 @@ class Loaded(TypedDict):
     """For each reward: whether it judges one completion at a time, and whether it reads token ids."""
     needs: list[list[str]]
     """For each reward: the columns without which a user's function cannot be called."""
+    reads: list[list[str]]
+    """For each reward: the columns that a user's function names, and `**` if it takes every column."""
 
 
 @final

@@ -39,7 +39,7 @@ from typing import NoReturn
 from rewards.functions.group_input import GroupInput
 from rewards.functions.per_completion import PerCompletionReward
 from rewards.functions.registry import NameAndParams, Reward, load
-from rewards.grading.calling import GradeReport, grade_completion, grade_group, needed_columns
+from rewards.grading.calling import GradeReport, grade_completion, grade_group, named_columns, needed_columns
 from rewards.grading.loading import why_not_loaded
 from rewards.grading.messages import Ended, Graded, Kill, Loaded, NotLoaded, Spawn, Task, TaskEnded
 
@@ -199,18 +199,20 @@ def serve(channel: socket.socket, specs: Sequence[NameAndParams], key: str) -> N
     me = os.getpid()
     rewards: list[Reward] = []
     needs: list[list[str]] = []
+    reads: list[list[str]] = []
     for name, params in specs:
         try:
-            reward, needed = _loaded(name, params)
+            reward, needed, read = _loaded(name, params)
         except BaseException as error:
             _send(channel, NotLoaded(key=key, failed=why_not_loaded(name, error)))
             return
         _require_open(channel, name)
         rewards.append(reward)
         needs.append(needed)
+        reads.append(read)
     # a user's function may read all that the calling convention offers, token ids included
     kinds = [(True, reward.needs_token_ids) if isinstance(reward, PerCompletionReward) else (False, True) for reward in rewards]
-    _send(channel, Loaded(key=key, loaded=kinds, needs=needs))
+    _send(channel, Loaded(key=key, loaded=kinds, needs=needs, reads=reads))
     runner = asyncio.Runner()
     for line in channel.makefile("rb"):
         task: Task = json.loads(line)
@@ -228,13 +230,13 @@ def serve(channel: socket.socket, specs: Sequence[NameAndParams], key: str) -> N
         _send(channel, TaskEnded(key=task["key"], left_children=_has_children()))
 
 
-def _loaded(name: str, params: Mapping[str, object]) -> tuple[Reward, list[str]]:
-    """Load a reward that works on this machine, and the columns without which it cannot be called."""
+def _loaded(name: str, params: Mapping[str, object]) -> tuple[Reward, list[str], list[str]]:
+    """Load a reward that works on this machine, the columns without which it cannot be called, and those that it may read."""
     reward = load(name, **params)
     if isinstance(reward, PerCompletionReward):
         reward.check_host()
-        return reward, []
-    return reward, needed_columns(name, reward)
+        return reward, [], []
+    return reward, needed_columns(name, reward), named_columns(reward)
 
 
 def _require_open(channel: socket.socket, name: str) -> None:

@@ -19,6 +19,7 @@ from cluster.inspection.first_checks import refuse_serving_first, require_reward
 from cluster.train.grpo import run_training
 from configs.contracts.errors import ConfigError, DataError, PlacementError, RewardError, RollcastError
 from configs.loading import load_config
+from rewards.grading.trial import OwnColumns
 
 CORES = f"this machine: {os.cpu_count()} CPUs, "
 
@@ -236,7 +237,7 @@ def test_a_reward_of_ones_own_is_never_imported_in_the_driver(tmp_path: Path) ->
     (tmp_path / "mine.py").write_text(MINE)
     config = load_config("configs/quickstart.yaml", [f"rewards.functions=[{tmp_path}/mine.py:of_columns]"])
     with redirect_stdout(StringIO()) as output:
-        assert require_rewards(config) == {f"{tmp_path}/mine.py:of_columns": ["solution"]}
+        assert require_rewards(config) == {f"{tmp_path}/mine.py:of_columns": OwnColumns(["solution"], ["solution", "z"])}
     assert "imported by " in output.getvalue() and f"imported by {os.getpid()}" not in output.getvalue()
 
 

@@ -271,3 +271,25 @@ def test_pass_rates_are_measured_and_filter_a_run(tmp_path: Path, model: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rated.parquet", "reward.py", "rows.jsonl", "run.yaml"]
     shown = shown_of(run, f"data.path={output}", "data.eval_samples=0", "data.min_pass_rate=0.1", "data.max_pass_rate=0.9")
     assert "pass rate not in (0.1, 0.9) -5 trained on 2" in shown
+
+
+def test_columns_that_nothing_uses_are_told(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [{**row, "id": f"r{row['level']}", "input": "an Alpaca half", "topic": "sums"} for row in ROWS]
+    (tmp_path / "mine.py").write_text("def by_topic(completions, topic): return [1.0 for _ in completions]\n")
+    (tmp_path / "other.py").write_text("def of_all(completions, **columns): return [1.0 for _ in completions]\n")
+
+    def said(*functions: str) -> str:
+        run = write_run(tmp_path, model, rows, rewards={"functions": list(functions)})
+        show_data(load_run([str(run)], None, Console()), examples=0, golds=8, console=Console(width=400))
+        return capsys.readouterr().out
+
+    shown = said("accuracy", f"{tmp_path}/mine.py:by_topic")
+    assert 'columns that nothing uses, with their first value: level (9), rate (0.0), id ("r9")\n' in shown
+    assert "warning: column 'input' (first \"an Alpaca half\") is used by nothing; it is the second half of an Alpaca" in shown
+    shown = said(f"{tmp_path}/other.py:of_all")
+    assert "columns that nothing uses" not in shown
+    assert "column 'input'" in shown
+    (tmp_path / "mine.py").write_text("def by_topic(completions, topics): return [1.0 for _ in completions]\n")
+    assert "warning: reward mine.py:by_topic cannot be called without topics" in said(f"{tmp_path}/mine.py:by_topic").replace(
+        f"{tmp_path}/", ""
+    )

@@ -130,7 +130,7 @@ def test_a_program_that_a_reward_starts_has_no_channel() -> None:
 
 
 def test_a_module_that_writes_into_the_channel_when_imported_is_refused(tmp_path: Path) -> None:
-    forged = b'{"loaded": [[false, true]], "needs": [[]]}'
+    forged = b'{"loaded": [[false, true]], "needs": [[]], "reads": [[]]}'
     (tmp_path / "forging.py").write_text(
         f"from tests.rewards.attacks import into_the_channel\ninto_the_channel({forged!r})\ndef f(x, /): ...\n"
     )

@@ -1,0 +1,54 @@
+"""Every built-in reward names all columns that it may read: a notice of unused columns relies on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from rewards.functions.group_input import GroupInput
+from rewards.functions.per_completion import PerCompletionReward
+from rewards.functions.registry import BUILTINS, load
+
+CODE = '{"language": "python", "test_cases": [{"input": "1", "output": "1", "type": "stdin_stdout"}]}'
+ROW = {
+    "solution": "4", "answer": "4", "verification_info": CODE, "language": "python", "id": "1/A", "input_mode": "stdio",
+    "official_tests": [{"input": "1", "output": "1"}], "generated_tests": 1, "time_limit": 1.0, "memory_limit": 256.0, "generated_checker": None,
+    "grader_files": [], "test_cases": [["1", "1"]], "test_names": ["1"], "score_precision": 2, "task_type": "Batch", "other": "x",
+}  # fmt: skip
+
+
+class Recorded(Mapping[str, object]):
+    """A row that remembers which of its columns were read."""
+
+    def __init__(self) -> None:
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> object:
+        self.read.add(name)
+        return ROW[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(ROW)
+
+    def __contains__(self, name: object) -> bool:
+        return name in ROW
+
+    def __len__(self) -> int:
+        return len(ROW)
+
+
+@pytest.mark.parametrize("name", sorted(BUILTINS))
+def test_a_builtin_reads_no_column_that_it_does_not_name(name: str) -> None:
+    params = {"max_completion_len": 100, "soft_punish_cache": 10} if name == "soft_overlong_punishment" else {}
+    reward = load(name, **params)
+    assert isinstance(reward, PerCompletionReward)
+    row = Recorded()
+    text = "<think>\nx\n</think>\n<answer>\n```python\nprint(1)\n```\n```cpp\nint main(){}\n```\n\\boxed{4}\n</answer>"
+    reward.deadline_s(row)
+    reward.check_row(row)
+    try:
+        reward.grade(GroupInput("", [text], [[1, 2]], row, 0), 0)
+    except Exception:  # where no jail can be made: the columns were read before
+        assert "code" in name
+    assert row.read <= set(reward.columns_read(ROW))
