@@ -9,19 +9,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TypeVar, Union, get_args, get_origin
+from typing import TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from configs.contracts.errors import ConfigError
-from configs.faults import describe_fault, section_at
+from configs.faults import describe_fault
+from configs.key_types import KeyType, Settling
+from configs.overrides import apply_overrides
 from configs.schema.run import RunConfig
 from configs.schema.section import Section
 from configs.schema.sft import SftConfig
 from configs.schema.stages import merged, stage_folder
-from configs.yaml_files import YamlValue, dump_yaml, parse_yaml, read_yaml, shown
+from configs.yaml_files import YamlValue, dump_yaml, read_yaml
 
 Config = TypeVar("Config", bound=RunConfig | SftConfig, covariant=True)
 
@@ -36,8 +36,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run from a YAML file, then apply overrides from left to right.
 
     Args:
-        overrides: `learner.learning_rate=1e-4`. The value is YAML; for a key that holds text it may be any text.
-            An empty value means null. A list is replaced as a whole.
+        overrides: `learner.learning_rate=1e-4`; see `configs.overrides`.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML (the error names the line), or breaks the schema
@@ -50,16 +49,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def load_sft_config(path: str | Path, overrides: Sequence[str] = ()) -> SftConfig:
     """Read a supervised fine-tuning, as `load_config` reads a GRPO run."""
     path = Path(path)
-    return sft_config_of(read_settings(path), str(path), overrides)
+    return sft_config_of(read_settings(path, SftConfig), str(path), overrides)
 
 
-def read_settings(path: Path) -> dict[str, YamlValue]:
+def read_settings(path: Path, root: type[Section] = RunConfig) -> dict[str, YamlValue]:
     """Read a YAML file. In the config.yaml of an older run, keys that no longer exist are ignored, and named on stderr.
 
+    Args:
+        root: the settings that the file may hold: their types tell text from numbers. Keys that it does not have are read as plain YAML.
+
     Raises:
-        ConfigError: the file cannot be read, or holds no mapping.
+        ConfigError: the file cannot be read, holds no mapping, or has a value with two readings.
     """
-    tree = read_yaml(path)
+    settling = Settling(KeyType.of(root))
+    tree = read_yaml(path, settling)
+    if settling.faults:
+        raise ConfigError("\n  ".join([f"{path} has values with two readings:", *settling.faults]))
     if path.name == "config.yaml" and any((path.parent / name).exists() for name in RUN_FILES):
         for section, name in REMOVED_KEYS:
             inside = tree.get(section)
@@ -80,7 +85,7 @@ def config_of(
     Raises:
         ConfigError: the tree breaks the schema, or an override cannot be applied.
     """
-    _apply_overrides(tree, overrides, RunConfig)
+    apply_overrides(tree, overrides, RunConfig)
     config = _validated(RunConfig, tree, source, origins)
     stage_configs(config, source)
     return config
@@ -90,7 +95,7 @@ def sft_config_of(
     tree: dict[str, YamlValue], source: str, overrides: Sequence[str] = (), origins: Mapping[str, str] | None = None
 ) -> SftConfig:
     """Make a supervised fine-tuning from the content of a file, as `config_of` makes a GRPO run."""
-    _apply_overrides(tree, overrides, SftConfig)
+    apply_overrides(tree, overrides, SftConfig)
     return _validated(SftConfig, tree, source, origins)
 
 
@@ -102,6 +107,7 @@ def stage_configs(config: RunConfig, source: str = "stages") -> tuple[RunConfig,
     """
     above = config.model_dump(exclude_unset=True, exclude={"stages"})
     found: list[RunConfig] = []
+    faults: list[str] = []
     for number, stage in enumerate(config.stages, start=1):
         tree = stage.over(above)
         tree["out_dir"] = config.out_dir.absolute() / stage_folder(number, stage.name)
@@ -112,7 +118,12 @@ def stage_configs(config: RunConfig, source: str = "stages") -> tuple[RunConfig,
                     f"{name} has learner.warm_start, which comes before all stages; set it above the stages, or in the first one"
                 )
             tree = merged(tree, {"learner": {"warm_start": None}, "model": _continued_model(found[-1])})
-        found.append(_for_one_repository(_validated(RunConfig, tree, name), config.out_dir.absolute().name))
+        try:
+            found.append(_for_one_repository(_validated(RunConfig, tree, name), config.out_dir.absolute().name))
+        except ConfigError as error:
+            faults.append(error.message)
+    if faults:
+        raise ConfigError("\n".join(faults))
     return tuple(found)
 
 
@@ -141,47 +152,3 @@ def _validated(root: type[Config], tree: Mapping[str, object], source: str, orig
 def dump_config(config: RunConfig | SftConfig) -> str:
     """Write the whole run, defaults included, as YAML that is read back to an equal run."""
     return dump_yaml(config.model_dump(mode="json"))
-
-
-def _apply_overrides(tree: dict[str, YamlValue], overrides: Sequence[str], root: type[Section]) -> None:
-    for override in overrides:
-        _apply_override(tree, override, root)
-
-
-def _apply_override(tree: dict[str, YamlValue], override: str, root: type[Section]) -> None:
-    key, equals, text = override.partition("=")
-    names = key.strip().split(".")
-    if not equals or not all(names):
-        raise ConfigError(f"override {override!r} does not have the form section.key=value; write it as learner.learning_rate=1e-4")
-    section = tree
-    for depth, name in enumerate(names[:-1], start=1):
-        if section.get(name) is None:
-            section[name] = {}
-        inside = section[name]
-        if not isinstance(inside, dict):
-            raise ConfigError(f"override {override!r}: {'.'.join(names[:depth])} is {shown(inside)}, not a section; replace it as a whole")
-        section = inside
-    section[names[-1]] = _parse_value(names, text, override, root)
-
-
-def _parse_value(names: Sequence[str], text: str, override: str, root: type[Section]) -> YamlValue:
-    """Read the value of an override. A key that holds text takes it unchanged: a template or `1234567` needs no quotes."""
-    try:
-        value = parse_yaml(text)
-    except yaml.YAMLError as error:
-        if _holds_text(names, root):
-            return text
-        problem = (error.problem if isinstance(error, yaml.MarkedYAMLError) else None) or "not YAML"
-        raise ConfigError(f"override {override!r}: the value {text!r} cannot be read: {problem}; quote it as in YAML") from None
-    return text if value is not None and not isinstance(value, str) and _holds_text(names, root) else value
-
-
-def _holds_text(names: Sequence[str], root: type[Section]) -> bool:
-    """Tell whether the key holds only text (or null)."""
-    section = section_at(names[:-1], root)
-    field = section.model_fields.get(names[-1]) if section else None
-    if field is None:
-        return False
-    # The arguments of a mapping or a list, such as dict[str, str], are no alternatives.
-    kinds = get_args(field.annotation) if get_origin(field.annotation) in (Union, UnionType) else (field.annotation,)
-    return set(kinds) <= {str, Path, NoneType}

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import cast
+from typing import Any, cast
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +23,9 @@ from cluster.stopping import run_until_stopped
 from configs.contracts.errors import ConfigError, DataError
 from configs.contracts.records import FAILED_OUTCOMES, Grades
 from configs.contracts.tasks import gather_or_cancel
+from configs.key_types import KeyType
 from configs.loading import config_of, read_settings
+from configs.overrides import value_of
 from configs.schema.rewards import RewardsSection
 from configs.schema.run import RunConfig
 from rewards import validate
@@ -177,7 +178,7 @@ def section_from(names: Sequence[str], params: Sequence[str], run: RunConfig | N
         name, _, parameter = target.rpartition(".")
         if not equals or name not in functions:
             raise ConfigError(f"--param {setting!r} is not reward.parameter=value for one of the rewards {', '.join(functions)}")
-        functions[name] = {**functions[name], "params": {**functions[name]["params"], parameter: yaml.safe_load(value)}}
+        functions[name] = {**functions[name], "params": {**functions[name]["params"], parameter: value_of(value, KeyType.of(Any), target)}}
     changed = {"functions": tuple(functions.values())} | ({"timeout_s": timeout_s} if timeout_s else {})
     section = RewardsSection.model_validate(configured.model_dump() | changed)
     if run:

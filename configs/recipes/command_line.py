@@ -19,14 +19,15 @@ from rich.console import Console
 from configs.contracts.errors import ConfigError
 from configs.launch.other_trainers import TRAINERS, trainer_of_script
 from configs.launch.shell_lines import SCRIPTS, Launch, launch_in, launch_of
+from configs.key_types import key_type
 from configs.loading import Config, read_settings
+from configs.overrides import parse_in_line
 from configs.recipes.conversion import Conversion, convert
 from configs.recipes.conversion_table import show_rows
 from configs.recipes.kinds import GRPO, KINDS, SFT, AnyKind, RecipeKind
-from configs.recipes.tables import KeyTables
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
-from configs.yaml_files import YamlValue, parse_yaml, read_yaml
+from configs.yaml_files import YamlValue, read_yaml
 
 COMMAND_OPTIONS = ("--accelerate", "--address", "--dry-run", "--resume")
 """Options of the commands that train, for the spelling of others."""
@@ -91,7 +92,7 @@ def convert_recipe(
     kind: AnyKind = SFT if sft else GRPO
     path, given = _split(arguments, accelerate, kind)
     _say_repeated(given, console)
-    conversion = read_recipe(kind, read_yaml(path) if path else {}, given, path)
+    conversion = read_recipe(kind, read_settings(path, kind.root) if path else {}, given, path)
     show(conversion, console, verbose=verbose)
     if output is None:
         print(conversion.to_yaml(), end="")
@@ -138,6 +139,7 @@ def sort_arguments(arguments: Sequence[str], kind: AnyKind = GRPO) -> Arguments:
     values: dict[str, list[str]] = {}
     overrides: list[str] = []
     repeated: dict[str, None] = {}
+    faults: list[str] = []
     key = ""
     for argument in arguments:
         if argument.startswith("--"):
@@ -151,13 +153,20 @@ def sort_arguments(arguments: Sequence[str], kind: AnyKind = GRPO) -> Arguments:
         elif key:
             values[key].append(argument)
         else:
-            section = argument.partition(".")[0]
-            near = get_close_matches(section, SECTIONS, n=1) if "." in argument.partition("=")[0] else []
-            hint = f": there is no section {section!r}, did you mean {near[0]!r}? Write" if near else "; write"
-            raise ConfigError(f"{argument!r} is neither --key value nor section.key=value{hint} a setting as {kind.example}")
-    settings = {key: _value_of(key, texts, kind.tables) for key, texts in values.items()}
+            faults.append(_stray(argument, kind))
+    if faults:
+        raise ConfigError("\n  ".join(faults))
+    settings = {key: _value_of(key, texts, kind) for key, texts in values.items()}
     recipe, accelerate = (_path_of(settings.pop(name, None)) for name in ("config", "config_file"))
     return Arguments(recipe, accelerate, settings, tuple(overrides), tuple(repeated))
+
+
+def _stray(argument: str, kind: AnyKind) -> str:
+    """The error about an argument that is neither an option nor a setting."""
+    section = argument.partition(".")[0]
+    near = get_close_matches(section, SECTIONS, n=1) if "." in argument.partition("=")[0] else []
+    hint = f": there is no section {section!r}, did you mean {near[0]!r}? Write" if near else "; write"
+    return f"{argument!r} is neither --key value nor section.key=value{hint} a setting as {kind.example}"
 
 
 def show(conversion: Conversion[RunConfig | SftConfig], console: Console, *, verbose: bool = False) -> None:
@@ -172,7 +181,7 @@ def show(conversion: Conversion[RunConfig | SftConfig], console: Console, *, ver
 
 def _load(kind: RecipeKind[Config], arguments: Sequence[str], accelerate: Path | None, console: Console, verbose: bool) -> Config:
     path, given = _split(arguments, accelerate, kind)
-    tree = read_settings(path) if path else {}
+    tree = read_settings(path, kind.root) if path else {}
     if path and not is_recipe(tree):
         _refuse_recipe_options(path, given, kind)
         return _own_config(kind, tree, path, given.overrides)
@@ -276,18 +285,22 @@ def _path_of(value: YamlValue) -> Path | None:
     return Path(str(value)) if value else None
 
 
-def _value_of(key: str, texts: Sequence[str], tables: KeyTables) -> YamlValue:
+def _value_of(key: str, texts: Sequence[str], kind: AnyKind) -> YamlValue:
     if not texts:
         return True
-    values = [text if tables.old_names.get(key, key) in tables.text else _parsed(text) for text in texts]
+    name = kind.tables.old_names.get(key, key)
+    is_text = name in kind.tables.text or (name in kind.tables.targets and key_type(kind.tables.targets[name].split("."), kind.root).texts)
+    values = [text if is_text else _parsed(text) for text in texts]
     return values[0] if len(values) == 1 else values
 
 
 def _parsed(text: str) -> YamlValue:
+    """A value of an option: a list or a mapping in brackets, a number, true, false or null; anything else is text as it is typed."""
     try:
-        return parse_yaml(text)
+        value = parse_in_line(text)
     except yaml.YAMLError:
         return text
+    return text if isinstance(value, str) or (isinstance(value, list | dict) and text.lstrip()[:1] not in ("[", "{")) else value
 
 
 def _flat(launch: Mapping[str, YamlValue]) -> dict[str, YamlValue]:

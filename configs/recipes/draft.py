@@ -20,6 +20,12 @@ HIDDEN = "…"
 SHOWN_PROSE = 160
 """Most characters that are shown of a text with blanks, such as a system prompt."""
 
+SWITCHES: Mapping[str, bool] = {
+    **dict.fromkeys(("true", "yes", "on", "t", "y", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "f", "n", "0"), False),
+}
+"""Words for true and false in YAML 1.1 and on the command lines of transformers' scripts."""
+
 Choice = TypeVar("Choice")
 
 
@@ -76,9 +82,7 @@ class RecipeSettings:
 
     def flag(self, setting: str) -> bool:
         """Read true or false; false if the setting is not given."""
-        value = self.given.get(setting, False)
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
+        value = as_switch(self.given.get(setting, False))
         if not isinstance(value, bool):
             raise ConfigError(f"{self.written(setting)}: {value!r} is neither true nor false; write true or false")
         return value
@@ -114,6 +118,8 @@ class RecipeSettings:
     def choice(self, setting: str, choices: Mapping[str | float | None, Choice], default: str | float | None) -> Choice:
         """Read one of the keys of `choices`, and return its value there."""
         value = self.given.get(setting, default)
+        if isinstance(value, str) and value not in choices:
+            value = as_switch(value)
         if not isinstance(value, str | int | float | None) or value not in choices:
             known = ", ".join(str(choice).lower() for choice in choices if choice is not None)
             raise ConfigError(f"{self.written(setting)}: {value!r} is not one of the choices; choose {known}")
@@ -191,13 +197,23 @@ class Draft(RecipeSettings):
         """Raise a `ConfigError` if the value asks for something that is not supported."""
         harmless, remedy = self._tables.refused[setting]
         value = self.given[setting]
-        if value not in harmless:
+        if value not in harmless and as_switch(value) not in harmless:
             raise ConfigError(f"{self.written(setting)}: {_shown(value)} is not supported: {remedy}")
         self.note_ignored(setting, DONE_ANYWAY)
 
     def _row(self, setting: str, target: str = "", value: YamlValue = None, why: str = "") -> Row:
         written = self.written(setting)
         return Row(written, HIDDEN if written in self._tables.secrets else self.given[setting], target, value, why)
+
+
+def as_switch(value: YamlValue) -> YamlValue:
+    """True or false for the words that transformers takes for them; any other value as it is.
+
+    Example: `[as_switch("yes"), as_switch("Off"), as_switch(1), as_switch("steps")] == [True, False, True, "steps"]`.
+    """
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)
+    return SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
 
 
 def finite(value: YamlValue, setting: str) -> float:
