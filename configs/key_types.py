@@ -162,7 +162,9 @@ def two_readings(text: str, *, strict: bool) -> str:
         strict: nothing tells what the key holds, so that words such as `no` count, too.
     """
     if _LEADING_ZERO.fullmatch(text):
-        return f"begins with 0, which makes it octal in YAML 1.1 and decimal in 1.2; write {_decimal(text)} for a number, or '{text}' for text"
+        return (
+            f"begins with 0, which makes it octal in YAML 1.1 and decimal in 1.2; write {_decimal(text)} for a number, or '{text}' for text"
+        )
     if not strict:
         return ""
     if _SWITCH.fullmatch(text):
@@ -176,4 +178,3 @@ def two_readings(text: str, *, strict: bool) -> str:
 def _decimal(text: str) -> str:
     sign, digits = ("-", text[1:]) if text[0] == "-" else ("", text.lstrip("+"))
     return sign + (digits.replace("_", "").lstrip("0") or "0")
-

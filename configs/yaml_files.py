@@ -43,6 +43,9 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        return int(node.value, 8) if _OCTAL.match(node.value) else super().construct_yaml_int(node)
+
 
 class _Dumper(yaml.SafeDumper):
     """Write what `_Loader` reads back: text that looks like `1e-4` is quoted, and text of several lines becomes a block."""
@@ -55,10 +58,7 @@ for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+0123456789"))
     _kind.add_implicit_resolver("tag:yaml.org,2002:int", _OCTAL, ["0"])
 
-_Loader.add_constructor(
-    "tag:yaml.org,2002:int",
-    lambda loader, node: int(node.value, 8) if _OCTAL.match(node.value) else loader.construct_yaml_int(node),
-)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Dumper.add_representer(
     str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 )

@@ -23,10 +23,10 @@ _AFTER = frozenset({("uv", "run"), ("poetry", "run"), ("accelerate", "launch")})
 _MODULES = frozenset({"-m", "-u", "torch.distributed.run", "torch.distributed.launch", "accelerate.commands.launch"})
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*=.*", re.DOTALL)
 _PYTHON = re.compile(r"(?:.*/)?python[\d.]*")
-_ENDS = re.compile(r"&|&&|\|\|?|;|[012&]?>>?.*|<.*")
-"""Words that end a command, or send its output elsewhere."""
+_ENDS = re.compile(r"&|&&|\|\|?|;|[012&]?>>?\S*|<(?!\S*>)\S*")
+"""Words that end a command, or send its output elsewhere. `<think>` and `<|im_end|>` are values."""
 
-_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?(?P<name>[A-Za-z_]\w*)=(?P<value>\S*|\"[^\"]*\"|'[^']*')\s*(?:#.*)?")
+_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?(?P<name>[A-Za-z_]\w*)=(?P<value>\"[^\"]*\"|'[^']*'|\S*)\s*(?:#.*)?")
 _USE = re.compile(r"\$(?:\{(?P<braced>\w+)(?::?-(?P<default>[^}]*))?\}|(?P<plain>\w+))")
 
 
@@ -49,7 +49,7 @@ def launch_of(words: Sequence[str]) -> Launch:
     """
     if len(words) == 1 and " --" in words[0]:  # a line in quotes
         words = _split(words[0], "the line")
-    words = _command([word for word in words if word.strip() not in ("", "\\")])
+    words = _command(list(_words(words)))
     before = ["", *words]
     started = next((position for position, word in enumerate(words) if not _starts(word, before[position])), len(words))
     if not started or words[started - 1] == "trl":
@@ -107,10 +107,21 @@ def _filled(text: str, variables: Mapping[str, str], path: Path | None) -> str:
 
 
 def _split(line: str, source: str) -> list[str]:
-    try:
-        return shlex.split(line, comments=True)
+    mark = next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in line)
+    try:  # a shell's comment begins at a word; shlex would take every `#` for one
+        return [word.replace(mark, "#") for word in shlex.split(re.sub(r"(?<=\S)#", mark, line), comments=True)]
     except ValueError as error:
         raise ConfigError(f"{source} cannot be read as a shell line: {error}; close the quote") from None
+
+
+def _words(words: Sequence[str]) -> Iterator[str]:
+    """The words that say something: no backslash of a continued line, and no blank, unless it is the value of an option."""
+    before = ""
+    for word in words:
+        is_value = before.startswith("--") and "=" not in before
+        if word.strip() != "\\" and (word.strip() or is_value):
+            yield word
+        before = word
 
 
 def _command(words: Sequence[str]) -> list[str]:

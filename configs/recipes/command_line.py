@@ -17,9 +17,9 @@ import yaml
 from rich.console import Console
 
 from configs.contracts.errors import ConfigError
+from configs.key_types import key_type
 from configs.launch.other_trainers import TRAINERS, trainer_of_script
 from configs.launch.shell_lines import SCRIPTS, Launch, launch_in, launch_of
-from configs.key_types import key_type
 from configs.loading import Config, read_settings
 from configs.overrides import parse_in_line
 from configs.recipes.conversion import Conversion, convert

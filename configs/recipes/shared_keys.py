@@ -198,16 +198,24 @@ SHARED = KeyTables(
         "fp8_config": "model.dtype sets the precision",
     },
     text=frozenset(
-        {
+        [
             "chat_template",
             "system_prompt",
             "model_name_or_path",
             "dataset_name",
             "dataset_config",
+            "dataset_test_split",
+            "dataset_train_split",
+            "hub_model_id",
+            "hub_model_revision",
             "output_dir",
             "run_name",
             "model_revision",
-        }
+            "train_file_dir",
+            "wandb_entity",
+            "wandb_project",
+            "wandb_run_group",
+        ]
     ),
     secrets=frozenset({"hub_token", "push_to_hub_token"}),
 )
