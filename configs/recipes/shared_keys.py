@@ -198,7 +198,7 @@ SHARED = KeyTables(
         "fp8_config": "model.dtype sets the precision",
     },
     text=frozenset(
-        [
+        {
             "chat_template",
             "system_prompt",
             "model_name_or_path",
@@ -215,7 +215,7 @@ SHARED = KeyTables(
             "wandb_entity",
             "wandb_project",
             "wandb_run_group",
-        ]
+        }
     ),
     secrets=frozenset({"hub_token", "push_to_hub_token"}),
 )
