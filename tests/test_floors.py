@@ -23,7 +23,18 @@ from tests import REPOSITORY
 
 FLOORS = (
     ("configs/contracts", "configs/schema"),
-    ("actors/rows", "actors/engine", "rewards/sandbox", "learner", "configs", "configs/launch", "cluster", "cluster/loop", "cluster/files"),
+    (
+        "actors/rows",
+        "actors/chat",
+        "actors/engine",
+        "rewards/sandbox",
+        "learner",
+        "configs",
+        "configs/launch",
+        "cluster",
+        "cluster/loop",
+        "cluster/files",
+    ),
     ("actors/prompts", "rewards/functions", "learner/model", "configs/recipes", "cluster/output"),
     ("actors", "actors/demonstrations", "rewards/grading", "learner/engine", "cluster/models"),
     ("rewards", "learner/sft"),
@@ -43,7 +54,7 @@ GROUND = ("configs/contracts", "configs/schema")
 ONLY = {"cluster/loop": ("configs/contracts",)}
 """Rooms that see less than their floor allows."""
 
-APART = (("actors/rows", "actors/engine"), ("actors/prompts", "actors/engine"), ("actors/demonstrations", "actors/engine"))
+APART = (("actors/rows", "actors/engine"), ("actors/chat", "actors/engine"), ("actors/prompts", "actors/engine"), ("actors/demonstrations", "actors/engine"))
 """Pairs of rooms that run in different processes."""
 
 HOMES = {"vllm": "actors/engine", "deepspeed": "learner/engine"}

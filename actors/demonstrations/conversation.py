@@ -14,29 +14,32 @@ A template that drops the reasoning of earlier turns makes a sequence of each tu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actors.demonstrations.tool_turns import TOOL_CALLS, TOOL_RESULTS, tool_message
-from actors.prompts.rendering import PromptRenderer
+from actors.chat.messages import Message, is_listed, messages_of
+from actors.chat.templates import REASONING, TemplateCheck, rendered
+from actors.chat.tool_calls import Tool
+from actors.prompts.asking import Asked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = Mapping[str, Any]
-"""A chat message: the texts `role` and `content`, and whatever else the chat template reads, such as tool calls."""
-
-SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-SPEAKERS = (*SHAREGPT_ROLES, *TOOL_CALLS, *TOOL_RESULTS)
 _SHOWN_CHARACTERS = 40
+_NOT_TRAINED = {"weight": 0, "loss": False, "train": False}
+"""Keys of a message of the assistant -> the value for which it is not imitated, in the files of OpenAI, ms-swift and Axolotl."""
 
 
 class NoAnswerError(ValueError):
     """A conversation in which the assistant answers nothing."""
+
+
+class NotRenderedError(ValueError):
+    """The chat template leaves out a part of the conversation, so that the model would answer what it never saw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Imitation:
 
     text: str
     spans: tuple[tuple[int, int], ...]
+    unread: str = ""
+    """Key of the assistant's reasoning, if the template leaves it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,58 +60,70 @@ class Sample:
     trained_T: np.ndarray
 
 
-def conversation(value: object, system_prompt: str | None = None) -> list[Message]:
-    """The messages in a column's value. `from` and `value` become `role` and `content`; other keys stay for the template.
+def continued(asked: Asked, completion: object, reasoning: object = None) -> list[Message]:
+    """The messages of a prompt followed by those of its completion, which is text or a list of messages.
+
+    Args:
+        reasoning: what the assistant thought before a completion that is text.
 
     Raises:
-        ValueError: the value is no list of messages.
+        ValueError: the completion is neither, or does not begin with the assistant's answer.
     """
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"holds {_shown(value)}; a conversation is a list of chat messages")
-    messages: list[Message] = [_message(part) for part in value]
-    if system_prompt is not None and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": system_prompt})
-    return messages
-
-
-def continued(renderer: PromptRenderer, prompt: object, completion: object) -> list[Message]:
-    """The messages of a prompt followed by those of its completion. Each is text, or a list of messages.
-
-    Raises:
-        ValueError: one is neither, or the completion does not begin with the assistant's answer.
-    """
-    asked = renderer.messages(prompt)
-    answer = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else conversation(completion)
-    if asked[-1]["role"] == "assistant":
+    if isinstance(completion, str) and not is_listed(completion):
+        answer: list[Message] = [{"role": "assistant", "content": completion}]
+        if isinstance(reasoning, str) and reasoning.strip():
+            answer[0][REASONING[0]] = reasoning
+    else:
+        answer = messages_of(completion)
+    if asked.messages[-1]["role"] == "assistant":
         raise ValueError("ends with a message of the assistant; put it into the completion")
     if answer[0]["role"] != "assistant":
         raise ValueError(f"is followed by a message of {answer[0]['role']!r}; a completion begins with the assistant's")
-    return [*asked, *answer]
+    return [*asked.messages, *answer]
 
 
 def imitations(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], first: int = 1, tools: list[Any] | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    first: int = 1,
+    tools: list[Tool] | None = None,
+    check: TemplateCheck | None = None,
 ) -> list[Imitation]:
     """Render every turn of the assistant from message `first` on, in as few texts as the template allows.
 
     Args:
         tools: what the template offers the model to call.
+        check: looks for parts that the template leaves out.
 
     Raises:
-        ValueError: there is no such turn, or its text does not begin with the template's generation prompt.
+        ValueError: there is no such turn, its text does not begin with the template's generation prompt, or a part of it is left out.
     """
-    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant" and index >= max(1, first)]
+    check = check or TemplateCheck(tokenizer)
+    turns = [index for index, message in enumerate(messages) if index >= max(1, first) and _is_imitated(message)]
     if not turns:
         raise NoAnswerError("has no message of the assistant that answers another")
     found: list[Imitation] = []
     for index in turns:
-        turn = _turn(tokenizer, messages[: index + 1], tools)
+        turn = _turn(tokenizer, messages[: index + 1], tools, check)
         before = found[-1] if found else None
         if before and turn.text.startswith(before.text) and turn.spans[0][0] >= len(before.text):
-            found[-1] = Imitation(turn.text, before.spans + turn.spans)
+            found[-1] = Imitation(turn.text, before.spans + turn.spans, before.unread or turn.unread)
         else:
             found.append(turn)
     return found
+
+
+def _is_imitated(message: Message) -> bool:
+    """Look whether this is a message of the assistant that its row does not take out of the loss.
+
+    Raises:
+        ValueError: its weight is neither 0 nor 1.
+    """
+    if message["role"] != "assistant":
+        return False
+    if message.get("weight", 1) not in (0, 1):
+        raise ValueError(f"has a message of the weight {message['weight']!r}; a weight is 0 or 1")
+    return not any(key in message and message[key] == value for key, value in _NOT_TRAINED.items())
 
 
 def end_warning(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -131,30 +148,23 @@ def end_warning(tokenizer: PreTrainedTokenizerBase) -> str | None:
     )
 
 
-def _turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: list[Any] | None) -> Imitation:
+def _turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: list[Tool] | None, check: TemplateCheck) -> Imitation:
     """Render the last message after its prompt, and imitate it."""
-    prompt, full = _rendered(tokenizer, messages[:-1], True, tools), _rendered(tokenizer, messages, False, tools)
+    prompt, full = rendered(tokenizer, messages[:-1], tools, asks=True), rendered(tokenizer, messages, tools, asks=False)
+    if missing := check.left_out(messages, tools, full, asks=False):
+        raise NotRenderedError(f"has {' and '.join(missing)}, which the chat template does not render")
     if not full.startswith(prompt):
         raise ValueError(
             f"is not rendered after the generation prompt: that ends in {prompt[-_SHOWN_CHARACTERS:]!r}, and the conversation with the "
             f"assistant's answer in {full[-_SHOWN_CHARACTERS:]!r}; set model.chat_template to one that keeps the assistant's text unchanged"
         )
-    end_token, content = str(tokenizer.eos_token or ""), messages[-1].get("content")
-    if isinstance(content, str) and content and full.endswith(content):
-        return Imitation(full + end_token, ((len(prompt), len(full) + len(end_token)),))
+    unread = check.reasoning_left_out(messages, tools, full) or ""
+    end_token, content = str(tokenizer.eos_token or ""), messages[-1]["content"]
+    if content and full.endswith(content):
+        return Imitation(full + end_token, ((len(prompt), len(full) + len(end_token)),), unread)
     # Text after the end token, mostly a line feed, is never generated, so it is not imitated.
     end = len(full.rstrip()) if end_token and full.rstrip().endswith(end_token) else len(full)
-    return Imitation(full, ((len(prompt), end),))
-
-
-def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], generation_prompt: bool, tools: list[Any] | None) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        plain = [dict(m) for m in messages]
-        return str(tokenizer.apply_chat_template(plain, tools=tools, tokenize=False, add_generation_prompt=generation_prompt))
-    except TemplateError as error:
-        raise ValueError(f"is refused by the chat template: {error}; correct the row or model.chat_template") from None
+    return Imitation(full, ((len(prompt), end),), unread)
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Imitation]) -> list[Sample]:
@@ -207,20 +217,3 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[E
         (np.asarray(ids, np.int32), np.asarray(offsets, np.int64).reshape(-1, 2))
         for ids, offsets in zip(found["input_ids"], found["offset_mapping"], strict=True)
     ]
-
-
-def _message(part: object) -> Message:
-    kept: dict[str, object] = {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else {}
-    if "from" in kept and "value" in kept:
-        speaker, content = str(kept.pop("from")), kept.pop("value")
-        kept |= tool_message(speaker, content) or {"role": SHAREGPT_ROLES.get(speaker), "content": content}
-    if not isinstance(kept.get("role"), str) or not isinstance(kept.get("content", ""), str) or len(kept) < 2:
-        raise ValueError(
-            f"holds the message {_shown(part)}; a message has the texts `role` and `content`, or `from` ({', '.join(SPEAKERS)}) and `value`"
-        )
-    return kept
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 2 * _SHOWN_CHARACTERS else f"{text[: 2 * _SHOWN_CHARACTERS]}..."

@@ -8,15 +8,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from actors.demonstrations.conversation import Imitation, Message, NoAnswerError, Sample, continued, conversation, imitations, tokenise
+from actors.chat.messages import Message, messages_of
+from actors.chat.templates import REASONING, with_known_reasoning
+from actors.chat.tool_calls import Tool
+from actors.demonstrations.conversation import Imitation, NoAnswerError, NotRenderedError, Sample, continued, imitations, tokenise
 from actors.demonstrations.counting import DemonstrationCounts, total
-from actors.demonstrations.tool_turns import NoToolsInTemplateError, require_rendered_tools, tools_of
-from actors.prompts.rendering import PromptRenderer
+from actors.prompts.asking import SYSTEM, TOOLS, PromptRenderer, beside_of, columns_beside, tools_beside
 from actors.rows.rows import Rows
 from actors.rows.views import part_numbers, require_column
 from configs.contracts.errors import DataError
@@ -26,9 +28,18 @@ from configs.schema.sft import SftDataSection
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SYSTEM = ("system", "system_prompt")
-BESIDE = (*SYSTEM, "tools")
-"""Columns that belong to the conversation of their row, if there are such."""
+
+@dataclass(frozen=True)
+class _Talk:
+    """A row as messages."""
+
+    messages: list[Message]
+    tools: list[Tool] | None = None
+    first: int = 1
+    """Number of the first message that may be imitated."""
+    notes: Sequence[str] = ()
+    rendered: str | None = None
+    """The prompt, if it carries the marks of the template already."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,14 @@ class CountedRows:
         return self.by_source[self.part_of[index]]
 
 
+def columns_of_talk(data: SftDataSection) -> tuple[str, ...]:
+    """Name the columns that belong to the prompt or the conversation of a row, where rows have them."""
+    if data.messages_column is not None:
+        return tuple(name for name in (*SYSTEM, *TOOLS) if name != data.messages_column)
+    named = (data.prompt_column, data.completion_column)
+    return tuple(name for name in (*columns_beside(data, data.prompt_column), REASONING[0]) if name not in named)
+
+
 def require_demonstrations(data: SftDataSection, rows: Rows) -> None:
     """Raise DataError, with the key that fits, if the rows lack a column of the demonstrations."""
     for key, column in _columns(data).items():
@@ -71,8 +90,7 @@ def _columns(data: SftDataSection) -> Mapping[str, str]:
 
 def columns_read(data: SftDataSection, columns: Collection[str]) -> frozenset[str]:
     """Those of the columns of which demonstrations are made."""
-    beside = BESIDE if data.messages_column is not None else ()
-    return frozenset(_columns(data).values()) | frozenset(beside).intersection(columns)
+    return frozenset(_columns(data).values()) | frozenset(columns_of_talk(data)).intersection(columns)
 
 
 @dataclass
@@ -92,7 +110,7 @@ class SampleMaker:
     _held_out: set[bytes] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._renderer = PromptRenderer(self.tokenizer, self.data.system_prompt)
+        self._renderer = PromptRenderer(self.tokenizer, self.data.system_prompt, "continue")
 
     def made(self, counted: CountedRows, indices: Sequence[int], held_out: bool = False) -> list[Sample]:
         """The sequences of some rows that are used. Counts all of these rows: used, or left out, by reason.
@@ -111,49 +129,87 @@ class SampleMaker:
         """(row number, sequence) of every row that can be rendered."""
         columns = [counted.rows.values(column, indices) for column in _columns(self.data).values()]
         values = list(zip(indices, *columns, strict=True))
+        beside = beside_of(counted.rows, columns_of_talk(self.data), indices)
         if not self._renderer.conversational:
-            plain = [(index, self._plain(counted, index, *value)) for index, *value in values]
+            plain = [(index, self._plain(counted, index, other, *value)) for (index, *value), other in zip(values, beside, strict=True)]
             return [(index, sample) for index, sample in plain if sample]
-        beside = self._beside(counted.rows, indices)
         rendered = [
-            (index, imitation) for index, *value in values for imitation in self._imitations(counted, beside.get(index, {}), index, *value)
+            (index, imitation)
+            for (index, *value), other in zip(values, beside, strict=True)
+            for imitation in self._imitations(counted, other, index, *value)
         ]
         made = tokenise(self.tokenizer, [imitation for _, imitation in rendered])
         return [(index, sample) for (index, _), sample in zip(rendered, made, strict=True)]
 
-    def _beside(self, rows: Rows, indices: Sequence[int]) -> dict[int, dict[str, object]]:
-        """The system message and the tools of each conversation, where the data have columns for them."""
-        names = [name for name in BESIDE if name in rows.columns] if self.data.messages_column is not None else []
-        columns = [rows.values(name, indices) for name in names]
-        return {index: dict(zip(names, found, strict=True)) for index, *found in zip(indices, *columns, strict=True)}
-
     def _imitations(self, counted: CountedRows, beside: Mapping[str, object], index: int, *value: object) -> list[Imitation]:
         """Render a row. Of thousands from the web a few are cut short or odd: they are counted, and nothing is made of them."""
         try:
-            messages, tools, first = self._messages(beside, *value)
+            talk = self._talk(beside, *value)
         except ValueError as error:
             return self._left_out(counted, index, "malformed", str(error))
         try:
-            require_rendered_tools(str(self.tokenizer.chat_template), messages, tools)
-            return imitations(self.tokenizer, messages, first, tools)
+            if talk.rendered is not None:
+                found = [self._answered(talk.rendered, talk.messages[talk.first :])]
+            else:
+                found = imitations(self.tokenizer, talk.messages, talk.first, talk.tools, self._renderer.check)
         except NoAnswerError as error:
             return self._left_out(counted, index, "without_answer", str(error))
-        except NoToolsInTemplateError:
-            return self._left_out(counted, index, "with_unrendered_tools")
+        except NotRenderedError as error:
+            return self._left_out(counted, index, "not_rendered", str(error))
         except ValueError as error:
             return self._left_out(counted, index, "refused_by_template", str(error))
+        unread = [f"have {each.unread}, which the chat template does not render: it is not trained" for each in found if each.unread]
+        counted.counts_of(index).remark([*talk.notes, *unread[:1]], counted.rows.location(index))
+        return found
 
-    def _messages(self, beside: Mapping[str, object], *value: object) -> tuple[list[Message], list[Any] | None, int]:
-        """The messages of a row, its tools, and the first message that may be imitated.
+    def _talk(self, beside: Mapping[str, object], *value: object) -> _Talk:
+        """The messages of a row, and what belongs to them.
 
         Raises:
             ValueError: the row is malformed.
         """
         column, *completion = value
-        if completion:
-            return continued(self._renderer, column, *completion), None, len(self._renderer.messages(column))
-        system = next((text for name in SYSTEM if isinstance(text := beside.get(name), str) and text), self.data.system_prompt)
-        return conversation(column, system), tools_of(beside.get("tools")), 1
+        kept = {name: found for name, found in beside.items() if found}
+        if not completion:
+            notes = ["hold their messages as JSON text, which is read as messages"] if isinstance(column, str) else []
+            messages = self._without_ends(messages_of(column), notes)
+            messages = self._renderer.with_system(messages, kept, notes)
+            return _Talk(self._thought(messages), tools_beside(kept), 1, tuple(dict.fromkeys(notes)))
+        reasoning = kept.pop(REASONING[0], None)
+        asked = self._renderer.asked(column, kept)
+        notes = list(asked.notes)
+        messages = self._without_ends(continued(asked, completion[0], reasoning), notes)
+        first = 1 if asked.earlier else len(asked.messages)
+        return _Talk(self._thought(messages), asked.tools, first, tuple(dict.fromkeys(notes)), asked.plain)
+
+    def _answered(self, prompt: str, answer: Sequence[Message]) -> Imitation:
+        """A prompt that carries the marks of the template, and its completion.
+
+        Raises:
+            ValueError: the completion is not one text.
+        """
+        if len(answer) != 1 or set(answer[0]) != {"role", "content"}:
+            raise ValueError(
+                "carries the marks of the chat template already, so that its completion must be text; give the bare text of the user"
+            )
+        text = f"{prompt}{answer[0]['content']}{self.tokenizer.eos_token or ''}"
+        return Imitation(text, ((len(prompt), len(text)),))
+
+    def _thought(self, messages: list[Message]) -> list[Message]:
+        return with_known_reasoning(messages, str(self.tokenizer.chat_template))
+
+    def _without_ends(self, messages: Sequence[Message], notes: list[str]) -> list[Message]:
+        """Cut the end token off answers that end with it: the template writes it."""
+        ends = tuple(mark for mark in (str(self.tokenizer.eos_token or ""), *self._renderer.markers.marks) if len(mark) > 1)
+        found = []
+        for message in messages:
+            content = message["content"]
+            end = next((mark for mark in ends if message["role"] == "assistant" and content and content.rstrip().endswith(mark)), None)
+            if end is not None:
+                notes.append(f"end answers with {end!r}, which the chat template writes itself: it is cut off")
+                message = {**message, "content": content.rstrip().removesuffix(end)}
+            found.append(message)
+        return found
 
     def _left_out(self, counted: CountedRows, index: int, reason: str, fault: str = "") -> list[Imitation]:
         """Count a row that is left out.
@@ -167,7 +223,7 @@ class SampleMaker:
         counted.counts_of(index).note(reason, told if fault and reason != "without_answer" else location)
         return []
 
-    def _plain(self, counted: CountedRows, index: int, *value: object) -> Sample | None:
+    def _plain(self, counted: CountedRows, index: int, beside: Mapping[str, object], *value: object) -> Sample | None:
         """Concatenate prompt and completion, without a chat template; None if the row is malformed."""
         if len(value) == 1:
             raise DataError(
@@ -180,7 +236,7 @@ class SampleMaker:
         try:
             if not isinstance(completion, str):
                 raise ValueError(f"is followed by the completion {completion!r:.80}; a completion is text")
-            prompt_ids = self._renderer.tokenise([self._renderer.text(prompt, self._renderer.messages(prompt))])[0]
+            prompt_ids = self._renderer.tokenise([self._renderer.rendered(self._renderer.asked(prompt, beside))])[0]
         except ValueError as error:
             self._left_out(counted, index, "malformed", str(error))
             return None
@@ -230,12 +286,12 @@ def require_some(data: SftDataSection, counts: DemonstrationCounts, unusable: st
     """
     if counts.sequences:
         return
-    if unusable and counts.without_answer + counts.malformed + counts.refused_by_template == counts.rows:
+    if unusable and sum((counts.without_answer, counts.not_rendered, counts.malformed, counts.refused_by_template)) == counts.rows:
         raise DataError(unusable)
     raise DataError(
         f"of the {counts.rows} rows of {data.source} none is left to train on: {counts.too_long} have more tokens than data.max_length "
-        f"{data.max_length}, {counts.without_answer} have no answer, {counts.with_unrendered_tools} have tools that the chat template does "
-        f"not render, {counts.malformed} are malformed, {counts.refused_by_template} cannot be rendered, {counts.also_held_out} are held out "
+        f"{data.max_length}, {counts.without_answer} have no answer, {counts.not_rendered} have tools or messages that the chat template "
+        f"does not render, {counts.malformed} are malformed, {counts.refused_by_template} cannot be rendered, {counts.also_held_out} are held out "
         "as well; raise the limit or give more rows"
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import track
 
+from actors.chat.messages import is_listed, messages_of
 from actors.rows.named_sets import load_named_or_path
 
 NGRAM_WORDS = 8
@@ -85,10 +86,12 @@ def ngrams(text: str) -> Iterator[str]:
 
 def prompt_text(prompt: object) -> str:
     """The text of a prompt, or of the user's messages in it."""
-    if isinstance(prompt, list):
-        asked = (message.get("content") for message in prompt if isinstance(message, dict) and message.get("role") == "user")
-        return "\n".join(content for content in asked if isinstance(content, str))
-    return prompt if isinstance(prompt, str) else ""
+    if isinstance(prompt, str) and not is_listed(prompt):
+        return prompt
+    try:
+        return "\n".join(message["content"] for message in messages_of(prompt) if message["role"] == "user")
+    except ValueError:  # the rendering of the prompt says what is wrong with it
+        return ""
 
 
 def _prompts(spec: str) -> Iterable[str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.prompts.indexed import EVAL_EPOCH
-from actors.prompts.rendering import PromptRenderer
+from actors.prompts.rendering import PromptMaker
 from actors.rows.named_sets import NAMED_SETS, load_named_or_path
 from actors.rows.rows import Rows
 from configs.contracts.errors import DataError
@@ -50,11 +50,11 @@ def load_eval_sets(
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled:
         raise DataError(f"{' and '.join(spec for spec in specs if _name(spec) == doubled)} are both called {doubled}; rename a file")
-    renderer = PromptRenderer(tokenizer, data.system_prompt)
+    maker = PromptMaker.of(data, tokenizer)
     found = []
     for number, spec in enumerate(specs, start=1):
         rows, column = load_named_or_path(spec, data.prompt_column)
-        found.append(_render(spec, rows, column, renderer, data.max_prompt_length, EVAL_EPOCH - number, max_prompts, seed))
+        found.append(_render(spec, rows, replace(maker, column=column), data.max_prompt_length, EVAL_EPOCH - number, max_prompts, seed))
     return found
 
 
@@ -67,12 +67,10 @@ def _name(spec: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name)
 
 
-def _render(
-    spec: str, rows: Rows, column: str, renderer: PromptRenderer, longest: int, epoch: int, max_prompts: int | None, seed: int
-) -> EvalSet:
+def _render(spec: str, rows: Rows, maker: PromptMaker, longest: int, epoch: int, max_prompts: int | None, seed: int) -> EvalSet:
     indices = range(len(rows))
     taken = sorted(random.Random(seed).sample(indices, max_prompts)) if max_prompts and max_prompts < len(rows) else indices
-    prompts = [_prompt(rows, index, column, renderer, epoch) for index in taken]
+    prompts = [maker.prompt(PromptId(epoch, index), rows.row(index), rows.location(index)) for index in taken]
     fitting = [prompt for prompt in prompts if len(prompt.token_ids) <= longest]
     if not fitting:
         shortest = min(len(prompt.token_ids) for prompt in prompts)
@@ -81,14 +79,3 @@ def _render(
             "raise the limit to at least that"
         )
     return EvalSet(_name(spec), fitting, len(prompts) - len(fitting))
-
-
-def _prompt(rows: Rows, index: int, column: str, renderer: PromptRenderer, epoch: int) -> Prompt:
-    row = rows.row(index)
-    value = row.pop(column)
-    try:
-        messages = renderer.messages(value)
-        text = renderer.text(value, messages)
-    except ValueError as error:
-        raise DataError(f"{rows.location(index)}: column {column!r} {error}") from None
-    return Prompt(PromptId(epoch, index), tuple(renderer.tokenise([text])[0]), text, row, renderer.conversational, messages)

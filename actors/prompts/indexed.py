@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypedDict, cast
 import numpy as np
 
 from actors.prompts.decontamination import Contaminated
-from actors.prompts.rendering import PromptMaker, PromptRenderer, template_warnings
+from actors.prompts.rendering import PromptMaker, template_warnings
 from actors.prompts.selection import PromptCounts, columns_read, curriculum, select
 from actors.rows.files import JsonValue, Row
 from actors.rows.permutation import permutation
@@ -86,7 +86,7 @@ class IndexedPrompts:
     ) -> None:
         self._data = data
         self._seed = seed % 2**64
-        self._maker = PromptMaker(PromptRenderer(tokenizer, data.system_prompt), data.prompt_column)
+        self._maker = PromptMaker.of(data, tokenizer)
         self._rows, parts = open_rows(data, folder, seed)
         require_column(self._rows, data.prompt_column, "data.prompt_column")
         apart = data.eval_samples and data.eval_path is not None
@@ -203,6 +203,7 @@ class IndexedPrompts:
         if counts.also_held_out:
             found.append(f"{counts.also_held_out} training prompts equal a held-out prompt and are left out")
         found += [f"{rows} training prompts share words with {name} and are left out" for name, rows in counts.contaminated.items() if rows]
+        found += self._maker.notes.sentences()
         return [*found, *template_warnings(self._maker.renderer.tokenizer, self.canary_prompt(), reward_names)]
 
 

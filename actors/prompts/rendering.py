@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from actors.prompts.asking import Asked, PromptRenderer, beside_of, columns_beside
+from actors.rows.rows import Rows
 from configs.contracts.errors import DataError
 from configs.contracts.records import Prompt, PromptId
+from configs.schema.data import DataSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -155,66 +158,22 @@ def _template_file(name: str) -> Path:
     return packaged
 
 
-@dataclass(frozen=True)
-class PromptRenderer:
-    """A prompt in a column -> the text that the model reads.
+class Notes:
+    """What was converted, or not used, in rows that are used: a clause -> the number of rows and the location of the first."""
 
-    With a chat template, a string becomes one user message after the system prompt. Without one, it stays plain text.
-    """
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[int, str]] = {}
 
-    tokenizer: PreTrainedTokenizerBase
-    system_prompt: str | None = None
+    def add(self, clauses: Sequence[str], location: str) -> None:
+        """Count a row under each clause."""
+        for clause in clauses:
+            number, first = self._found.get(clause, (0, location))
+            self._found[clause] = number + 1, first
 
-    @property
-    def conversational(self) -> bool:
-        return bool(self.tokenizer.chat_template)
-
-    def messages(self, prompt: object) -> tuple[dict[str, str], ...]:
-        """The chat messages of a prompt; empty without a chat template. A system message in the prompt replaces `system_prompt`.
-
-        Raises:
-            ValueError: the prompt is neither text nor messages, or needs a chat template that the tokenizer does not have.
-        """
-        if not isinstance(prompt, (str, list)) or not prompt or (isinstance(prompt, str) and not prompt.strip()):
-            raise ValueError(f"holds {prompt!r}; a prompt is text or a list of chat messages")
-        if not self.conversational:
-            if isinstance(prompt, list) or self.system_prompt is not None:
-                what = "data.system_prompt" if isinstance(prompt, str) else "a prompt of chat messages"
-                raise ValueError(f"cannot be rendered: {what} needs a chat template and the tokenizer has none; set model.chat_template")
-            return ()
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [_checked_message(part) for part in prompt]
-        if self.system_prompt is not None and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": self.system_prompt})
-        return tuple(messages)
-
-    def text(self, prompt: object, messages: Sequence[Mapping[str, str]]) -> str:
-        """Render a prompt up to where the completion begins. If the last message is the assistant's, the completion continues it.
-
-        Raises:
-            ValueError: the template refuses the messages.
-        """
-        if not messages:
-            return str(prompt)
-        from jinja2 import TemplateError
-
-        begun = messages[-1]["role"] == "assistant"
-        try:
-            rendered = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=not begun, continue_final_message=begun
-            )
-        except TemplateError as error:
-            raise ValueError(f"is refused by the chat template: {error}; correct the row or model.chat_template") from None
-        return str(rendered)
-
-    def tokenise(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of rendered prompts. A template writes BOS itself, so no special tokens are added then."""
-        return self.tokenizer(texts, add_special_tokens=not self.conversational, verbose=False)["input_ids"]  # type: ignore[return-value]
-
-
-def _checked_message(message: object) -> dict[str, str]:
-    if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
-        raise ValueError(f"holds the message {message!r}; a message has the texts `role` and `content`")
-    return {"role": message["role"], "content": message["content"]}
+    def sentences(self) -> Iterator[str]:
+        """One sentence for each clause."""
+        for clause, (number, first) in self._found.items():
+            yield f"prompts that {clause}: {number:,} (the first: {first})"
 
 
 @dataclass(frozen=True)
@@ -224,19 +183,41 @@ class PromptMaker:
     renderer: PromptRenderer
     column: str
     """Column of the prompt."""
+    beside: tuple[str, ...] = ()
+    """Columns that belong to the prompt where rows have them, from `columns_beside`."""
+    notes: Notes = field(default_factory=Notes)
+    """Of the rows given to `texts`."""
 
     @property
     def columns_read(self) -> frozenset[str]:
         """The columns that a prompt is made of."""
-        return frozenset({self.column})
+        return frozenset({self.column, *self.beside})
 
-    def text(self, value: object, location: str) -> str:
-        """Render the value of a prompt column; `location` names its row in errors.
+    @classmethod
+    def of(cls, data: DataSection, tokenizer: PreTrainedTokenizerBase) -> PromptMaker:
+        """Make the maker of a run's prompts.
 
         Raises:
-            DataError: the value cannot be rendered.
+            DataError: `data.system_prompt` carries marks of a chat template.
         """
-        return self._rendered(value, location)[1]
+        renderer = PromptRenderer(tokenizer, data.system_prompt, data.final_answer)
+        return cls(renderer, data.prompt_column, columns_beside(data, data.prompt_column))
+
+    def texts(self, rows: Rows, indices: Sequence[int], values: Sequence[object]) -> list[str]:
+        """Render prompts, and note what is odd about them.
+
+        Args:
+            values: of the prompt column, one for each row.
+
+        Raises:
+            DataError: one cannot be rendered.
+        """
+        beside, found = beside_of(rows, self.beside, indices), []
+        for index, value, other in zip(indices, values, beside, strict=True):
+            asked, text = self._rendered(value, other, rows.location(index))
+            self.notes.add(asked.notes, rows.location(index))
+            found.append(text)
+        return found
 
     def prompt(self, prompt_id: PromptId, row: Mapping[str, object], location: str) -> Prompt:
         """Render and tokenise the prompt of a row.
@@ -245,20 +226,21 @@ class PromptMaker:
             DataError: the prompt cannot be rendered.
         """
         columns = dict(row)
-        messages, text = self._rendered(columns.pop(self.column), location)
+        value = columns.pop(self.column)
+        asked, text = self._rendered(value, {name: columns[name] for name in self.beside if name in columns}, location)
         return Prompt(
             id=prompt_id,
             token_ids=tuple(self.renderer.tokenise([text])[0]),
             text=text,
             columns=columns,
             conversational=self.renderer.conversational,
-            messages=messages,
+            messages=asked.messages,
         )
 
-    def _rendered(self, value: object, location: str) -> tuple[tuple[dict[str, str], ...], str]:
+    def _rendered(self, value: object, beside: Mapping[str, object], location: str) -> tuple[Asked, str]:
         try:
-            messages = self.renderer.messages(value)
-            return messages, self.renderer.text(value, messages)
+            asked = self.renderer.asked(value, beside)
+            return asked, self.renderer.rendered(asked)
         except ValueError as error:
             raise DataError(f"{location}: column {self.column!r} {error}") from None
 

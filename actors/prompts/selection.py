@@ -185,10 +185,13 @@ def _measured(rows: Rows, indices: list[int], maker: PromptMaker, filters: RowFi
     """Yield row number, rendered text and length in tokens of the rows that pass the filters."""
     values = rows.values(maker.column, indices)
     kept = filters.kept(rows, indices, values) if filters else [True] * len(indices)
-    staying = [(index, maker.text(value, rows.location(index))) for index, value, stays in zip(indices, values, kept, strict=True) if stays]
-    lengths = map(len, maker.renderer.tokenise([text for _, text in staying])) if staying else ()
-    for (index, text), length in zip(staying, lengths, strict=True):
-        yield index, text, length
+    staying = [(index, value) for index, value, stays in zip(indices, values, kept, strict=True) if stays]
+    if not staying:
+        return
+    numbers = [index for index, _ in staying]
+    texts = maker.texts(rows, numbers, [value for _, value in staying])
+    for index, text, token_ids in zip(numbers, texts, maker.renderer.tokenise(texts), strict=True):
+        yield index, text, len(token_ids)
 
 
 def columns_read(data: DataSection, maker: PromptMaker) -> frozenset[str]:

@@ -23,7 +23,7 @@ from actors.prompts.buffers import Buffer, Buffers
 from actors.prompts.decontamination import Contaminated
 from actors.prompts.filters import RowFilters
 from actors.prompts.indexed import EVAL_EPOCH, IndexedPrompts, other_prompts
-from actors.prompts.rendering import PromptMaker, PromptRenderer, template_warnings
+from actors.prompts.rendering import PromptMaker, template_warnings
 from actors.prompts.selection import PromptCounts, columns_read, fit, held_out_of_stream, require_some
 from actors.prompts.source import PromptSource
 from actors.rows.files import JsonValue, Row
@@ -83,7 +83,7 @@ class StreamedPrompts:
     ) -> None:
         self._data = data
         self._seed = seed % 2**64
-        self._maker = PromptMaker(PromptRenderer(tokenizer, data.system_prompt), data.prompt_column)
+        self._maker = PromptMaker.of(data, tokenizer)
         streams = [open_stream(data, folder, seed), open_stream(data, folder, seed)]
         require_column(streams[0].read(0, 0), data.prompt_column, "data.prompt_column")
         apart = open_held_out_prompts(data, data.prompt_column, folder, seed) if data.eval_path is not None else None
@@ -104,7 +104,8 @@ class StreamedPrompts:
         self.fingerprint: str = hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
         self.first_values: Mapping[str, JsonValue] = first_values(first.rows)
         self.columns_read: frozenset[str] = columns_read(data, self._maker)
-        self.warnings: tuple[str, ...] = tuple(template_warnings(tokenizer, self.canary_prompt(), reward_names))
+        found = template_warnings(tokenizer, self.canary_prompt(), reward_names)
+        self.warnings: tuple[str, ...] = (*self._maker.notes.sentences(), *found)
         for sentence in self.warnings:
             logger.warning("%s", sentence)
 

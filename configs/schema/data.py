@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from configs.schema.section import PositiveInt
 from configs.schema.sources import SourceSection
@@ -12,9 +13,12 @@ class DataSection(SourceSection):
     """The prompts to train on, their order, and the held-out ones."""
 
     prompt_column: str = "prompt"
-    """Column that holds the prompt: a string, or a list of chat messages."""
+    """Column that holds the prompt: a string, or a list of chat messages, as OpenAI or ShareGPT write them."""
     system_prompt: str | None = None
-    """System message before every prompt."""
+    """System message before every prompt that has none of its own, among its messages or in its row's column `system_prompt` or `system`."""
+    final_answer: Literal["refuse", "drop", "continue"] = "refuse"
+    """Treatment of prompts of chat messages that end with one of the assistant: refuse them, drop that message, or let each completion
+    continue it."""
     max_prompt_length: PositiveInt = 512
     """Prompts with more tokens are left out and counted."""
     pass_rate_column: str = "pass_rate"

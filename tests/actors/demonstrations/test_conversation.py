@@ -10,8 +10,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from actors.demonstrations.conversation import Imitation, Message, Sample, continued, conversation, imitations, tokenise
-from actors.prompts.rendering import PromptRenderer
+from actors.chat.messages import Message, messages_of
+from actors.demonstrations.conversation import Imitation, Sample, continued, imitations, tokenise
+from actors.prompts.asking import PromptRenderer
 from learner.model.tiny_model import CHAT_TEMPLATE, build_tokenizer
 
 QWEN = build_tokenizer()
@@ -66,9 +67,9 @@ def test_all_turns_of_the_assistant_are_imitated_with_their_end_token() -> None:
 
 def test_the_prompt_of_a_turn_is_what_an_engine_is_given() -> None:
     renderer = PromptRenderer(QWEN, "Be kind")
-    messages = continued(renderer, "1+1?", "<answer>2</answer>")
+    messages = continued(renderer.asked("1+1?"), "<answer>2</answer>")
     (sample,) = samples(QWEN, messages)
-    prompt_ids = renderer.tokenise([renderer.text("1+1?", renderer.messages("1+1?"))])[0]
+    prompt_ids = renderer.tokenise([renderer.rendered(renderer.asked("1+1?"))])[0]
     first = int(np.argmax(sample.trained_T))
     assert sample.token_ids_T[:first].tolist() == prompt_ids
     assert imitated(QWEN, sample) == ["<answer>2</answer><|im_end|>"]
@@ -76,7 +77,7 @@ def test_the_prompt_of_a_turn_is_what_an_engine_is_given() -> None:
 
 def test_turns_of_the_prompt_are_not_imitated() -> None:
     prompt = [dict(message) for message in talk("Hi", "Hello!", "1+1?")]
-    messages = continued(PromptRenderer(QWEN), prompt, [{"role": "assistant", "content": "2"}])
+    messages = continued(PromptRenderer(QWEN).asked(prompt), [{"role": "assistant", "content": "2"}])
     (sample,) = samples(QWEN, messages, first=len(prompt))
     assert imitated(QWEN, sample) == ["2<|im_end|>"]
 
@@ -144,24 +145,28 @@ def test_a_slow_tokenizer_makes_the_same_masks() -> None:
         ([], "a conversation is a list"),
         ([{"role": "user"}], "a message has the texts"),
         ([{"role": "user", "content": 3}], "a message has the texts"),
-        ([{"from": "tool", "value": "x"}], "a message has the texts"),
+        ([{"from": "narrator", "value": "x"}], "a message has the texts"),
         ([3], "a message has the texts"),
     ],
 )
 def test_what_is_no_conversation_is_refused(value: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        conversation(value)
+        messages_of(value)
 
 
 def test_sharegpt_names_and_the_system_prompt() -> None:
+    def messages(value: Any, **beside: str) -> list[Message]:
+        return PromptRenderer(QWEN, "Be kind").with_system(messages_of(value), beside, [])
+
     value = [{"from": "human", "value": "a", "weight": None}, {"from": "gpt", "value": "b"}]
-    assert conversation(value, "Be kind") == [
+    assert messages(value) == [
         {"role": "system", "content": "Be kind"},
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b"},
     ]
-    assert conversation([{"role": "system", "content": "own"}], "Be kind") == [{"role": "system", "content": "own"}]
-    assert conversation([{"role": "user", "content": "a", "name": "Ann"}])[0]["name"] == "Ann", "other keys are the template's"
+    assert messages(value, system_prompt="Be brief")[0] == {"role": "system", "content": "Be brief"}
+    assert messages([{"role": "system", "content": "own"}]) == [{"role": "system", "content": "own"}]
+    assert messages_of([{"role": "user", "content": "a", "name": "Ann"}])[0]["name"] == "Ann", "other keys are the template's"
 
 
 @pytest.mark.parametrize("messages", [[], talk("a"), [{"role": "assistant", "content": "first"}]])
@@ -180,4 +185,4 @@ def test_without_an_answer_there_is_nothing_to_imitate(messages: list[Message]) 
 )
 def test_a_completion_is_the_assistants_answer(prompt: Any, completion: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        continued(PromptRenderer(QWEN), prompt, completion)
+        continued(PromptRenderer(QWEN, final_answer="continue").asked(prompt), completion)

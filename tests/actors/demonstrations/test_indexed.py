@@ -153,7 +153,7 @@ def test_calls_and_results_of_tools_are_rendered_and_calls_imitated(tmp_path: Pa
     rows = [{"conversations": CALL, "tools": '[{"name": "add"}]'}]
     train, _ = write(tmp_path, rows, tokenizer=tokenizer, messages_column="conversations")
     [text] = [str(tokenizer.decode(row)) for row in pa.ipc.open_file(str(train.path)).read_all()["token_ids"].to_pylist()]
-    assert text.startswith('<|im_start|>system\n[{"name": "add"}]<|im_end|>\n<|im_start|>user\n1+2?')
+    assert text.startswith('<|im_start|>system\n[{"type": "function", "function": {"name": "add"}}]<|im_end|>\n<|im_start|>user\n1+2?')
     assert 'assistant\ncall add{"a": 1}<|im_end|>\n<|im_start|>tool\n3<|im_end|>\n<|im_start|>assistant\nIt is 3.<|im_end|>' in text
     table = pa.ipc.open_file(str(train.path)).read_all()
     imitated = [token for token, is_trained in zip(table["token_ids"][0].as_py(), table["trained"][0].as_py(), strict=True) if is_trained]
@@ -169,7 +169,7 @@ def test_rows_that_the_template_or_nobody_answers_are_left_out_and_counted(tmp_p
     ]
     train, _ = write(tmp_path, rows, messages_column="conversations")
     counts = train.counts
-    assert (counts.rows, counts.with_unrendered_tools, counts.without_answer, counts.sequences) == (4, 2, 1, 1)
+    assert (counts.rows, counts.not_rendered, counts.without_answer, counts.sequences) == (4, 2, 1, 1)
 
 
 def test_a_rows_own_system_message_comes_before_that_of_the_settings(tmp_path: Path) -> None:

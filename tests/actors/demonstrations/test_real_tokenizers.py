@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
-from actors.demonstrations.conversation import Message, end_warning, imitations, tokenise
-from actors.prompts.rendering import PromptRenderer, load_tokenizer
+from actors.chat.messages import Message
+from actors.demonstrations.conversation import end_warning, imitations, tokenise
+from actors.prompts.asking import Asked, PromptRenderer
+from actors.prompts.rendering import load_tokenizer
 from configs.contracts.errors import DataError
 from configs.recipes.conversion import convert
 from configs.recipes.kinds import GRPO, SFT
@@ -94,7 +96,7 @@ def test_a_tokenizer_that_would_lose_blanks_is_refused(name: str, folder: Path, 
 
 def test_a_prompt_begins_with_bos_once_and_asks_for_the_answer(name: str, tokenizer: Any) -> None:
     renderer = PromptRenderer(tokenizer, "Be kind.")
-    text = renderer.text("1+1?", renderer.messages("1+1?"))
+    text = renderer.rendered(renderer.asked("1+1?"))
     (ids,) = renderer.tokenise([text])
     assert "Be kind." in text and tokenizer.decode(ids) == text
     assert tokenizer.bos_token == BEGINNINGS[name]
@@ -118,7 +120,7 @@ def test_exactly_the_assistants_words_and_their_end_are_trained(name: str, token
 def test_the_prompt_of_training_is_the_prompt_of_sampling(tokenizer: Any) -> None:
     renderer = PromptRenderer(tokenizer)
     for index in (2, 4):
-        (asked,) = renderer.tokenise([renderer.text([], TALK[:index])])  # type: ignore[arg-type]
+        (asked,) = renderer.tokenise([renderer.rendered(Asked(tuple(TALK[:index])))])
         sample = tokenise(tokenizer, imitations(tokenizer, TALK[: index + 1]))[-1]
         assert sample.token_ids_T[: len(asked)].tolist() == asked and sample.trained_T[len(asked)]
 
@@ -142,7 +144,7 @@ def test_the_system_prompt_of_a_recipe_is_read_by_the_model(tokenizer: Any) -> N
     recipe = REPOSITORY / "examples" / "recipes" / "openr1_distill_1.5b.yaml"
     config = convert(GRPO, read_yaml(recipe)).config
     renderer = PromptRenderer(tokenizer, config.data.system_prompt)
-    text = renderer.text("1+1?", renderer.messages("1+1?"))
+    text = renderer.rendered(renderer.asked("1+1?"))
     assert config.data.system_prompt and config.data.system_prompt.strip() in text
 
 
