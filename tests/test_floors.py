@@ -54,7 +54,12 @@ GROUND = ("configs/contracts", "configs/schema")
 ONLY = {"cluster/loop": ("configs/contracts",)}
 """Rooms that see less than their floor allows."""
 
-APART = (("actors/rows", "actors/engine"), ("actors/chat", "actors/engine"), ("actors/prompts", "actors/engine"), ("actors/demonstrations", "actors/engine"))
+APART = (
+    ("actors/rows", "actors/engine"),
+    ("actors/chat", "actors/engine"),
+    ("actors/prompts", "actors/engine"),
+    ("actors/demonstrations", "actors/engine"),
+)
 """Pairs of rooms that run in different processes."""
 
 HOMES = {"vllm": "actors/engine", "deepspeed": "learner/engine"}

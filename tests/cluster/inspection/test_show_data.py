@@ -167,10 +167,8 @@ def test_a_recipe_is_looked_at_as_it_is(tmp_path: Path, model: Path):
 
 
 def test_prompts_that_begin_with_bos_twice_are_warned_about(tmp_path: Path, model: Path):
-    template = "{{ '<|im_start|>' }}{{ messages[0].content }}"
-    run = write_run(
-        tmp_path, model, [{"question": f"<|im_start|>{n}?", "answer": "1"} for n in range(9)], model={"chat_template": template}
-    )
+    template = "{{ '<|im_start|><|im_start|>' }}{{ messages[0].content }}"
+    run = write_run(tmp_path, model, [{"question": f"{n}?", "answer": "1"} for n in range(9)], model={"chat_template": template})
     assert "begin with" not in shown_of(run), "a tokenizer without BOS"
     folder = tmp_path / "with_bos"
     from actors.prompts.rendering import load_tokenizer
