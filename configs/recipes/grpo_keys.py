@@ -171,27 +171,9 @@ DEFAULTS: Mapping[str, YamlValue] = {
 REWARDS = (
     *("accuracy", "reasoning_accuracy", "format", "think_format", "tag_count", "reasoning_steps", "length", "cosine", "repetition_penalty"),
     *("soft_overlong_punishment", "code", "binary_code", "code_format", "ioi_code", "cf_code", "fluency"),
+    *("text_f1", "rouge_l", "contains_gold", "choice"),
 )
 """Built-in rewards."""
-
-REWARD_NAMES: Mapping[str, str] = {
-    "accuracy_reward": "accuracy",
-    "binary_code_reward": "binary_code",
-    "cf_code_reward": "cf_code",
-    "code_reward": "code",
-    "format_reward": "format",
-    "get_code_format_reward": "code_format",
-    "get_cosine_scaled_reward": "cosine",
-    "get_repetition_penalty_reward": "repetition_penalty",
-    "get_soft_overlong_punishment": "soft_overlong_punishment",
-    "ioi_code_reward": "ioi_code",
-    "len_reward": "length",
-    "reasoning_accuracy_reward": "reasoning_accuracy",
-    "reasoning_steps_reward": "reasoning_steps",
-    "tag_count_reward": "tag_count",
-    "think_format_reward": "think_format",
-}
-"""Names of functions in TRL and Open-R1 -> built-in rewards."""
 
 REWARD_PARAMS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "code_eval_scoring_mode": (("cf_code", "scoring_mode"),),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from configs.contracts.errors import ConfigError
 from configs.recipes.data_rules import set_held_out_share, set_source
 from configs.recipes.draft import DONE_ANYWAY, Draft, finite
-from configs.recipes.grpo_keys import DEFAULTS, MEDICAL, MEDICAL_PARAMS, OPEN_R1_PARAMS, REWARD_NAMES, REWARD_PARAMS, REWARDS
+from configs.recipes.grpo_keys import DEFAULTS, MEDICAL, MEDICAL_PARAMS, OPEN_R1_PARAMS, REWARD_PARAMS, REWARDS
 from configs.recipes.shared_rules import (
     HELD_OUT,
     TEST_SPLIT,
@@ -27,6 +26,7 @@ from configs.recipes.shared_rules import (
     set_target_modules,
 )
 from configs.schema.model import BUILTIN
+from configs.schema.reward_names import REWARD_NAMES, other_reward
 from configs.yaml_files import YamlValue
 
 SHARED_GPU_SHARE = 0.45
@@ -192,9 +192,8 @@ def _reward_name(draft: Draft, name: str) -> str:
         return name
     if "." in name:
         return ":".join(name.rsplit(".", 1))
-    near = get_close_matches(name, [*REWARDS, *REWARD_NAMES], n=1)
-    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(REWARDS)}, or write path/to/file.py:function for your own"
-    raise ConfigError(f"{draft.written('reward_funcs')}: there is no reward {name}; {hint}")
+    hint = other_reward(name, REWARDS) or f"; choose one of {', '.join(REWARDS)}, or write path/to/file.py:function for your own"
+    raise ConfigError(f"{draft.written('reward_funcs')}: there is no reward {name!r}{hint}")
 
 
 def _reward_params(draft: Draft, name: str, medical: bool) -> dict[str, YamlValue]:

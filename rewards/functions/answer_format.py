@@ -61,12 +61,12 @@ class ReasoningSteps(TextReward):
     """min(1, n / 3), where n is the number of marks of a reasoning step (Open-R1).
 
     Marks are, anywhere: `Step 1:` with any number, `First,`, `Second,`, `Next,` and `Finally,`. At the start of a line: a number with a
-    full stop, `-` and `*`. (Open-R1 counts a numbered item only at the start of the text, and a bullet only elsewhere.)
+    full stop. (Open-R1 counts it only at the start of the text.) After a line feed: `-` and `*`, so that `- a\\n- b\\n- c` has two of them.
     """
 
     __name__ = "reasoning_steps"
 
-    MARK = re.compile(r"Step \d+:|^\d+\.|^[-*]|First,|Second,|Next,|Finally,", re.MULTILINE)
+    MARK = re.compile(r"Step \d+:|^\d+\.|(?<=\n)[-*]|First,|Second,|Next,|Finally,", re.MULTILINE)
 
     def grade_text(self, text: str, columns: Columns) -> Grade:
         return Grade(min(1.0, len(self.MARK.findall(text)) / 3), "scored")

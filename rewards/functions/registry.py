@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
 from configs.contracts.errors import ConfigError, DataError, RewardError
+from configs.schema.reward_names import other_reward
 from rewards.functions.answer_format import CodeFormat, Format, ReasoningSteps, TagCount, ThinkFormat
 from rewards.functions.code import BinaryCode, Code
 from rewards.functions.contest import CodeforcesCode, IOICode
@@ -23,6 +24,7 @@ from rewards.functions.parameters import nearest, require_arguments
 from rewards.functions.per_completion import PerCompletionReward
 from rewards.functions.pickled import SUFFIX, Reward, name_of, read_reward, require_file
 from rewards.functions.repetition import Fluency, RepetitionPenalty
+from rewards.functions.text_answer import Choice, ContainsGold, RougeL, TextF1
 
 if TYPE_CHECKING:
     from configs.schema.rewards import RewardSpec, RewardsSection
@@ -33,6 +35,10 @@ NameAndParams: TypeAlias = tuple[str, Mapping[str, object]]
 BUILTINS: dict[str, Callable[..., Reward]] = {
     "accuracy": Accuracy,
     "reasoning_accuracy": ReasoningAccuracy,
+    "text_f1": TextF1,
+    "rouge_l": RougeL,
+    "contains_gold": ContainsGold,
+    "choice": Choice,
     "format": Format,
     "think_format": ThinkFormat,
     "tag_count": TagCount,
@@ -118,9 +124,9 @@ def validate(section: RewardsSection, columns: Collection[str] | None = None) ->
 def _builtin(name: str, params: Mapping[str, object]) -> Callable[..., Reward]:
     if name.endswith(".py"):
         raise ConfigError(f"reward {name!r} names a file and no function; write {name}:FUNCTION")
-    if name not in BUILTINS:  # Open-R1 and TRL call `cosine` get_cosine_scaled_reward
+    if name not in BUILTINS:
         raise ConfigError(
-            f"reward {name!r} is unknown{nearest(name.removeprefix('get_').removesuffix('_reward'), BUILTINS)}; built in are {', '.join(BUILTINS)}, "
+            f"reward {name!r} is unknown{other_reward(name, BUILTINS)}; built in are {', '.join(BUILTINS)}, "
             f"and functions of your own are written path/to/file.py:function or package.module:function"
         )
     known = inspect.signature(BUILTINS[name]).parameters

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Hashable, Iterator, Sequence
-from functools import lru_cache
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Hashable, Sequence
+from typing import Literal, get_args
 
 from configs.contracts.errors import ConfigError
 from rewards.functions.group_input import GroupInput
 from rewards.functions.parameters import finite_number, one_of, whole_number
 from rewards.functions.per_completion import Grade, PerCompletionReward
+from rewards.functions.segmenter import require_jieba, segmenter
 
 Language = Literal["en", "zh", "tokens"]
 
@@ -21,17 +20,15 @@ class _NGramReward(PerCompletionReward):
     def __init__(self, ngram_size: int, language: Language) -> None:
         whole_number(self.__name__, "ngram_size", ngram_size, least=1)
         one_of(self.__name__, "language", language, get_args(Language))
-        if language == "zh" and importlib.util.find_spec("jieba") is None:
-            raise ConfigError(
-                f"{self.__name__}: language 'zh' needs the package jieba, which is not installed; pip install jieba, on every node"
-            )
+        if language == "zh":
+            require_jieba(self.__name__)
         self._ngram_size = ngram_size
         self._language = language
         self.needs_token_ids = language == "tokens"
 
     def preload(self) -> None:
         if self._language == "zh":
-            _segmenter()
+            segmenter()
 
     def unique_share(self, group: GroupInput, index: int) -> float:
         """unique / total over the n-grams of completion `index`: 1.0 if none repeats, or if there are fewer than n words."""
@@ -46,7 +43,7 @@ class _NGramReward(PerCompletionReward):
         if self._language == "tokens":
             return group.token_ids_G[index]
         text = group.texts_G[index]
-        return text.lower().split() if self._language == "en" else list(_segmenter().cut(text))
+        return text.lower().split() if self._language == "en" else list(segmenter().cut(text))
 
 
 class RepetitionPenalty(_NGramReward):
@@ -97,26 +94,3 @@ class Fluency(_NGramReward):
 
     def grade(self, group: GroupInput, index: int) -> Grade:
         return Grade(self.unique_share(group, index), "scored")
-
-
-class _Segmenter(Protocol):
-    """The part of jieba's Tokenizer that is used here."""
-
-    def cut(self, sentence: str) -> Iterator[str]: ...
-
-
-@lru_cache(maxsize=1)
-def _segmenter() -> _Segmenter:
-    """jieba's Tokenizer with its dictionary loaded, which takes half a second."""
-    import logging
-    import tempfile
-
-    import jieba
-
-    jieba.setLogLevel(logging.WARNING)
-    segmenter: Any = jieba.Tokenizer()
-    # SECURITY: without a folder of its own, jieba would unmarshal whatever file anybody has put at /tmp/jieba.cache
-    with tempfile.TemporaryDirectory() as folder:
-        segmenter.tmp_dir = folder
-        segmenter.initialize()
-    return segmenter

@@ -290,7 +290,9 @@ def test_rewards_with_weights_and_parameters() -> None:
 
 def test_rewards_that_are_wrong() -> None:
     assert "2 weights for 1 rewards (format); give one weight for each reward" in refusal(reward_funcs=["format"], reward_weights=[1, 2])
-    assert "there is no reward acuracy; did you mean accuracy" in refusal(reward_funcs=["acuracy"])
+    assert "there is no reward 'acuracy'; did you mean 'accuracy'" in refusal(reward_funcs=["acuracy"])
+    assert "there is no reward 'rougeL'; did you mean 'rouge_l'?" in refusal(reward_funcs=["rougeL"])
+    assert "there is no reward 'xmlcount_reward_func'; did you mean 'tag_count'?" in refusal(reward_funcs=["xmlcount_reward_func"])
 
 
 def test_names_of_trl_and_open_r1_are_built_in_rewards() -> None:

@@ -14,7 +14,8 @@ from itertools import combinations
 import pytest
 
 from configs.faults import all_keys
-from configs.recipes.grpo_keys import DEFAULTS, GRPO_KEYS, MEDICAL, REWARD_NAMES, REWARD_PARAMS, REWARDS
+from configs.recipes.grpo_keys import DEFAULTS, GRPO_KEYS, MEDICAL, REWARD_PARAMS, REWARDS
+from configs.schema.reward_names import REWARD_NAMES
 from rewards.functions.registry import BUILTINS
 from tests import REPOSITORY
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from configs.contracts.errors import ConfigError, DataError
+from configs.schema.reward_names import _NEAREST, other_reward
 from configs.schema.rewards import RewardsSection
 from rewards import load, validate
 from rewards.functions.per_completion import PerCompletionReward
@@ -99,11 +101,60 @@ def test_wrong_names_and_parameters_are_refused_at_once(name: str, params: dict[
         ("get_code_format_reward", "code_format"),
         ("get_soft_overlong_punishment", "soft_overlong_punishment"),
         ("soft_overlong_punishment_reward", "soft_overlong_punishment"),
+        ("soft_overlong", "soft_overlong_punishment"),
+        ("AccuracyReward", "accuracy"),
+        ("acc", "accuracy"),
+        ("math_accuracy", "accuracy"),
+        ("MathAccuracy", "accuracy"),
+        ("rouge", "rouge_l"),
+        ("rougeL", "rouge_l"),
+        ("ROUGE-L", "rouge_l"),
+        ("rouge_l_reward", "rouge_l"),
+        ("f1", "text_f1"),
+        ("F1_score", "text_f1"),
+        ("token-f1", "text_f1"),
+        ("mcq", "choice"),
+        ("mcq_reward_func", "choice"),
+        ("multiple_choice", "choice"),
+        ("contains", "contains_gold"),
+        ("xmlcount_reward_func", "tag_count"),
+        ("soft_format_reward_func", "format"),
+        ("strict_format_reward_func", "format"),
+        ("repetition", "repetition_penalty"),
+        ("cosine_scaled_reward_func", "cosine"),
+        ("RepetitionPenalty", "repetition_penalty"),
+        ("external_code_reward", "code"),
+        ("multiple_choise", "choice"),
     ],
 )
 def test_names_of_other_systems_are_suggested_and_not_accepted(elsewhere: str, ours: str) -> None:
     with pytest.raises(ConfigError, match=f"reward '{elsewhere}' is unknown; did you mean '{ours}'?"):
         load(elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "sentence"),
+    [
+        ("exact_match", "use accuracy, which compares a gold that is text as text"),
+        ("EM", "use accuracy, which compares a gold that is text as text"),
+        ("correctness_reward_func", "use accuracy with params: {answer_style: answer_tag}"),
+        ("int_reward_func", "use accuracy with params: {answer_style: answer_tag}"),
+        ("bleu", "there is no BLEU: use rouge_l or text_f1"),
+        ("rouge2", "only ROUGE-L is built in: use rouge_l"),
+        ("reward_model", "write a function that calls it, and list it as path/to/file.py:function"),
+    ],
+)
+def test_what_other_systems_have_and_rollcast_has_not_is_answered_with_what_there_is(elsewhere: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        load(elsewhere)
+
+
+def test_names_of_other_systems_lead_to_rewards_that_exist() -> None:
+    for name in _NEAREST:
+        answer = other_reward(name, BUILTINS)
+        assert name not in BUILTINS and (
+            answer.startswith("; did you mean") or any(f"{ours}" in answer for ours in BUILTINS) or ".py:function" in answer
+        )
 
 
 @pytest.mark.parametrize("name", BUILTINS)
@@ -114,6 +165,7 @@ def test_every_builtin_has_its_name_and_can_be_made_of_nothing(name: str) -> Non
 OVER_TEXT = (
     *("accuracy", "reasoning_accuracy", "format", "think_format", "tag_count", "reasoning_steps", "code_format"),
     *("length", "cosine", "soft_overlong_punishment", "repetition_penalty", "fluency"),
+    *("text_f1", "rouge_l", "contains_gold"),
 )
 
 
