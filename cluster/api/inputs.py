@@ -203,7 +203,10 @@ class _Inputs:
         files = [file for file in self.stage.rglob("*") if file.is_file()]
         if not files:
             return resume
-        RunDirectory.open(self.out_dir, resume).close()
+        directory = RunDirectory.open(self.out_dir, resume)
+        directory.close()
+        if directory.notice:
+            print(directory.notice)
         for file in files:
             target = self.folder / file.relative_to(self.stage)
             target.parent.mkdir(parents=True, exist_ok=True)

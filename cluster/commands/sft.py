@@ -35,13 +35,15 @@ def sft(
     from configs.recipes.command_line import load_sft
 
     run = load_sft(with_address([config, *(overrides or [])], address), accelerate, Console(emoji=False), verbose=verbose)
+    from cluster.output.run_dir import resume_of
+
     if dry_run:
-        from cluster.inspection.dry_run import show_sft_dry_run
+        from cluster.inspection.dry_run import say_of_earlier_run, show_sft_dry_run
         from cluster.models.starting_adapter import with_starting_adapter
 
+        say_of_earlier_run(run, Console(emoji=False), resume_of(resume))
         show_sft_dry_run(with_starting_adapter(run), Console(emoji=False))
         return
-    from cluster.output.run_dir import resume_of
     from cluster.train.sft import run_sft
 
     exit_with(run_sft(run, resume_of(resume))["exit_reason"])

@@ -29,12 +29,13 @@ def train(
     from configs.recipes.command_line import load_run
 
     run = load_run(with_address([config, *(overrides or [])], address), accelerate, Console(emoji=False), verbose=verbose)
+    from cluster.output.run_dir import resume_of
+
     if dry_run:
         from cluster.inspection.dry_run import show_run
 
-        show_run(run, Console(emoji=False))
+        show_run(run, Console(emoji=False), resume_of(resume))
         return
-    from cluster.output.run_dir import resume_of
     from cluster.train.grpo import run_training
     from cluster.train.stages import run_stages
 

@@ -18,6 +18,7 @@ from cluster.models.shape import model_shape
 from cluster.models.starting_adapter import with_starting_adapter
 from cluster.models.trainable import require_trainable
 from cluster.models.weights_digest import CACHED_FROM_BYTES
+from cluster.output.run_dir import Resume, foreseen_notice
 from cluster.placement import Role, roles
 from configs.contracts.errors import DataError, PlacementError
 from configs.loading import dump_config, stage_configs
@@ -26,18 +27,28 @@ from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 
 
-def show_run(config: RunConfig, console: Console) -> None:
+def show_run(config: RunConfig, console: Console, resume: Resume = "auto") -> None:
     """Print the dry run of a run, or of each of its stages.
+
+    Args:
+        resume: how the run would open its directory.
 
     Raises:
         ConfigError: `model.adapter` cannot be used, or the model cannot be trained.
     """
+    say_of_earlier_run(config, console, resume)
     if not config.stages:
         show_dry_run(with_starting_adapter(config), console)
     for number, stage in enumerate(stage_configs(config), start=1):
         console.print(f"\n# stage {number} of {len(config.stages)}: {stage.out_dir.name}", style="bold")
         # A later stage starts from the adapter of the stage before it, which does not exist yet.
         show_dry_run(with_starting_adapter(stage) if number == 1 else stage, console)
+
+
+def say_of_earlier_run(config: RunConfig | SftConfig, console: Console, resume: Resume = "auto") -> None:
+    """Say that a run would begin anew where its directory has a finished one."""
+    if notice := foreseen_notice(config.out_dir, resume):
+        console.print(f"{notice}\n", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_dry_run(config: RunConfig, console: Console) -> None:

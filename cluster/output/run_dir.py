@@ -56,6 +56,11 @@ class RunDirectory:
     moved_aside: Path | None = None
     """The earlier run that made way for this one."""
 
+    @property
+    def notice(self) -> str:
+        """What became of an earlier run in this folder; empty if there was none, or it goes on."""
+        return "" if self.moved_aside is None else _notice(self.path, self.moved_aside, self.moved_aside)
+
     @classmethod
     def open(cls, path: Path, resume: Resume, folders: Sequence[str] = FOLDERS) -> RunDirectory:
         """Make and lock the folder, and make `folders` in it.
@@ -69,8 +74,7 @@ class RunDirectory:
         is_new = not path.exists()
         lock = _lock(path)
         directory = cls(path, lock, is_new)
-        begins_anew = resume == "none" or (resume == "auto" and directory.finished)
-        if begins_anew and any(child.name != "run.lock" for child in path.iterdir()):
+        if makes_way(path, resume):
             aside = _aside(path)
             os.rename(path, aside)
             lock.close()
@@ -78,11 +82,6 @@ class RunDirectory:
         for name in folders:
             (path / name).mkdir(exist_ok=True)
         return directory
-
-    @property
-    def finished(self) -> bool:
-        """True if the run in this folder reached its end, so that there is nothing to resume."""
-        return ended_well(self.read_summary())
 
     def read_summary(self) -> dict[str, object]:
         return read_summary(self.path)
@@ -142,6 +141,33 @@ COMPLETED_REASONS = ("finished", "data exhausted", "every group was filtered", N
 def ended_well(summary: Mapping[str, object]) -> bool:
     """Return True if the run reached its end, so that there is nothing to resume."""
     return summary.get("exit_reason") in COMPLETED_REASONS
+
+
+def makes_way(path: Path, resume: Resume) -> bool:
+    """Tell whether an earlier run in a folder is kept elsewhere, and a new one begins: it is finished, or is not to be resumed."""
+    begins_anew = resume == "none" or (resume == "auto" and ended_well(read_summary(path)))
+    return begins_anew and path.is_dir() and any(child.name != "run.lock" for child in path.iterdir())
+
+
+def foreseen_notice(path: Path, resume: Resume = "auto") -> str:
+    """What a run in this folder would say of an earlier one, which is still there; empty if it would make way for none."""
+    path = path.absolute()
+    return _notice(path, _aside(path), path) if makes_way(path, resume) else ""
+
+
+def _notice(path: Path, aside: Path, there: Path) -> str:
+    """Say that a run begins anew, where the earlier run is kept, and how to go on with it instead.
+
+    Args:
+        aside: where the earlier run is kept from now on.
+        there: where it is now.
+    """
+    summary = read_summary(there)
+    state = "a finished run" if ended_well(summary) else "an earlier run"
+    steps = f" of {summary['steps']} steps" if isinstance(summary.get("steps"), int) else ""
+    newest = max((there / "checkpoints").glob("step-*"), default=None)
+    remedy = f"; to go on from its last checkpoint instead: --resume {newest}" if newest else ""
+    return f"{path} had {state}{steps}: it is kept as {aside}, and this run begins anew with step 1{remedy}"
 
 
 def _lock(path: Path) -> IO[str]:

@@ -102,9 +102,13 @@ class OpenRun(Generic[Config]):
             self.display.say(f"resuming from {found.folder} (step {found.step})")
         return found
 
-    def make_head(self, found: Checkpoint | None) -> None:
-        """Set aside what the directory holds after the checkpoint that the run goes on from, and say so."""
+    def make_head(self, found: Checkpoint | None, total_steps: int) -> None:
+        """Set aside what the directory holds after the checkpoint that the run goes on from, and say so, with the steps that are left."""
         if found is not None:
+            left = f"the run goes on from step {found.step} to {total_steps}"
+            if found.step >= total_steps:
+                left = f"step {found.step} of {total_steps} is done already: only the end is left; raise learner.max_steps to train on"
+            self.display.say(left)
             set_aside = set_aside_after if isinstance(self.resume, Path) else set_aside_damaged
             for line in set_aside(self.directory.path, found):
                 self.display.say(line)
@@ -197,6 +201,8 @@ def open_run(config: Config, resume: Resume, display: RunDisplay) -> Iterator[Op
     with RunDirectory.open(config.out_dir, resume) as directory:
         run = OpenRun(config, directory, display, resume)
         display.say(f"run directory: {directory.path}")
+        if directory.notice:
+            display.say(directory.notice)
         try:
             yield run
         except BaseException as error:

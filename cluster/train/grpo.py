@@ -92,7 +92,7 @@ def run_training(config: RunConfig, resume: Resume = "auto", callbacks: Sequence
         prepared = _prepared(run, needs)
         steps = steps_of(config, prepared.prompts.counts.trained)
         require_base_of(found, prepared.base_to_train, prepared.served_path, run.display.say)
-        run.make_head(found)
+        run.make_head(found, steps)
         with run.session() as session:
             session.placement()
             uploads = HubUploads.open(config, run.directory.path, repo_id, prepared.tokenizer, run.display.say)

@@ -85,7 +85,7 @@ def run_sft(config: SftConfig, resume: Resume = "auto", callbacks: Sequence[Step
         prepared = prepare_sft(config, run.directory, run.display)
         found = run.checkpoint_to_resume(prepared.identity(config))
         require_base_of(found, prepared.base_to_train(config), prepared.model_path, run.display.say)
-        run.make_head(found)
+        run.make_head(found, prepared.total_steps(config))
         with run.session() as session:
             session.placement()
             return asyncio.run(session.watched(_train(run, prepared, session, found, callbacks)))

@@ -77,6 +77,8 @@ def run_stages(config: RunConfig, resume: Resume = "auto", callbacks: Sequence[S
     with RunDirectory.open(config.out_dir, resume, folders=()) as directory:
         directory.write("config.yaml", dump_config(config))
         display = RunDisplay()
+        if directory.notice:
+            display.say(directory.notice)
         summary = _run_in_order(stages, directory, display, callbacks)
         if ended_well(summary):
             shutil.copytree(stages[-1].out_dir / "adapter", directory.path / "adapter", dirs_exist_ok=True)

@@ -6,7 +6,7 @@ error with a remedy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from textwrap import wrap
@@ -97,10 +97,12 @@ def _named(settings: Mapping[str, YamlValue], kind: AnyKind) -> _Given:
     inside = nested if isinstance(nested, dict) else {}
     both = {**inside, **settings}
     given = _Given({}, {}, [])
+    unknown: list[str] = []
     for key, value in both.items():
         name = "model_revision" if key == "revision" and key in inside else tables.old_names.get(key, key)
         if name not in tables.known:
-            raise ConfigError(_unknown(key, kind, both))
+            unknown.append(key)
+            continue
         if value is None or value == "None":
             if name in tables.never_null:
                 raise ConfigError(f"{key}: null is not supported: {tables.never_null[name]}")
@@ -109,11 +111,13 @@ def _named(settings: Mapping[str, YamlValue], kind: AnyKind) -> _Given:
         if name in given.values:
             raise ConfigError(f"{given.written[name]} and {key} are the same setting; keep one of them")
         given.written[name], given.values[name] = key, value
+    if unknown:
+        raise ConfigError(_unknown(unknown, kind, both))
     return given
 
 
-def _unknown(key: str, kind: AnyKind, settings: Mapping[str, YamlValue]) -> str:
-    """The error about an unknown setting. Names the right command if the recipe is of another kind."""
+def _unknown(keys: Sequence[str], kind: AnyKind, settings: Mapping[str, YamlValue]) -> str:
+    """The error about all unknown settings. Names the right command if the recipe is of another kind."""
     guessed = guess_kind(kind, settings)
     if guessed is not kind:
         shown = ", ".join(exclusive_settings(guessed, settings)[:3])
@@ -121,20 +125,27 @@ def _unknown(key: str, kind: AnyKind, settings: Mapping[str, YamlValue]) -> str:
             f"{shown}: only recipes of {guessed.name} have such settings, and this command takes recipes of {kind.name}; "
             f"use {guessed.command}, or {guessed.convert_command}"
         )
-    near = get_close_matches(key, kind.tables.known, n=1)
-    hint = f"did you mean {near[0]}?" if near else "remove it, or write what it means as section.key=value"
-    return f"{key}: there is no such setting of TRL, Open-R1 or MedicalGPT; {hint}"
+    remedy = "remove it, or write what it means as section.key=value"
+    return "\n  ".join(
+        f"{key}: there is no such setting of TRL, Open-R1 or MedicalGPT; {_nearest(key, kind.tables.known, remedy)}" for key in keys
+    )
+
+
+def _nearest(key: str, known: Iterable[str], otherwise: str) -> str:
+    near = get_close_matches(key, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else otherwise
 
 
 def _add_launch_settings(given: _Given, launch: Mapping[str, YamlValue], tables: KeyTables) -> list[Row]:
     """Add the settings of an accelerate file that the recipe does not give; returns rows about the others."""
     rows: list[Row] = []
+    known = [*tables.accelerate_no_effect, *tables.accelerate]
+    unknown = [f"accelerate file: {key}: there is no such key; {_nearest(key, known, 'remove it')}" for key in launch if key not in known]
+    if unknown:
+        raise ConfigError("\n  ".join(unknown))
     for key, value in launch.items():
         if key in tables.accelerate_no_effect:
             rows.append(Row(f"{ACCELERATE}{key}", value, why=tables.accelerate_no_effect[key]))
-        elif key not in tables.accelerate:
-            near = get_close_matches(key, [*tables.accelerate_no_effect, *tables.accelerate], n=1)
-            raise ConfigError(f"accelerate file: {key}: there is no such key; {f'did you mean {near[0]}?' if near else 'remove it'}")
         elif why := _add_launch_setting(given, key, value, tables):
             rows.append(Row(f"{ACCELERATE}{key}", value, why=why))
     return rows
@@ -159,14 +170,20 @@ def _add_launch_setting(given: _Given, key: str, value: YamlValue, tables: KeyTa
 
 
 def _apply_tables(draft: Draft, tables: KeyTables) -> None:
-    """Copy, refuse or ignore each setting that needs no rule."""
+    """Copy, refuse or ignore each setting that needs no rule. All that are refused are named at once."""
+    refused: list[str] = []
     for setting in draft.given:
         if setting in tables.targets:
             draft.copy_setting(setting)
         elif setting in tables.refused:
-            draft.refuse_unless_harmless(setting)
+            try:
+                draft.refuse_unless_harmless(setting)
+            except ConfigError as error:
+                refused.append(error.message)
         elif setting in tables.no_effect:
             draft.note_ignored(setting, tables.no_effect[setting])
+    if refused:
+        raise ConfigError("\n  ".join(refused))
 
 
 def _overridden(rows: Sequence[Row], overrides: Sequence[str]) -> Iterator[Row]:

@@ -95,7 +95,7 @@ def _set_mixture(draft: Draft, setting: str) -> None:
     given = draft.mapping(setting)
     unknown = [key for key in given if key not in ("datasets", "seed", "test_split_size")]
     if unknown or "datasets" not in given:
-        problem = f"there is no key {unknown[0]}" if unknown else "it lists no datasets"
+        problem = f"there is no key {' and no key '.join(unknown)}" if unknown else "it lists no datasets"
         raise ConfigError(
             f"{draft.written(setting)}: {problem}; write {{datasets: [{{id: ..., weight: ...}}], seed: 0, test_split_size: 0.1}}"
         )
@@ -116,13 +116,16 @@ def _parts(draft: Draft, setting: str, parts: YamlValue, names: Mapping[str, str
 def _part(written: str, part: Mapping[str, YamlValue], names: Mapping[str, str]) -> dict[str, YamlValue]:
     """Rename the keys of one data set of a mixture."""
     given = {key: value for key, value in part.items() if value is not None}
+    faults: list[str] = []
     for key in given:
         if names is TRL_PART and key in TRL_PART_REFUSED:
-            raise ConfigError(f"{written}: {key} of a data set is not supported: {TRL_PART_REFUSED[key]}")
-        if key not in names:
+            faults.append(f"{written}: {key} of a data set is not supported: {TRL_PART_REFUSED[key]}")
+        elif key not in names:
             near = get_close_matches(key, names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
-            raise ConfigError(f"{written}: a data set has no {key}; {hint}")
+            faults.append(f"{written}: a data set has no {key}; {hint}")
+    if faults:
+        raise ConfigError("\n  ".join(faults))
     source = next(iter(names))
     if source not in given:
         raise ConfigError(f"{written}: a data set has no {source}; add its hub id, file or folder")

@@ -73,6 +73,20 @@ def test_a_stopped_fine_tuning_resumes_to_the_uninterrupted_one(tuned: Training,
 
 
 @pytest.mark.slow
+def test_a_finished_fine_tuning_with_more_steps_begins_anew_or_goes_on_from_the_checkpoint_that_is_named(tmp_path: Path) -> None:
+    small = (*SHORT_SFT, "data.train_samples=200", "data.eval_samples=4")
+    run_to_end(tmp_path / "run", *small, "learner.max_steps=2", command=SFT)
+    anew = run_to_end(tmp_path / "run", *small, "learner.max_steps=3", command=SFT)
+    assert f"had a finished run of 2 steps: it is kept as {anew.out_dir}.1, and this run begins anew with step 1" in anew.output()
+    assert [step["step"] for step in anew.metrics()] == [0, 1, 2, 3]
+    options = ("--resume", f"{anew.out_dir}/checkpoints/step-000003")
+    for steps, told in ((5, "the run goes on from step 3 to 5"), (3, "step 3 of 3 is done already: only the end is left")):
+        with training(tmp_path / "run", *small, f"learner.max_steps={steps}", command=SFT, options=options) as more:
+            assert more.finish() == 0 and told in more.output(), more.output()
+        assert more.summary()["steps"] == steps and [step["step"] for step in more.metrics()] == list(range(steps + 1))
+
+
+@pytest.mark.slow
 def test_a_streamed_fine_tuning_resumes_at_the_exact_row(tmp_path: Path) -> None:
     """Buffers of 20 rows and batches of 32: the checkpoint lies within a buffer."""
     streamed = ("data.streaming=true", "data.shuffle_buffer_size=20", "data.eval_samples=20", "learner.max_steps=6", "cluster.save_steps=3")

@@ -40,6 +40,19 @@ def test_a_dry_run_shows_every_stage(tmp_path: Path) -> None:
     assert f"adapter: {tmp_path}/x/1-few/adapter" in second.replace("\n", "") and "adapter: null" in first
 
 
+@pytest.mark.parametrize(
+    "command", [("sft", "configs/quickstart_sft.yaml"), ("train", "configs/quickstart.yaml"), ("train", "configs/quickstart.yaml", STAGES)]
+)
+def test_a_dry_run_tells_that_a_finished_run_is_begun_anew(tmp_path: Path, command: tuple[str, ...]) -> None:
+    with RunDirectory.open(tmp_path / "x", "auto") as directory:
+        (directory.checkpoints / "step-000003").mkdir()
+        directory.write_summary({"exit_reason": "finished", "steps": 3})
+    given = (*command, "--dry-run", f"out_dir={tmp_path}/x", "learner.max_steps=5")
+    assert f"{tmp_path}/x had a finished run of 3 steps: it is kept as {tmp_path}/x.1, and this run begins anew" in shown(*given)
+    assert "begins anew" not in shown(*given, "--resume", f"{tmp_path}/x/checkpoints/step-000003")
+    assert (tmp_path / "x/summary.json").exists(), "a dry run moves nothing"
+
+
 def test_stages_resume_by_themselves(tmp_path: Path) -> None:
     config = load_config("configs/quickstart.yaml", [STAGES, f"out_dir={tmp_path}/x"])
     with pytest.raises(ConfigError, match="cannot continue from a chosen checkpoint; use --resume auto to continue, or none"):
