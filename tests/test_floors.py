@@ -35,7 +35,7 @@ FLOORS = (
         "cluster/loop",
         "cluster/files",
     ),
-    ("actors/prompts", "rewards/functions", "learner/model", "configs/recipes", "cluster/output"),
+    ("actors/prompts", "rewards/functions", "learner/model", "configs/recipes", "cluster/output", "cluster/fitting"),
     ("actors", "actors/demonstrations", "rewards/grading", "learner/engine", "cluster/models"),
     ("rewards", "learner/sft"),
     ("learner/grpo", "cluster/evaluation"),

@@ -6,7 +6,7 @@ the first form that is rendered with the names of all calls is taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -149,3 +149,29 @@ def with_known_reasoning(messages: Sequence[Message], template: str) -> list[Mes
         else:
             found.append({**{key: value for key, value in message.items() if key != given}, known: message[given]})
     return found
+
+
+def end_warning(tokenizer: PreTrainedTokenizerBase, ends: Collection[str] = ()) -> str | None:
+    """Warn where the template ends answers with another token than the tokenizer's, as for many base models: engines would not stop there.
+
+    Args:
+        ends: other tokens at which engines stop, by the model's generation_config.json.
+
+    Returns:
+        A sentence with the remedy; None if all is well, or if the template refuses such a conversation.
+    """
+    answer = "Yes."
+    try:
+        text = rendered(tokenizer, [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": answer}], asks=False)
+    except ValueError:
+        return None
+    ending = text.rpartition(answer)[2].strip()
+    if not ending or ending.startswith((str(tokenizer.eos_token), *ends)):
+        return None
+    is_token = tokenizer.tokenize(ending) == [ending]
+    remedy = f"set model.eos_token={ending!r}" if is_token else "set model.chat_template to one that ends so"
+    return (
+        f"the chat template makes answers end with {ending!r}, and the end token is {tokenizer.eos_token!r}: the model will not learn to stop, "
+        f"and engines not stop there; "
+        f"{remedy}, here and in every later command"
+    )

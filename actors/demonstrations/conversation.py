@@ -126,28 +126,6 @@ def _is_imitated(message: Message) -> bool:
     return not any(key in message and message[key] == value for key, value in _NOT_TRAINED.items())
 
 
-def end_warning(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Warn where the template ends answers with another token than the tokenizer's, as for many base models: engines would not stop there.
-
-    Returns:
-        A sentence with the remedy; None if all is well, or if the template refuses such a conversation.
-    """
-    answer = "Yes."
-    try:
-        (found,) = imitations(tokenizer, [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": answer}])
-    except ValueError:
-        return None
-    ending = found.text[slice(*found.spans[0])].rpartition(answer)[2].strip()
-    if not ending or ending.startswith(str(tokenizer.eos_token)):
-        return None
-    is_token = tokenizer.tokenize(ending) == [ending]
-    remedy = f"set model.eos_token={ending!r}" if is_token else "set model.chat_template to one that ends so"
-    return (
-        f"the chat template makes answers end with {ending!r}, and the end token is {tokenizer.eos_token!r}: the model will not learn to stop; "
-        f"{remedy}, here and in every later command"
-    )
-
-
 def _turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: list[Tool] | None, check: TemplateCheck) -> Imitation:
     """Render the last message after its prompt, and imitate it."""
     prompt, full = rendered(tokenizer, messages[:-1], tools, asks=True), rendered(tokenizer, messages, tools, asks=False)

@@ -25,6 +25,7 @@ from cluster.models.adapter_base import Base
 from cluster.models.base import base_to_serve, require_servable
 from cluster.models.peft_folders import able_to_serve
 from cluster.models.tokenizers import chat_template_of
+from cluster.models.trainable import warnings_of_fit
 from cluster.output import checkpoint
 from cluster.output.counting import counting
 from cluster.session import RaySession
@@ -105,6 +106,8 @@ def run_evaluation(config: RunConfig, run: Path | None, adapter: Path | None, ou
         model = served_config.model
         template = chat_template_of(config, [adapter] if adapter else [])
         tokenizer = load_tokenizer(model.path, template, model.trust_remote_code, model.revision, model.eos_token)
+        for sentence in warnings_of_fit(served_config, tokenizer, model.path):
+            say(console, f"WARNING: {sentence}")
         say(console, f"evaluating {named_model(adapter, found.base)}", style="")
         sets = open_sets(config, tokenizer, output / "data")
 

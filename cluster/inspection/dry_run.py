@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.rows.sources import Opened, open_if_small
+from cluster.inspection import first_rows
 from cluster.inspection.estimate import estimate
 from cluster.inspection.first_checks import require_data, require_demonstration_rows, require_rewards, require_rows, require_tokenizer
 from cluster.inspection.shared_memory import require_shared_memory
@@ -58,13 +59,16 @@ def show_dry_run(config: RunConfig, console: Console) -> None:
         ConfigError, DataError, RewardError: the model cannot be trained, or the rewards or data that are here cannot work.
     """
     require_trainable(config)
-    require_tokenizer(config)
+    tokenizer = require_tokenizer(config, lambda told: _warn(told, console))
     console.print("# resolved configuration", style="bold")
     console.print(dump_config(config), markup=False, highlight=False)
     console.print(_placement_table(config))
     _compare_base(config, console)
     needs = require_rewards(config)
-    _compare_with_machine(config, console, lambda opened: require_rows(config, needs, opened))
+    opened = _compare_with_machine(config, console, lambda opened: require_rows(config, needs, opened))
+    if opened is not None and tokenizer is not None:
+        for sentence in first_rows.of_prompts(config.data, tokenizer, opened[0]):
+            _warn(f"WARNING: {sentence}", console)
     _say_memory(config, console)
     for line in batch_arithmetic(config):
         console.print(line, markup=False)
@@ -79,12 +83,15 @@ def show_sft_dry_run(config: SftConfig, console: Console) -> None:
         DataError: the chat template cannot be used with the model, or the data that are here cannot work.
     """
     require_trainable(config)
-    require_tokenizer(config)
+    tokenizer = require_tokenizer(config, lambda told: _warn(told, console))
     console.print("# resolved configuration", style="bold")
     console.print(dump_config(config), markup=False, highlight=False)
     console.print(_placement_table(config))
     _compare_base(config, console)
-    _compare_with_machine(config, console, lambda opened: require_demonstration_rows(config, opened))
+    opened = _compare_with_machine(config, console, lambda opened: require_demonstration_rows(config, opened))
+    if opened is not None and tokenizer is not None:
+        for sentence in first_rows.of_demonstrations(config.data, tokenizer, opened[0]):
+            _warn(sentence, console)
     learner = config.learner
     steps = f"{learner.max_steps} steps" if learner.max_steps > 0 else f"{learner.num_train_epochs:g} epochs"
     console.print(
@@ -143,8 +150,9 @@ def _placement_table(config: RunConfig | SftConfig) -> Table:
     return table
 
 
-def _compare_with_machine(config: RunConfig | SftConfig, console: Console, check: Callable[[Opened | None], None]) -> None:
+def _compare_with_machine(config: RunConfig | SftConfig, console: Console, check: Callable[[Opened | None], None]) -> Opened | None:
     """Compare the run with this machine, and look for its data: a run here would be refused for what is not there, one elsewhere may have it.
+    Returns the data if they are here and were opened.
 
     Args:
         check: is called with the data if they are here, which `open_if_small` opened or not.
@@ -156,10 +164,15 @@ def _compare_with_machine(config: RunConfig | SftConfig, console: Console, check
         opened = open_if_small(config.data, config.seed)
     except DataError as error:
         console.print(f"data: {error.message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-        return
+        return None
     for sentence in rows_of_sources(config, opened):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     check(opened)
+    return opened
+
+
+def _warn(told: str, console: Console) -> None:
+    console.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _compare_base(config: RunConfig | SftConfig, console: Console) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from actors.demonstrations.samples import require_demonstrations
 from actors.prompts.rendering import load_tokenizer, read_template
@@ -20,14 +22,20 @@ from actors.rows.sources import (
     require_source,
 )
 from actors.rows.views import require_column
+from cluster.fitting.positions import require_positions
 from cluster.inspection.shared_memory import require_shared_memory
 from cluster.machine import require_room, room, runs_here, this_machine
-from cluster.models.trainable import require_trainable
+from cluster.models.base import TINY_MODEL
+from cluster.models.trainable import require_trainable, settings_here, warnings_of_fit
 from configs.contracts.errors import ConfigError, DataError
+from configs.schema.model import BUILTIN
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
 from rewards import validate
 from rewards.grading.trial import Needs, require_columns, try_own_rewards
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def refuse_first(config: RunConfig | SftConfig, say: Callable[[str], None]) -> Needs:
@@ -71,11 +79,12 @@ def refuse_serving_first(config: RunConfig) -> Needs:
         The columns that the user's rewards need.
 
     Raises:
-        ConfigError, RewardError: a reward does not exist, or cannot be loaded or called.
+        ConfigError, RewardError: a reward does not exist, or cannot be loaded or called; or the model has too few positions.
         PlacementError: this machine has too few GPUs.
         DataError: a path of data does not exist, or the data lack a column.
     """
     require_room(config, this_machine(), learner=False)
+    require_positions(config, settings_here(config.model.path, "config.json", config.model.revision))
     if config.evaluation.data:
         for spec in config.evaluation.data:
             require_named_or_path(spec)
@@ -115,23 +124,55 @@ def _loaded_rewards(config: RunConfig) -> Needs:
     return try_own_rewards(config.rewards_resolved) if runs_here(config) else {}
 
 
-def require_tokenizer(config: RunConfig | SftConfig) -> None:
-    """Refuse a chat template that cannot be used with the model's tokenizer, where that is in a folder.
+def require_tokenizer(config: RunConfig | SftConfig, say: Callable[[str], None]) -> PreTrainedTokenizerBase | None:
+    """Refuse a tokenizer or chat template that does not fit the model, where that is in a folder or made by the run.
+
+    Args:
+        say: is told of what may not fit.
+
+    Returns:
+        The tokenizer; None for a model that is not here, and for data that the run makes itself.
 
     Raises:
-        DataError: the tokenizer cannot be loaded, lacks a token of the template, or has no template for conversations.
+        DataError: the tokenizer cannot be loaded, lacks a token of the template, has no template for conversations, or has tokens that the model
+            has not.
     """
     model = config.model
-    if not Path(model.path).expanduser().is_dir():
+    if (
+        model.path.startswith(BUILTIN)
+        and config.data.path is not None
+        and config.data.path.startswith(BUILTIN)
+        and model.chat_template is None
+    ):
+        return None
+    if not Path(model.path).expanduser().is_dir() and not model.path.startswith(BUILTIN):
         if model.chat_template is not None:
             read_template(model.chat_template)
-        return
-    tokenizer = load_tokenizer(model.path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
+        return None
+    with tempfile.TemporaryDirectory(prefix="rollcast-tokenizer-") as folder:
+        tokenizer = tokenizer_of(config, Path(folder))
     if isinstance(config, SftConfig) and config.data.messages_column is not None and not tokenizer.chat_template:
         raise DataError(
             f"the conversations in data.messages_column {config.data.messages_column!r} need a chat template, and {model.path} has none; set "
             "model.chat_template"
         )
+    for sentence in warnings_of_fit(config, tokenizer, model.path):
+        say(f"WARNING: {sentence}")
+    return tokenizer
+
+
+def tokenizer_of(config: RunConfig | SftConfig, folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of the run's model; for a `builtin:` model, make it in `folder` without the model."""
+    model = config.model
+    path = model.path
+    if path.startswith(BUILTIN):
+        if path != TINY_MODEL:
+            raise ConfigError(f"model.path {path} is unknown: the only built-in model is {TINY_MODEL}")
+        from learner.model.tiny_model import build_tokenizer
+
+        build_tokenizer().save_pretrained(folder / "tokenizer")
+        path = str(folder / "tokenizer")
+    return load_tokenizer(path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
 
 
 def require_rows(config: RunConfig, needs: Needs, opened: Opened | None) -> None:

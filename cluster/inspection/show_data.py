@@ -13,18 +13,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from actors.prompts.rendering import load_tokenizer
+from actors.prompts.leaks import leak_warnings
 from actors.prompts.source import PromptSource
 from actors.prompts.streamed import open_prompts
+from cluster.inspection.first_checks import tokenizer_of
 from cluster.inspection.unused import unused_by_run
-from cluster.models.base import TINY_MODEL
-from cluster.models.trainable import require_trainable
+from cluster.models.trainable import require_trainable, warnings_of_fit
 from cluster.output.counting import counting
 from cluster.output.printable import beginning, printable
 from cluster.output.sampled_texts import print_sample
-from configs.contracts.errors import ConfigError, DataError, RewardError
+from configs.contracts.errors import DataError, RewardError
 from configs.contracts.records import Prompt
-from configs.schema.model import BUILTIN
 from configs.schema.run import RunConfig
 from rewards import validate
 from rewards.grading.golds import GoldCheck, check_golds, require_readable_golds
@@ -58,6 +57,7 @@ def show_data(config: RunConfig, examples: int, golds: int, console: Console) ->
     require_trainable(config)
     with tempfile.TemporaryDirectory(prefix="rollcast-data-") as folder:
         tokenizer = tokenizer_of(config, Path(folder))
+        fit = warnings_of_fit(config, tokenizer, config.model.path)
         names = [spec.name for spec in config.rewards.functions]
         prompts = open_prompts(config.data, tokenizer, seed=config.seed, folder=Path(folder), reward_names=names)
         looked_at = prompts.first_prompts(max(examples, golds, _CURRICULUM_HEAD))
@@ -71,26 +71,13 @@ def show_data(config: RunConfig, examples: int, golds: int, console: Console) ->
         unused, notice = unused_by_run(config, prompts, needs)
         if notice:
             console.print(printable(notice), markup=False, highlight=False)
+        leaks = leak_warnings(looked_at[: max(golds, 0)])
         faults = list(_show_golds(config, needs, looked_at[:golds], console))
         for prompt in looked_at[:examples]:
             _show_prompt(prompt, tokenizer, console)
-        for sentence in (*prompts.warnings, *unused, *shadowed_columns(looked_at[0].columns), *faults):
+        for sentence in (*fit, *prompts.warnings, *leaks, *unused, *shadowed_columns(looked_at[0].columns), *faults):
             console.print(f"warning: {sentence}", style="yellow", markup=False, highlight=False)
     return not faults
-
-
-def tokenizer_of(config: RunConfig, folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of the run's model; for a `builtin:` model, make it in `folder` without the model."""
-    model = config.model
-    path = model.path
-    if path.startswith(BUILTIN):
-        if path != TINY_MODEL:
-            raise ConfigError(f"model.path {path} is unknown: the only built-in model is {TINY_MODEL}")
-        from learner.model.tiny_model import build_tokenizer
-
-        build_tokenizer().save_pretrained(folder / "tokenizer")
-        path = str(folder / "tokenizer")
-    return load_tokenizer(path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
 
 
 def counts_table(config: RunConfig, prompts: PromptSource) -> Table:

@@ -1,4 +1,4 @@
-"""A watch over the rewards of a run, which warns if nothing is learned, or if a reward judges nothing. Pure."""
+"""A watch over the groups of a run, which warns if nothing is learned, if a reward judges nothing, or if completions never end. Pure."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ REMEDIES: Mapping[Lesson, str] = {
     "cut_off": "raise actors.max_completion_length",
     "skipped": "lower learner.learning_rate, or check the data",
 }
+
+MOSTLY_CUT_OFF = 0.9
+"""Share of the completions of a run's first step that reach the length limit, above which they seem never to end."""
 
 WARN_AFTER_STEPS = (1, 5, 25)
 """Batches of groups after which a warning is given, if none of them has taught anything."""
@@ -64,7 +67,7 @@ class RewardWatch:
 
     def trained(self, step: int, groups: Sequence[ScoredGroup], *, skipped: bool = False) -> list[str]:
         """Enter the groups of a finished step; returns the warnings to show."""
-        warnings = self._of_rewards_without_values(step, groups)
+        warnings = [*self._of_endless_completions(step, groups), *self._of_rewards_without_values(step, groups)]
         warned = self._enter(["skipped" if skipped else self._lesson(group) for group in groups])
         return [*warnings, *warned]
 
@@ -104,6 +107,19 @@ class RewardWatch:
         if group.scores.zero_variance:
             return "equal" if any(rewards) else "zero"
         return "cut_off" if self.masks_truncated and all(group.summary.truncated_G) else "taught"
+
+    def _of_endless_completions(self, step: int, groups: Sequence[ScoredGroup]) -> list[str]:
+        """Look at the first step whether completions end by themselves."""
+        truncated = [cut for group in groups for cut in group.summary.truncated_G]
+        cut_off = sum(truncated)
+        if step != 1 or cut_off <= MOSTLY_CUT_OFF * len(truncated):
+            return []
+        return [
+            f"WARNING: {cut_off} of the {len(truncated)} completions of the first step ({cut_off / len(truncated):.0%}) were cut off at the length "
+            "limit. Look at completions/: if answers go on after their end, the model stops at another token than the chat template writes (set "
+            "model.eos_token), or a base model has no fitting template (model.chat_template); if they are unfinished, raise "
+            "actors.max_completion_length"
+        ]
 
     def _of_rewards_without_values(self, step: int, groups: Sequence[ScoredGroup]) -> list[str]:
         warnings = []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.prompts.eval_sets import EvalSet
+from actors.prompts.leaks import leak_warnings
 from actors.prompts.rendering import load_tokenizer
 from actors.prompts.source import PromptSource
 from actors.prompts.streamed import open_prompts
@@ -16,6 +17,7 @@ from cluster.evaluation.sets import open_sets
 from cluster.models.adapter_base import Base, record_of
 from cluster.models.base import prepare_model, whole_folder
 from cluster.models.base_record import BaseRecord
+from cluster.models.trainable import warnings_of_fit
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import RunDirectory
 from configs.schema.model import DEQUANTISED_MODEL, WARM_MODEL
@@ -97,6 +99,7 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
     with display.phase("reading data"):
         model = config.model
         tokenizer = load_tokenizer(base_path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
+        display.say_all([f"WARNING: {sentence}" for sentence in warnings_of_fit(config, tokenizer, base_path)])
         _compare_templates(model.adapter, tokenizer, display)
         _compare_end_tokens(model.adapter, tokenizer, display)
         prompts = open_prompts(
@@ -121,9 +124,11 @@ def try_golds(rewards: RewardsSection, prompts: PromptSource, display: RunDispla
         DataError: a reward can read none of them.
         RewardError: a reward cannot be loaded.
     """
+    first = prompts.first_prompts(TRIED_GOLDS)
     with display.phase("reading gold answers"):
-        checks = check_golds(rewards, [prompt.columns for prompt in prompts.first_prompts(TRIED_GOLDS)])
+        checks = check_golds(rewards, [prompt.columns for prompt in first])
     require_readable_golds(checks)
+    display.say_all([f"WARNING: {sentence}" for sentence in leak_warnings(first, {name for check in checks for name in check.columns})])
     for check in checks:
         if check.unreadable:
             display.say(

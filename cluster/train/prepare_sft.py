@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.demonstrations.conversation import end_warning
 from actors.demonstrations.counting import DemonstrationCounts, SourceCounts, left_out, of_each_source
 from actors.demonstrations.indexed import DemonstrationFile, Demonstrations, DemonstrationSource
 from actors.demonstrations.streamed import StreamedDemonstrations
@@ -17,6 +16,7 @@ from cluster.inspection.unused import unused_by_fine_tuning
 from cluster.models.adapter_base import Base, record_of
 from cluster.models.base import prepare_model
 from cluster.models.base_record import BaseRecord
+from cluster.models.trainable import warnings_of_fit
 from cluster.output.display import RunDisplay
 from cluster.output.run_dir import RunDirectory
 from configs.contracts.errors import ConfigError
@@ -94,8 +94,7 @@ def prepare_sft(config: SftConfig, directory: RunDirectory, display: RunDisplay)
             demonstrations = StreamedDemonstrations(config.data, tokenizer, config.seed, folder)
         else:
             demonstrations = DemonstrationSource(config.data, tokenizer, config.seed, folder).write()
-    if tokenizer.chat_template and (warning := end_warning(tokenizer)):
-        display.say(f"WARNING: {warning}")
+    display.say_all([f"WARNING: {sentence}" for sentence in warnings_of_fit(config, tokenizer, model_path)])
     unused, notice = unused_by_fine_tuning(config.data, demonstrations)
     display.say_all(
         [*counted(config.data, demonstrations), *(f"WARNING: {sentence}" for sentence in unused), *([notice] if notice else [])]

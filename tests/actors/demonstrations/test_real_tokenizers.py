@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from actors.chat.messages import Message
-from actors.demonstrations.conversation import end_warning, imitations, tokenise
+from actors.chat.templates import end_warning
+from actors.demonstrations.conversation import imitations, tokenise
 from actors.prompts.asking import Asked, PromptRenderer
 from actors.prompts.rendering import load_tokenizer
 from configs.contracts.errors import DataError

@@ -98,3 +98,14 @@ def test_a_reward_that_judges_no_completion_of_a_step_is_named_once(outcome: Out
 def test_a_reward_that_judges_some_completions_is_not_named() -> None:
     partly = group(None, 1.0, outcomes_G=("skipped", "scored"))
     assert not [line for line in RewardWatch(groups_per_step=2).trained(1, [partly, FAILED]) if "reward mine" in line]
+
+
+def test_completions_that_never_end_are_told_at_the_first_step_alone() -> None:
+    told = RewardWatch(groups_per_step=2).trained(1, [CUT_OFF, CUT_OFF])
+    assert told == [
+        sentence for sentence in told if "4 of the 4 completions of the first step (100%) were cut off at the length limit" in sentence
+    ]
+    assert "model.eos_token" in told[0] and "model.chat_template" in told[0] and "actors.max_completion_length" in told[0]
+    nine_of_ten = [*[CUT_OFF] * 9, DIFFERENT]
+    assert RewardWatch(groups_per_step=10).trained(1, nine_of_ten) == [], "0.9 is not above 0.9"
+    assert RewardWatch(groups_per_step=2).trained(2, [CUT_OFF, CUT_OFF]) == []
