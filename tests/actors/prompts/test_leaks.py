@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from actors.prompts.leaks import leak_warnings
 from configs.contracts.records import Prompt, PromptId
 
 
-def told(rows: list[tuple[str, object]], column: str = "answer", columns: tuple[str, ...] = ()) -> list[str]:
+def told(rows: Sequence[tuple[str, object]], column: str = "answer", columns: tuple[str, ...] = ()) -> list[str]:
     prompts = [Prompt(PromptId(0, index), (), text, {column: gold}) for index, (text, gold) in enumerate(rows)]
     return list(leak_warnings(prompts, columns))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,13 @@ ROWS = [{"prompt": f"What is {n}+{n}?", "solution": str(2 * n), "completion": f"
 
 
 @pytest.fixture(autouse=True)
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+def as_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    logger = logging.getLogger("actors")
+    level = logger.level
+    yield
+    logger.setLevel(level)  # `rollcast data` quiets it
 
 
 def model_in(folder: Path, template: str | None = PLAIN, eos_token: str | None = None, **config: Any) -> Path:
