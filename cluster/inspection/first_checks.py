@@ -16,6 +16,7 @@ from actors.rows.sources import (
     EVAL_SPLIT,
     SPLIT_OF_PART,
     Opened,
+    held_out_part,
     open_held_out_if_small,
     open_if_small,
     open_named_if_small,
@@ -31,6 +32,7 @@ from configs.contracts.errors import ConfigError, DataError
 from configs.schema.model import BUILTIN
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
+from configs.schema.sources import MixturePart
 from rewards import validate
 from rewards.grading.trial import Needs, require_columns, try_own_rewards
 
@@ -279,15 +281,15 @@ def require_data(config: RunConfig | SftConfig) -> None:
     Raises:
         DataError: there is none at a path, or it has no such split.
     """
-    for path, name, split, key in _sources(config):
-        require_source(path, name, split, key)
+    for part, key in _sources(config):
+        require_source(part, key)
 
 
-def _sources(config: RunConfig | SftConfig) -> Iterator[tuple[str, str | None, str, str]]:
+def _sources(config: RunConfig | SftConfig) -> Iterator[tuple[MixturePart, str]]:
     data = config.data
     if data.mixture is not None:
-        yield from ((part.path, part.name, part.split, SPLIT_OF_PART) for part in data.mixture.datasets)
-    elif data.path is not None:
-        yield data.path, data.name, data.split, "data.split"
-    if data.eval_path is not None and _has_eval_path(config):
-        yield data.eval_path, data.name if data.eval_path == data.path else None, data.eval_split, EVAL_SPLIT
+        yield from ((part, SPLIT_OF_PART) for part in data.mixture.datasets)
+    else:
+        yield data.part, "data.split"
+    if _has_eval_path(config):
+        yield held_out_part(data), EVAL_SPLIT

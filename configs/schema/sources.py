@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
 from configs.schema.section import NonNegativeInt, PositiveInt, Section
+
+DataFiles: TypeAlias = str | tuple[str, ...] | dict[str, str | tuple[str, ...]]
+"""A file or pattern, several, or those of each split: `a.jsonl`, `[a.jsonl, b/*.jsonl.gz]`, `{train: a.jsonl, test: b.jsonl}`."""
+
+BUILDERS = ("json", "csv", "parquet", "arrow")
+"""Names that `load_dataset` takes in the place of a path, beside `data_files`."""
 
 
 class MixturePart(Section):
@@ -19,6 +25,8 @@ class MixturePart(Section):
     """Configuration of a hub data set."""
     split: str = "train"
     """As `data.split`."""
+    data_files: DataFiles | None = None
+    """As `data.data_files`, in the folder or the hub's data set `path`."""
     columns: tuple[str, ...] | dict[str, str] | None = None
     """Columns to keep: a list, or {theirs: ours} to rename them. All parts must end with the same names. Default: all columns."""
     weight: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -28,6 +36,16 @@ class MixturePart(Section):
     @classmethod
     def _names_differ(cls, columns: tuple[str, ...] | dict[str, str] | None) -> tuple[str, ...] | dict[str, str] | None:
         return _checked_names(columns) if isinstance(columns, dict) else columns
+
+    @property
+    def source(self) -> str:
+        """The path, for display; of listed files their names."""
+        listed = self.data_files
+        if listed is None:
+            return self.path
+        names = listed.get(self.split, ()) if isinstance(listed, dict) else listed
+        text = names if isinstance(names, str) else ", ".join(names)
+        return text if self.path in (".", *BUILDERS) else f"{self.path} ({text})"
 
     @property
     def kept_columns(self) -> dict[str, str] | None:
@@ -92,12 +110,16 @@ class SourceSection(Section):
     """A JSON, JSONL, CSV, Parquet or Arrow file, a folder of them or of `save_to_disk`, a hub id, or `builtin:addition`."""
     mixture: MixtureSection | None = None
     """Several data sets, instead of `path`."""
+    data_files: DataFiles | None = None
+    """Files to read, as `load_dataset` takes them: a file or pattern, a list of them, or {split: files}. They are in `path`, which may be a folder or
+    a hub id, and without `path` (or with json, csv, parquet or arrow as `path`) in the current folder."""
     name: str | None = None
     """Configuration of a hub data set."""
     split: str = "train"
     """Split to train on, or a slice of it by rows or percent: `train[:1000]`, `train[10%:20%]`. A single file is the split `train`."""
     columns: dict[str, str] = {}
-    """New names of columns: {theirs: ours}. A column that already has the new name is hidden. Applies to `eval_path` if it has the
+    """New names of columns: {theirs: ours}; a dotted name leads into a column: {reward_model.ground_truth: solution}. A column that already has
+    the new name is hidden. Applies to `eval_path` if it has the
     columns."""
     train_samples: int = -1
     """Number of rows to use, a seeded subset; -1 means all. With `test_split_size` it includes the held-out rows, otherwise they come on
@@ -121,7 +143,19 @@ class SourceSection(Section):
     @property
     def source(self) -> str:
         """The name of the source, for display: `path`, or the paths of the mixture."""
-        return self.path if self.path is not None else " + ".join(part.path for part in self.mixture.datasets) if self.mixture else ""
+        if self.mixture is not None:
+            return " + ".join(part.path for part in self.mixture.datasets)
+        return self.part.source
+
+    @property
+    def part(self) -> MixturePart:
+        """The one data set of a run without a mixture."""
+        return MixturePart(path=self.path or ".", name=self.name, split=self.split, data_files=self.data_files)
+
+    @property
+    def named_columns(self) -> tuple[str, ...]:
+        """The columns that settings name. Such a name may lead into a column: `extra_info.question`."""
+        return ()
 
     @property
     def held_out_size(self) -> float | int | None:
@@ -149,8 +183,8 @@ class SourceSection(Section):
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> SourceSection:
-        if (self.path is None) == (self.mixture is None):
-            both = "path and mixture are both given; keep one" if self.path else "neither path nor mixture is given; give one of them"
+        if (self.path is None and self.data_files is None) == (self.mixture is None):
+            both = "path and mixture are both given; keep one" if self.mixture else "neither path nor mixture is given; give one of them"
             raise ValueError(f"{both}: {_PATH_OR_MIXTURE}")
         for broken, fault in self._rules():
             if broken:
@@ -162,7 +196,7 @@ class SourceSection(Section):
         return [*self._mixture_rules(), *self._held_out_rules(), *self._streaming_rules()]
 
     def _mixture_rules(self) -> list[tuple[object, str]]:
-        beside = [key for key in ("name", "columns") if getattr(self, key)] + (["split"] if self.split != "train" else [])
+        beside = [key for key in ("name", "columns", "data_files") if getattr(self, key)] + (["split"] if self.split != "train" else [])
         return [(self.mixture and beside, f"{' and '.join(beside)} with mixture: each data set of a mixture has its own; move it there")]
 
     def _held_out_rules(self) -> list[tuple[object, str]]:
@@ -191,4 +225,4 @@ class SourceSection(Section):
         ]
 
 
-_PATH_OR_MIXTURE = "data come from one data set (path), or from several (mixture: {datasets: [{path: ...}, ...]})"
+_PATH_OR_MIXTURE = "data come from one data set (path, or data_files), or from several (mixture: {datasets: [{path: ...}, ...]})"

@@ -1,0 +1,81 @@
+"""Names of columns that lead into a column: `reward_model.ground_truth`, `messages.0.content`. Standard library only: graders read this file.
+
+A column whose name holds the dots literally comes first, at every depth. A number is a position in a list. Where a column is JSON text, it is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+
+
+class Missing:
+    """There is nothing at a path."""
+
+
+MISSING = Missing()
+
+
+def column_of(columns: Collection[str], name: str) -> str | None:
+    """The column that a name leads into, which may be itself; None if there is none."""
+    return next((head for head, _ in _splits(name) if head in columns), None)
+
+
+def found_at(row: Mapping[str, object], name: str) -> object:
+    """The value that a name leads to; `MISSING` if there is none."""
+    for head, rest in _splits(name):
+        if head in row:
+            found = row[head] if not rest else _inside(row[head], rest)
+            if not isinstance(found, Missing):
+                return found
+    return MISSING
+
+
+def value_at(row: Mapping[str, object], name: str) -> object:
+    """The value that a name leads to; None if there is none, as for a column that a row lacks."""
+    found = found_at(row, name)
+    return None if isinstance(found, Missing) else found
+
+
+def part_of(value: object, column: str, name: str) -> object:
+    """The value that a name leads to inside its column, of which `value` is the value; None if there is none."""
+    return value_at({column: value}, name)
+
+
+def keys_at(value: object) -> list[str]:
+    """The names that may follow behind a value in a path."""
+    opened = _opened(value)
+    if isinstance(opened, Mapping):
+        return [str(key) for key in opened]
+    return [str(position) for position in range(len(opened))] if isinstance(opened, list) else []
+
+
+def _splits(name: str) -> Iterator[tuple[str, str]]:
+    """The name as a whole, and then every way to cut it at a dot, the longest beginning first."""
+    yield name, ""
+    parts = name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        yield ".".join(parts[:length]), ".".join(parts[length:])
+
+
+def _inside(value: object, rest: str) -> object:
+    opened = _opened(value)
+    if isinstance(opened, Mapping):
+        return found_at(opened, rest)
+    if isinstance(opened, list):
+        return found_at({str(position): part for position, part in (*enumerate(opened), *_from_the_end(opened))}, rest)
+    return MISSING
+
+
+def _from_the_end(values: list[object]) -> list[tuple[int, object]]:
+    return [(position - len(values), value) for position, value in enumerate(values)]
+
+
+def _opened(value: object) -> object:
+    """The value; of JSON text of an object or a list, what it says."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
