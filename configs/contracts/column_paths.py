@@ -24,7 +24,7 @@ def column_of(columns: Collection[str], name: str) -> str | None:
 def found_at(row: Mapping[str, object], name: str) -> object:
     """The value that a name leads to; `MISSING` if there is none."""
     for head, rest in _splits(name):
-        if head in row:
+        if head in row.keys():  # noqa: SIM118 - of a `RowColumns` its columns only
             found = row[head] if not rest else _inside(row[head], rest)
             if not isinstance(found, Missing):
                 return found
@@ -79,3 +79,33 @@ def _opened(value: object) -> object:
         except ValueError:
             return value
     return value
+
+
+class RowColumns(dict[str, object]):
+    """A row in which a name may lead into a column; its items are its columns.
+
+    Example: `RowColumns({"reward_model": {"ground_truth": "4"}})["reward_model.ground_truth"]` is `"4"`.
+    """
+
+    def __missing__(self, name: str) -> object:
+        found = found_at(self, name)
+        if isinstance(found, Missing):
+            raise KeyError(name)
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and "." in name and not isinstance(found_at(self, name), Missing))
+
+    def get(self, name: str, default: object = None) -> object:
+        """The value of a column, or what the name leads to."""
+        found = found_at(self, name)
+        return default if isinstance(found, Missing) else found
+
+
+class ColumnNames(tuple[str, ...]):
+    """The names of columns. A name that leads into one of them is among them, as their values are not known."""
+
+    __slots__ = ()
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and any(super(ColumnNames, self).__contains__(head) for head, _ in _splits(name))
