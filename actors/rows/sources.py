@@ -12,15 +12,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from actors.rows.addition import write_addition
-from actors.rows.files import is_compressed
+from actors.rows.generated import is_generated, require_generated, write_generated
 from actors.rows.named_sets import NAMED_SETS, is_named, load_named_or_path, require_named_or_path
 from actors.rows.permutation import permutation
-from actors.rows.rows import Rows, load_part, local_files, split_name
-from actors.rows.views import ColumnRows, MixedRows, has_column, hidden_columns, prepared, renamed, require_column
+from actors.rows.rows import Rows, load_rows, local_files, split_name
+from actors.rows.views import ColumnRows, MixedRows, renamed, require_column
 from configs.contracts.errors import DataError
-from configs.schema.model import BUILTIN
-from configs.schema.sources import MixturePart, MixtureSection, SourceSection
+from configs.schema.sources import REASONING_GYM, MixturePart, MixtureSection, SourceSection, TaskSection
 
 EVAL_SPLIT, SPLIT_OF_PART = "data.eval_split", "data.mixture.datasets.split"
 
@@ -29,9 +27,6 @@ _SHUFFLE_STREAM = 2**64 - 1
 
 SMALL_BYTES = 16 << 20
 """Files up to this size are read in well under a second."""
-
-_INFLATION = 8
-"""Bytes of text in a byte of a compressed file, at most about."""
 
 ROUNDING = 1e-9
 """Tolerance of `kept_rows`: 0.29 x 100 is 28.999999999999996 in binary floating point, and 29 is meant."""
@@ -65,27 +60,11 @@ def open_rows(data: SourceSection, folder: Path, seed: int) -> Opened:
         DataError: data are missing, malformed, or lack a column.
     """
     if data.mixture is not None:
-        rows, parts = mix(data.mixture)
+        rows, parts = mix(data.mixture, folder, seed)
     else:
-        rows, parts = load_part(local_part(data, folder, seed)), ()
-    return prepared(rows, data), parts
-
-
-def local_part(data: SourceSection, folder: Path, seed: int) -> MixturePart:
-    """The data set of a run without a mixture; a `builtin:` one is first written to a file in `folder`.
-
-    Raises:
-        DataError: there is no such split, or no `builtin:` data set of this name.
-    """
-    part = data.part
-    require_split_of_file(part, "data.split")
-    return part.model_copy(update={"path": local_path(part.path, folder, seed)})
-
-
-def notices(data: SourceSection, rows: Rows) -> tuple[str, ...]:
-    """Sentences on what was left out or changed when the rows of `open_rows` were read."""
-    hidden = hidden_columns(rows.rows, data.columns) if isinstance(rows, ColumnRows) else []
-    return (*rows.notices, *hidden)
+        require_split_of_file(str(data.path), data.split, "data.split")
+        rows, parts = load_rows(local_path(str(data.path), folder, seed, data.task), name=data.name, split=data.split), ()
+    return renamed(rows, data.columns, "data.columns"), parts
 
 
 def open_if_small(data: SourceSection, seed: int) -> Opened | None:
@@ -94,7 +73,7 @@ def open_if_small(data: SourceSection, seed: int) -> Opened | None:
     Raises:
         DataError: as `open_rows`.
     """
-    parts = data.mixture.datasets if data.mixture is not None else (data.part,)
+    parts = data.mixture.datasets if data.mixture is not None else (MixturePart(path=str(data.path), name=data.name, split=data.split),)
     if data.streaming or not all(_is_small(part) for part in parts):
         return None
     with TemporaryDirectory(prefix="rollcast-rows-") as folder:
@@ -102,29 +81,25 @@ def open_if_small(data: SourceSection, seed: int) -> Opened | None:
 
 
 def _is_small(part: MixturePart) -> bool:
-    if part.path.startswith(BUILTIN):
+    if is_generated(part.path):
         return True
-    return _are_small(local_files(part))
+    return _are_small(local_files(part.path, part.name, part.split))
 
 
 def _are_small(files: Sequence[Path] | None) -> bool:
-    sizes = [file.stat().st_size * (_INFLATION if is_compressed(file) else 1) for file in files or ()]
-    return files is not None and sum(sizes) <= SMALL_BYTES
+    return files is not None and sum(file.stat().st_size for file in files) <= SMALL_BYTES
 
 
-def local_path(path: str, folder: Path, seed: int) -> str:
-    """The path of a data set; a `builtin:` one is first written to a file in `folder`.
+def local_path(path: str, folder: Path, seed: int, task: TaskSection | None = None) -> str:
+    """The path of a data set; one that is made is first written to a file in `folder`.
 
     Raises:
-        DataError: there is no `builtin:` data set of this name.
+        DataError: as `require_generated`.
     """
-    if not path.startswith(BUILTIN):
-        return path
-    _require_builtin(path)
-    return str(write_addition(folder, seed))
+    return str(write_generated(path, task, folder, seed)) if is_generated(path) else path
 
 
-def require_source(part: MixturePart, key: str) -> None:
+def require_source(path: str, name: str | None, split: str, key: str, task: TaskSection | None = None) -> None:
     """Look for a data set without reading it; one on the hub is not asked for.
 
     Args:
@@ -133,14 +108,14 @@ def require_source(part: MixturePart, key: str) -> None:
     Raises:
         DataError: there is none at this path, or it has no such split.
     """
-    if part.path.startswith(BUILTIN):
-        _require_builtin(part.path)
-    elif part.path not in NAMED_SETS:
-        local_files(part)
-    require_split_of_file(part, key)
+    if is_generated(path):
+        require_generated(path, task)
+    elif path not in NAMED_SETS:
+        local_files(path, name, split)
+    require_split_of_file(path, split, key)
 
 
-def require_split_of_file(part: MixturePart, key: str) -> None:
+def require_split_of_file(path: str, split: str, key: str) -> None:
     """Refuse a split that a single file cannot have: one that is neither `train` nor in the file's name.
 
     Args:
@@ -149,9 +124,8 @@ def require_split_of_file(part: MixturePart, key: str) -> None:
     Raises:
         DataError: the file is no such split.
     """
-    path, split = part.path, part.split
     file, name = Path(path).expanduser(), split_name(split)
-    if part.data_files is not None or (not file.is_file() and not path.startswith(BUILTIN)):
+    if not file.is_file() and not is_generated(path):
         return
     if name not in ("train", "test" if key == EVAL_SPLIT else "train", *re.findall(r"[^\W\d_]+", file.stem)):
         raise DataError(
@@ -159,23 +133,22 @@ def require_split_of_file(part: MixturePart, key: str) -> None:
         )
 
 
-def _require_builtin(path: str) -> None:
-    if path != f"{BUILTIN}addition":
-        raise DataError(f"data set {path} does not exist; the only builtin data set is {BUILTIN}addition")
-
-
 def open_held_out(data: SourceSection, folder: Path, seed: int) -> Rows:
     """Open `data.eval_path`, with the columns of `data.columns` that it has renamed. Arguments and errors are those of `open_rows`."""
     part = held_out_part(data)
-    require_split_of_file(part, EVAL_SPLIT)
-    rows = load_part(part.model_copy(update={"path": local_path(part.path, folder, seed)}))
-    return prepared(rows, data, {old: new for old, new in data.columns.items() if has_column(rows, old)})
+    require_split_of_file(part.path, part.split, EVAL_SPLIT)
+    seed += part.path.startswith(REASONING_GYM)  # not the rows of the same task with the run's seed
+    rows = load_rows(local_path(part.path, folder, seed, part.task), name=part.name, split=part.split)
+    return renamed(rows, {old: new for old, new in data.columns.items() if old in rows.columns}, "data.columns")
 
 
 def held_out_part(data: SourceSection) -> MixturePart:
-    """The data set `data.eval_path`."""
-    path = str(data.eval_path)
-    return MixturePart(path=path, name=data.name if path == data.path else None, split=data.eval_split)
+    """The data set `data.eval_path`. The same task has `data.task`, but other rows: equal prompts would be taken from the training data."""
+    path, same = str(data.eval_path), data.eval_path == data.path
+    task = data.task if same else None
+    if task is not None and task.seed is not None:
+        task = task.model_copy(update={"seed": task.seed + 1})
+    return MixturePart(path=path, name=data.name if same else None, split=data.eval_split, task=task)
 
 
 def open_held_out_prompts(data: SourceSection, prompt_column: str, folder: Path, seed: int) -> Rows:
@@ -216,15 +189,18 @@ def open_named_if_small(spec: str, prompt_column: str) -> tuple[Rows, str] | Non
     return load_named_or_path(spec, prompt_column) if _are_small(require_named_or_path(spec)) else None
 
 
-def mix(mixture: MixtureSection) -> Opened:
+def mix(mixture: MixtureSection, folder: Path, seed: int) -> Opened:
     """Concatenate the parts and shuffle them, as Open-R1 does.
 
     A part with a weight contributes a seeded subset of floor(rows x weight) rows, a part without one all rows.
 
+    Args:
+        folder, seed: for the rows of parts that are made, as in `open_rows`.
+
     Raises:
         DataError: a part lacks a column, keeps no row, or the parts have different columns.
     """
-    opened = [_part_rows(part) for part in mixture.datasets]
+    opened = [_part_rows(part, folder, seed) for part in mixture.datasets]
     _require_same_columns(mixture.datasets, opened)
     chosen = [
         _chosen(part, len(rows), mixture.seed, stream) for stream, (part, rows) in enumerate(zip(mixture.datasets, opened, strict=True))
@@ -241,9 +217,9 @@ def kept_rows(rows: int, weight: float) -> int:
     return math.floor(rows * weight + ROUNDING)
 
 
-def _part_rows(part: MixturePart) -> Rows:
-    require_split_of_file(part, SPLIT_OF_PART)
-    rows = load_part(part)
+def _part_rows(part: MixturePart, folder: Path, seed: int) -> Rows:
+    require_split_of_file(part.path, part.split, SPLIT_OF_PART)
+    rows = load_rows(local_path(part.path, folder, seed, part.task), name=part.name, split=part.split)
     kept = part.kept_columns
     if kept is None:
         return rows

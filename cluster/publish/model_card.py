@@ -14,6 +14,7 @@ from configs.loading import dump_config
 from configs.schema.model import BUILTIN
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
+from configs.schema.sources import REASONING_GYM
 from configs.yaml_files import dump_yaml
 
 REPOSITORY = "REPOSITORY"
@@ -121,7 +122,9 @@ def _base_sentence(config: RunConfig, record: BaseRecord | None) -> str:
 
 def hub_name(path: str) -> str | None:
     """Return the id of a hub model or data set; None for a local path or a `builtin:` name."""
-    local = path.startswith((BUILTIN, "/", ".", "~")) or path.endswith(DATA_FILES) or Path(path).exists() or path.count("/") != 1
+    local = (
+        path.startswith((BUILTIN, REASONING_GYM, "/", ".", "~")) or path.endswith(DATA_FILES) or Path(path).exists() or path.count("/") != 1
+    )
     return None if local else path
 
 

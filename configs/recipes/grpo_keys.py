@@ -171,7 +171,7 @@ DEFAULTS: Mapping[str, YamlValue] = {
 REWARDS = (
     *("accuracy", "reasoning_accuracy", "format", "think_format", "tag_count", "reasoning_steps", "length", "cosine", "repetition_penalty"),
     *("soft_overlong_punishment", "code", "binary_code", "code_format", "ioi_code", "cf_code", "fluency"),
-    *("text_f1", "rouge_l", "contains_gold", "choice"),
+    *("text_f1", "rouge_l", "contains_gold", "choice", "reasoning_gym"),
 )
 """Built-in rewards."""
 

@@ -27,6 +27,7 @@ from configs.recipes.shared_rules import (
 )
 from configs.schema.model import BUILTIN
 from configs.schema.reward_names import REWARD_NAMES, other_reward
+from configs.schema.sources import REASONING_GYM
 from configs.yaml_files import YamlValue
 
 SHARED_GPU_SHARE = 0.45
@@ -113,7 +114,7 @@ def _data(draft: Draft) -> None:
 def _evaluation(draft: Draft) -> None:
     asked = is_evaluated(draft)
     medical, split, path = is_medical(draft), draft.has("dataset_test_split"), draft.keys.get("data.path", BUILTIN)
-    if asked and not medical and not str(path).startswith(BUILTIN) and (split or draft.has("eval_strategy")):
+    if asked and not medical and not str(path).startswith((BUILTIN, REASONING_GYM)) and (split or draft.has("eval_strategy")):
         draft.set("data.eval_path", path, "eval_strategy", "do_eval", why="before and after training")
         draft.set("data.eval_split", draft.given.get("dataset_test_split", "test"), "dataset_test_split", why="" if split else TEST_SPLIT)
         why = "rows of that split, evaluated before and after training"

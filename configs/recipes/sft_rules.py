@@ -38,6 +38,7 @@ from configs.recipes.shared_rules import (
     set_target_modules,
 )
 from configs.schema.model import BUILTIN
+from configs.schema.sources import REASONING_GYM
 from configs.yaml_files import YamlValue
 
 LORA = {"lora_r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout"}
@@ -272,7 +273,11 @@ def _set_held_out(draft: Draft) -> None:
     path, split = str(draft.keys.get("data.path", BUILTIN)), draft.given.get("dataset_test_split", "test")
     if draft.has("validation_file_dir") and not draft.has("dataset_name"):
         draft.set("data.eval_path", draft.given["validation_file_dir"], "validation_file_dir")
-    elif not is_medical(draft) and not path.startswith(BUILTIN) and (draft.has("dataset_test_split") or draft.has("eval_strategy")):
+    elif (
+        not is_medical(draft)
+        and not path.startswith((BUILTIN, REASONING_GYM))
+        and (draft.has("dataset_test_split") or draft.has("eval_strategy"))
+    ):
         draft.set("data.eval_path", path, "eval_strategy", "dataset_test_split")
         why = "" if draft.has("dataset_test_split") else TEST_SPLIT
         draft.set("data.eval_split", split, "dataset_test_split", why=why)

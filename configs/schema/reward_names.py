@@ -30,6 +30,7 @@ _EXACT = "use accuracy, which compares a gold that is text as text; with params:
 _BLEU = "there is no BLEU: use rouge_l or text_f1"
 _ROUGE_N = "only ROUGE-L is built in: use rouge_l, or text_f1 for single words in any order"
 _JUDGE = "no model judges here: write a function that calls it, and list it as path/to/file.py:function"
+_COUNTDOWN = "use reasoning_gym, with data.path: reasoning_gym:countdown"
 
 _NEAREST: Mapping[str, str] = {
     "acc": "accuracy", "answer": "accuracy", "answer_check": "accuracy", "correct": "accuracy", "correctness": _TAGGED, "dapo": "accuracy",
@@ -61,7 +62,8 @@ _NEAREST: Mapping[str, str] = {
     "soft_overlong_penalty": "soft_overlong_punishment",
     "python": "code", "sandbox": "code", "unit_test": "code", "unit_tests": "code", "code_execution": "code", "prime_code": "code", "code_acc": "code",
     "sandbox_fusion": "code", "apps": "code", "taco": "code", "code_accuracy": "code", "binary": "binary_code", "codeforces": "cf_code", "ioi": "ioi_code",
-    "code_language": "code_format",
+    "code_language": "code_format", "countdown": _COUNTDOWN, "equation": _COUNTDOWN, "rg": "reasoning_gym", "reasoninggym": "reasoning_gym",
+    "score_answer": "reasoning_gym", "puzzle": "reasoning_gym",
 }  # fmt: skip
 """Names that people type -> a built-in reward, or a sentence; without the words that `_stem` drops. They say what somebody wants, but not all of them
 compute the same elsewhere, and so no configuration may have them: the error names ours.

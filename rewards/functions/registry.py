@@ -13,7 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
-from configs.contracts.column_paths import ColumnNames
 from configs.contracts.errors import ConfigError, DataError, RewardError
 from configs.schema.reward_names import other_reward
 from rewards.functions.answer_format import CodeFormat, Format, ReasoningSteps, TagCount, ThinkFormat
@@ -24,6 +23,7 @@ from rewards.functions.math_answer import Accuracy, ReasoningAccuracy
 from rewards.functions.parameters import nearest, require_arguments
 from rewards.functions.per_completion import PerCompletionReward
 from rewards.functions.pickled import SUFFIX, Reward, name_of, read_reward, require_file
+from rewards.functions.reasoning_task import ReasoningGym
 from rewards.functions.repetition import Fluency, RepetitionPenalty
 from rewards.functions.text_answer import Choice, ContainsGold, RougeL, TextF1
 
@@ -40,6 +40,7 @@ BUILTINS: dict[str, Callable[..., Reward]] = {
     "rouge_l": RougeL,
     "contains_gold": ContainsGold,
     "choice": Choice,
+    "reasoning_gym": ReasoningGym,
     "format": Format,
     "think_format": ThinkFormat,
     "tag_count": TagCount,
@@ -117,7 +118,7 @@ def validate(section: RewardsSection, columns: Collection[str] | None = None) ->
         reward.check_host()
         if columns is not None:
             try:
-                reward.check_columns(ColumnNames(columns))
+                reward.check_columns(columns)
             except RewardError as error:
                 raise DataError(error.message) from error
 

@@ -68,7 +68,7 @@ def refusal(folder: Path, rows: list[dict] = ROWS, **keys: Any) -> str:
 
 
 def mixed(parts: list[dict], **keys: Any) -> list[dict]:
-    rows, _ = mix(MixtureSection.model_validate({"datasets": parts, **keys}))
+    rows, _ = mix(MixtureSection.model_validate({"datasets": parts, **keys}), Path(), 0)
     return [rows.row(index) for index in range(len(rows))]
 
 
@@ -78,7 +78,7 @@ def test_a_mixture_keeps_a_seeded_share_of_each_part_and_all_of_one_without_a_we
         {"path": numbered(tmp_path, "b", 4)},
         {"path": numbered(tmp_path, "c", 100), "weight": 0.29},
     ]
-    rows, counts = mix(MixtureSection.model_validate({"datasets": parts}))
+    rows, counts = mix(MixtureSection.model_validate({"datasets": parts}), Path(), 0)
     assert [(part.rows, part.kept) for part in counts] == [(10, 3), (4, 4), (100, 29)]
     prompts = [str(value) for value in rows.values("prompt", range(len(rows)))]
     assert sorted(prompt[0] for prompt in prompts) == ["a"] * 3 + ["b"] * 4 + ["c"] * 29
