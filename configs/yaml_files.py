@@ -149,3 +149,14 @@ def shown(value: object) -> str:
     """Quote a value in an error, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def in_yaml(value: YamlValue) -> str:
+    """A value as a file writes it in one line, without quotes."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {in_yaml(inside)}' for key, inside in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(in_yaml, value))}]"
+    if value is None or isinstance(value, bool):
+        return str(value).lower() if value is not None else "null"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from configs.contracts.errors import ConfigError
 
-SCRIPTS = (".sh", ".bash")
+SCRIPTS = (".sh", ".bash", ".zsh", ".sbatch", ".slurm")
 """Suffixes of shell scripts."""
 
 _STARTERS = frozenset({"env", "exec", "nohup", "time", "uv", "poetry", "accelerate", "torchrun", "deepspeed", "trl"})
@@ -79,18 +79,39 @@ def launch_in(path: Path) -> Launch:
     return found[0]
 
 
+def lines_in(path: Path) -> Iterator[list[str]]:
+    """The words of each line of a shell script, variables filled in where the script or the environment sets them. What cannot be read is passed over."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return
+    for line, variables in _commands(text):
+        filled = _filled(_filled(line, variables, None), variables, None)  # a default may hold a variable
+        try:
+            yield _command(_split(filled, str(path)))
+        except ConfigError:
+            yield filled.split()
+
+
 def _launches(text: str, path: Path) -> Iterator[Launch]:
     """Read the script line by line: plain assignments are remembered, everything else that is no training is passed over."""
+    for line, variables in _commands(text):
+        if " --" in line and not line.lstrip().startswith(("#", "echo", "if ", "pip ")):
+            launch = launch_of(_split(_filled(line, variables, path), str(path)))
+            if launch.script:
+                yield launch
+
+
+def _commands(text: str) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Each line that is no plain assignment, continued lines joined, with the variables that are set before it."""
     variables: dict[str, str] = dict(os.environ)
     text = re.sub(r"`#[^`\n]*`", "", text)  # a comment inside a continued line
     for line in re.sub(r"\\[ \t]*\r?\n", " ", text).splitlines():
         assigned = _ASSIGNMENT.fullmatch(line)
         if assigned:
             variables[assigned["name"]] = _filled(assigned["value"].strip("\"'"), variables, None)
-        elif " --" in line and not line.lstrip().startswith(("#", "echo", "if ", "pip ")):
-            launch = launch_of(_split(_filled(line, variables, path), str(path)))
-            if launch.script:
-                yield launch
+        elif line.strip() and not line.lstrip().startswith("#"):
+            yield line, variables
 
 
 def _filled(text: str, variables: Mapping[str, str], path: Path | None) -> str:

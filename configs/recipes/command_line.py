@@ -17,6 +17,9 @@ import yaml
 from rich.console import Console
 
 from configs.contracts.errors import ConfigError
+from configs.foreign.answers import Command
+from configs.foreign.other_files import read_tree
+from configs.foreign.recognition import refuse_foreign_file, refuse_foreign_line, refuse_foreign_script, refuse_other_kinds
 from configs.key_types import key_type
 from configs.launch.other_trainers import TRAINERS, trainer_of_script
 from configs.launch.shell_lines import SCRIPTS, Launch, launch_in, launch_of
@@ -92,7 +95,7 @@ def convert_recipe(
     kind: AnyKind = SFT if sft else GRPO
     path, given = _split(arguments, accelerate, kind)
     _say_repeated(given, console)
-    conversion = read_recipe(kind, read_settings(path, kind.root) if path else {}, given, path)
+    conversion = read_recipe(kind, _read(path, kind) if path else {}, given, path)
     show(conversion, console, verbose=verbose)
     if output is None:
         print(conversion.to_yaml(), end="")
@@ -181,7 +184,7 @@ def show(conversion: Conversion[RunConfig | SftConfig], console: Console, *, ver
 
 def _load(kind: RecipeKind[Config], arguments: Sequence[str], accelerate: Path | None, console: Console, verbose: bool) -> Config:
     path, given = _split(arguments, accelerate, kind)
-    tree = read_settings(path, kind.root) if path else {}
+    tree = _read(path, kind) if path else {}
     if path and not is_recipe(tree):
         _refuse_recipe_options(path, given, kind)
         return _own_config(kind, tree, path, given.overrides)
@@ -189,6 +192,22 @@ def _load(kind: RecipeKind[Config], arguments: Sequence[str], accelerate: Path |
     conversion = read_recipe(kind, tree, given, path)
     show(conversion, console, verbose=verbose)
     return conversion.config
+
+
+def _read(path: Path, kind: AnyKind) -> dict[str, YamlValue]:
+    """Read the settings of a file: YAML, JSON or TOML.
+
+    Raises:
+        ConfigError: it holds none, or those of another system.
+    """
+    refuse_other_kinds(path)
+    tree = read_tree(path) if path.suffix.lower() in (".json", ".toml") else read_settings(path, kind.root)
+    refuse_foreign_file(path, tree, _command(kind))
+    return tree
+
+
+def _command(kind: AnyKind) -> Command:
+    return Command("SFT" if kind.root is SftConfig else "GRPO", {"GRPO": GRPO.order, "SFT": SFT.order})
 
 
 def _split(arguments: Sequence[str], accelerate: Path | None, kind: AnyKind) -> tuple[Path | None, Arguments]:
@@ -208,9 +227,11 @@ def _training_arguments(arguments: Sequence[str], kind: AnyKind) -> list[str]:
         ConfigError: the script that is launched is of another trainer, or nothing is left.
     """
     if Path(arguments[0]).suffix in SCRIPTS:
+        refuse_foreign_script(Path(arguments[0]), _command(kind))
         launch = launch_in(Path(arguments[0]))
         launch = Launch(launch.script, (*launch.arguments, *arguments[1:]))
     else:
+        refuse_foreign_line(arguments, _command(kind))
         launch = launch_of(arguments)
     trainer = trainer_of_script(launch.script) if launch.script else None
     if trainer is not None and trainer not in ("GRPO", "SFT"):
@@ -219,6 +240,7 @@ def _training_arguments(arguments: Sequence[str], kind: AnyKind) -> list[str]:
         other = next(other for other in KINDS if other is not kind)
         raise ConfigError(f"{launch.script} is a script of {other.name}, and this command is for {kind.name}; use {other.command}")
     if not launch.arguments:
+        refuse_other_kinds(Path(launch.script))
         raise ConfigError(f"{' '.join(arguments)} has neither a file nor a setting; give a YAML file, or --key value ...")
     return list(launch.arguments)
 

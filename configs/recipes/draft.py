@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from configs.contracts.errors import ConfigError
 from configs.recipes.tables import KeyTables
-from configs.yaml_files import YamlValue
+from configs.yaml_files import YamlValue, in_yaml
 
 DONE_ANYWAY = "this is what happens here anyway"
 """Why a setting that asks for nothing else has no effect."""
@@ -258,21 +258,10 @@ def _is_same(given: YamlValue, value: YamlValue) -> bool:
 
 
 def _text(value: YamlValue) -> str:
-    text = ", ".join(map(_shown_entry, value)) if isinstance(value, list) else _in_yaml(value)
+    text = ", ".join(map(_shown_entry, value)) if isinstance(value, list) else in_yaml(value)
     return text.replace("\n", "\\n")
-
-
-def _in_yaml(value: YamlValue) -> str:
-    """A value as a recipe writes it, without quotes."""
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {_in_yaml(inside)}' for key, inside in value.items())}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_in_yaml, value))}]"
-    if value is None or isinstance(value, bool):
-        return str(value).lower() if value is not None else "null"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _shown_entry(entry: YamlValue) -> str:
     """An entry of a list; of a data set or a reward its path, id or name."""
-    return str(entry.get("path") or entry.get("id") or entry.get("name") or _in_yaml(entry)) if isinstance(entry, dict) else _in_yaml(entry)
+    return str(entry.get("path") or entry.get("id") or entry.get("name") or in_yaml(entry)) if isinstance(entry, dict) else in_yaml(entry)
