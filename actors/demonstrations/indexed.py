@@ -24,7 +24,7 @@ from actors.demonstrations.samples import CountedRows, SampleMaker, record_batch
 from actors.prompts.selection import split_rows
 from actors.rows.files import JsonValue
 from actors.rows.rows import Rows
-from actors.rows.sources import open_held_out, open_rows
+from actors.rows.sources import notices, open_held_out, open_rows
 from actors.rows.unused import first_values
 from configs.contracts.records import DEMONSTRATION_SCHEMA
 from configs.schema.sft import SftDataSection
@@ -57,6 +57,8 @@ class Demonstrations:
     """The data sets of a mixture; empty without one."""
     first_values: Mapping[str, JsonValue]
     """Every column of the data with its first value."""
+    notices: tuple[str, ...]
+    """Sentences on what was left out or changed when the rows were read."""
     not_evaluated: DemonstrationCounts
     """The counts of the rows that `test_split_size` holds out beyond `data.eval_samples`."""
 
@@ -111,7 +113,7 @@ class DemonstrationSource:
             held = [DemonstrationCounts() for _ in parts]
         counts = zip(parts, trained.by_source, held, strict=True) if parts else ()
         sources = [SourceCounts(part.path, part.rows, part.kept, *both) for part, *both in counts]
-        return Demonstrations(train_file, eval_file, tuple(sources), first_values(rows), more.counts)
+        return Demonstrations(train_file, eval_file, tuple(sources), first_values(rows), notices(data, rows), more.counts)
 
 
 def open_apart(data: SftDataSection, folder: Path, seed: int) -> Rows | None:

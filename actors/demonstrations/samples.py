@@ -90,7 +90,7 @@ def _columns(data: SftDataSection) -> Mapping[str, str]:
 
 def columns_read(data: SftDataSection, columns: Collection[str]) -> frozenset[str]:
     """Those of the columns of which demonstrations are made."""
-    return frozenset(_columns(data).values()) | frozenset(columns_of_talk(data)).intersection(columns)
+    return frozenset(data.columns) | frozenset(_columns(data).values()) | frozenset(columns_of_talk(data)).intersection(columns)
 
 
 @dataclass

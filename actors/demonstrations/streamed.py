@@ -79,6 +79,8 @@ class StreamedDemonstrations:
         self._buffer = self._first_buffer()
         self.first_values: Mapping[str, JsonValue] = self._buffer.first_values
         """Every column of the data with its first value."""
+        self.notices: tuple[str, ...] = tuple(self._stream.notices)
+        """Sentences on what was left out or changed when the first rows were read."""
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
         first = self._buffer.samples[0]
         facts = f"{data.model_dump_json()}/{self._seed}/".encode() + first.token_ids_T.tobytes() + first.trained_T.tobytes()

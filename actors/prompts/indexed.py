@@ -23,9 +23,10 @@ from actors.prompts.rendering import PromptMaker, template_warnings
 from actors.prompts.selection import PromptCounts, columns_read, curriculum, select
 from actors.rows.files import JsonValue, Row
 from actors.rows.permutation import permutation
-from actors.rows.sources import PartCount, open_held_out_prompts, open_rows
+from actors.rows.sources import PartCount, notices, open_held_out_prompts, open_rows
 from actors.rows.unused import first_values
 from actors.rows.views import require_column
+from configs.contracts.column_paths import value_at
 from configs.contracts.errors import CheckpointError, DataError
 from configs.contracts.records import Prompt, PromptId
 from configs.schema.data import DataSection
@@ -178,7 +179,7 @@ class IndexedPrompts:
 
     def _demonstration(self, index: int, column: str) -> tuple[list[int], list[int]]:
         prompt = self.prompt(PromptId(0, index))
-        demonstration = prompt.columns.get(column)
+        demonstration = value_at(prompt.columns, column)
         if not isinstance(demonstration, str):
             raise DataError(f"{self._rows.location(index)}: column {column!r} holds {demonstration!r}; a demonstration is text")
         return render_demonstration(self._maker.renderer.tokenizer, prompt, demonstration)
@@ -195,7 +196,7 @@ class IndexedPrompts:
         return self._train[permutation(len(self), self._seed, epoch)] if self._data.shuffle else self._train
 
     def _warnings(self, reward_names: Sequence[str]) -> list[str]:
-        counts, found = self.counts, []
+        counts, found = self.counts, list(notices(self._data, self._rows))
         if counts.too_long:
             found.append(
                 f"{counts.too_long} prompts have more than data.max_prompt_length {self._data.max_prompt_length} tokens and are left out"

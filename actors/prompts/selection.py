@@ -197,7 +197,7 @@ def _measured(rows: Rows, indices: list[int], maker: PromptMaker, filters: RowFi
 def columns_read(data: DataSection, maker: PromptMaker) -> frozenset[str]:
     """The columns that prompts, their filters and their order read."""
     rates = {data.pass_rate_column} if data.filters_by_pass_rate else set()
-    return maker.columns_read | rates | ({data.curriculum_column} if data.curriculum_column else set())
+    return maker.columns_read | frozenset(data.columns) | rates | ({data.curriculum_column} if data.curriculum_column else set())
 
 
 def split_rows(data: SourceSection, rows: Rows, eval_rows: Rows, seed: int) -> tuple[np.ndarray, np.ndarray]:

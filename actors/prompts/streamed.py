@@ -66,7 +66,8 @@ class StreamedCursor(TypedDict):
 
 def settings_text(data: DataSection) -> str:
     """The settings of a stream as JSON, whatever the order in which the schema lists them: checkpoints hold a digest of this text."""
-    return "{" + ",".join(data.model_dump_json(include={name})[1:-1] for name in _SETTINGS) + "}"
+    names = (*_SETTINGS, *([] if data.data_files is None else ["data_files"]))
+    return "{" + ",".join(data.model_dump_json(include={name})[1:-1] for name in names) + "}"
 
 
 class StreamedPrompts:
@@ -105,7 +106,7 @@ class StreamedPrompts:
         self.first_values: Mapping[str, JsonValue] = first_values(first.rows)
         self.columns_read: frozenset[str] = columns_read(data, self._maker)
         found = template_warnings(tokenizer, self.canary_prompt(), reward_names)
-        self.warnings: tuple[str, ...] = (*self._maker.notes.sentences(), *found)
+        self.warnings: tuple[str, ...] = (*streams[0].notices, *self._maker.notes.sentences(), *found)
         for sentence in self.warnings:
             logger.warning("%s", sentence)
 

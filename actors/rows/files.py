@@ -2,57 +2,64 @@
 
 JSON and CSV are read here rather than by `datasets`, for two reasons: its loaders turn texts that look like dates or
 numbers into dates and numbers, which changes gold answers, and they do not say in which line a file is broken. CSV has no
-types: its values stay text. Parquet and Arrow files are memory-mapped.
+types: its values stay text. Text files may be compressed. Parquet and Arrow files are read in `actors.rows.tables`.
 """
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
+import io
 import json
+import lzma
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import IO, TypeAlias, cast
 
+from actors.rows.tables import TABLES, table_records
 from configs.contracts.errors import DataError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 Row: TypeAlias = dict[str, JsonValue]
 """One row: values by the name of their column."""
 
-SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
+SUFFIXES = (".json", ".jsonl", ".csv", *TABLES, ".ndjson")
 
-_BATCH_ROWS = 1024
+_JSON = (".json", ".jsonl", ".ndjson")
+
+_COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
+"""Last suffixes of compressed text files."""
+
+_MAGIC = {
+    b"\x1f\x8b": "is compressed by gzip; call it {}.gz",
+    b"\x28\xb5\x2f\xfd": "is compressed by zstd; call it {}.zst",
+    b"\xfd7zXZ": "is compressed by xz; call it {}.xz",
+    b"BZh": "is compressed by bzip2; call it {}.bz2",
+    b"PAR1": "is a Parquet file; call it {}.parquet",
+    b"PK\x03\x04": "is a zip archive or a spreadsheet; unpack it, or save the sheet as CSV",
+}
+"""First bytes of files that are no text -> what is to be done about them."""
 
 
-def split_files(folder: Path, split: str) -> list[Path]:
-    """The files of one split of a folder, in the order of their names.
+def suffix_of(file: Path) -> str:
+    """The suffix that tells the content of a file, in lower case: `.jsonl` of `a.jsonl.gz`."""
+    suffixes = [suffix.lower() for suffix in file.suffixes[-2:]]
+    return suffixes[0] if len(suffixes) == 2 and suffixes[1] in _COMPRESSED else suffixes[-1] if suffixes else ""
 
-    The names of files say their split (`test.jsonl`, `data/train-00000.parquet`). If there is only one split, it is taken,
-    whatever `split` says.
 
-    Raises:
-        DataError: the folder holds no data, or several splits without this one.
-    """
-    from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
+def is_compressed(file: Path) -> bool:
+    """Look at the last suffix of the file's name."""
+    return file.suffix.lower() in _COMPRESSED
 
-    try:
-        patterns = get_data_patterns(str(folder))
-        found = DataFilesDict.from_patterns(patterns, base_path=str(folder), allowed_extensions=list(SUFFIXES))
-    except (EmptyDatasetError, FileNotFoundError):
-        found = {}
-    files = {str(kind): sorted(map(Path, paths)) for kind, paths in found.items()}
-    files = {kind: paths for kind, paths in files.items() if paths}
-    if not files:
-        there = ", ".join(sorted(file.name for file in folder.iterdir())[:10]) or "nothing"
-        raise DataError(f"folder {folder} holds no data ({there} there); put {', '.join(SUFFIXES)} files into it")
-    if split not in files and len(files) > 1:
-        raise DataError(f"folder {folder} has no split {split!r}; it has {', '.join(files)}")
-    return files.get(split) or next(iter(files.values()))
+
+def is_data_file(file: Path) -> bool:
+    """True if the file's name says that rows can be read from it."""
+    return suffix_of(file) in SUFFIXES
 
 
 def kind_of(files: Sequence[Path]) -> str:
@@ -61,12 +68,16 @@ def kind_of(files: Sequence[Path]) -> str:
     Raises:
         DataError: they have several suffixes, or one that cannot be read.
     """
-    kinds = {".json" if file.suffix == ".jsonl" else file.suffix for file in files}
+    kinds = {".json" if (suffix := suffix_of(file)) in _JSON else suffix for file in files}
     if len(kinds) > 1:
-        raise DataError(f"folder {files[0].parent} mixes {' and '.join(sorted(kinds))} files; keep one kind, or name one file")
+        raise DataError(
+            f"folder {files[0].parent} mixes {' and '.join(sorted(kinds))} files; keep one kind, or name the files of one kind in data.data_files"
+        )
     kind = kinds.pop()
-    if kind not in SUFFIXES:
-        raise DataError(f"{files[0]} cannot be read; convert it to one of {', '.join(SUFFIXES)}")
+    if kind not in SUFFIXES or (kind in TABLES and is_compressed(files[0])):
+        raise DataError(
+            f"{files[0]} cannot be read; convert it to one of {', '.join(SUFFIXES)} (text files may end in {', '.join(_COMPRESSED)} as well)"
+        )
     return kind
 
 
@@ -77,76 +88,111 @@ def records(file: Path) -> Iterator[tuple[str, Row]]:
         DataError: the content does not fit the suffix of the file.
     """
     kind = kind_of([file])
-    if kind in (".parquet", ".arrow"):
-        yield from _batched_records(file)
+    if kind in TABLES:
+        yield from table_records(file)
         return
     for line, record in _csv_records(file) if kind == ".csv" else _json_records(file):
         yield f"{file}:{line}", record
 
 
-def read_table(file: Path) -> pa.Table:
-    """Memory-map a Parquet or Arrow file.
+def stripped_names(file: Path) -> list[str]:
+    """The names in the header of a CSV file that have blanks around them, which are removed.
 
     Raises:
-        DataError: it is not readable.
+        DataError: the header cannot be read.
     """
+    if kind_of([file]) != ".csv":
+        return []
+    header = next(csv.reader(line for _, line in _text_lines(file)), [])
+    return [name for name in header if name != name.strip()]
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[IO[bytes]]:
+    """Open a text file for reading, decompressed.
+
+    Raises:
+        DataError: it is not compressed as its name says, or cut off.
+    """
+    if not is_compressed(file):
+        with file.open("rb") as lines:
+            yield lines
+        return
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        if file.suffix == ".parquet":
-            return pq.read_table(file, memory_map=True)
-        with _opened_arrow(file) as reader:
-            return reader.read_all()
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(file, error) from None
+        with _decompressing(file) as lines:
+            yield lines
+    except (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, gzip.BadGzipFile):
+            raise
+        raise DataError(
+            f"{file} is not a whole {file.suffix[1:]} file: {error}; get it again, or remove the suffix if it is none"
+        ) from None
 
 
-def _opened_arrow(file: Path) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
-    """Open an Arrow file, either with a footer (the file format) or without one (the stream format, which `datasets` writes)."""
-    import pyarrow as pa
+def _decompressing(file: Path) -> IO[bytes]:
+    match file.suffix.lower():
+        case ".gz":
+            return cast("IO[bytes]", gzip.open(file))
+        case ".xz":
+            return cast("IO[bytes]", lzma.open(file))
+        case ".bz2":
+            return cast("IO[bytes]", bz2.open(file))
+        case _:
+            import pyarrow as pa
 
-    try:
-        return pa.ipc.open_file(pa.memory_map(str(file)))
-    except pa.ArrowInvalid:
-        return pa.ipc.open_stream(pa.memory_map(str(file)))
-
-
-def _batched_records(file: Path) -> Iterator[tuple[str, Row]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        if file.suffix == ".parquet":
-            batches = pq.ParquetFile(file).iter_batches(_BATCH_ROWS)
-        else:
-            reader = _opened_arrow(file)
-            has_footer = isinstance(reader, pa.ipc.RecordBatchFileReader)
-            batches = (reader.get_batch(n) for n in range(reader.num_record_batches)) if has_footer else reader
-        number = 0
-        for batch in batches:
-            for record in batch.to_pylist():
-                yield f"{file}, row {number}", record
-                number += 1
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(file, error) from None
-
-
-def _unreadable(file: Path, error: Exception) -> DataError:
-    return DataError(f"{file} is not a readable {file.suffix[1:].capitalize()} file: {error}")
+            decompressed = pa.CompressedInputStream(pa.OSFile(str(file)), "zstd")
+            return cast("IO[bytes]", io.BufferedReader(decompressed, 1 << 16))  # pyright: ignore[reportArgumentType]
 
 
 def _text_lines(file: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines of a UTF-8 file with their numbers from 1, without a byte order mark."""
-    with file.open("rb") as lines:
+    with _opened(file) as lines:
         for number, line in enumerate(lines, start=1):
-            if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise DataError(f"{file}:1:1: the file begins with a UTF-16 byte order mark (BOM); save it as UTF-8")
+            if number == 1:
+                _require_text(file, line)
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 column = len(line[: error.start].decode("utf-8")) + 1
                 raise DataError(f"{file}:{number}:{column}: byte 0x{line[error.start]:02x} is not UTF-8; save the file as UTF-8") from None
+
+
+def _require_text(file: Path, line: bytes) -> None:
+    """Raise DataError if the first line begins as another kind of file does."""
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{file}:1:1: the file begins with a UTF-16 byte order mark (BOM); save it as UTF-8")
+    for magic, remedy in _MAGIC.items():
+        if line.startswith(magic):
+            raise DataError(f"{file} {remedy.format(file.with_suffix('').name if 'Parquet' in remedy else file.name)}")
+
+
+class _DoubledKeyError(ValueError):
+    """A JSON object has one key twice, of which Python would keep the last value."""
+
+
+def _object(pairs: list[tuple[str, JsonValue]]) -> Row:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        doubled = next(name for name in names if names.count(name) > 1)
+        raise _DoubledKeyError(f"the key {doubled!r} is there twice in one object, with two values; rename or remove one")
+    return found
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def _decode(text: str) -> JsonValue:
+    """The value of JSON text, of which no object has a key twice.
+
+    Raises:
+        JSONDecodeError, _DoubledKeyError: it is no JSON, or one has.
+    """
+    if text.startswith("\ufeff"):
+        raise json.JSONDecodeError("a byte order mark (BOM) in front of it; remove it", text, 0)
+    return _decoder.decode(text)
 
 
 def _json_records(file: Path) -> Iterator[tuple[int, Row]]:
@@ -166,9 +212,11 @@ def _json_records(file: Path) -> Iterator[tuple[int, Row]]:
 
 def _json_object(file: Path, number: int, line: str) -> Row:
     try:
-        record = json.loads(line)
+        record = _decode(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{file}:{number}:{error.colno}: not JSON: {error.msg}; every line must be one JSON object") from None
+    except _DoubledKeyError as error:
+        raise DataError(f"{file}:{number}: {error}") from None
     if not isinstance(record, dict):
         raise DataError(f'{file}:{number}: {_shown(record)} is not a JSON object; every line must be one, such as {{"prompt": ...}}')
     return record
@@ -176,9 +224,11 @@ def _json_object(file: Path, number: int, line: str) -> Row:
 
 def _json_list(file: Path, text: str) -> Iterator[tuple[int, Row]]:
     try:
-        records = json.loads(text)
+        records = cast("list[JsonValue]", _decode(text))  # it begins with a bracket
     except json.JSONDecodeError as error:
         raise DataError(f"{file}:{error.lineno}:{error.colno}: not JSON: {error.msg}; the file must be one list of objects") from None
+    except _DoubledKeyError as error:
+        raise DataError(f"{file}: {error}") from None
     for position, record in enumerate(records, start=1):
         if not isinstance(record, dict):
             raise DataError(f"{file}: entry {position} of the list, {_shown(record)}, is not a JSON object; every entry must be one")
@@ -187,17 +237,34 @@ def _json_list(file: Path, text: str) -> Iterator[tuple[int, Row]]:
 
 def _csv_records(file: Path) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(sys.maxsize)
-    reader = csv.DictReader((line for _, line in _text_lines(file)), strict=True)
+    reader = csv.reader((line for _, line in _text_lines(file)), strict=True)
     try:
-        for record in reader:
-            if None in record or None in record.values():
-                wanted = len(reader.fieldnames or ())
+        names = _header(file, next(reader, []))
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(names):
                 raise DataError(
-                    f"{file}:{reader.line_num}: the row does not have the {wanted} fields of the header; quote fields that hold commas"
+                    f"{file}:{reader.line_num}: the row has {len(cells)} fields, and does not have the {len(names)} fields of the header; quote "
+                    "fields that hold commas"
                 )
-            yield reader.line_num, record
+            yield reader.line_num, dict(zip(names, cells, strict=True))
     except csv.Error as error:
-        raise DataError(f"{file}:{reader.reader.line_num}: not CSV: {error}; quote fields that hold commas, quotes or line ends") from None
+        raise DataError(f"{file}:{reader.line_num}: not CSV: {error}; quote fields that hold commas, quotes or line ends") from None
+
+
+def _header(file: Path, cells: list[str]) -> list[str]:
+    """The names of the columns, without blanks around them.
+
+    Raises:
+        DataError: two are equal, so that the values of one would be lost.
+    """
+    names = [cell.strip() for cell in cells]
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        numbers = [str(number) for number, name in enumerate(names, start=1) if name == doubled]
+        raise DataError(f"{file}:1: the columns {' and '.join(numbers)} of the header are both called {doubled!r}; rename or remove one")
+    return names
 
 
 def _shown(value: object) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.rows.files import SUFFIXES
 from configs.contracts.errors import DataError
+from configs.schema.sources import DataFiles, MixturePart
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -22,34 +23,37 @@ REACHED_WITHIN_S = 5.0
 _FILES_SHOWN = 8
 
 
-def load_with_datasets(path: str, name: str | None, split: str) -> Dataset:
+def load_with_datasets(part: MixturePart) -> Dataset:
     """Download a data set, or take it from the cache.
 
     Raises:
         DataError: there is no such data set, configuration or split, it is a script, or the hub cannot be reached.
     """
-    return _load(path, name, split, streaming=False)
+    return _load(part, streaming=False)
 
 
-def stream_with_datasets(path: str, name: str | None, split: str) -> IterableDataset:
+def stream_with_datasets(part: MixturePart) -> IterableDataset:
     """Open a data set for streaming. Errors are those of `load_with_datasets`."""
-    return _load(path, name, split, streaming=True)
+    return _load(part, streaming=True)
 
 
-def _load(path: str, name: str | None, split: str, streaming: bool) -> Any:
+def _load(part: MixturePart, streaming: bool) -> Any:
     """Open a data set with `datasets`, whose return type depends on `split` and `streaming`."""
     import datasets
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
+    path, name, split = part.path, part.name, part.split
     called = f"data set {path}" + (f", configuration {name}" if name else "")
     local = Path(path).expanduser().is_dir()
     with _quickly_offline(None if local else called):
         try:
-            return datasets.load_dataset(path, name, split=split, streaming=streaming)
+            return datasets.load_dataset(path, name, split=split, streaming=streaming, data_files=_listed(part.data_files))
         except DatasetNotFoundError:
             raise DataError(
                 f"{called}: neither a local file nor a data set on the hub that you may read; check its name, or log in"
             ) from None
+        except FileNotFoundError as error:
+            raise DataError(f"{called}: {error}; correct data.data_files") from None
         except DatasetGenerationError as error:
             raise DataError(
                 f"{called}: its files cannot be read: {error.__cause__ or error}; download them and give their folder"
@@ -62,6 +66,13 @@ def _load(path: str, name: str | None, split: str, streaming: bool) -> Any:
             raise _unknown(called, path, name, split, error) from None
         except (ConnectionError, OSError) as error:
             raise DataError(f"{called}: {error}; {_NO_HUB}") from None
+
+
+def _listed(data_files: DataFiles | None) -> str | list[str] | dict[str, str | list[str]] | None:
+    """The files as `datasets` takes them, which knows no tuples."""
+    if isinstance(data_files, dict):
+        return {split: files if isinstance(files, str) else list(files) for split, files in data_files.items()}
+    return list(data_files) if isinstance(data_files, tuple) else data_files
 
 
 _NO_HUB = (

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from actors.rows.rows import Rows, load_rows, local_files
-from actors.rows.views import renamed
+from actors.rows.views import renamed, with_parts
 from configs.contracts.errors import DataError
+from configs.schema.sources import MixturePart
 
 PROMPT_COLUMNS = ("prompt", "problem", "question", "instruction", "messages")
 """Columns in which other data sets hold the prompt; the first that exists is used."""
@@ -56,7 +57,7 @@ def require_named_or_path(spec: str) -> list[Path] | None:
     if is_named(spec):
         return None
     path, split = _path_and_split(spec)
-    return local_files(path, None, split)
+    return local_files(MixturePart(path=path, split=split))
 
 
 def is_named(spec: str) -> bool:
@@ -91,6 +92,7 @@ def load_named_or_path(spec: str, prompt_column: str | None = None) -> tuple[Row
         rows = load_rows(path, split=split)
     except DataError as error:
         raise DataError(f"{error.message} (sets known by name: {', '.join(NAMED_SETS)})") from None
+    rows = with_parts(rows, (prompt_column,) if prompt_column is not None else ())
     column = next((name for name in (prompt_column, *PROMPT_COLUMNS) if name in rows.columns), None)
     if column is None:
         raise DataError(

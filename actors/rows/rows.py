@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from actors.rows.files import SUFFIXES, JsonValue, Row, kind_of, read_table, records, split_files
+from actors.rows.files import JsonValue, Row, is_data_file, kind_of, records, stripped_names
+from actors.rows.folders import folder_notices, listed_files, split_files, unread_splits
 from actors.rows.hub import load_with_datasets
+from actors.rows.tables import TABLES, read_tables
 from configs.contracts.errors import DataError
+from configs.schema.sources import DataFiles, MixturePart
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -28,6 +32,11 @@ class Rows(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]: ...
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences on what was left out or changed when the rows were read."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -51,6 +60,7 @@ class RecordRows:
     columns: tuple[str, ...]
     records: Sequence[Row]
     locations: Sequence[str]
+    notices: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -67,11 +77,38 @@ class RecordRows:
 
 
 @dataclass(frozen=True)
+class TableRows:
+    """Rows of Parquet or Arrow files."""
+
+    name: str
+    table: pa.Table
+    notices: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.table.column_names)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def row(self, index: int) -> Row:
+        return json_row(self.table.slice(index, 1).to_pylist(maps_as_pydicts="strict")[0])
+
+    def values(self, column: str, indices: Sequence[int]) -> list[JsonValue]:
+        values = self.table.column(column)  # `take` does not know every type
+        return [json_value(values[index].as_py(maps_as_pydicts="strict")) for index in indices]
+
+    def location(self, index: int) -> str:
+        return f"{self.name}, row {index}"
+
+
+@dataclass(frozen=True)
 class DatasetRows:
     """Rows of a `datasets.Dataset`, which stays on disk."""
 
     name: str
     dataset: Dataset
+    notices: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -102,6 +139,10 @@ class SlicedRows:
     def columns(self) -> tuple[str, ...]:
         return self.rows.columns
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return self.rows.notices
+
     def __len__(self) -> int:
         return len(self.numbers)
 
@@ -115,7 +156,7 @@ class SlicedRows:
         return self.rows.location(int(self.numbers[index]))
 
 
-def load_rows(path: str, *, name: str | None = None, split: str = "train") -> Rows:
+def load_rows(path: str, *, name: str | None = None, split: str = "train", data_files: DataFiles | None = None) -> Rows:
     """Open a data set.
 
     Args:
@@ -124,32 +165,53 @@ def load_rows(path: str, *, name: str | None = None, split: str = "train") -> Ro
         split: name of the split, or slices of it as `datasets` writes them: `train[:1000]`, `train[:10%]+train[90%:]`. Names of files in
             a folder say their split (`test.jsonl`, `data/train-00000.parquet`); if a local data set has only one split, it is taken,
             whatever the name is.
+        data_files: the files of `path` to read.
 
     Raises:
         DataError: there is no such data set, configuration or split, there are no rows, or a file cannot be read (names file
             and line).
     """
-    files = local_files(path, name, split)
-    rows = DatasetRows(path, load_with_datasets(path, name, split)) if files is None else _sliced(_read_files(files), path, split)
+    return load_part(MixturePart(path=path, name=name, split=split, data_files=data_files))
+
+
+def load_part(part: MixturePart) -> Rows:
+    """Open a data set, or one of a mixture, with all its columns. Errors are those of `load_rows`."""
+    files = local_files(part)
+    if files is None:
+        rows = DatasetRows(part.source, load_with_datasets(part))
+    else:
+        rows = _sliced(_read_files(files, notices_of(part, files)), part.source, part.split)
     if not len(rows):
-        raise DataError(f"data set {path} is empty; it must have at least one row")
+        raise DataError(f"data set {part.source} is empty; it must have at least one row")
     return rows
 
 
-def local_files(path: str, name: str | None, split: str) -> list[Path] | None:
+def local_files(part: MixturePart) -> list[Path] | None:
     """The files of a local data set; None if `datasets` must find them, on the hub or in a folder with named configurations.
 
     Raises:
         DataError: there is no such data set, or no such split.
     """
-    local = Path(path).expanduser()
-    if local.is_dir() and name is None:
-        return _saved_files(local, split_name(split)) or split_files(local, split_name(split))
+    path, local, split = part.path, Path(part.path).expanduser(), split_name(part.split)
+    if part.data_files is not None and (files := listed_files(path, part.data_files, split)) is not None:
+        return files
+    if local.is_dir() and part.name is None:
+        return _saved_files(local, split) or split_files(local, split)
     if local.is_file():
         return [local]
-    if not local.is_dir() and (not _HUB_ID.fullmatch(path) or local.suffix in SUFFIXES):
+    if not local.is_dir() and (not _HUB_ID.fullmatch(path) or is_data_file(local)):
         raise DataError(f"data set {path} does not exist{_near(local)}; give a file, a folder or a hub id such as openai/gsm8k")
     return None
+
+
+def notices_of(part: MixturePart, files: Sequence[Path]) -> tuple[str, ...]:
+    """Sentences on files that are left out, and on names of columns that are changed."""
+    folder, split = Path(part.path).expanduser(), split_name(part.split)
+    found = unread_splits(part.data_files, split)
+    if part.data_files is None and folder.is_dir() and not _is_saved(folder):
+        found += folder_notices(folder, split, files)
+    stripped = {name: file for file in files for name in stripped_names(file)}
+    return (*found, *(f"{file}: the blanks around the column {name!r} are removed" for name, file in stripped.items()))
 
 
 def split_name(split: str) -> str:
@@ -191,31 +253,57 @@ def _saved_files(folder: Path, split: str) -> list[Path] | None:
     return [folder / file["filename"] for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
 
 
+def _is_saved(folder: Path) -> bool:
+    """True for a folder that `save_to_disk` wrote."""
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
 def _near(path: Path) -> str:
     there = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
     near = get_close_matches(str(path), there, n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def _read_files(files: Sequence[Path]) -> Rows:
-    if kind_of(files) in (".parquet", ".arrow"):
-        return _read_tables(files)
+def _read_files(files: Sequence[Path], notices: Sequence[str]) -> Rows:
+    if kind_of(files) in TABLES:
+        name = str(files[0]) if len(files) == 1 else str(files[0].parent)
+        table, lacking = read_tables(files)
+        return TableRows(name, table, (*notices, *lacking))
     columns: dict[str, None] = {}
     found: list[Row] = []
     locations: list[str] = []
+    first_of: dict[Path, Row] = {}
     for file in files:
+        before = len(found)
         for location, record in records(file):
             columns.update(dict.fromkeys(record))
             found.append(record)
             locations.append(location)
-    return RecordRows(tuple(columns), found, locations)
+        first_of |= {file: found[before]} if len(found) > before else {}
+    empty = [f"{file} holds no row" for file in files if file not in first_of] if found else []
+    return RecordRows(tuple(columns), found, locations, (*notices, *empty, *_differences(first_of)))
 
 
-def _read_tables(files: Sequence[Path]) -> Rows:
-    from datasets import Dataset, concatenate_datasets
+def _differences(first_of: Mapping[Path, Row]) -> list[str]:
+    """Sentences on the columns that files do not share, or hold with other types, by the first row of each."""
+    told: dict[str, str] = {}
+    (first_file, first), *others = first_of.items() or [(Path(), {})]
+    for file, row in others:
+        for column in dict.fromkeys([*first, *row]):
+            if (column in first) != (column in row):
+                having, lacking = (first_file, file) if column in first else (file, first_file)
+                told.setdefault(
+                    column, f"column {column!r} is in the first row of {having} and not in that of {lacking}: a row without it has null"
+                )
+            elif (one := _type(first[column])) and (other := _type(row[column])) and one != other:
+                told.setdefault(column, f"column {column!r} is {one} in the first row of {first_file} and {other} in that of {file}")
+    return list(told.values())
 
-    name = str(files[0]) if len(files) == 1 else str(files[0].parent)
-    return DatasetRows(name, concatenate_datasets([Dataset(read_table(file)) for file in files]))
+
+def _type(value: JsonValue) -> str:
+    """The JSON type of a value; "" of null."""
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), "")
 
 
 def json_row(record: Mapping[str, object]) -> Row:

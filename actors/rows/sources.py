@@ -12,13 +12,14 @@ from typing import TypeAlias
 
 import numpy as np
 
+from actors.rows.files import is_compressed
 from actors.rows.generated import is_generated, require_generated, write_generated
 from actors.rows.named_sets import NAMED_SETS, is_named, load_named_or_path, require_named_or_path
 from actors.rows.permutation import permutation
-from actors.rows.rows import Rows, load_rows, local_files, split_name
-from actors.rows.views import ColumnRows, MixedRows, renamed, require_column
+from actors.rows.rows import Rows, load_part, local_files, split_name
+from actors.rows.views import ColumnRows, MixedRows, has_column, hidden_columns, prepared, renamed, require_column
 from configs.contracts.errors import DataError
-from configs.schema.sources import REASONING_GYM, MixturePart, MixtureSection, SourceSection, TaskSection
+from configs.schema.sources import REASONING_GYM, MixturePart, MixtureSection, SourceSection
 
 EVAL_SPLIT, SPLIT_OF_PART = "data.eval_split", "data.mixture.datasets.split"
 
@@ -27,6 +28,9 @@ _SHUFFLE_STREAM = 2**64 - 1
 
 SMALL_BYTES = 16 << 20
 """Files up to this size are read in well under a second."""
+
+_INFLATION = 8
+"""Bytes of text in a byte of a compressed file, at most about."""
 
 ROUNDING = 1e-9
 """Tolerance of `kept_rows`: 0.29 x 100 is 28.999999999999996 in binary floating point, and 29 is meant."""
@@ -62,9 +66,25 @@ def open_rows(data: SourceSection, folder: Path, seed: int) -> Opened:
     if data.mixture is not None:
         rows, parts = mix(data.mixture, folder, seed)
     else:
-        require_split_of_file(str(data.path), data.split, "data.split")
-        rows, parts = load_rows(local_path(str(data.path), folder, seed, data.task), name=data.name, split=data.split), ()
-    return renamed(rows, data.columns, "data.columns"), parts
+        rows, parts = load_part(local_part(data, folder, seed)), ()
+    return prepared(rows, data), parts
+
+
+def local_part(data: SourceSection, folder: Path, seed: int) -> MixturePart:
+    """The data set of a run without a mixture; a `builtin:` one is first written to a file in `folder`.
+
+    Raises:
+        DataError: there is no such split, or no `builtin:` data set of this name.
+    """
+    part = data.part
+    require_split_of_file(part, "data.split")
+    return local_copy(part, folder, seed)
+
+
+def notices(data: SourceSection, rows: Rows) -> tuple[str, ...]:
+    """Sentences on what was left out or changed when the rows of `open_rows` were read."""
+    hidden = hidden_columns(rows.rows, data.columns) if isinstance(rows, ColumnRows) else []
+    return (*rows.notices, *hidden)
 
 
 def open_if_small(data: SourceSection, seed: int) -> Opened | None:
@@ -73,7 +93,7 @@ def open_if_small(data: SourceSection, seed: int) -> Opened | None:
     Raises:
         DataError: as `open_rows`.
     """
-    parts = data.mixture.datasets if data.mixture is not None else (MixturePart(path=str(data.path), name=data.name, split=data.split),)
+    parts = data.mixture.datasets if data.mixture is not None else (data.part,)
     if data.streaming or not all(_is_small(part) for part in parts):
         return None
     with TemporaryDirectory(prefix="rollcast-rows-") as folder:
@@ -83,23 +103,26 @@ def open_if_small(data: SourceSection, seed: int) -> Opened | None:
 def _is_small(part: MixturePart) -> bool:
     if is_generated(part.path):
         return True
-    return _are_small(local_files(part.path, part.name, part.split))
+    return _are_small(local_files(part))
 
 
 def _are_small(files: Sequence[Path] | None) -> bool:
-    return files is not None and sum(file.stat().st_size for file in files) <= SMALL_BYTES
+    sizes = [file.stat().st_size * (_INFLATION if is_compressed(file) else 1) for file in files or ()]
+    return files is not None and sum(sizes) <= SMALL_BYTES
 
 
-def local_path(path: str, folder: Path, seed: int, task: TaskSection | None = None) -> str:
-    """The path of a data set; one that is made is first written to a file in `folder`.
+def local_copy(part: MixturePart, folder: Path, seed: int) -> MixturePart:
+    """The data set itself; of one that is made, the file in `folder` to which it is written first.
 
     Raises:
         DataError: as `require_generated`.
     """
-    return str(write_generated(path, task, folder, seed)) if is_generated(path) else path
+    if not is_generated(part.path):
+        return part
+    return part.model_copy(update={"path": str(write_generated(part.path, part.task, folder, seed))})
 
 
-def require_source(path: str, name: str | None, split: str, key: str, task: TaskSection | None = None) -> None:
+def require_source(part: MixturePart, key: str) -> None:
     """Look for a data set without reading it; one on the hub is not asked for.
 
     Args:
@@ -108,14 +131,14 @@ def require_source(path: str, name: str | None, split: str, key: str, task: Task
     Raises:
         DataError: there is none at this path, or it has no such split.
     """
-    if is_generated(path):
-        require_generated(path, task)
-    elif path not in NAMED_SETS:
-        local_files(path, name, split)
-    require_split_of_file(path, split, key)
+    if is_generated(part.path):
+        require_generated(part.path, part.task)
+    elif part.path not in NAMED_SETS:
+        local_files(part)
+    require_split_of_file(part, key)
 
 
-def require_split_of_file(path: str, split: str, key: str) -> None:
+def require_split_of_file(part: MixturePart, key: str) -> None:
     """Refuse a split that a single file cannot have: one that is neither `train` nor in the file's name.
 
     Args:
@@ -124,8 +147,9 @@ def require_split_of_file(path: str, split: str, key: str) -> None:
     Raises:
         DataError: the file is no such split.
     """
+    path, split = part.path, part.split
     file, name = Path(path).expanduser(), split_name(split)
-    if not file.is_file() and not is_generated(path):
+    if part.data_files is not None or (not file.is_file() and not is_generated(path)):
         return
     if name not in ("train", "test" if key == EVAL_SPLIT else "train", *re.findall(r"[^\W\d_]+", file.stem)):
         raise DataError(
@@ -136,10 +160,10 @@ def require_split_of_file(path: str, split: str, key: str) -> None:
 def open_held_out(data: SourceSection, folder: Path, seed: int) -> Rows:
     """Open `data.eval_path`, with the columns of `data.columns` that it has renamed. Arguments and errors are those of `open_rows`."""
     part = held_out_part(data)
-    require_split_of_file(part.path, part.split, EVAL_SPLIT)
+    require_split_of_file(part, EVAL_SPLIT)
     seed += part.path.startswith(REASONING_GYM)  # not the rows of the same task with the run's seed
-    rows = load_rows(local_path(part.path, folder, seed, part.task), name=part.name, split=part.split)
-    return renamed(rows, {old: new for old, new in data.columns.items() if old in rows.columns}, "data.columns")
+    rows = load_part(local_copy(part, folder, seed))
+    return prepared(rows, data, {old: new for old, new in data.columns.items() if has_column(rows, old)})
 
 
 def held_out_part(data: SourceSection) -> MixturePart:
@@ -218,8 +242,8 @@ def kept_rows(rows: int, weight: float) -> int:
 
 
 def _part_rows(part: MixturePart, folder: Path, seed: int) -> Rows:
-    require_split_of_file(part.path, part.split, SPLIT_OF_PART)
-    rows = load_rows(local_path(part.path, folder, seed, part.task), name=part.name, split=part.split)
+    require_split_of_file(part, SPLIT_OF_PART)
+    rows = load_part(local_copy(part, folder, seed))
     kept = part.kept_columns
     if kept is None:
         return rows

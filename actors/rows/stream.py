@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -13,14 +14,16 @@ import numpy as np
 from actors.rows.files import Row, kind_of, records
 from actors.rows.hub import stream_with_datasets
 from actors.rows.permutation import permutation
-from actors.rows.rows import RecordRows, Rows, json_row, local_files
-from actors.rows.sources import local_path, require_split_of_file
-from actors.rows.views import renamed
+from actors.rows.rows import RecordRows, Rows, json_row, local_files, notices_of
+from actors.rows.sources import local_part
+from actors.rows.views import prepared, renamed_unchecked, with_parts
 from configs.contracts.errors import DataError
-from configs.schema.sources import SourceSection
+from configs.schema.sources import MixturePart, SourceSection
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
+
+logger = logging.getLogger(__name__)
 
 Record = tuple[str, Row]
 """The location of a row, and the row."""
@@ -39,11 +42,17 @@ class RowStream:
     open_at: Callable[[int], Iterator[Record]]
     """Iterate over the rows from a row number on."""
     columns: tuple[str, ...]
-    names: Mapping[str, str]
-    """`data.columns`."""
+    data: SourceSection
+    """Names of columns, and new ones."""
+    notices: list[str] = field(default_factory=list)
+    """Sentences on what was left out or changed when rows were read."""
     position: int = -1
     """Number of the row after the last read."""
     _reader: Iterator[Record] = field(default_factory=lambda: iter(()))
+    _known: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._known.update(self.columns)
 
     def read(self, start: int, count: int) -> Rows:
         """Rows `start` to `start + count` (exclusive), fewer at the end of the data.
@@ -55,8 +64,28 @@ class RowStream:
             self._reader = self.open_at(start)
         read = list(islice(self._reader, count))
         self.position = start + len(read)
+        self._note_other_columns(read)
+        return self._view(read)
+
+    def require_columns(self, first: Sequence[Record]) -> None:
+        """Raise DataError if the first rows lack a column of `data.columns`."""
+        prepared(RecordRows(self.columns, [record for _, record in first], [location for location, _ in first]), self.data)
+
+    def _view(self, read: Sequence[Record]) -> Rows:
         rows = RecordRows(self.columns, [record for _, record in read], [location for location, _ in read])
-        return renamed(rows, self.names, "data.columns")
+        return with_parts(renamed_unchecked(rows, self.data.columns), self.data.named_columns)
+
+    def _note_other_columns(self, read: Sequence[Record]) -> None:
+        """Note, once each, the columns that a row has and the first rows had not: they are not read."""
+        known = self._known
+        for location, record in read:
+            if record.keys() <= known:
+                continue
+            for column in record.keys() - known:
+                sentence = f"{location}: the column {column!r} is not in the first {_ROWS_FOR_COLUMNS} rows of the stream, and is not read"
+                self.notices.append(sentence)
+                logger.warning("%s", sentence)
+                known.add(column)
 
 
 def buffer_order(count: int, seed: int, epoch: int, start: int, shuffle: bool) -> np.ndarray:
@@ -75,22 +104,24 @@ def open_stream(data: SourceSection, folder: Path, seed: int) -> RowStream:
     Raises:
         DataError: there is no such data set, or it is empty.
     """
-    require_split_of_file(str(data.path), data.split, "data.split")
-    path = local_path(str(data.path), folder, seed, data.task)
-    open_at = _opener(path, data)
-    columns = dict.fromkeys(column for _, record in islice(open_at(0), _ROWS_FOR_COLUMNS) for column in record)
+    part = local_part(data, folder, seed)
+    files = local_files(part)
+    open_at = _opener(part, files)
+    first = list(islice(open_at(0), _ROWS_FOR_COLUMNS))
+    columns = dict.fromkeys(column for _, record in first for column in record)
     if not columns:
-        raise DataError(f"data set {path} is empty; it must have at least one row")
-    return RowStream(open_at, tuple(columns), data.columns)
+        raise DataError(f"data set {part.source} is empty; it must have at least one row")
+    stream = RowStream(open_at, tuple(columns), data, [] if files is None else list(notices_of(part, files)))
+    stream.require_columns(first)
+    return stream
 
 
-def _opener(path: str, data: SourceSection) -> Callable[[int], Iterator[Record]]:
-    files = local_files(path, data.name, data.split)
+def _opener(part: MixturePart, files: Sequence[Path] | None) -> Callable[[int], Iterator[Record]]:
     if files is not None:
         kind_of(files)
         return lambda start: _from_files(files, start)
-    dataset = stream_with_datasets(path, data.name, data.split)
-    return lambda start: _from_dataset(path, dataset, start)
+    dataset = stream_with_datasets(part)
+    return lambda start: _from_dataset(part.source, dataset, start)
 
 
 def _from_files(files: Sequence[Path], start: int) -> Iterator[Record]:

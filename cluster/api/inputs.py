@@ -91,7 +91,7 @@ def with_inputs(config: RunConfig, data: Data | None, rewards: Sequence[Reward] 
     tree = _tree(config)
     with _Inputs.staged(config.out_dir) as inputs:
         if data is not None:
-            _with(tree, "data", **inputs.source_of(data))
+            _with_data(tree, inputs.source_of(data))
         if rewards is not None:
             _with(tree, "rewards", functions=[inputs.add_reward(reward) for reward in rewards])
         changed = config_of(tree, "the configuration")
@@ -107,7 +107,7 @@ def sft_with_data(config: SftConfig, data: Data | None, resume: Resume) -> tuple
         return config, resume
     tree = _tree(config)
     with _Inputs.staged(config.out_dir) as inputs:
-        _with(tree, "data", **inputs.source_of(data))
+        _with_data(tree, inputs.source_of(data))
         return sft_config_of(tree, "the configuration"), inputs.install(resume)
 
 
@@ -129,6 +129,14 @@ def _with(tree: dict[str, YamlValue], section: str, **values: YamlValue) -> None
     """Set keys of a section of the tree."""
     found = tree.get(section)
     tree[section] = {**(found if isinstance(found, dict) else {}), **values}
+
+
+def _with_data(tree: dict[str, YamlValue], source: dict[str, YamlValue]) -> None:
+    """Set the source of the rows in the place of the tree's."""
+    found = tree.get("data")
+    if isinstance(found, dict):
+        found.pop("data_files", None)
+    _with(tree, "data", **source)
 
 
 @dataclass(frozen=True)

@@ -282,14 +282,14 @@ def require_data(config: RunConfig | SftConfig) -> None:
         DataError: there is none at a path, or it has no such split.
     """
     for part, key in _sources(config):
-        require_source(part.path, part.name, part.split, key, part.task)
+        require_source(part, key)
 
 
 def _sources(config: RunConfig | SftConfig) -> Iterator[tuple[MixturePart, str]]:
     data = config.data
     if data.mixture is not None:
         yield from ((part, SPLIT_OF_PART) for part in data.mixture.datasets)
-    elif data.path is not None:
-        yield MixturePart(path=data.path, name=data.name, split=data.split, task=data.task), "data.split"
-    if data.eval_path is not None and _has_eval_path(config):
+    else:
+        yield data.part, "data.split"
+    if _has_eval_path(config):
         yield held_out_part(data), EVAL_SPLIT

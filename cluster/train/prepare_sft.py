@@ -97,7 +97,11 @@ def prepare_sft(config: SftConfig, directory: RunDirectory, display: RunDisplay)
     display.say_all([f"WARNING: {sentence}" for sentence in warnings_of_fit(config, tokenizer, model_path)])
     unused, notice = unused_by_fine_tuning(config.data, demonstrations)
     display.say_all(
-        [*counted(config.data, demonstrations), *(f"WARNING: {sentence}" for sentence in unused), *([notice] if notice else [])]
+        [
+            *counted(config.data, demonstrations),
+            *(f"WARNING: {sentence}" for sentence in (*demonstrations.notices, *unused)),
+            *([notice] if notice else []),
+        ]
     )
     held_out = demonstrations.held_out.counts
     if config.data.eval_samples and not held_out.sequences:

@@ -9,8 +9,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 ENTRY_COLUMN = "reasoning_gym"
 
 
@@ -51,7 +49,8 @@ def _written(value: object) -> object:
         return [_written(part) for part in value]
     if isinstance(value, Mapping):
         return {str(key): _written(part) for key, part in value.items()}
-    return value.item() if isinstance(value, np.generic) else value
+    item = getattr(value, "item", None)
+    return item() if callable(item) else value  # a number of numpy, which graders should not load
 
 
 def _read(value: object) -> Any:

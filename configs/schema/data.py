@@ -13,7 +13,8 @@ class DataSection(SourceSection):
     """The prompts to train on, their order, and the held-out ones."""
 
     prompt_column: str = "prompt"
-    """Column that holds the prompt: a string, or a list of chat messages, as OpenAI or ShareGPT write them."""
+    """Column that holds the prompt: a string, or a list of chat messages, as OpenAI or ShareGPT write them. As in every name of a column, dots lead
+    into it: `extra_info.question`."""
     system_prompt: str | None = None
     """System message before every prompt that has none of its own, among its messages or in its row's column `system_prompt` or `system`."""
     final_answer: Literal["refuse", "drop", "continue"] = "refuse"
@@ -34,6 +35,11 @@ class DataSection(SourceSection):
     """Column of numbers that orders the first epoch, ascending. Later epochs are shuffled; without `shuffle` they have the same order."""
     curriculum_descending: bool = False
     """Order `curriculum_column` from high to low; for pass rates this is from easy to hard."""
+
+    @property
+    def named_columns(self) -> tuple[str, ...]:
+        rates = (self.pass_rate_column,) if self.filters_by_pass_rate else ()
+        return (self.prompt_column, *rates, *((self.curriculum_column,) if self.curriculum_column is not None else ()))
 
     @property
     def filters_by_pass_rate(self) -> bool:

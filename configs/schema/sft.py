@@ -34,6 +34,10 @@ class SftDataSection(SourceSection):
     too_long: Literal["leave_out", "truncate"] = "leave_out"
     """Treatment of longer sequences: leave them out and count them, or cut them at the end."""
 
+    @property
+    def named_columns(self) -> tuple[str, ...]:
+        return (self.prompt_column, self.completion_column) if self.messages_column is None else (self.messages_column,)
+
 
 class SftSection(TrainingSection):
     """Section `learner`: the learner group, and the weights that it trains."""

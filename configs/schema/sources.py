@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
 from configs.schema.section import NonNegativeInt, PositiveInt, Section
+
+DataFiles: TypeAlias = str | tuple[str, ...] | dict[str, str | tuple[str, ...]]
+"""A file or pattern, several, or those of each split: `a.jsonl`, `[a.jsonl, b/*.jsonl.gz]`, `{train: a.jsonl, test: b.jsonl}`."""
+
+BUILDERS = ("json", "csv", "parquet", "arrow")
+"""Names that `load_dataset` takes in the place of a path, beside `data_files`."""
 
 REASONING_GYM = "reasoning_gym:"
 """Prefix of the tasks of the package reasoning-gym, whose rows are made when a run starts."""
@@ -36,6 +42,8 @@ class MixturePart(Section):
     """Configuration of a hub data set."""
     split: str = "train"
     """As `data.split`."""
+    data_files: DataFiles | None = None
+    """As `data.data_files`, in the folder or the hub's data set `path`."""
     columns: tuple[str, ...] | dict[str, str] | None = None
     """Columns to keep: a list, or {theirs: ours} to rename them. All parts must end with the same names. Default: all columns."""
     task: TaskSection | None = None
@@ -53,6 +61,16 @@ class MixturePart(Section):
         if self.task and not self.path.startswith(REASONING_GYM):
             raise ValueError(f"task with path {self.path}: {_ONLY_TASKS}")
         return self
+
+    @property
+    def source(self) -> str:
+        """The path, for display; of listed files their names."""
+        listed = self.data_files
+        if listed is None:
+            return self.path
+        names = listed.get(self.split, ()) if isinstance(listed, dict) else listed
+        text = names if isinstance(names, str) else ", ".join(names)
+        return text if self.path in (".", *BUILDERS) else f"{self.path} ({text})"
 
     @property
     def kept_columns(self) -> dict[str, str] | None:
@@ -119,12 +137,16 @@ class SourceSection(Section):
     """The rows of `reasoning_gym:TASK`: how many, how hard."""
     mixture: MixtureSection | None = None
     """Several data sets, instead of `path`."""
+    data_files: DataFiles | None = None
+    """Files to read, as `load_dataset` takes them: a file or pattern, a list of them, or {split: files}. They are in `path`, which may be a folder or
+    a hub id, and without `path` (or with json, csv, parquet or arrow as `path`) in the current folder."""
     name: str | None = None
     """Configuration of a hub data set."""
     split: str = "train"
     """Split to train on, or a slice of it by rows or percent: `train[:1000]`, `train[10%:20%]`. A single file is the split `train`."""
     columns: dict[str, str] = {}
-    """New names of columns: {theirs: ours}. A column that already has the new name is hidden. Applies to `eval_path` if it has the
+    """New names of columns: {theirs: ours}; a dotted name leads into a column: {reward_model.ground_truth: solution}. A column that already has
+    the new name is hidden. Applies to `eval_path` if it has the
     columns."""
     train_samples: int = -1
     """Number of rows to use, a seeded subset; -1 means all. With `test_split_size` it includes the held-out rows, otherwise they come on
@@ -148,7 +170,19 @@ class SourceSection(Section):
     @property
     def source(self) -> str:
         """The name of the source, for display: `path`, or the paths of the mixture."""
-        return self.path if self.path is not None else " + ".join(part.path for part in self.mixture.datasets) if self.mixture else ""
+        if self.mixture is not None:
+            return " + ".join(part.path for part in self.mixture.datasets)
+        return self.part.source
+
+    @property
+    def part(self) -> MixturePart:
+        """The one data set of a run without a mixture."""
+        return MixturePart(path=self.path or ".", name=self.name, split=self.split, data_files=self.data_files, task=self.task)
+
+    @property
+    def named_columns(self) -> tuple[str, ...]:
+        """The columns that settings name. Such a name may lead into a column: `extra_info.question`."""
+        return ()
 
     @property
     def held_out_size(self) -> float | int | None:
@@ -176,8 +210,8 @@ class SourceSection(Section):
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> SourceSection:
-        if (self.path is None) == (self.mixture is None):
-            both = "path and mixture are both given; keep one" if self.path else "neither path nor mixture is given; give one of them"
+        if (self.path is None and self.data_files is None) == (self.mixture is None):
+            both = "path and mixture are both given; keep one" if self.mixture else "neither path nor mixture is given; give one of them"
             raise ValueError(f"{both}: {_PATH_OR_MIXTURE}")
         for broken, fault in self._rules():
             if broken:
@@ -189,12 +223,14 @@ class SourceSection(Section):
         return [*self._mixture_rules(), *self._task_rules(), *self._held_out_rules(), *self._streaming_rules()]
 
     def _mixture_rules(self) -> list[tuple[object, str]]:
-        beside = [key for key in ("name", "columns", "task") if getattr(self, key)] + (["split"] if self.split != "train" else [])
+        beside = [key for key in ("name", "columns", "data_files", "task") if getattr(self, key)] + (
+            ["split"] if self.split != "train" else []
+        )
         return [(self.mixture and beside, f"{' and '.join(beside)} with mixture: each data set of a mixture has its own; move it there")]
 
     def _task_rules(self) -> list[tuple[object, str]]:
         made = str(self.path).startswith(REASONING_GYM)
-        return [(self.task and self.path is not None and not made, f"task with path {self.path}: {_ONLY_TASKS}")]
+        return [(self.task and self.mixture is None and not made, f"task with path {self.path}: {_ONLY_TASKS}")]
 
     def _held_out_rules(self) -> list[tuple[object, str]]:
         twice = self.mixture and self.mixture.test_split_size is not None and self.test_split_size is not None
@@ -223,4 +259,4 @@ class SourceSection(Section):
 
 
 _ONLY_TASKS = f"it makes the rows of {REASONING_GYM}TASK only; remove it, or name a task, such as {REASONING_GYM}chain_sum"
-_PATH_OR_MIXTURE = "data come from one data set (path), or from several (mixture: {datasets: [{path: ...}, ...]})"
+_PATH_OR_MIXTURE = "data come from one data set (path, or data_files), or from several (mixture: {datasets: [{path: ...}, ...]})"

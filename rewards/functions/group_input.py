@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from configs.contracts.column_paths import RowColumns
+
 Columns: TypeAlias = Mapping[str, object]
-"""The row of a prompt in the data set, without the prompt: column -> JSON value."""
+"""The row of a prompt in the data set, without the prompt: column -> JSON value. Those of a group are `RowColumns`: names may lead into a column."""
 
 
 Completion: TypeAlias = str | Sequence[Mapping[str, str]]
@@ -29,6 +31,10 @@ class GroupInput:
     columns: Columns
     step: int
     """Optimizer steps done."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.columns, dict):
+            object.__setattr__(self, "columns", RowColumns(self.columns))
 
     @property
     def completions_G(self) -> list[Completion]:

@@ -47,8 +47,8 @@ class Accuracy(TextReward):
         answer_style: where to look for the answer. `latex`: in LaTeX only, `\\boxed` first; malformed operators are not repaired
             (Open-R1). `answer_tag`: in the first `<answer>…</answer>`, or in the whole text if there is none; plain numbers and words
             count too (MedicalGPT, GSM8K). `auto`: as `latex`, and if no answer is found, as `answer_tag`.
-        gold_column: column of the gold answer. Default: `solution`, or `answer` if there is no `solution`. If a gold contains `####`, only
-            the text after the first one counts.
+        gold_column: column of the gold answer, or a name that leads into one: `reward_model.ground_truth`. Default: `solution`, or `answer` if
+            there is no `solution`. If a gold contains `####`, only the text after the first one counts.
         on_unparsable_answer: value of a completion without an answer: `zero` gives 0.0, `skip` gives None.
 
     Raises:
@@ -71,7 +71,7 @@ class Accuracy(TextReward):
         self._gold_column = gold_column
         self._no_answer = Grade(0.0 if on_unparsable_answer == "zero" else None, "unparsable_answer")
 
-    def gold_column(self, columns: Columns) -> str:
+    def gold_column(self, columns: Collection[str]) -> str:
         """The one of these columns that holds the gold answer."""
         candidates = (self._gold_column,) if self._gold_column else ("solution", "answer")
         for name in candidates:
@@ -86,7 +86,7 @@ class Accuracy(TextReward):
         return (self.gold_column(columns),)
 
     def check_columns(self, columns: Collection[str]) -> None:
-        self.gold_column(dict.fromkeys(columns))
+        self.gold_column(columns)
 
     def check_row(self, columns: Columns) -> None:
         self._gold_text(columns[self.gold_column(columns)])

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
+from configs.contracts.column_paths import ColumnNames
 from configs.contracts.errors import ConfigError, DataError, RewardError
 from configs.schema.reward_names import other_reward
 from rewards.functions.answer_format import CodeFormat, Format, ReasoningSteps, TagCount, ThinkFormat
@@ -118,7 +119,7 @@ def validate(section: RewardsSection, columns: Collection[str] | None = None) ->
         reward.check_host()
         if columns is not None:
             try:
-                reward.check_columns(columns)
+                reward.check_columns(ColumnNames(columns))
             except RewardError as error:
                 raise DataError(error.message) from error
 

@@ -219,6 +219,9 @@ class Choice(_GoldText):
         super().__init__(answer_style, gold_column)
         self._options_column = options_column
 
+    def columns_read(self, columns: Columns) -> Collection[str]:
+        return (*self.gold_columns(columns), self._options_column or "options")
+
     def check_columns(self, columns: Collection[str]) -> None:
         super().check_columns(columns)
         if self._options_column is not None and self._options_column not in columns:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.contracts.column_paths import RowColumns
 from configs.contracts.errors import DataError
 from configs.contracts.tasks import gather_or_cancel
 from configs.schema.rewards import RewardSpec, RewardsSection
@@ -49,6 +50,7 @@ def check_golds(section: RewardsSection, rows: Sequence[Columns], advance: Calla
     Raises:
         RewardError: a reward cannot be loaded, or the rows lack its column.
     """
+    rows = [RowColumns(row) for row in rows]
     comparing = {spec.label: (spec, reward) for spec in section.functions if (reward := _comparing(spec, rows)) is not None}
     if not comparing or not rows:
         return []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from configs.contracts.column_paths import RowColumns
 from configs.contracts.errors import DataError, RewardError
 from configs.schema.rewards import RewardsSection
 from rewards.functions.group_input import Columns
@@ -71,7 +72,7 @@ def columns_read(section: RewardsSection, needs: Needs, columns: Columns) -> fro
     Args:
         needs: from `try_own_rewards`. A reward of the user's that is not in it, being loaded on the cluster, may read every column.
     """
-    read: set[str] = set()
+    read, columns = set[str](), RowColumns(columns)
     for spec in section.functions:
         reward = None if ":" in spec.name else load(spec.name, **spec.params)
         if isinstance(reward, PerCompletionReward):

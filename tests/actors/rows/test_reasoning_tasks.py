@@ -113,7 +113,7 @@ def test_a_mixture_may_have_tasks(tmp_path: Path) -> None:
 )
 def test_wrong_tasks_and_settings_are_refused_before_rows_are_made(path: str, task: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        require_source(path, None, "train", "data.split", section(path, task=task).task)
+        require_source(section(path, task=task).part, "data.split")
 
 
 def test_a_task_without_its_path_is_refused() -> None:
@@ -131,7 +131,7 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.Monke
         DataError,
         match=r"reasoning_gym:chain_sum needs the package reasoning-gym, which is not installed; pip install 'rollcast\[reasoning-gym\]'",
     ):
-        require_source(CHAIN_SUM, None, "train", "data.split")
+        require_source(section().part, "data.split")
 
 
 def test_problems_travel_as_text_that_tells_tuples_from_lists() -> None:

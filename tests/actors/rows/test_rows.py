@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def all_rows(rows: Rows) -> list[dict]:
     return [rows.row(index) for index in range(len(rows))]
 
 
-def refusal(path: Path | str, **options: str) -> str:
+def refusal(path: Path | str, **options: Any) -> str:
     with pytest.raises(DataError) as caught:
         load_rows(str(path), **options)
     return str(caught.value)

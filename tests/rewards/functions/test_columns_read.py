@@ -6,9 +6,13 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
+from configs.contracts.errors import DataError
+from configs.schema.rewards import RewardsSection
 from rewards.functions.group_input import GroupInput
 from rewards.functions.per_completion import PerCompletionReward
-from rewards.functions.registry import BUILTINS, load
+from rewards.functions.registry import BUILTINS, load, validate
+from rewards.grading.golds import check_golds
+from rewards.grading.trial import columns_read
 
 CODE = '{"language": "python", "test_cases": [{"input": "1", "output": "1", "type": "stdin_stdout"}]}'
 ROW = {
@@ -52,3 +56,19 @@ def test_a_builtin_reads_no_column_that_it_does_not_name(name: str) -> None:
     except Exception:  # where no jail can be made: the columns were read before
         assert "code" in name
     assert row.read <= set(reward.columns_read(ROW))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "reasoning_accuracy", "length", "cosine", "text_f1", "rouge_l", "contains_gold", "choice"])
+def test_the_gold_column_may_lead_into_a_column(name: str) -> None:
+    section = RewardsSection.model_validate({"functions": [{"name": name, "params": {"gold_column": "reward_model.ground_truth"}}]})
+    rows = [
+        {"data_source": "x", "reward_model": {"ground_truth": "$A$" if name != "choice" else "A"}},
+        {"data_source": "y", "reward_model": {}},
+    ]
+    validate(section, list(rows[0]))
+    with pytest.raises(DataError, match=r"reward_model\.ground_truth"):
+        validate(section, ["data_source"])
+    (check,) = check_golds(section, rows)
+    assert check.columns == ("reward_model.ground_truth",)
+    assert check.unreadable == (1,)
+    assert "reward_model.ground_truth" in columns_read(section, {}, rows[0])
