@@ -48,8 +48,8 @@ class Imitation:
 
     text: str
     spans: tuple[tuple[int, int], ...]
-    unread: str = ""
-    """Key of the assistant's reasoning, if the template leaves it out."""
+    notes: tuple[str, ...] = ()
+    """What of the answers is not trained, as a clause about rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def imitations(
         turn = _turn(tokenizer, messages[: index + 1], tools, check)
         before = found[-1] if found else None
         if before and turn.text.startswith(before.text) and turn.spans[0][0] >= len(before.text):
-            found[-1] = Imitation(turn.text, before.spans + turn.spans, before.unread or turn.unread)
+            found[-1] = Imitation(turn.text, before.spans + turn.spans, before.notes + turn.notes)
         else:
             found.append(turn)
     return found
@@ -136,13 +136,19 @@ def _turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools
             f"is not rendered after the generation prompt: that ends in {prompt[-_SHOWN_CHARACTERS:]!r}, and the conversation with the "
             f"assistant's answer in {full[-_SHOWN_CHARACTERS:]!r}; set model.chat_template to one that keeps the assistant's text unchanged"
         )
-    unread = check.reasoning_left_out(messages, tools, full) or ""
+    unread = check.reasoning_left_out(messages, tools, full)
+    notes = (f"have {unread}, which the chat template does not render: it is not trained",) if unread else ()
     end_token, content = str(tokenizer.eos_token or ""), messages[-1]["content"]
     if content and full.endswith(content):
-        return Imitation(full + end_token, ((len(prompt), len(full) + len(end_token)),), unread)
+        return Imitation(full + end_token, ((len(prompt), len(full) + len(end_token)),), notes)
     # Text after the end token, mostly a line feed, is never generated, so it is not imitated.
     end = len(full.rstrip()) if end_token and full.rstrip().endswith(end_token) else len(full)
-    return Imitation(full, ((len(prompt), end),), unread)
+    if end_token and "tool_calls" in messages[-1] and not full[:end].endswith(end_token):
+        notes += (
+            f"end calls with {tokenizer.tokenize(full[-_SHOWN_CHARACTERS:].rstrip())[-1]!r}, as the chat template writes them, and not with the end "
+            f"token {end_token!r}: engines stop there only if generation_config.json names it",
+        )
+    return Imitation(full, ((len(prompt), end),), notes)
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Imitation]) -> list[Sample]:

@@ -158,8 +158,8 @@ class SampleMaker:
             return self._left_out(counted, index, "not_rendered", str(error))
         except ValueError as error:
             return self._left_out(counted, index, "refused_by_template", str(error))
-        unread = [f"have {each.unread}, which the chat template does not render: it is not trained" for each in found if each.unread]
-        counted.counts_of(index).remark([*talk.notes, *unread[:1]], counted.rows.location(index))
+        of_answers = dict.fromkeys(note for each in found for note in each.notes)
+        counted.counts_of(index).remark([*talk.notes, *of_answers], counted.rows.location(index))
         return found
 
     def _talk(self, beside: Mapping[str, object], *value: object) -> _Talk:

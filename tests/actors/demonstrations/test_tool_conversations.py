@@ -67,6 +67,15 @@ def test_a_template_that_needs_null_and_text_gets_them(tmp_path: Path) -> None:
     assert imitated == 'CALL add\n{"a": 1}<｜end▁of▁sentence｜>It is 3.<｜end▁of▁sentence｜>'
 
 
+def test_a_call_that_the_template_does_not_end_is_told(tmp_path: Path) -> None:
+    template = DEEPSEEK.replace("{{- '<｜end▁of▁sentence｜>' -}}", "")
+    [(_, imitated)], counts = of_messages(tmp_path, template, OPENAI)
+    assert imitated.startswith('CALL add\n{"a": 1}It is 3.')
+    (told,) = counts.noted
+    assert "end calls with" in told and "engines stop there only if generation_config.json names it" in told
+    assert not of_messages(tmp_path, DEEPSEEK, OPENAI)[1].noted and not of_messages(tmp_path, QWEN, OPENAI)[1].noted
+
+
 @pytest.mark.parametrize(
     ("template", "messages", "beside", "missing"),
     [
