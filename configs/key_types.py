@@ -49,6 +49,12 @@ class KeyType:
         return bool(self._others) and all(member in (str, Path) for member in self._others)
 
     @property
+    def scalar_is_text(self) -> bool:
+        """True if what is neither a list nor a mapping is text: of `str | tuple[str, ...]`, too."""
+        scalars = [member for member in self._others if get_origin(member) not in (tuple, list, dict)]
+        return bool(scalars) and all(member in (str, Path) for member in scalars)
+
+    @property
     def choices(self) -> tuple[object, ...]:
         """The values of a `Literal`."""
         return tuple(value for member in self.members if get_origin(member) is Literal for value in get_args(member))
@@ -148,7 +154,7 @@ class Settling:
     def _settle_scalar(self, node: yaml.ScalarNode, kind: KeyType, names: tuple[str, ...]) -> None:
         if node.style is not None or node.tag == NULL:
             return
-        if kind.texts or node.value in kind.choices:
+        if kind.scalar_is_text or node.value in kind.choices:
             node.tag = TEXT
         elif readings := two_readings(node.value, strict=kind.free):
             where = f"line {node.start_mark.line + 1}: " if node.start_mark.line else ""

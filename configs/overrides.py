@@ -68,7 +68,7 @@ def value_of(text: str, kind: KeyType, key: str) -> YamlValue:
         if text:
             _tell(f"{key}: {text!r} is read as null, which is no value")
         return None
-    if kind.texts:
+    if kind.texts or (kind.scalar_is_text and not null and not text.lstrip().startswith(_FLOW)):
         return _text(text, key)
     if kind.lists_texts and not null and not text.lstrip().startswith("["):
         if "," in text:

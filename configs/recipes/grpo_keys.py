@@ -44,6 +44,8 @@ GRPO_KEYS = SHARED | KeyTables(
         "num_completions_to_print": "cluster.num_completions_to_print",
         "num_generations": "actors.num_generations",
         "num_iterations": "learner.num_iterations",
+        "pass_rate_max": "data.max_pass_rate",
+        "pass_rate_min": "data.min_pass_rate",
         "shuffle_dataset": "data.shuffle",
         "system_prompt": "data.system_prompt",
         "temperature": "actors.temperature",

@@ -15,6 +15,7 @@ from configs.recipes.shared_rules import (
     eval_interval,
     eval_strategy,
     is_evaluated,
+    require_environment,
     set_batch,
     set_checkpoints,
     set_defaults,
@@ -57,6 +58,7 @@ def is_medical(draft: Draft) -> bool:
 def apply_rules(draft: Draft) -> None:
     """Set every key that needs more than a copied value, and then the defaults that the recipe relies on."""
     for rule in (
+        require_environment,
         _model,
         _adapter,
         _data,

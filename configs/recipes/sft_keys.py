@@ -89,7 +89,6 @@ SFT_KEYS = SHARED | KeyTables(
         "a fine-tuning is pushed after it has ended, by `rollcast push OUT_DIR --repo-id USER/NAME`": "hub_always_push hub_model_id "
         "hub_model_revision hub_private_repo hub_strategy overwrite_hub_revision push_to_hub push_to_hub_organization push_to_hub_revision",
         "Open-R1's script uses it only for benchmarks; to train with one, write data.system_prompt=TEXT": "system_prompt",
-        "Open-R1's script does not read it": "dataset_configs",
         "it is read from the model's config.json": "model_type",
         "the fastest kernel is used": "flash_attn",
         "only fast tokenizers are used": "use_fast_tokenizer",

@@ -27,6 +27,7 @@ from configs.recipes.shared_rules import (
     eval_interval,
     eval_strategy,
     is_evaluated,
+    require_environment,
     set_batch,
     set_checkpoints,
     set_defaults,
@@ -72,6 +73,7 @@ def is_medical(draft: Draft) -> bool:
 def apply_sft_rules(draft: Draft) -> None:
     """Set every key that needs more than a copied value, and then the trainer's defaults that the recipe relies on."""
     for rule in (
+        require_environment,
         _model,
         _trained_weights,
         _data,

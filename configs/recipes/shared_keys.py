@@ -81,6 +81,7 @@ SHARED = KeyTables(
         "dataset_train_split": "`data.split`",
         "datasets": "`data.mixture.datasets`",
         "do_eval": "`data.eval_samples`: 0 without evaluation",
+        "env": "refused unless empty: set the variables before the command, as in `HF_HOME=/data rollcast train ...`",
         "dtype": "`model.dtype`; `auto` becomes `bfloat16`",
         "fp16": "refused if true: the learner has no loss scaling; use `bf16`",
         "gradient_accumulation_steps": "`learner.train_batch_size` = per_device_train_batch_size x gradient_accumulation_steps x "
@@ -139,6 +140,7 @@ SHARED = KeyTables(
         "each process has a log file in out_dir/logs": "debug disable_tqdm log_level log_level_replica log_on_each_node "
         "skip_memory_metrics",
         "the token comes from HF_TOKEN or `hf auth login`, never from a file": "hub_token push_to_hub_token",
+        "Open-R1's script does not read it; name one as dataset_config": "dataset_configs",
         "benchmarks and callbacks of the script are not run": "benchmarks callbacks",
         "4-bit scales are always quantised again, and stored as bytes": "bnb_4bit_quant_storage use_bnb_nested_quant",
         "it concerns only models with mask buffers": "ignore_bias_buffers",

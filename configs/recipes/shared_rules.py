@@ -4,11 +4,16 @@ services and the hub."""
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 
 from configs.contracts.errors import ConfigError
-from configs.recipes.draft import DONE_ANYWAY, Draft, finite
+from configs.recipes.draft import DONE_ANYWAY, HIDDEN, Draft, finite
 from configs.yaml_files import YamlValue
+
+SECRET = re.compile(r"token|key|secret|password", re.IGNORECASE)
+"""Names of variables whose value is never shown."""
 
 OFFLOAD = "offload_optimizer_device"
 """Name in a draft for the accelerate file's `deepspeed_config.offload_optimizer_device`; a recipe cannot give it."""
@@ -32,6 +37,24 @@ STRATEGIES: Mapping[str | float | None, tuple[str, str]] = {
     "all_checkpoints": ("every_save", "every save is a commit of the repository, and the history keeps each adapter"),
 }
 """TRL's `hub_strategy` -> (ours, why it differs)."""
+
+
+def require_environment(draft: Draft) -> None:
+    """Refuse `env`, whose variables TRL sets before it trains, unless it is empty: only the shell sets those of all processes.
+
+    Raises:
+        ConfigError: it names variables.
+    """
+    given = draft.given.get("env", {})
+    entries = given if isinstance(given, list) else [given] if isinstance(given, str) else []
+    pairs = [str(entry).partition("=")[::2] for entry in entries]
+    pairs += [(str(name), str(value)) for name, value in given.items()] if isinstance(given, dict) else []
+    if not pairs:
+        return draft.note_ignored("env", "it is empty")
+    shown = " ".join(f"{name}={HIDDEN if SECRET.search(name) else shlex.quote(value)}" for name, value in pairs)
+    raise ConfigError(
+        f"{draft.written('env')}: variables are set for all processes by the shell, before the command: {shown} rollcast ...; remove it"
+    )
 
 
 def set_model(draft: Draft, tokenizer_rule: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from configs.contracts.errors import ConfigError
-from configs.key_types import key_type
+from configs.key_types import KeyType, key_type
 from configs.launch.shell_lines import launch_in, launch_of
 from configs.loading import load_config, load_sft_config
 from configs.overrides import apply_overrides, value_of
@@ -261,6 +261,14 @@ def _keys(section: type[BaseModel], prefix: tuple[str, ...] = ()) -> list[tuple[
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             found += _keys(field.annotation, (*prefix, name))
     return found
+
+
+@pytest.mark.parametrize("text", [text for text in TEXTS if text[0] not in "[{"])
+def test_a_bare_value_of_a_key_of_texts_lists_and_mappings_is_that_text(text: str) -> None:
+    kind = KeyType.of(str | tuple[str, ...] | dict[str, str] | None)
+    assert value_of(text, kind, "k") == text
+    assert value_of(f"[007, 'a, b', c #{len(text)}]", kind, "k") == ["007", "a, b", f"c #{len(text)}"]
+    assert value_of("{train: 007, test: a #1}", kind, "k") == {"train": "007", "test": "a #1"} and value_of("null", kind, "k") is None
 
 
 def test_every_key_of_text_is_known_as_such() -> None:
