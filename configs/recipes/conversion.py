@@ -199,7 +199,7 @@ def _overridden(rows: Sequence[Row], overrides: Sequence[str]) -> Iterator[Row]:
 
 def _ordered(tree: Mapping[str, YamlValue], order: Mapping[str, int], prefix: str = "") -> dict[str, YamlValue]:
     """Sort the keys as the schema does."""
-    ordered = sorted(tree.items(), key=lambda item: order[prefix + item[0]])
+    ordered = sorted(tree.items(), key=lambda item: order.get(prefix + item[0], 0))  # keys of a mapping keep their order
     return {key: _ordered(value, order, f"{prefix}{key}.") if isinstance(value, dict) else value for key, value in ordered}
 
 

@@ -7,17 +7,17 @@ from difflib import get_close_matches
 
 from configs.contracts.errors import ConfigError
 from configs.recipes.draft import Draft
+from configs.schema.sources import BUILDERS
 from configs.yaml_files import YamlValue
 
 OPEN_R1_PART: Mapping[str, str] = {"id": "path", "config": "name", "split": "split", "columns": "columns", "weight": "weight"}
 """Keys of a data set in Open-R1's `dataset_mixture` -> ours."""
 
-TRL_PART: Mapping[str, str] = {"path": "path", "name": "name", "split": "split", "columns": "columns"}
+TRL_PART: Mapping[str, str] = {"path": "path", "name": "name", "split": "split", "columns": "columns", "data_files": "data_files"}
 """Keys of a data set in TRL's `datasets` -> ours."""
 
 TRL_PART_REFUSED: Mapping[str, str] = {
     "data_dir": "give the folder as path",
-    "data_files": "give the file, or a folder of the files, as path",
     "fraction": "it is a share of the whole mixture; write the share of each data set that is kept as its weight in data.mixture",
 }
 """Keys of a data set in TRL's `datasets` that are not supported -> remedy."""
@@ -38,10 +38,12 @@ def set_source(draft: Draft, *, folder_first: bool) -> None:
         ConfigError: no data set is given, or a mixture is not written as its trainer takes it.
     """
     mixture = next((setting for setting in ("dataset_mixture", "datasets") if draft.has(setting)), None)
-    folder, dataset = draft.has("train_file_dir"), draft.has("dataset_name")
-    if mixture is None and not folder and not dataset:
+    folder, dataset, files = draft.has("train_file_dir"), draft.has("dataset_name"), draft.has("data_files")
+    if mixture is None and not folder and not dataset and not files:
         raise ConfigError("dataset_name is not given; add the hub id of a data set, or the path of a file or folder")
-    if mixture is None:
+    if mixture is None and files and not folder:
+        _set_listed_files(draft)
+    elif mixture is None:
         _set_single_source(draft, "train_file_dir" if folder and (folder_first or not dataset) else "dataset_name")
     else:
         _set_mixture(draft, mixture)
@@ -75,17 +77,34 @@ def mixed_columns(draft: Draft) -> set[str]:
     return set(map(str, columns.values() if isinstance(columns, dict) else columns if isinstance(columns, list) else ()))
 
 
+def _set_listed_files(draft: Draft) -> None:
+    """Set the files that `data_files` lists: in the folder or the hub's data set `dataset_name`, or wherever they are if that names a format."""
+    draft.set("data.data_files", draft.given["data_files"], "data_files")
+    if draft.given.get("dataset_name") in BUILDERS:
+        draft.note_ignored("dataset_name", "the format of a file is told by its name")
+    elif draft.has("dataset_name"):
+        draft.set("data.path", draft.given["dataset_name"], "dataset_name")
+    _set_name_and_split(draft)
+
+
 def _set_single_source(draft: Draft, source: str) -> None:
     """Set one data set, named by the setting `source`."""
+    if draft.given[source] in BUILDERS:
+        raise ConfigError(f"{draft.written(source)}: {draft.given[source]} is a format and no data set; list its files as data_files")
     draft.set("data.path", draft.given[source], source)
     draft.note_ignored("dataset_name" if source == "train_file_dir" else "train_file_dir", f"{source} is used")
+    draft.note_ignored("data_files", f"{source} is used")
+    _set_name_and_split(draft)
+
+
+def _set_name_and_split(draft: Draft) -> None:
     for setting, target in (("dataset_config", "data.name"), ("dataset_train_split", "data.split")):
         if draft.has(setting):
             draft.set(target, draft.given[setting], setting)
 
 
 def _set_mixture(draft: Draft, setting: str) -> None:
-    for other in {"dataset_name", "train_file_dir", "datasets"} - {setting}:
+    for other in {"dataset_name", "train_file_dir", "datasets", "data_files"} - {setting}:
         draft.note_ignored(other, f"{setting} is used")
     for other in ("dataset_config", "dataset_train_split"):
         draft.note_ignored(other, _MIXTURE_WINS)

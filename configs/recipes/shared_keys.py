@@ -73,6 +73,7 @@ SHARED = KeyTables(
         "attn_implementation": "`model.attn_implementation`: `eager`, or `sdpa` for every other value, which uses the flash kernel "
         "where there is one",
         "bf16": "`model.dtype: bfloat16`",
+        "data_files": "`data.data_files`; `dataset_name` may then be a format, such as `json`",
         "dataset_config": "`data.name`",
         "dataset_mixture": "`data.mixture`: `id` becomes `path`, `config` becomes `name`",
         "dataset_name": "`data.path`",
