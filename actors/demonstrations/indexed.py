@@ -113,7 +113,14 @@ class DemonstrationSource:
             held = [DemonstrationCounts() for _ in parts]
         counts = zip(parts, trained.by_source, held, strict=True) if parts else ()
         sources = [SourceCounts(part.path, part.rows, part.kept, *both) for part, *both in counts]
-        return Demonstrations(train_file, eval_file, tuple(sources), first_values(rows), notices(data, rows), more.counts)
+        return Demonstrations(
+            train_file,
+            eval_file,
+            tuple(sources),
+            first_values(rows),
+            (*notices(data, rows), *(() if apart is None else apart.notices)),
+            more.counts,
+        )
 
 
 def open_apart(data: SftDataSection, folder: Path, seed: int) -> Rows | None:

@@ -70,7 +70,8 @@ class StreamedDemonstrations:
         self._maker = SampleMaker(data, tokenizer)
         self._stream = open_stream(data, folder, seed)
         require_demonstrations(data, self._stream.read(0, 0))
-        rows, indices, self._first_row = held_out_of_stream(data, self._stream, open_apart(data, folder, seed), self._seed)
+        apart = open_apart(data, folder, seed)
+        rows, indices, self._first_row = held_out_of_stream(data, self._stream, apart, self._seed)
         folder.mkdir(parents=True, exist_ok=True)
         self.held_out: DemonstrationFile = write_file(folder / "eval.arrow", self._maker, CountedRows.of(rows), indices, held_out=True)
         self.counts = DemonstrationCounts()
@@ -79,8 +80,9 @@ class StreamedDemonstrations:
         self._buffer = self._first_buffer()
         self.first_values: Mapping[str, JsonValue] = self._buffer.first_values
         """Every column of the data with its first value."""
-        self.notices: tuple[str, ...] = tuple(self._stream.notices)
+        self.notices: tuple[str, ...] = (*self._stream.notices, *(() if apart is None else apart.notices))
         """Sentences on what was left out or changed when the first rows were read."""
+        self._stream.logs = True
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
         first = self._buffer.samples[0]
         facts = f"{data.model_dump_json()}/{self._seed}/".encode() + first.token_ids_T.tobytes() + first.trained_T.tobytes()

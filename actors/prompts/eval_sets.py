@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from configs.schema.data import DataSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ def load_eval_sets(
     found = []
     for number, spec in enumerate(specs, start=1):
         rows, column = load_named_or_path(spec, data.prompt_column)
+        for sentence in rows.notices:
+            logger.warning("%s", sentence)
         found.append(_render(spec, rows, replace(maker, column=column), data.max_prompt_length, EVAL_EPOCH - number, max_prompts, seed))
     return found
 

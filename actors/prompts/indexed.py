@@ -196,7 +196,7 @@ class IndexedPrompts:
         return self._train[permutation(len(self), self._seed, epoch)] if self._data.shuffle else self._train
 
     def _warnings(self, reward_names: Sequence[str]) -> list[str]:
-        counts, found = self.counts, list(notices(self._data, self._rows))
+        counts, found = self.counts, [*notices(self._data, self._rows), *(() if self._eval_rows is self._rows else self._eval_rows.notices)]
         if counts.too_long:
             found.append(
                 f"{counts.too_long} prompts have more than data.max_prompt_length {self._data.max_prompt_length} tokens and are left out"

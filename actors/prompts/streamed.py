@@ -85,7 +85,8 @@ class StreamedPrompts:
         self._data = data
         self._seed = seed % 2**64
         self._maker = PromptMaker.of(data, tokenizer)
-        streams = [open_stream(data, folder, seed), open_stream(data, folder, seed)]
+        stream = open_stream(data, folder, seed)
+        streams = [stream, stream.again()]
         require_column(streams[0].read(0, 0), data.prompt_column, "data.prompt_column")
         apart = open_held_out_prompts(data, data.prompt_column, folder, seed) if data.eval_path is not None else None
         self._eval_rows, held_out, self._first_row = held_out_of_stream(data, streams[0], apart, self._seed)
@@ -106,7 +107,10 @@ class StreamedPrompts:
         self.first_values: Mapping[str, JsonValue] = first_values(first.rows)
         self.columns_read: frozenset[str] = columns_read(data, self._maker)
         found = template_warnings(tokenizer, self.canary_prompt(), reward_names)
-        self.warnings: tuple[str, ...] = (*streams[0].notices, *self._maker.notes.sentences(), *found)
+        of_rows = (*stream.notices, *(() if apart is None else apart.notices))
+        for each in streams:
+            each.logs = True
+        self.warnings: tuple[str, ...] = (*of_rows, *self._maker.notes.sentences(), *found)
         for sentence in self.warnings:
             logger.warning("%s", sentence)
 

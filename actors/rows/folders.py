@@ -49,7 +49,13 @@ def _by_split(folder: Path) -> dict[str, list[Path]]:
     except (EmptyDatasetError, FileNotFoundError):
         return {}
     files = {str(kind): sorted(file for path in paths if is_data_file(file := Path(path))) for kind, paths in found.items()}
-    return {kind: paths for kind, paths in files.items() if paths}
+    files = {kind: paths for kind, paths in files.items() if paths}
+    if files:
+        return files
+    unnamed = [
+        file for file in _visible(folder) if is_data_file(file) and file.name not in _CARDS
+    ]  # only other files name a split: train.txt
+    return {"train": unnamed} if unnamed else {}
 
 
 def _require_none_left(folder: Path, split: str, files: dict[str, list[Path]]) -> None:
@@ -57,7 +63,7 @@ def _require_none_left(folder: Path, split: str, files: dict[str, list[Path]]) -
     taken = {file.resolve() for paths in files.values() for file in paths}
     left = [file for file in _visible(folder) if is_data_file(file) and file.name not in _CARDS and file.resolve() not in taken]
     if split in files and split != "train":
-        left = [file for file in left if re.search(rf"(?i)(?<![a-z]){re.escape(split)}(?![a-z])", str(file.relative_to(folder)))]
+        left = [file for file in left if _names_split(folder, file, re.escape(split))]
     if left:
         named = ", ".join(f"{kind}: {_names(folder, paths)}" for kind, paths in files.items())
         raise DataError(
@@ -70,7 +76,7 @@ def folder_notices(folder: Path, split: str, files: Sequence[Path]) -> list[str]
     """Sentences on the files of a folder that are not read although they may hold data, and on a split that is taken instead of another."""
     by_split = _by_split(folder)
     found = [f"folder {folder} has no split {split!r}: its only split, {other}, is read" for other in by_split if split not in by_split]
-    if list(by_split) == ["train"]:
+    if list(by_split) == ["train"] and not any(_names_split(folder, file, "train(ing)?") for file in files):
         found = []
     known = {file.resolve() for paths in by_split.values() for file in paths} | {file.resolve() for file in files}
     other = [
@@ -82,6 +88,10 @@ def folder_notices(folder: Path, split: str, files: Sequence[Path]) -> list[str]
             f"not read, in folder {folder}: {_names(folder, left)} (read are {', '.join(SUFFIXES)} files whose names begin with a letter)"
         )
     return found
+
+
+def _names_split(folder: Path, file: Path, split: str) -> bool:
+    return file.is_relative_to(folder) and re.search(rf"(?i)(?<![a-z])(?:{split})(?![a-z])", str(file.relative_to(folder))) is not None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -63,6 +63,8 @@ def _load(part: MixturePart, streaming: bool) -> Any:
                 raise
             raise _script(called, path, local) from None
         except ValueError as error:
+            if part.data_files is not None:
+                raise DataError(f"{called}: {str(error).splitlines()[0]}; correct data.data_files, data.split or data.path") from None
             raise _unknown(called, path, name, split, error) from None
         except (ConnectionError, OSError) as error:
             raise DataError(f"{called}: {error}; {_NO_HUB}") from None

@@ -83,8 +83,10 @@ def local_part(data: SourceSection, folder: Path, seed: int) -> MixturePart:
 
 def notices(data: SourceSection, rows: Rows) -> tuple[str, ...]:
     """Sentences on what was left out or changed when the rows of `open_rows` were read."""
-    hidden = hidden_columns(rows.rows, data.columns) if isinstance(rows, ColumnRows) else []
-    return (*rows.notices, *hidden)
+    own = rows
+    while isinstance(own, ColumnRows) and data.mixture is None:
+        own = own.rows
+    return (*rows.notices, *hidden_columns(own, data.columns))
 
 
 def open_if_small(data: SourceSection, seed: int) -> Opened | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +46,8 @@ class RowStream:
     """Names of columns, and new ones."""
     notices: list[str] = field(default_factory=list)
     """Sentences on what was left out or changed when rows were read."""
+    logs: bool = False
+    """Log notices as they come; those before were told by whoever opened the stream."""
     position: int = -1
     """Number of the row after the last read."""
     _reader: Iterator[Record] = field(default_factory=lambda: iter(()))
@@ -53,6 +55,10 @@ class RowStream:
 
     def __post_init__(self) -> None:
         self._known.update(self.columns)
+
+    def again(self) -> RowStream:
+        """Another reader of the same rows; what one of them has told the other does not tell again."""
+        return replace(self, position=-1, _reader=iter(()))
 
     def read(self, start: int, count: int) -> Rows:
         """Rows `start` to `start + count` (exclusive), fewer at the end of the data.
@@ -84,7 +90,8 @@ class RowStream:
             for column in record.keys() - known:
                 sentence = f"{location}: the column {column!r} is not in the first {_ROWS_FOR_COLUMNS} rows of the stream, and is not read"
                 self.notices.append(sentence)
-                logger.warning("%s", sentence)
+                if self.logs:
+                    logger.warning("%s", sentence)
                 known.add(column)
 
 

@@ -18,6 +18,7 @@ _PICTURES = (
 _PREFERENCE = "it makes the rows pairs for a preference training (DPO, ORPO), which does not exist here"
 _FEEDBACK = "it judges the answer of its row, as KTO trains on it, which does not exist here: bad answers are imitated like good ones; leave them out"
 _SYSTEM = "it is the system message of its row, which the model does not get here"
+_VARIABLES = "it sets variables of the chat template for its row, which are not set here: set model.chat_template to one that needs none"
 _TOKENS = "rows are tokenised here, by the model's chat template: give texts"
 _TURNS = "it holds the turns of a conversation before its last question, which the model does not get here"
 
@@ -39,12 +40,16 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
         "chosen": _PREFERENCE,
         "rejected": _PREFERENCE,
         "rejected_response": _PREFERENCE,
-        "label": _FEEDBACK,
+        "label": "in OpenRLHF's data it is the gold answer: set data.columns={label: solution}; in KTO's it judges the answer of its row, of which "
+        "bad ones would be imitated like good ones: leave them out",
         "kto_tag": _FEEDBACK,
-        "chat_template_kwargs": "it sets variables of the chat template for its row, which are not set here; write a template that needs none",
+        "chat_template_kwargs": _VARIABLES,
         "input_ids": _TOKENS,
         "labels": _TOKENS,
         "reward_model": "in verl's data it holds the gold answer: set data.columns={reward_model.ground_truth: solution}",
+        "enable_thinking": _VARIABLES,
+        "multi_modal_data": _PICTURES,
+        "agent_name": "it names an agent loop of verl, which does not exist here: the model answers once, without tools that run",
         "env_class": "it names an environment of SkyRL, which does not exist here: choose rewards.functions",
     }
 )

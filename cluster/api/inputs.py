@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol, cast, runtime_checkable
 
+import numpy as np
 from rich.console import Console
 
 from cluster.api.arguments import checked_overrides
@@ -229,9 +230,20 @@ def _json_line(number: int, row: object) -> str:
         raise ConfigError(f"data[{number}] is {row!r}; give rows as dicts, such as {{'prompt': ..., 'solution': ...}}")
     for column, value in row.items():
         try:
-            json.dumps(value, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False, default=_of_numpy).encode()
         except (TypeError, ValueError) as error:
             raise ConfigError(
                 f"data[{number}] has {value!r} in column {column!r} ({error}); give JSON values, or a datasets.Dataset"
             ) from None
-    return json.dumps(dict(row), ensure_ascii=False) + "\n"
+    return json.dumps(dict(row), ensure_ascii=False, default=_of_numpy) + "\n"
+
+
+def _of_numpy(value: object) -> object:
+    """The lists and numbers of NumPy, which pandas puts into rows.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")

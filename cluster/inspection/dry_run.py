@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from actors.rows.sources import Opened, open_if_small
+from actors.rows.sources import Opened, notices, open_if_small
 from cluster.inspection import first_rows
 from cluster.inspection.estimate import estimate
 from cluster.inspection.first_checks import require_data, require_demonstration_rows, require_rewards, require_rows, require_tokenizer
@@ -165,6 +165,8 @@ def _compare_with_machine(config: RunConfig | SftConfig, console: Console, check
     except DataError as error:
         console.print(f"data: {error.message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         return None
+    for sentence in notices(config.data, opened[0]) if opened is not None else ():
+        console.print(f"data: {sentence}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     for sentence in rows_of_sources(config, opened):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     check(opened)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from actors.prompts.buffers import KEPT_BUFFERS
-from actors.prompts.indexed import EVAL_EPOCH
+from actors.prompts.indexed import EVAL_EPOCH, IndexedPrompts
 from actors.prompts.streamed import StreamedPrompts, settings_text
 from configs.contracts.errors import CheckpointError, DataError
 from configs.contracts.records import Prompt, PromptId
@@ -207,3 +207,26 @@ def test_a_template_that_opens_the_tag_itself_is_warned_about(tmp_path: Path, ca
             reward_names=("format",),
         )
     assert "ends the prompt with <think>" in caplog.text
+
+
+@pytest.mark.parametrize("buffer", [50, 200])
+def test_a_column_that_comes_late_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, buffer: int):
+    rows = [{"prompt": f"What is {n}?"} | ({"solution": str(n)} if n >= 120 else {}) for n in range(300)]
+    stream = stream_of(tmp_path, rows, shuffle_buffer_size=buffer)
+    sentence = f"{tmp_path}/rows.jsonl:121: the column 'solution' is not in the first 100 rows of the stream, and is not read"
+    assert (sentence in stream.warnings) == (buffer > 120)
+    draw(stream, 700)
+    stream.prompt(PromptId(0, 2))
+    assert [record.getMessage() for record in caplog.records].count(sentence) == 1
+
+
+def test_names_that_lead_into_columns_give_the_same_prompts_as_of_an_indexed_run(tmp_path: Path):
+    rows = [{"info": {"ask": f"What is {n}?", "gold": n, "rate": n % 4 / 4}} for n in range(20)]
+    settings = {"prompt_column": "info.ask", "columns": {"info.gold": "solution"}, "pass_rate_column": "info.rate", "min_pass_rate": 0.2}
+    stream = stream_of(tmp_path, rows, shuffle=False, **settings)
+    data = DataSection.model_validate({"path": str(tmp_path / "rows.jsonl"), "eval_samples": 0, "shuffle": False, **settings})
+    indexed = IndexedPrompts(data, TOKENIZER, seed=0, folder=tmp_path)
+    assert [(prompt.text, prompt.columns) for prompt in draw(stream, 15)] == [
+        (prompt.text, prompt.columns) for prompt in indexed.first_prompts(15)
+    ]
+    assert stream.columns_read == indexed.columns_read >= {"info.ask", "info.rate", "info.gold"}

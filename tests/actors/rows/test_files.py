@@ -16,7 +16,9 @@ import pyarrow as pa
 import pytest
 
 from actors.rows.rows import load_rows
+from actors.rows.sources import notices, open_rows
 from actors.rows.stream import open_stream
+from configs.schema.data import DataSection
 from configs.schema.sources import SourceSection
 from tests.actors.rows.test_rows import all_rows, file_with, refusal, write_parquet
 
@@ -235,3 +237,23 @@ def test_listed_files_that_cannot_be_read_are_refused(tmp_path: Path, data_files
     file_with(tmp_path, "part0.jsonl", LINES)
     file_with(tmp_path, "held/test.jsonl", LINES)
     assert re.search(said, refusal(tmp_path, data_files=data_files, split=split))
+
+
+def test_a_file_of_another_kind_does_not_hide_the_data_by_its_name(tmp_path: Path):
+    file_with(tmp_path, "train.txt", "x")
+    file_with(tmp_path, "part0.jsonl", LINES)
+    rows = load_rows(str(tmp_path))
+    assert len(rows) == 2 and "train.txt" in rows.notices[0]
+
+
+def test_train_rows_that_are_read_as_held_out_are_told(tmp_path: Path):
+    file_with(tmp_path, "train.jsonl", LINES)
+    assert load_rows(str(tmp_path), split="test").notices == (f"folder {tmp_path} has no split 'test': its only split, train, is read",)
+
+
+def test_a_column_that_is_hidden_by_a_renamed_one_is_told(tmp_path: Path):
+    path = file_with(tmp_path, "a.jsonl", '{"problem": "?", "solution": "long", "info": {"answer": "4"}}\n')
+    data = DataSection(path=str(path), columns={"info.answer": "solution"}, prompt_column="problem", curriculum_column="info.answer")
+    rows, _ = open_rows(data, tmp_path, 0)
+    assert rows.row(0)["solution"] == "4"
+    assert notices(data, rows) == ("data.columns: the data's own column 'solution' is hidden by 'info.answer', which gets its name",)

@@ -58,6 +58,18 @@ except DataError as error:
     print("REFUSED", error)
 """
 
+LISTED = """
+import json, sys
+from actors.rows.rows import load_rows
+from configs.contracts.errors import DataError
+path, data_files, split = sys.argv[1:]
+try:
+    rows = load_rows(path, split=split, data_files=json.loads(data_files))
+    print("ROWS", len(rows), rows.columns)
+except DataError as error:
+    print("REFUSED", error)
+"""
+
 STREAM = """
 import json, sys
 from pathlib import Path
@@ -104,6 +116,15 @@ def test_a_data_set_comes_through_and_is_in_the_cache_without_a_network(hub: str
     assert offline.startswith(wanted)
     assert "cannot be reached; the cache is searched for data set openai/gsm8k, configuration main" in offline
     assert said(LOAD, hub, tmp_path, "openai/gsm8k", "main", "train", HF_HUB_OFFLINE="1").startswith(wanted)
+
+
+def test_files_of_a_data_set_are_listed(hub: str, tmp_path: Path):
+    listed = '{"train": ["main/*.jsonl"], "test": "main/test.jsonl"}'
+    assert said(LISTED, hub, tmp_path, "openai/gsm8k", listed, "train").startswith("ROWS 31 ('question', 'answer')")
+    assert said(LISTED, hub, tmp_path, "openai/gsm8k", listed, "test").startswith("ROWS 1 ('question', 'answer')")
+    (tmp_path / "other").mkdir()
+    missing = said(LISTED, hub, tmp_path / "other", "openai/gsm8k", '"main/none.jsonl"', "train")
+    assert missing.startswith("REFUSED data set openai/gsm8k: ") and "correct data.data_files" in missing
 
 
 def test_a_data_set_is_streamed_and_resumed(hub: str, tmp_path: Path):

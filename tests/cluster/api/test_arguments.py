@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import rollcast
@@ -99,3 +101,14 @@ def test_a_name_with_a_slash_does_not_leave_the_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="without a slash"):
         with_inputs(rollcast.load_config(QUICKSTART, [f"out_dir={tmp_path / 'run'}"]), None, [reward], "auto")
     assert not list(tmp_path.rglob("*.pkl"))
+
+
+def test_rows_may_hold_what_pandas_puts_into_them_and_take_the_place_of_listed_files(tmp_path: Path) -> None:
+    config = rollcast.load_config(QUICKSTART, [f"out_dir={tmp_path / 'run'}", "data.path=null", "data.data_files=none.jsonl"])
+    rows = [{"prompt": np.array([{"role": "user", "content": "?"}]), "solution": np.int64(4), "score": np.float32(0.5)}]
+    run, _ = with_inputs(config, rows, None, "auto")
+    assert run.data.data_files is None
+    row = json.loads((tmp_path / "run/inputs/train.jsonl").read_text())
+    assert row == {"prompt": [{"role": "user", "content": "?"}], "solution": 4, "score": 0.5}
+    with pytest.raises(ConfigError, match=r"data\[0\] has .* in column 'prompt' .*give JSON values"):
+        with_inputs(config, [{"prompt": object()}], None, "auto")
