@@ -18,7 +18,7 @@ CODE = '{"language": "python", "test_cases": [{"input": "1", "output": "1", "typ
 ROW = {
     "solution": "4", "answer": "4", "verification_info": CODE, "language": "python", "id": "1/A", "input_mode": "stdio",
     "official_tests": [{"input": "1", "output": "1"}], "generated_tests": 1, "time_limit": 1.0, "memory_limit": 256.0, "generated_checker": None,
-    "grader_files": [], "test_cases": [["1", "1"]], "test_names": ["1"], "score_precision": 2, "task_type": "Batch", "other": "x",
+    "grader_files": [], "test_cases": [["1", "1"]], "test_names": ["1"], "score_precision": 2, "task_type": "Batch", "reasoning_gym": "", "other": "x",
 }  # fmt: skip
 
 
