@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from configs.contracts.records import ScoredGroup
+from configs.contracts.records import FAILED_OUTCOMES, Grades, ScoredGroup
 
 Lesson = Literal["taught", "zero", "equal", "unrewarded", "cut_off", "skipped"]
 """What became of a group: it taught something, or why it could not."""
@@ -53,6 +53,8 @@ class RewardWatch:
     """False where the run goes on from a checkpoint that does not say what was taught before it."""
     _without_values: set[str] = field(default_factory=set)
     """Rewards of which it was said that they judge nothing."""
+    _filtered_now: list[ScoredGroup] = field(default_factory=list)
+    """Groups that were filtered since a step was trained, or since a batch of them was looked at."""
 
     def snapshot(self) -> dict[str, int]:
         """The counts, for a checkpoint."""
@@ -67,14 +69,20 @@ class RewardWatch:
 
     def trained(self, step: int, groups: Sequence[ScoredGroup], *, skipped: bool = False) -> list[str]:
         """Enter the groups of a finished step; returns the warnings to show."""
-        warnings = [*self._of_endless_completions(step, groups), *self._of_rewards_without_values(step, groups)]
+        self._filtered_now.clear()
+        warnings = [*self._of_endless_completions(step, groups), *self._of_rewards_without_values(f"step {step}", groups)]
         warned = self._enter(["skipped" if skipped else self._lesson(group) for group in groups])
         return [*warnings, *warned]
 
     def filter(self, group: ScoredGroup) -> list[str]:
         """Enter a group that is not trained on; returns the warnings to show."""
         self.filtered += 1
-        return self._enter([self._lesson(group)])
+        self._filtered_now.append(group)
+        warnings = []
+        if len(self._filtered_now) == self.groups_per_step:  # a reward that judges nothing may keep every group from training
+            warnings = self._of_rewards_without_values(f"the last {self.groups_per_step} groups, which were filtered", self._filtered_now)
+            self._filtered_now.clear()
+        return [*warnings, *self._enter([self._lesson(group)])]
 
     def nothing_learned(self) -> str | None:
         """Explain in two sentences that the rewards have taught nothing so far, and what to look at; None if they have, or it is not known."""
@@ -121,20 +129,29 @@ class RewardWatch:
             "actors.max_completion_length"
         ]
 
-    def _of_rewards_without_values(self, step: int, groups: Sequence[ScoredGroup]) -> list[str]:
+    def _of_rewards_without_values(self, where: str, groups: Sequence[ScoredGroup]) -> list[str]:
         warnings = []
         for name in sorted({name for group in groups for name in group.scores.columns} - self._without_values):
             columns = [group.scores.columns[name] for group in groups if name in group.scores.columns]
-            if any(value is not None for column in columns for value in column.values_G):
+            if any(_judges(column) for column in columns):
                 continue
             self._without_values.add(name)
             outcomes = Counter(outcome for column in columns for outcome in column.outcomes_G)
             told = ", ".join(f"{outcome} {count}" for outcome, count in outcomes.most_common())
+            zeros = any(value is not None for column in columns for value in column.values_G)
+            mean = "only has the zeros of rewards.on_error" if zeros else "is absent"
             warnings.append(
-                f"WARNING: reward {name} gave no number for any of the {outcomes.total()} completions of step {step} ({told}), so "
-                f"rewards/{name}/mean is absent. Later steps are only counted, as rewards/{name}/<outcome>; try the reward with `rollcast score`"
+                f"WARNING: reward {name} gave no number for any of the {outcomes.total()} completions of {where} ({told}), so "
+                f"rewards/{name}/mean {mean}. Later steps are only counted, as rewards/{name}/<outcome>; try the reward with `rollcast score`"
             )
         return warnings
+
+
+def _judges(column: Grades) -> bool:
+    """Tell whether a reward itself gave a number to any completion of a group. Under `on_error: zero` failures have one, too."""
+    return any(
+        value is not None and outcome not in FAILED_OUTCOMES for value, outcome in zip(column.values_G, column.outcomes_G, strict=True)
+    )
 
 
 def _groups(count: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -109,3 +110,48 @@ def test_completions_that_never_end_are_told_at_the_first_step_alone() -> None:
     nine_of_ten = [*[CUT_OFF] * 9, DIFFERENT]
     assert RewardWatch(groups_per_step=10).trained(1, nine_of_ten) == [], "0.9 is not above 0.9"
     assert RewardWatch(groups_per_step=2).trained(2, [CUT_OFF, CUT_OFF]) == []
+
+
+@pytest.mark.parametrize("outcome", ["invalid", "crashed", "timeout"])
+def test_failures_that_count_as_zero_are_named_too(outcome: Outcome) -> None:
+    """`rewards.on_error: zero` gives every failure a 0, and the mean of nothing but failures looks like a bad model."""
+    failed = group(0.0, 0.0, outcomes_G=(outcome, outcome))
+    (warning,) = [line for line in RewardWatch(groups_per_step=1).trained(1, [failed]) if "reward mine" in line]
+    assert f"({outcome} 2), so rewards/mine/mean only has the zeros of rewards.on_error" in warning
+
+
+def test_wrong_answers_of_a_reward_that_works_are_not_named() -> None:
+    unparsable = group(0.0, 0.0, outcomes_G=("unparsable_answer", "unparsable_answer"))
+    assert not [line for line in RewardWatch(groups_per_step=1).trained(1, [unparsable]) if "reward mine" in line]
+
+
+def test_a_reward_that_falls_silent_later_is_named_then() -> None:
+    watch, silent = RewardWatch(groups_per_step=1), group(None, None, outcomes_G=("skipped", "skipped"))
+    told = {
+        step: [line for line in watch.trained(step, [found]) if "reward mine" in line]
+        for step, found in enumerate((DIFFERENT, silent, silent), 1)
+    }
+    assert [len(lines) for lines in told.values()] == [0, 1, 0] and "of step 2 (skipped 2)" in told[2][0]
+
+
+def test_of_several_rewards_only_the_silent_one_is_named() -> None:
+    judged = group(0.0, 1.0)
+    columns = {**judged.scores.columns, "other": Grades((None, None), ("unparsable_gold", "unparsable_gold"))}
+    both = replace(judged, scores=replace(judged.scores, columns=columns))
+    (warning,) = RewardWatch(groups_per_step=1).trained(1, [both])
+    assert warning.startswith("WARNING: reward other gave no number for any of the 2 completions of step 1 (unparsable_gold 2)")
+
+
+def test_a_reward_that_keeps_every_group_from_training_is_named() -> None:
+    """With `learner.filter_zero_variance`, groups without rewards are never trained: no step would come to warn."""
+    watch, silent = RewardWatch(groups_per_step=2), group(None, None, outcomes_G=("invalid", "invalid"))
+    assert not [line for line in watch.filter(silent) if "reward mine" in line]
+    (warning,) = [line for line in watch.filter(silent) if "reward mine" in line]
+    assert "of the 4 completions of the last 2 groups, which were filtered (invalid 4)" in warning
+    assert not [line for _ in range(4) for line in watch.filter(silent) if "reward mine" in line]
+
+
+def test_filtered_groups_between_good_steps_are_no_batch() -> None:
+    watch, silent = RewardWatch(groups_per_step=2), group(None, None, outcomes_G=("skipped", "skipped"))
+    for step in range(1, 4):
+        assert not [line for line in [*watch.filter(silent), *watch.trained(step, [DIFFERENT])] if "reward mine" in line]
