@@ -110,7 +110,7 @@ def _rows(name: str, task: TaskSection, seed: int) -> Iterator[dict[str, Any]]:
     for number, level in enumerate(levels):
         dataset = _task(f"{REASONING_GYM}{name}", name, task, share + (number < rest), _first_seed(seed, number), level)
         for index in range(share + (number < rest)):
-            entry = dataset[index]
+            entry = _problem(dataset, name, index)
             yield {
                 "prompt": entry["question"],
                 "solution": entry["answer"],
@@ -118,6 +118,16 @@ def _rows(name: str, task: TaskSection, seed: int) -> Iterator[dict[str, Any]]:
                 "difficulty": level or 0,
                 ENTRY_COLUMN: entry_text(name, task.settings, entry),
             }
+
+
+def _problem(dataset: ProceduralDataset, name: str, index: int) -> dict[str, Any]:
+    try:
+        return dataset[index]
+    except Exception as error:  # what a task raises where its settings leave nothing to choose from
+        raise DataError(
+            f"data.task.settings of {REASONING_GYM}{name}: reasoning-gym cannot make row {index} with them: {type(error).__name__}: {error}; "
+            "widen them"
+        ) from None
 
 
 def _first_seed(seed: int, level_number: int) -> int:

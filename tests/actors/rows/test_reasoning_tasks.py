@@ -116,6 +116,14 @@ def test_wrong_tasks_and_settings_are_refused_before_rows_are_made(path: str, ta
         require_source(section(path, task=task).part, "data.split")
 
 
+def test_settings_that_leave_nothing_to_choose_from_are_refused(tmp_path: Path) -> None:
+    data = section("reasoning_gym:spell_backward", task={"size": 3, "settings": {"min_word_len": 2, "max_word_len": 2}})
+    with pytest.raises(DataError, match="reasoning_gym:spell_backward: reasoning-gym cannot make row 0 with them: IndexError"):
+        open_rows(data, tmp_path, seed=0)
+    with pytest.raises(DataError, match="cannot make row 0"):  # also the second time: no half a file is left to be read
+        open_rows(data, tmp_path, seed=0)
+
+
 def test_a_task_without_its_path_is_refused() -> None:
     with pytest.raises(ValidationError, match="task with path openai/gsm8k: it makes the rows of reasoning_gym:TASK only"):
         section("openai/gsm8k", task={"size": 3})
