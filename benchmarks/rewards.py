@@ -11,7 +11,7 @@ Each is measured twice: with 16 different answers a group (only the gold can be 
 wall seconds with one process grading. The last column is completions a core-second, all processes counted.
 
 Latency of a group of 16 is the wall time from handing it over to its scores, with two graders and two groups in flight, where 1 % of the
-answers never end (`\\boxed{10^{10^{10}}}`).
+answers never end (`\\boxed{\\sum_{k=1}^{10^{9}} k^{k}}`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from rewards.grading.graders import Graders  # noqa: E402
 
 GROUP_SIZE = 16
 WORKING = "We write the condition as an equation, move everything to one side, and simplify it step by step until one term is left. " * 8
-HANG = "\\boxed{10^{10^{10}}}"
+HANG = "\\boxed{\\sum_{k=1}^{10^{9}} k^{k}}"
 
 
 @dataclass(frozen=True)

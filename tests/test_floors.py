@@ -27,6 +27,7 @@ FLOORS = (
         "actors/rows",
         "actors/chat",
         "actors/engine",
+        "rewards/answers",
         "rewards/sandbox",
         "learner",
         "configs",

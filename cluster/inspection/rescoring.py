@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -30,9 +30,10 @@ from configs.schema.rewards import RewardsSection
 from configs.schema.run import RunConfig
 from rewards import validate
 from rewards.functions.group_input import GroupInput
-from rewards.grading.calling import GradeReport
+from rewards.grading.calling import EVERY_COLUMN, GradeReport
 from rewards.grading.graders import Graders
 from rewards.grading.scoring import grades_of, weighted_rewards
+from rewards.grading.trial import OwnColumns, columns_read
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,21 @@ class CompletionFile:
             if name not in of_the_run and not name.startswith((REWARD_PREFIX, OUTCOME_PREFIX))
         }
 
-    def groups(self) -> list[list[int]]:
-        """Row numbers of each group: rows with the same `step` and `prompt_id`, or else with the same `prompt`; in the file's order."""
+    def groups(self, read: Collection[str]) -> list[list[int]]:
+        """Row numbers of each group, in the file's order.
+
+        A group are rows with the same `step` and `prompt_id`. In a file without these, it is rows with the same `prompt` and the same values in
+        the columns that rewards read: one question can stand there with two golds.
+
+        Args:
+            read: columns of the data set that the rewards read; `EVERY_COLUMN` stands for all.
+        """
         columns = set(self.rows.columns)
-        key = ("step", "prompt_id") if {"step", "prompt_id"} <= columns else ("prompt",) if "prompt" in columns else ()
-        if not key:
-            return [[index] for index in range(len(self.rows))]
+        key: tuple[str, ...] = ("step", "prompt_id")
+        if not columns.issuperset(key):
+            if "prompt" not in columns:
+                return [[index] for index in range(len(self.rows))]
+            key = ("prompt", *(column for name, column in self.data_columns.items() if EVERY_COLUMN in read or name in read))
         everything = range(len(self.rows))
         groups: dict[str, list[int]] = {}
         for index, *values in zip(everything, *(self.rows.values(column, everything) for column in key), strict=True):
@@ -222,7 +232,7 @@ async def _score(section: RewardsSection, file: CompletionFile, count: int, cons
         memory_limit_bytes=section.memory_limit_bytes,
         cwd=Path.cwd(),
     )
-    waiting = iter(file.groups())
+    waiting = iter(file.groups(_columns_read(section, graders, file)))
     started_s = time.monotonic()
     try:
         with counting("completions", len(file.rows), console) as advance:
@@ -238,6 +248,12 @@ async def _score(section: RewardsSection, file: CompletionFile, count: int, cons
         await graders.close()
     found.seconds = time.monotonic() - started_s
     return found
+
+
+def _columns_read(section: RewardsSection, graders: Graders, file: CompletionFile) -> frozenset[str]:
+    own = map(OwnColumns, graders.needed_columns, graders.read_columns)
+    needs = {spec.name: columns for spec, columns in zip(section.functions, own, strict=True)}
+    return columns_read(section, needs, dict.fromkeys(file.data_columns))
 
 
 def _record(section: RewardsSection, found: Rescored, indices: Sequence[int], reports: Sequence[GradeReport]) -> None:

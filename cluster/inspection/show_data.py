@@ -26,7 +26,7 @@ from configs.contracts.errors import DataError, RewardError
 from configs.contracts.records import Prompt
 from configs.schema.run import RunConfig
 from rewards import validate
-from rewards.grading.golds import GoldCheck, check_golds, require_readable_golds
+from rewards.grading.golds import check_golds, gold_sentences, require_readable_golds
 from rewards.grading.trial import Needs, require_columns, shadowed_columns, try_own_rewards
 
 if TYPE_CHECKING:
@@ -169,20 +169,11 @@ def _show_golds(config: RunConfig, needs: Needs, looked_at: Sequence[Prompt], co
         yield error.message
         return
     for check in checks:
-        console.print(printable(_gold_line(check)), markup=False, highlight=False)
+        console.print(printable("\n".join(gold_sentences(check))), markup=False, highlight=False)
     try:
         require_readable_golds(checks)
     except DataError as error:
         yield error.message
-
-
-def _gold_line(check: GoldCheck) -> str:
-    """One sentence on the gold answers that a reward reads, with some of the unreadable ones below it."""
-    where = f"{check.reward} reads the gold answer in {', '.join(check.columns)}"
-    if not check.unreadable:
-        return f"{where}: all of the first {check.checked:,} can be read"
-    shown = "".join(f"\n  {gold}" for gold in check.shown)
-    return f"{where}: {len(check.unreadable):,} of the first {check.checked:,} cannot be read, and their groups would not be trained on:{shown}"
 
 
 def _show_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:

@@ -23,7 +23,7 @@ from cluster.output.run_dir import RunDirectory
 from configs.schema.model import DEQUANTISED_MODEL, WARM_MODEL
 from configs.schema.rewards import RewardsSection
 from configs.schema.run import RunConfig
-from rewards.grading.golds import check_golds, require_readable_golds
+from rewards.grading.golds import check_golds, gold_sentences, require_readable_golds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -118,7 +118,7 @@ def prepare(config: RunConfig, directory: RunDirectory, display: RunDisplay) -> 
 
 
 def try_golds(rewards: RewardsSection, prompts: PromptSource, display: RunDisplay) -> None:
-    """Check that the rewards can read the gold answers of the first prompts.
+    """Check that the rewards read the gold answers of the first prompts as they are meant, and say of which kinds they are.
 
     Raises:
         DataError: a reward can read none of them.
@@ -130,10 +130,8 @@ def try_golds(rewards: RewardsSection, prompts: PromptSource, display: RunDispla
     require_readable_golds(checks)
     display.say_all([f"WARNING: {sentence}" for sentence in leak_warnings(first, {name for check in checks for name in check.columns})])
     for check in checks:
-        if check.unreadable:
-            display.say(
-                f"reward {check.reward} cannot read {len(check.unreadable)} of the first {check.checked} gold answers, such as {check.shown[0]}"
-            )
+        for sentence in gold_sentences(check):
+            display.say(sentence)
 
 
 def _compare_templates(adapter: str | None, tokenizer: PreTrainedTokenizerBase, display: RunDisplay) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, get_args
 
 from configs.contracts.errors import ConfigError
+from rewards.answers.golds import GoldKind, Reading
 from rewards.functions.group_input import Columns, GroupInput
 from rewards.functions.math_answer import Accuracy, AnswerStyle
 from rewards.functions.parameters import finite_number, one_of, whole_number
@@ -24,15 +25,26 @@ class _JudgedLength(PerCompletionReward):
 
     can_hang = True
 
-    def __init__(self, unit: Unit, answer_style: AnswerStyle, gold_column: str | None) -> None:
+    def __init__(self, unit: Unit, answer_style: AnswerStyle, gold_column: str | None, gold_kind: GoldKind) -> None:
         one_of(self.__name__, "unit", unit, get_args(Unit))
         one_of(self.__name__, "answer_style", answer_style, get_args(AnswerStyle))
+        one_of(self.__name__, "gold_kind", gold_kind, get_args(GoldKind))
         self.needs_token_ids = unit == "tokens"
-        self._accuracy = Accuracy(answer_style, gold_column)
+        self._accuracy = Accuracy(answer_style, gold_column, gold_kind=gold_kind)
+        self._judge: dict[str, object] = {"answer_style": answer_style, "gold_column": gold_column, "gold_kind": gold_kind}
         self._accuracy.__name__ = self.__name__  # so that errors name the reward that the user listed
 
     def gold_columns(self, columns: Columns) -> tuple[str, ...]:
         return self._accuracy.gold_columns(columns)
+
+    def gold_reading(self, columns: Columns) -> Reading | None:
+        return self._accuracy.gold_reading(columns)
+
+    def gold_as_answer(self, columns: Columns) -> str:
+        return self._accuracy.gold_as_answer(columns)
+
+    def judge(self, name: str, params: Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
+        return "accuracy", self._judge
 
     def check_columns(self, columns: Collection[str]) -> None:
         self._accuracy.check_columns(columns)
@@ -63,7 +75,7 @@ class Length(_JudgedLength):
 
     Args:
         unit: unit of a length: `characters` of the text (Open-R1), or `tokens`.
-        answer_style, gold_column: how the answer is judged, as in `accuracy`.
+        answer_style, gold_column, gold_kind: how the answer is judged, as in `accuracy`.
 
     Raises:
         ConfigError: a parameter has an unknown value.
@@ -72,8 +84,14 @@ class Length(_JudgedLength):
 
     __name__ = "length"
 
-    def __init__(self, unit: Unit = "characters", answer_style: AnswerStyle = "latex", gold_column: str | None = None) -> None:
-        super().__init__(unit, answer_style, gold_column)
+    def __init__(
+        self,
+        unit: Unit = "characters",
+        answer_style: AnswerStyle = "latex",
+        gold_column: str | None = None,
+        gold_kind: GoldKind = "auto",
+    ) -> None:
+        super().__init__(unit, answer_style, gold_column, gold_kind)
 
     def _value(self, right: bool, lengths_G: Sequence[int], index: int) -> float:
         shortest, longest = min(lengths_G), max(lengths_G)
@@ -98,7 +116,7 @@ class Cosine(_JudgedLength):
         min_value_wrong, max_value_wrong, min_value_correct, max_value_correct: see the table.
         max_len: length, in characters or tokens, from which on the value is constant.
         unit: unit of a length: `characters` of the text (Open-R1), or `tokens`.
-        answer_style, gold_column: how the answer is judged, as in `accuracy`.
+        answer_style, gold_column, gold_kind: how the answer is judged, as in `accuracy`.
 
     Raises:
         ConfigError: a parameter has an unknown value.
@@ -117,8 +135,9 @@ class Cosine(_JudgedLength):
         unit: Unit = "characters",
         answer_style: AnswerStyle = "latex",
         gold_column: str | None = None,
+        gold_kind: GoldKind = "auto",
     ) -> None:
-        super().__init__(unit, answer_style, gold_column)
+        super().__init__(unit, answer_style, gold_column, gold_kind)
         bounds = {
             "min_value_wrong": min_value_wrong,
             "max_value_wrong": max_value_wrong,

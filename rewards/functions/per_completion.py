@@ -7,7 +7,7 @@ called like any other reward function, with lists.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.contracts.errors import RewardError
@@ -15,6 +15,7 @@ from rewards.functions.group_input import Columns, Completion, GroupInput, compl
 
 if TYPE_CHECKING:
     from configs.contracts.records import Outcome
+    from rewards.answers.golds import Reading
 
 ARGUMENTS = frozenset({"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"})
 """Arguments of the calling convention that are not columns of the data set."""
@@ -52,6 +53,22 @@ class PerCompletionReward(ABC):
     def columns_read(self, columns: Columns) -> Collection[str]:
         """Name the columns that the reward may read, of a row with these columns."""
         return self.gold_columns(columns)
+
+    def gold_reading(self, columns: Columns) -> Reading | None:
+        """Read the gold of a row as the reward does; None for a reward that compares with no answer. This may take for ever."""
+        return None
+
+    def gold_as_answer(self, columns: Columns) -> str:
+        """Write the gold of a row as a completion that must be right; "" without such a form, or if the gold says nothing. This may never end."""
+        return ""
+
+    def judge(self, name: str, params: Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
+        """Name the built-in, and its parameters, that decides whether an answer is right: for most rewards itself.
+
+        Args:
+            name, params: those of this reward.
+        """
+        return name, params
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Raise RewardError, naming these columns, if the reward needs another one."""

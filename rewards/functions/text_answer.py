@@ -8,8 +8,9 @@ from collections.abc import Collection, Mapping
 from typing import Literal, get_args
 
 from configs.contracts.errors import RewardError
+from rewards.answers.golds import Kind, Reading
+from rewards.answers.option_letters import LETTERS, read_option
 from rewards.functions.group_input import Columns
-from rewards.functions.option_letters import LETTERS, read_option
 from rewards.functions.overlap import Language, contains, folded, rouge_l, rouge_tokens, squad_tokens, token_f1
 from rewards.functions.parameters import one_of
 from rewards.functions.per_completion import Grade, TextReward
@@ -47,6 +48,8 @@ def _unwrapped(text: str) -> str:
 class _GoldText(TextReward):
     """A reward with a gold that is text, or a list of texts."""
 
+    _kind: Kind = "text"
+
     def __init__(self, answer_style: TextStyle, gold_column: str | None) -> None:
         one_of(self.__name__, "answer_style", answer_style, get_args(TextStyle))
         self._style: TextStyle = answer_style
@@ -65,6 +68,15 @@ class _GoldText(TextReward):
 
     def gold_columns(self, columns: Columns) -> tuple[str, ...]:
         return (self.gold_column(columns),)
+
+    def gold_reading(self, columns: Columns) -> Reading | None:
+        golds = self._golds(columns)
+        return Reading(self._kind if golds else "unreadable", " | ".join(golds))
+
+    def gold_as_answer(self, columns: Columns) -> str:
+        """Write the gold, or the first of a list, as an answer."""
+        gold = next(iter(self._golds(columns)), "")
+        return f"<answer>{gold}</answer>" if gold and self._style == "answer_tag" else gold
 
     def check_columns(self, columns: Collection[str]) -> None:
         self.gold_column(columns)
@@ -198,7 +210,7 @@ class ContainsGold(_Compared):
 
 
 class Choice(_GoldText):
-    """1.0 if the answer names the options of the gold and no others, else 0.0. `rewards/functions/option_letters.py` says how they are read.
+    """1.0 if the answer names the options of the gold and no others, else 0.0. `rewards/answers/option_letters.py` says how they are read.
 
     Read are `B`, `(b)`, `B. Pneumonia`, `\\boxed{B}`, "The answer is (B).", `答案：B`, `故选B`, and several as in `AC` or `A, C`. An answer that
     names two different options, or none, has the outcome `unparsable_answer` and 0.0. The gold is written in the same ways; or it is the text
@@ -214,10 +226,17 @@ class Choice(_GoldText):
     """
 
     __name__ = "choice"
+    _kind = "option"
 
     def __init__(self, answer_style: TextStyle = "answer_tag", gold_column: str | None = None, options_column: str | None = None) -> None:
         super().__init__(answer_style, gold_column)
         self._options_column = options_column
+
+    def gold_as_answer(self, columns: Columns) -> str:
+        """Write all letters of the gold as an answer."""
+        options = self._options(columns)
+        letters = [_gold_letters(gold, options) for gold in self._golds(columns)]
+        return "" if not letters or None in letters else f"<answer>{', '.join(sorted(set(''.join(filter(None, letters)))))}</answer>"
 
     def columns_read(self, columns: Columns) -> Collection[str]:
         return (*self.gold_columns(columns), self._options_column or "options")

@@ -1,6 +1,6 @@
 """Killable graders: a pool of processes that call the rewards under a hard deadline. This is the side of the reward worker.
 
-Some completions freeze a process that holds the GIL (`\\boxed{10^{10^{10}}}`), and some functions crash it. So a grader answers step by
+Some completions freeze a process that holds the GIL (`\\boxed{\\sum_{k=1}^{10^{9}} k^{k}}`), and some functions crash it. So a grader answers step by
 step. A step is one completion under a per-completion reward, or a whole group under a user's function.
 
     step in time            its report; the grader does the next step

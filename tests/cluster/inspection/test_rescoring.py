@@ -153,3 +153,21 @@ def test_what_cannot_work_is_said(tmp_path: Path, arguments: list[str], message:
 def test_columns_without_a_common_type_are_kept_as_json() -> None:
     table = table_of([{"a": 1, "b": [1]}, {"a": "x", "b": None}])
     assert table.to_pylist() == [{"a": "1", "b": [1]}, {"a": '"x"', "b": None}]
+
+
+def test_each_row_has_its_own_gold_though_prompts_are_equal(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "2+2?", "solution": gold, "completion": f"\\boxed{{{answer}}}"} for gold, answer in [("4", "4"), ("5", "5"), ("6", "4")]
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mine.py").write_text(
+        "def mine(completions, solution, **kwargs):\n    return [float(gold in said) for gold, said in zip(solution, completions)]\n"
+    )
+    said = rollcast_score("accuracy", f"{tmp_path}/mine.py:mine", "--completions", str(tmp_path / "rows.jsonl"))
+    assert cells(said, "accuracy")[2] == cells(said, "mine")[2] == "0.6667"
+
+
+def test_completions_of_one_prompt_are_one_group_though_columns_differ_that_no_reward_reads(tmp_path: Path) -> None:
+    rows = [{"prompt": "2+2?", "solution": "4", "id": number, "completion": "x" * number + "\\boxed{4}"} for number in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cells(rollcast_score("length", "--completions", str(tmp_path / "rows.jsonl")), "length")[2:4] == ["0.0000", "0.4082"]

@@ -108,7 +108,8 @@ def test_the_data_of_a_run_are_shown(tmp_path: Path, model: Path):
     assert "rows.jsonl:11: " in shown and "has 'one two three four five six seven eight' too" in shown
     assert "ordered by level, ascending: 0 (0:12), 0 (0:9), 1 (0:8), 2 (0:7), 3 (0:6), ..." in shown
     assert (
-        'accuracy reads the gold answer in answer: 1 of the first 10 cannot be read, and their groups would not be trained on: ""' in shown
+        'accuracy reads the gold answer in answer: 1 of the first 10 cannot be read (9 number, 1 unreadable), and their groups would not be trained on: ""'
+        in shown
     )
     assert "prompt 0:12, 24 tokens" in shown and "<|im_start|>user What?<|im_end|> <|im_start|>assistant" in shown
     assert "warning: 1 prompts have more than data.max_prompt_length 64 tokens and are left out" in shown

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from configs.contracts.errors import ConfigError, RewardError
 from rewards import load
+from rewards.answers import expressions
 from rewards.functions import math_answer
 from rewards.functions.math_answer import Accuracy, ReasoningAccuracy
 
@@ -33,8 +34,8 @@ def score(gold: Any, text: str, **params: Any) -> float | None:
         ("x=5", "5"),
         ("5", "x=5"),
         ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{bmatrix}1\\\\2\\end{bmatrix}"),
-        ("Blue", "\\text{blue}"),
-        ("B", "\\text{(B)}"),
+        ("\\text{Blue}", "\\text{blue}"),
+        ("$B$", "\\text{(B)}"),
         ("\\text{(B)}", "B"),
         ("90^\\circ", "90"),
         ("2\\sqrt{3}", "2\\sqrt{3}"),
@@ -42,7 +43,7 @@ def score(gold: Any, text: str, **params: Any) -> float | None:
         ("3 \\text{ cm}", "3"),
         ("x^2+1", "1+x^2"),
         ("\\frac12", "\\frac{1}{2}"),
-        ("高血压", "高血压"),
+        ("\\text{高血压}", "高血压"),
     ],
 )
 def test_equal_answers_are_right(gold: str, answer: str) -> None:
@@ -225,9 +226,11 @@ integers = st.integers(-(10**14), 10**14).map(str)
 def test_the_short_cut_for_integers_gives_what_math_verify_gives(gold: str, answer: str) -> None:
     for said in (answer, gold):
         box = f"\\boxed{{{said}}}"
-        gold_parsed = math_answer._parse(gold)
-        assert math_answer._verify_latex(gold, box) == math_answer._verify(gold_parsed, math_answer._parse(box, latex_only=True))
-        assert math_answer._verify_tagged(gold, said) == math_answer._verify(gold_parsed, math_answer._parse(said))
+        gold_parsed = expressions.parse(gold)
+        equal = expressions.equal_expressions(gold_parsed, expressions.parse(box, latex_only=True))
+        assert (math_answer._verify_latex(gold, "auto", box) == math_answer.RIGHT) is equal
+        equal = expressions.equal_expressions(gold_parsed, expressions.parse(said))
+        assert (math_answer._verify_tagged(gold, "auto", said) == math_answer.RIGHT) is equal
 
 
 fragments = st.sampled_from(
@@ -268,7 +271,7 @@ def test_cutting_to_the_only_box_changes_nothing(before: str, after: str) -> Non
     text = f"{before}\\boxed{{7}}{after}"
     box = math_answer._lone_box(text)
     if box is not None:
-        assert math_answer._parse(box, latex_only=True) == math_answer._parse(text, latex_only=True)
+        assert expressions.parse(box, latex_only=True) == expressions.parse(text, latex_only=True)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +287,7 @@ def test_cutting_to_the_only_box_changes_nothing(before: str, after: str) -> Non
 )
 def test_what_else_math_verify_reads_keeps_the_whole_text(text: str) -> None:
     """In each of these the text around the box changes what is read."""
-    assert math_answer._parse(text, latex_only=True) != math_answer._parse("\\boxed{7}", latex_only=True)
+    assert expressions.parse(text, latex_only=True) != expressions.parse("\\boxed{7}", latex_only=True)
     assert math_answer._lone_box(text) is None
 
 

@@ -25,6 +25,7 @@ from rewards.grading.direct import DirectReward
 from tests import REPOSITORY
 
 HUGE = "9" * 100_000
+ENDLESS = "\\sum_{k=1}^{10^{9}} k^{k}"
 TIMEOUT_S = 1.0
 
 
@@ -43,6 +44,8 @@ def ended() -> Iterator[None]:
         ("5", "\\boxed{9^{9^{9^9}}}"),
         ("5", "\\boxed{1000000000!}"),
         ("(10^{10})^{10^{10}}", "\\boxed{5}"),
+        ("5", f"\\boxed{{{ENDLESS}}}"),
+        (ENDLESS, "\\boxed{5}"),
     ],
 )
 def test_what_would_never_end_gets_none_in_time(gold: str, answer: str) -> None:
@@ -63,14 +66,23 @@ def test_odd_golds_come_back(gold: str, answer: str) -> None:
     assert time.monotonic() - started_s < 20
 
 
+@pytest.mark.parametrize(
+    "answer", ["10^{10^{10}}", "9^{9^{9^9}}", "(10^9)!", "2^{-10^{10}}", "\\binom{10^9}{10^8}", "10^{10^{10}}-10^{10^{10}}"]
+)
+def test_a_number_that_nobody_can_write_out_is_wrong_at_once(answer: str) -> None:
+    reward = load("accuracy", grading_timeout_s=TIMEOUT_S)
+    assert reward(completions=[f"\\boxed{{{answer}}}", f"\\boxed{{{answer}}}"], solution=["5", "5"]) == [0.0, 0.0]
+    assert reward(completions=["\\boxed{5}", f"\\boxed{{{answer}}}"], solution=[answer, answer]) == [0.0, 1.0]
+
+
 def test_a_hang_gives_none_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    assert load("accuracy", grading_timeout_s=TIMEOUT_S)(completions=["\\boxed{10^{10^{10}}}"], solution=["5"]) == [None]
+    assert load("accuracy", grading_timeout_s=TIMEOUT_S)(completions=[f"\\boxed{{{ENDLESS}}}"], solution=["5"]) == [None]
     assert "reward accuracy gave None to a completion: no answer within 1 s" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["reasoning_accuracy", "length", "cosine"])
 def test_every_reward_with_a_gold_has_the_time_out(name: str) -> None:
-    texts = ["</think>\\boxed{10^{10^{10}}}", "</think>\\boxed{5}"]
+    texts = [f"</think>\\boxed{{{ENDLESS}}}", "</think>\\boxed{5}"]
     values = load(name, grading_timeout_s=TIMEOUT_S)(completions=texts, solution=["5", "5"])
     assert values[0] is None and values[1] is not None
 

@@ -13,7 +13,7 @@ import pytest
 
 from configs.contracts.errors import DataError
 from configs.schema.rewards import RewardsSection
-from rewards.grading.golds import GoldCheck, check_golds, require_readable_golds
+from rewards.grading.golds import GoldCheck, check_golds, gold_sentences, require_readable_golds
 
 TESTS = {"language": "python", "test_cases": [{"input": "1", "output": "1", "type": "stdin_stdout"}]}
 
@@ -72,3 +72,51 @@ def test_a_reward_that_can_read_no_gold_is_refused_with_three_of_them():
     assert '\n  null\n  ""\n  {"text": "xxx' in message
     assert "gold_column in the reward's params" in message
     require_readable_golds(checked([{"solution": None}, {"solution": "1"}], "accuracy"))
+
+
+def tagged(answer_style: str) -> dict[str, Any]:
+    return {"name": "accuracy", "params": {"answer_style": answer_style}}
+
+
+def test_kinds_are_counted_and_shown():
+    golds = ["42", "3,5", "A", "阴道炎", "\\sqrt{2}", "7 cm", ""]
+    (check,) = checked([{"solution": gold} for gold in golds], tagged("auto"))
+    assert check.kinds == {"number": 2, "list": 1, "option": 1, "text": 1, "latex": 1, "unreadable": 1}
+    assert (check.unreadable, check.faults) == ((6,), ())
+    (sentence,) = gold_sentences(check)
+    assert "1 of the first 7 cannot be read (2 number, 1 list, 1 option, 1 text, 1 latex, 1 unreadable)" in sentence
+
+
+def test_golds_that_are_no_mathematics_are_told_with_the_setting_that_compares_them():
+    (check,) = checked([{"solution": gold} for gold in ("A", "阴道炎", "42")], "accuracy")
+    assert (check.unreadable, check.not_mathematics) == ((0, 1), 2)
+    assert "2 of them are text or options, and no mathematics: set answer_style: auto" in gold_sentences(check)[-1]
+    with pytest.raises(DataError, match="can read none of the first 1 gold answers .*\n.*\n.*set answer_style: auto in its params"):
+        require_readable_golds(checked([{"solution": "A"}], "accuracy"))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "reasoning_accuracy", "length", "cosine"])
+def test_a_gold_that_is_wrong_against_itself_is_listed(name: str):
+    """Open-R1's rule repairs no malformed operator in an answer, though it does in a gold."""
+    (check,) = checked([{"solution": gold} for gold in ("2\\sqrt2", "1")], name)
+    (fault,) = check.faults
+    assert (fault.row, fault.gold, fault.read) == (0, '"2\\\\sqrt2"', "latex 2*sqrt(2)")
+    assert fault.wrong == "its own answer \\boxed{2\\sqrt2} gets 0.0".replace(
+        "\\boxed", ("</think>" if "reasoning" in name else "") + "\\boxed"
+    )
+    assert "grades 1 gold answers otherwise than they are meant" in "\n".join(gold_sentences(check))
+    with pytest.raises(DataError, match="calls none of the first 1 gold answers .* right against itself"):
+        require_readable_golds(checked([{"solution": "2\\sqrt2"}], name))
+
+
+def test_a_gold_that_takes_another_rows_answer_for_right_is_listed():
+    (check,) = checked([{"solution": gold} for gold in ("$x^2-1$", "$(x-1)(x+1)$", "0.5", "1/2")], tagged("auto"))
+    assert [(fault.row, fault.wrong) for fault in check.faults] == [(0, "the answer of row 1, \\boxed{(x-1)(x+1)}, gets 1.0 too")]
+    assert gold_sentences(check)[-1].endswith(
+        'row 0: "$x^2-1$" (read as latex x**2 - 1): the answer of row 1, \\boxed{(x-1)(x+1)}, gets 1.0 too'
+    )
+
+
+def test_code_has_golds_but_no_answers_to_say():
+    (check,) = checked([{"verification_info": TESTS}, {"verification_info": TESTS}], "code")
+    assert (check.kinds, check.faults) == ({}, ())

@@ -171,7 +171,7 @@ def test_output_is_capped(capfd: pytest.CaptureFixture[str]) -> None:
     assert 2 * 65_536 <= len(printed) <= 2 * 65_536 + 400
 
 
-@pytest.mark.parametrize("box", ["10^{10^{10}}", "9^{9^{9^9}}", "(10^9)!"])
+@pytest.mark.parametrize("box", ["\\sum_{k=1}^{10^{9}} k^{k}", "\\prod_{k=1}^{10^9} k", "(1+x)^{99999}"])
 def test_a_box_that_freezes_sympy_costs_one_completion(box: str) -> None:
     """Also the case where math-verify answers in time, as it may learn to: then the completion is simply wrong."""
 
@@ -181,7 +181,7 @@ def test_a_box_that_freezes_sympy_costs_one_completion(box: str) -> None:
         assert accuracy.values in ([1.0, None, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0])
         assert accuracy.outcomes[1] in ("timeout", "scored")
         assert form.outcomes == ["scored"] * 4
-        if box.startswith("10^"):
+        if box.startswith("\\sum"):
             assert accuracy.outcomes[1] == "timeout"
             assert graders.replaced == 1
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.functions.option_letters import LETTERS, read_option
+from rewards.answers.option_letters import LETTERS, read_option
 
 ALONE = (
     *(

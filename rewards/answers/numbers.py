@@ -1,0 +1,123 @@
+"""Plain numbers, read as a whole: signs, thousands, exponents, fractions, percent, currencies, units, and bases."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from rewards.answers.units import converted, currency, is_unit
+
+_NUMBER = re.compile(
+    r"""
+    (?P<sign>[-+]?)\s*
+    (?P<currency>US\$|[$€£¥₹₩₽฿]|(?:USD|EUR|GBP|CNY|RMB|JPY|INR)(?=[\s\d.]))?\s*
+    (?P<inner_sign>-?)
+    (?:
+        (?:(?P<whole>\d+)\s+)?(?P<above>\d+)\s*/\s*(?P<below>\d+)
+        |
+        (?P<latex_whole>\d+)?\s*\\[dtc]?frac\s*\{\s*(?P<latex_above>-?\d+)\s*\}\s*\{\s*(?P<latex_below>\d+)\s*\}
+        |
+        (?P<digits>\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?:\ \d{3})+(?!\d)|\d*)(?:\.(?P<decimals>\d+)|(?P<stop>\.))?
+        (?:[eE](?P<exponent>[-+]?\d{1,3})|\s*(?:\\times|\\cdot|[x*×])\s*10\s*\^\s*\{?\s*(?P<power>[-+]?\d{1,3})\s*\}?)?
+        (?:_\{?(?P<base>\d{1,2})\}?)?
+    )
+    (?P<space>\s*)(?P<rest>[^\s\d].*)?
+    """,
+    re.VERBOSE,
+)
+_PERCENT = re.compile(r"\\?%|percent(?:age)?(?: points?)?|pct|per cent", re.IGNORECASE)
+
+ROUNDED_TO = 6
+"""Decimals to which a decimal number is compared, as math-verify does: 0.333333 is 1/3."""
+CLOSE = Fraction(1, 10**5)
+"""Relative difference above which numbers that round to the same are still different: 1e-7 is not 2e-7. math-verify has no such bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainNumber:
+    """A number as it was written."""
+
+    value: Fraction
+    """Without percent or unit."""
+    exact: bool
+    """False if it was written with decimals or an exponent, and may be rounded."""
+    percent: bool = False
+    unit: str = ""
+    """The unit or currency as it was written; "" if there is none."""
+    base: int = 10
+    """The base written as an index: 2 of `1011_2`. The value is that of the same digits in base ten."""
+
+    def __str__(self) -> str:
+        value = str(self.value) if self.exact else f"{float(self.value):.12g}"
+        return value + (f"_{self.base}" if self.base != 10 else "") + ("%" if self.percent else "") + (f" {self.unit}" if self.unit else "")
+
+
+def read_number(text: str) -> PlainNumber | None:
+    """Read a text that is a number and nothing else; None for any other text.
+
+    Args:
+        text: without LaTeX's commands for text and space (`rewards.answers.spelling.plain`).
+
+    Example: `read_number("$1,250.50") == PlainNumber(Fraction(2501, 2), exact=False, unit="$")`.
+    """
+    found = _NUMBER.fullmatch(text)
+    if found is None:
+        return None
+    value = _value(found)
+    rest = (found["rest"] or "").strip()
+    percent = _PERCENT.fullmatch(rest.rstrip(".")) is not None
+    unit = found["currency"] or ""
+    if rest and not percent:
+        if (unit and (currency(rest) != currency(unit) or not rest[0].isalpha())) or not is_unit(rest, attached=not found["space"]):
+            return None
+        unit = unit or rest
+    if value is None:
+        return None
+    negative = "-" in (found["sign"], found["inner_sign"])
+    exact = not (found["decimals"] or found["exponent"] or found["power"])
+    return PlainNumber(-value if negative else value, exact, percent, unit.strip(), int(found["base"] or 10))
+
+
+def _value(found: re.Match[str]) -> Fraction | None:
+    if found["above"]:
+        below = int(found["below"])
+        return Fraction(int(found["whole"] or 0)) + Fraction(int(found["above"]), below) if below else None
+    if found["latex_above"]:
+        below, whole, above = int(found["latex_below"]), int(found["latex_whole"] or 0), int(found["latex_above"])
+        return Fraction(whole) + Fraction(above, below) if below and not (whole and above < 0) else None
+    digits, decimals = re.sub("[, ]", "", found["digits"]), found["decimals"] or ""
+    if not digits and not decimals:
+        return None
+    exponent = int(found["exponent"] or found["power"] or 0) - len(decimals)
+    return Fraction(int(digits + decimals)) * Fraction(10) ** exponent
+
+
+def equal_numbers(gold: PlainNumber, answer: PlainNumber) -> bool:
+    """Tell whether two numbers are the same, by math-verify's rules, and more strictly where it is lax.
+
+    Units must agree or convert, if both have one; of two that are written with a base, digits and base must agree. Percent: 50% is 0.5, and
+    of whole numbers 9% is also 9. A number with decimals equals what rounds to the same six decimals and differs by less than one in 100,000.
+    """
+    if gold.base != answer.base:
+        return 10 in (gold.base, answer.base) and gold.value == answer.value
+    if gold.percent != answer.percent:
+        whole = gold.value.denominator == answer.value.denominator == 1 and gold.exact and answer.exact
+        if whole and gold.value == answer.value:
+            return True
+    value = float(answer.value)
+    in_golds_unit = converted(value, answer.unit, gold.unit)
+    if in_golds_unit is None:
+        return False
+    theirs = answer.value if in_golds_unit == value else Fraction(in_golds_unit)
+    exact = gold.exact and answer.exact and in_golds_unit == value
+    return close(gold.value / (100 if gold.percent else 1), theirs / (100 if answer.percent else 1), exact)
+
+
+def close(a: Fraction, b: Fraction, exact: bool) -> bool:
+    """Tell whether two values are equal; unless both are exact, after rounding."""
+    if a == b:
+        return True
+    if exact:
+        return False
+    return round(a, ROUNDED_TO) == round(b, ROUNDED_TO) and abs(a - b) <= CLOSE * max(abs(a), abs(b))
