@@ -20,7 +20,8 @@ from cluster.api.arguments import checked_overrides
 from cluster.output.run_dir import Resume, RunDirectory
 from configs.contracts.errors import ConfigError
 from configs.loading import config_of, sft_config_of
-from configs.recipes.command_line import load_run, load_sft
+from configs.recipes.command_line import config_of_mapping, load_run, load_sft
+from configs.recipes.kinds import GRPO, SFT
 from configs.schema.rewards import RewardSpec
 from configs.schema.run import RunConfig
 from configs.schema.sft import SftConfig
@@ -51,7 +52,7 @@ def load_config(config: Settings, overrides: Sequence[str] = ()) -> RunConfig:
     """Read the settings of a GRPO run.
 
     Args:
-        config: path of a YAML file or a recipe, a mapping of the same content as a YAML file, or settings that are read already.
+        config: path of a YAML file or a recipe, a mapping of the same content, or settings that are read already.
         overrides: `learner.max_steps=10`, applied from left to right.
 
     Raises:
@@ -62,7 +63,7 @@ def load_config(config: Settings, overrides: Sequence[str] = ()) -> RunConfig:
         return load_run([str(config), *overrides], None, Console(emoji=False))
     if isinstance(config, SftConfig):
         raise ConfigError("these are settings of a supervised fine-tuning; give them to rollcast.sft")
-    return config_of(_tree(config), "the configuration", overrides)
+    return config_of_mapping(GRPO, _tree(config), overrides, Console(emoji=False))
 
 
 def load_sft_config(config: SftSettings, overrides: Sequence[str] = ()) -> SftConfig:
@@ -72,7 +73,7 @@ def load_sft_config(config: SftSettings, overrides: Sequence[str] = ()) -> SftCo
         return load_sft([str(config), *overrides], None, Console(emoji=False))
     if isinstance(config, RunConfig):
         raise ConfigError("these are settings of a GRPO run; give them to rollcast.train")
-    return sft_config_of(_tree(config), "the configuration", overrides)
+    return config_of_mapping(SFT, _tree(config), overrides, Console(emoji=False))
 
 
 def with_inputs(config: RunConfig, data: Data | None, rewards: Sequence[Reward] | None, resume: Resume) -> tuple[RunConfig, Resume]:

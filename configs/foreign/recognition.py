@@ -53,6 +53,7 @@ def _refuse(words: Sequence[str], source: str, command: Command) -> None:
     for word in words[1:]:  # a first word is the file itself, which is answered as such
         if word.endswith(_FILES) and Path(word).is_file():
             settings |= flat(_tree(Path(word)))
+    words = [word for word in words if not word.startswith("cluster.address=")]  # `--address`, which the command itself takes
     settings |= dict(settings_of(words))
     if answer := answer_to_line(" ".join(_starting(words)), settings, source, command):
         raise ConfigError(answer)

@@ -7,7 +7,8 @@ launcher's whole line, typed or in a shell script. An accelerate file beside it 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -17,7 +18,7 @@ import yaml
 from rich.console import Console
 
 from configs.contracts.errors import ConfigError
-from configs.foreign.answers import Command
+from configs.foreign.answers import Command, answer_to_settings, flat
 from configs.foreign.other_files import read_tree
 from configs.foreign.recognition import refuse_foreign_file, refuse_foreign_line, refuse_foreign_script, refuse_other_kinds
 from configs.key_types import key_type
@@ -55,6 +56,8 @@ class Arguments:
     """`learner.beta=0.04`."""
     repeated: tuple[str, ...] = ()
     """Keys that were given more than once: the last value counts, as in the scripts' own command line."""
+    strays: tuple[str, ...] = ()
+    """The errors about words that are neither an option nor a setting."""
 
 
 def load_run(arguments: Sequence[str], accelerate: Path | None, console: Console, *, verbose: bool = False) -> RunConfig:
@@ -95,7 +98,9 @@ def convert_recipe(
     kind: AnyKind = SFT if sft else GRPO
     path, given = _split(arguments, accelerate, kind)
     _say_repeated(given, console)
-    conversion = read_recipe(kind, _read(path, kind) if path else {}, given, path)
+    tree = _read(path, kind) if path else {}
+    with _besides(given.strays):
+        conversion = read_recipe(kind, tree, given, path)
     show(conversion, console, verbose=verbose)
     if output is None:
         print(conversion.to_yaml(), end="")
@@ -105,6 +110,21 @@ def convert_recipe(
     except OSError as error:
         raise ConfigError(f"{output} cannot be written: {error.strerror}; give another path with --output") from None
     console.print(f"written: {output}; train it with: {kind.command} {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def config_of_mapping(kind: RecipeKind[Config], tree: dict[str, YamlValue], overrides: Sequence[str], console: Console) -> Config:
+    """Make the configuration of a mapping that Python gives: the content of a file of rollcast, or of a recipe.
+
+    Raises:
+        ConfigError: it is neither, or another system's, or cannot work.
+    """
+    if answer := answer_to_settings(flat(tree), "the configuration", _command(kind)):
+        raise ConfigError(answer)
+    if not is_recipe(tree):
+        return kind.config_of(tree, "the configuration", overrides, {})
+    conversion = convert(kind, tree, overrides=overrides, source="the configuration")
+    show(conversion, console)
+    return conversion.config
 
 
 def read_recipe(
@@ -139,6 +159,12 @@ def sort_arguments(arguments: Sequence[str], kind: AnyKind = GRPO) -> Arguments:
     Raises:
         ConfigError: a value has no key.
     """
+    given = _sorted(arguments, kind)
+    with _besides(given.strays):
+        return given
+
+
+def _sorted(arguments: Sequence[str], kind: AnyKind) -> Arguments:
     values: dict[str, list[str]] = {}
     overrides: list[str] = []
     repeated: dict[str, None] = {}
@@ -157,11 +183,24 @@ def sort_arguments(arguments: Sequence[str], kind: AnyKind = GRPO) -> Arguments:
             values[key].append(argument)
         else:
             faults.append(_stray(argument, kind))
-    if faults:
-        raise ConfigError("\n  ".join(faults))
     settings = {key: _value_of(key, texts, kind) for key, texts in values.items()}
     recipe, accelerate = (_path_of(settings.pop(name, None)) for name in ("config", "config_file"))
-    return Arguments(recipe, accelerate, settings, tuple(overrides), tuple(repeated))
+    return Arguments(recipe, accelerate, settings, tuple(overrides), tuple(repeated), tuple(faults))
+
+
+@contextmanager
+def _besides(faults: Sequence[str]) -> Iterator[None]:
+    """Raise faults that are known already, together with those that come up inside.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError("\n  ".join([*faults, error.message])) from None
+    if faults:
+        raise ConfigError("\n  ".join(faults))
 
 
 def _stray(argument: str, kind: AnyKind) -> str:
@@ -186,10 +225,11 @@ def _load(kind: RecipeKind[Config], arguments: Sequence[str], accelerate: Path |
     path, given = _split(arguments, accelerate, kind)
     tree = _read(path, kind) if path else {}
     if path and not is_recipe(tree):
-        _refuse_recipe_options(path, given, kind)
-        return _own_config(kind, tree, path, given.overrides)
+        with _besides([*given.strays, *_recipe_options(path, given, kind)]):
+            return _own_config(kind, tree, path, given.overrides)
     _say_repeated(given, console)
-    conversion = read_recipe(kind, tree, given, path)
+    with _besides(given.strays):
+        conversion = read_recipe(kind, tree, given, path)
     show(conversion, console, verbose=verbose)
     return conversion.config
 
@@ -214,7 +254,7 @@ def _split(arguments: Sequence[str], accelerate: Path | None, kind: AnyKind) -> 
     """Find the file, which is the first argument or that of `--config`, and sort the rest."""
     first, *rest = _training_arguments(arguments, kind)
     named = not first.startswith("--")
-    given = sort_arguments(rest if named else [first, *rest], kind)
+    given = _sorted(rest if named else [first, *rest], kind)
     if named and given.recipe:
         raise ConfigError(f"{first} and --config {given.recipe} are two recipes; give one of them")
     return _config_of_run(Path(first)) if named else given.recipe, replace(given, accelerate=accelerate or given.accelerate)
@@ -282,18 +322,18 @@ def _say_repeated(given: Arguments, console: Console) -> None:
         console.print(f"--{key} is given more than once; the last, {value}, counts", markup=False, highlight=False, soft_wrap=True)
 
 
-def _refuse_recipe_options(path: Path, given: Arguments, kind: AnyKind) -> None:
+def _recipe_options(path: Path, given: Arguments, kind: AnyKind) -> list[str]:
+    """The error about options of a recipe beside a file of rollcast; none without them."""
     options = [f"--{setting.replace('_', '-')}" for setting in given.settings]
     if given.accelerate:
         options.append("--accelerate")
-    if options:
-        near = {near for option in options for near in get_close_matches(option, COMMAND_OPTIONS, n=1, cutoff=0.75) if near != option}
-        remedy = (
-            f"did you mean {' and '.join(sorted(near))}?" if near else f"write settings as {kind.example}, or see {kind.command} --help"
-        )
-        raise ConfigError(
-            f"{', '.join(options)}: {path} is a file of rollcast, and only recipes of TRL, Open-R1 or MedicalGPT take such options; {remedy}"
-        )
+    if not options:
+        return []
+    near = {near for option in options for near in get_close_matches(option, COMMAND_OPTIONS, n=1, cutoff=0.75) if near != option}
+    remedy = f"did you mean {' and '.join(sorted(near))}?" if near else f"write settings as {kind.example}, or see {kind.command} --help"
+    return [
+        f"{', '.join(options)}: {path} is a file of rollcast, and only recipes of TRL, Open-R1 or MedicalGPT take such options; {remedy}"
+    ]
 
 
 def _no_recipe(settings: Mapping[str, YamlValue]) -> str:

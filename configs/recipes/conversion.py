@@ -16,7 +16,7 @@ from configs.contracts.errors import ConfigError
 from configs.launch.other_trainers import other_trainer
 from configs.loading import Config
 from configs.recipes.draft import DONE_ANYWAY, Draft, Row
-from configs.recipes.kinds import AnyKind, RecipeKind, exclusive_settings, guess_kind
+from configs.recipes.kinds import KINDS, AnyKind, RecipeKind, exclusive_settings, guess_kind
 from configs.recipes.shared_rules import OFFLOAD
 from configs.recipes.tables import KeyTables
 from configs.yaml_files import YamlValue, dump_yaml
@@ -119,16 +119,23 @@ def _named(settings: Mapping[str, YamlValue], kind: AnyKind) -> _Given:
 def _unknown(keys: Sequence[str], kind: AnyKind, settings: Mapping[str, YamlValue]) -> str:
     """The error about all unknown settings. Names the right command if the recipe is of another kind."""
     guessed = guess_kind(kind, settings)
+    faults: list[str] = []
     if guessed is not kind:
         shown = ", ".join(exclusive_settings(guessed, settings)[:3])
-        return (
+        faults.append(
             f"{shown}: only recipes of {guessed.name} have such settings, and this command takes recipes of {kind.name}; "
             f"use {guessed.command}, or {guessed.convert_command}"
         )
     remedy = "remove it, or write what it means as section.key=value"
-    return "\n  ".join(
-        f"{key}: there is no such setting of TRL, Open-R1 or MedicalGPT; {_nearest(key, kind.tables.known, remedy)}" for key in keys
-    )
+    for key in keys:
+        others = [other.name for other in KINDS if key in other.tables.known]
+        if not others:
+            near = _nearest(key, guessed.tables.known, remedy)
+            faults.append(f"{key}: there is no such setting of TRL, Open-R1 or MedicalGPT; {near}")
+        elif guessed is kind:
+            near = _nearest(key, kind.tables.known, remedy)
+            faults.append(f"{key}: there is no such setting in recipes of {kind.name}, only in those of {others[0]}; {near}")
+    return "\n  ".join(faults)
 
 
 def _nearest(key: str, known: Iterable[str], otherwise: str) -> str:

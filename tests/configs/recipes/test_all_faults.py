@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from rich.console import Console
 
+import rollcast
 from configs.contracts.errors import ConfigError
 from configs.loading import load_config
-from configs.recipes.command_line import sort_arguments
+from configs.recipes.command_line import load_run, sort_arguments
 from configs.recipes.conversion import convert
 from configs.recipes.kinds import GRPO, SFT
 from configs.yaml_files import YamlValue
@@ -51,3 +53,34 @@ def test_all_stray_words_and_the_faults_of_all_stages_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("configs/quickstart.yaml", [stages])
     assert "learner.betta" in str(caught.value) and "actors.temprature" in str(caught.value)
+
+
+def test_strays_options_and_unknown_keys_of_one_command_are_named_together() -> None:
+    given = ["configs/quickstart.yaml", "actors.temprature=1", "lerner.x=2", "data.promt_column=3", "--bogus", "4"]
+    with pytest.raises(ConfigError) as caught:
+        load_run(given, None, Console(quiet=True))
+    told = str(caught.value)
+    assert "did you mean 'learner'?" in told and "did you mean actors.temperature?" in told and "did you mean data.prompt_column?" in told
+    assert "--bogus: configs/quickstart.yaml is a file of rollcast" in told
+    with pytest.raises(ConfigError) as caught:
+        load_run(["lerner.x=2", "--model_name_or_path", "m", "--dataset_name", "d", "--betta", "1"], None, Console(quiet=True))
+    assert "lerner.x=2" in str(caught.value)
+
+
+def test_unknown_settings_are_named_beside_those_of_the_other_kind() -> None:
+    told = refusal({"eos_token": "x", "betta": 1})
+    assert "eos_token: only recipes of supervised fine-tuning have such settings" in told and "betta: there is no such setting" in told
+    told = refusal({"eos_token": "x", "num_generations": 8, "betta": 1})
+    assert "eos_token: there is no such setting in recipes of GRPO, only in those of supervised fine-tuning" in told
+    assert "betta: there is no such setting of TRL, Open-R1 or MedicalGPT; did you mean beta?" in told
+
+
+def test_a_mapping_from_python_may_be_a_recipe_and_one_of_another_system_is_answered() -> None:
+    recipe: dict[str, YamlValue] = {"model_name_or_path": "m", "dataset_name": "d", "beta": 0.5, "system_prompt": "End with #### 42"}
+    config = rollcast.load_config(recipe)
+    assert (config.learner.beta, config.data.system_prompt) == (0.5, "End with #### 42")
+    assert rollcast.load_config(recipe, ["learner.beta=0.25", "data.path=a #1"]).data.path == "a #1"
+    with pytest.raises(ConfigError, match="did you mean beta"):
+        rollcast.load_config({"model_name_or_path": "m", "betta": 1})
+    with pytest.raises(ConfigError, match="the configuration is a file of verl, for RLOO"):
+        rollcast.load_config({"algorithm": {"adv_estimator": "rloo"}, "actor_rollout_ref": {"model": {"path": "m"}}})
