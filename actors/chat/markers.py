@@ -38,9 +38,9 @@ class Markers:
     marks: tuple[str, ...]
     """The tokenizer's own tokens that the template writes around messages, without `begins`."""
     opening: tuple[str, ...]
-    """What stands at the beginning of a prompt: marks, or words such as `USER:` or `[INST]`."""
+    """Text at the beginning of a prompt: marks, or words such as `USER:` or `[INST]`."""
     asking: str
-    """What stands behind the last message of the user, stripped: `<|im_end|>\\n<|im_start|>assistant`, `[/INST]`, `ASSISTANT:`."""
+    """Text behind the last message of the user, stripped: `<|im_end|>\\n<|im_start|>assistant`, `[/INST]`, `ASSISTANT:`."""
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Markers:
@@ -65,7 +65,7 @@ class Markers:
         return cls(begins, marks, (*first, *((words,) if words and not first else ())), asked.partition(_ASKED)[2].strip())
 
     def carried(self, text: str) -> tuple[Carried, str]:
-        """Which marks a text carries, and the first of them."""
+        """Tell which marks a text carries, and the first of them."""
         bare = text.strip()
         begins = next((mark for mark in (self.begins, *BEGINNINGS) if mark and bare.startswith(mark)), "")
         bare = bare.removeprefix(begins).lstrip()
@@ -99,7 +99,7 @@ def _tokens_in(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
 
 
 def _last_words(between: str, tokens: list[str]) -> str:
-    """What stands between the last token and the user's words: `USER:`, `[INST]`; nothing of a single letter."""
+    """Text between the last token and the user's words: `USER:`, `[INST]`; nothing of a single letter."""
     for token in tokens:
         between = between.rpartition(token)[2] if token in between else between
     words = between.strip()

@@ -49,7 +49,7 @@ class Imitation:
     text: str
     spans: tuple[tuple[int, int], ...]
     notes: tuple[str, ...] = ()
-    """What of the answers is not trained, as a clause about rows."""
+    """Part of the answers that is not trained, as a clause about rows."""
 
 
 @dataclass(frozen=True, slots=True)

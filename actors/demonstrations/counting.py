@@ -33,7 +33,7 @@ class DemonstrationCounts:
     also_held_out: int = 0
     """Training sequences left out because an equal one is held out."""
     noted: dict[str, int] = field(default_factory=dict)
-    """What was converted, or is not used, in rows that are used -> number of such rows."""
+    """All that was converted, or is not used, in rows that are used -> number of such rows."""
     first_at: dict[str, str] = field(default_factory=dict)
     """Name of one of the counts from `too_long` on, or a key of `noted` -> location of the first row in it, and what is wrong there if rows
     differ in that."""

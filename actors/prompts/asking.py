@@ -48,7 +48,7 @@ class Asked:
     earlier: bool = False
     """True if turns of Alpaca's `history` are among the messages."""
     notes: tuple[str, ...] = ()
-    """What was converted or is not used, as a clause about prompts."""
+    """All that was converted or is not used, as a clause about prompts."""
 
 
 def columns_beside(data: SourceSection, prompt_column: str) -> tuple[str, ...]:

@@ -159,7 +159,7 @@ def _template_file(name: str) -> Path:
 
 
 class Notes:
-    """What was converted, or not used, in rows that are used: a clause -> the number of rows and the location of the first."""
+    """All that was converted, or not used, in rows that are used: a clause -> the number of rows and the location of the first."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[int, str]] = {}

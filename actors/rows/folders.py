@@ -1,4 +1,4 @@
-"""Which files hold a split: by their names in a folder, or as `data.data_files` lists them. No file of a folder is left out in silence."""
+"""Choice of the files that hold a split: by their names in a folder, or as `data.data_files` lists them. No file of a folder is left out in silence."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from configs.schema.model import BUILTIN
 from configs.schema.sources import REASONING_GYM, TaskSection
 
 GENERATED = (BUILTIN, REASONING_GYM)
-"""What their paths begin with."""
+"""Beginning of their paths."""
 
 
 def is_generated(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Whether an answer says the same as a gold. How they are compared follows from the gold's kind."""
+"""Comparison of an answer with a gold, by the gold's kind."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from rewards.answers.options import Option, gold_option
 from rewards.answers.spelling import folded, latex_of, plain, typed
 
 GoldKind = Literal["auto", "latex", "number", "list", "option", "text"]
-"""What a gold can be told to be; `auto` decides by its text."""
+"""The kinds that a gold can be told to be; `auto` decides by its text."""
 
 Kind = Literal["latex", "number", "list", "option", "text", "unreadable"]
 
@@ -46,7 +46,7 @@ class Reading:
     parsed: Parsed = ()
     """For math-verify: of a number, a list or an expression."""
     unit: str = ""
-    """What stands behind an expression as its unit."""
+    """The unit behind an expression."""
     as_mathematics: bool = False
     """True if it was written in LaTeX, or consists of digits and signs only."""
 

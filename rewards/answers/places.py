@@ -1,4 +1,4 @@
-"""Where an answer stands in a completion: in a box, between dollars, in a tag, behind `####`, behind "the answer is", or alone."""
+"""The places where an answer stands in a completion: in a box, between dollars, in a tag, behind `####`, behind "the answer is", or alone."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ def in_latex(text: str) -> str | None:
 
 
 def in_tag(text: str) -> str | None:
-    """What stands in the first `<answer>` tag."""
+    """Take what stands in the first `<answer>` tag."""
     found = _TAG.search(text)
     return found[1].strip() if found else None
 
 
 def marked(text: str) -> list[str]:
-    """What stands behind each `####` to the end of its line (GSM8K), the last one first. A heading of Markdown is among them."""
+    """List what stands behind each `####` to the end of its line (GSM8K), the last one first. A heading of Markdown is among them."""
     return [found.strip() for found in reversed(_MARKED.findall(text)) if found.strip()]
 
 
 def anchored(text: str) -> str | None:
-    """What follows the last "the answer is" to the end of its sentence; None if there is none."""
+    """Take what follows the last "the answer is" to the end of its sentence; None if there is none."""
     found = list(_ANCHOR.finditer(text))
     if not found:
         return None
@@ -83,5 +83,5 @@ def anchored(text: str) -> str | None:
 
 
 def after_reasoning(text: str) -> str:
-    """What follows the reasoning; the whole text if there is none."""
+    """Take what follows the reasoning; the whole text if there is none."""
     return text.rpartition(_REASONING_END)[2].strip() if _REASONING_END in text else text

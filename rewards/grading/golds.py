@@ -46,7 +46,7 @@ class GoldFault:
     read: str
     """Its kind, and what was read, shortened."""
     wrong: str
-    """What is wrong with it."""
+    """A clause that says what is wrong."""
 
     def __str__(self) -> str:
         return f"row {self.row}: {self.gold} (read as {self.read}): {self.wrong}"
@@ -54,7 +54,7 @@ class GoldFault:
 
 @dataclass(frozen=True)
 class GoldCheck:
-    """What a reward makes of the golds of some rows."""
+    """Readings and grades of the golds of some rows."""
 
     reward: str
     columns: tuple[str, ...]
@@ -110,7 +110,7 @@ def require_readable_golds(checks: Sequence[GoldCheck]) -> None:
 
 
 def gold_sentences(check: GoldCheck) -> list[str]:
-    """What to tell of a check: the kinds of golds; those that cannot be read, and those that are graded wrong, with some of them."""
+    """Sentences on a check: the kinds of golds; those that cannot be read, and those that are graded wrong, with some of them."""
     where = f"{check.reward} reads the gold answer in {', '.join(check.columns)}"
     kinds = f" ({', '.join(f'{count:,} {kind}' for kind, count in check.kinds.items())})" if check.kinds else ""
     if not check.unreadable:
@@ -131,7 +131,7 @@ def gold_sentences(check: GoldCheck) -> list[str]:
 
 
 def remedy(check: GoldCheck) -> str:
-    """What makes golds that cannot be read comparable."""
+    """The setting that makes golds comparable that cannot be read."""
     if check.not_mathematics:
         return "set answer_style: auto in its params, which compares text as text and options by their letters"
     return "choose another answer_style (answer_tag and auto accept words)"
@@ -185,7 +185,7 @@ async def _graded(
 
 @dataclass(frozen=True)
 class _Read:
-    """What one reward reads in the golds of all rows."""
+    """Readings that one reward has of the golds of all rows."""
 
     label: str
     reward: PerCompletionReward
