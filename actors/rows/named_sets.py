@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
+from actors.rows.generated import is_generated, require_generated, write_generated
 from actors.rows.rows import Rows, load_rows, local_files
 from actors.rows.views import renamed, with_parts
 from configs.contracts.errors import DataError
 from configs.schema.sources import MixturePart
+
+EVALUATION_SEED = 1_000
+"""Seed of evaluation sets that are made: the same problems for every model, and no run's own unless it has this seed."""
 
 PROMPT_COLUMNS = ("prompt", "problem", "question", "instruction", "messages")
 """Columns in which other data sets hold the prompt; the first that exists is used."""
@@ -54,6 +59,9 @@ def require_named_or_path(spec: str) -> list[Path] | None:
     Raises:
         DataError: there is none at this path, or it has no such split.
     """
+    if is_generated(spec):
+        require_generated(spec, None)
+        return None
     if is_named(spec):
         return None
     path, split = _path_and_split(spec)
@@ -70,12 +78,17 @@ def _path_and_split(spec: str) -> tuple[str, str]:
     return (spec, "test") if not at or Path(spec).expanduser().exists() else (path, split)
 
 
+def _made(spec: str) -> Rows:
+    with TemporaryDirectory(prefix="rollcast-rows-") as folder:
+        return load_rows(str(write_generated(spec, None, Path(folder), EVALUATION_SEED)))
+
+
 def load_named_or_path(spec: str, prompt_column: str | None = None) -> tuple[Rows, str]:
     """Open an evaluation set; returns its rows, and the column of their prompts.
 
     Args:
-        spec: a name of `NAMED_SETS`; or a file, folder or hub id, followed by `@split` for another split than `test`
-            (if a local data set has only one split, it is taken).
+        spec: a name of `NAMED_SETS`; or `reasoning_gym:TASK`, whose problems are then others than those of a run; or a file, folder or hub
+            id, followed by `@split` for another split than `test` (if a local data set has only one split, it is taken).
         prompt_column: the column of the prompts of a data set that is not in `NAMED_SETS`, if it exists there.
 
     Raises:
@@ -87,6 +100,8 @@ def load_named_or_path(spec: str, prompt_column: str | None = None) -> tuple[Row
         known = NAMED_SETS[spec]
         rows = load_rows(known.path, name=known.name, split=known.split)
         return renamed(rows, known.columns, f"the gold column of {spec}"), known.prompt_column
+    if is_generated(spec):
+        return _made(spec), "prompt"
     path, split = _path_and_split(spec)
     try:
         rows = load_rows(path, split=split)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from actors.rows.named_sets import load_named_or_path, require_named_or_path
 from actors.rows.sources import mix, open_held_out, open_rows, require_source
 from configs.contracts.errors import DataError
 from configs.contracts.reasoning_entry import entry_text, read_entry
@@ -81,6 +82,16 @@ def test_held_out_rows_of_the_same_task_are_others(tmp_path: Path) -> None:
         training, held_out = open_rows(data, tmp_path, seed=0)[0], open_held_out(data, tmp_path, seed=0)
         prompts = [{str(rows.row(index)["prompt"]) for index in range(20)} for rows in (training, held_out)]
         assert len(held_out) == 20 and len(prompts[0] & prompts[1]) < 5
+
+
+def test_a_task_is_an_evaluation_set(tmp_path: Path) -> None:
+    (rows, column), (again, _) = load_named_or_path(CHAIN_SUM), load_named_or_path(CHAIN_SUM)
+    assert column == "prompt" and len(rows) == 1000 and rows.row(999) == again.row(999)
+    training, _ = open_rows(section(), tmp_path, seed=0)
+    prompts = [[str(each.row(index)["prompt"]) for index in range(1000)] for each in (rows, training)]
+    assert prompts[0] != prompts[1] and require_named_or_path(CHAIN_SUM) is None
+    with pytest.raises(DataError, match="did you mean reasoning_gym:chain_sum"):
+        require_named_or_path("reasoning_gym:chain_sums")
 
 
 def test_a_mixture_may_have_tasks(tmp_path: Path) -> None:
