@@ -130,7 +130,9 @@ def _turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools
     """Render the last message after its prompt, and imitate it."""
     prompt, full = rendered(tokenizer, messages[:-1], tools, asks=True), rendered(tokenizer, messages, tools, asks=False)
     if missing := check.left_out(messages, tools, full, asks=False):
-        raise NotRenderedError(f"has {' and '.join(missing)}, which the chat template does not render")
+        raise NotRenderedError(
+            f"has {' and '.join(missing)}, which the chat template does not render; set model.chat_template to one that does"
+        )
     if not full.startswith(prompt):
         raise ValueError(
             f"is not rendered after the generation prompt: that ends in {prompt[-_SHOWN_CHARACTERS:]!r}, and the conversation with the "

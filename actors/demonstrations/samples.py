@@ -18,7 +18,7 @@ from actors.chat.templates import REASONING, with_known_reasoning
 from actors.chat.tool_calls import Tool
 from actors.demonstrations.conversation import Imitation, NoAnswerError, NotRenderedError, Sample, continued, imitations, tokenise
 from actors.demonstrations.counting import DemonstrationCounts, total
-from actors.prompts.asking import SYSTEM, TOOLS, PromptRenderer, beside_of, columns_beside, tools_beside
+from actors.prompts.asking import SYSTEM, TOOLS, PromptRenderer, beside_of, columns_beside, given_beside, tools_beside
 from actors.rows.rows import Rows
 from actors.rows.views import part_numbers, require_column
 from configs.contracts.errors import DataError
@@ -169,7 +169,7 @@ class SampleMaker:
             ValueError: the row is malformed.
         """
         column, *completion = value
-        kept = {name: found for name, found in beside.items() if found}
+        kept = given_beside(beside)
         if not completion:
             notes = ["hold their messages as JSON text, which is read as messages"] if isinstance(column, str) else []
             messages = self._without_ends(messages_of(column), notes)

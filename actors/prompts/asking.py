@@ -109,7 +109,7 @@ class PromptRenderer:
             ValueError: the prompt is neither text nor messages, needs a chat template that the tokenizer does not have, carries the marks of
                 one, or ends with the assistant's answer.
         """
-        beside = {name: value for name, value in (beside or {}).items() if value}
+        beside = given_beside(beside or {})
         if not isinstance(prompt, (str, list, dict)) or not prompt or (isinstance(prompt, str) and not prompt.strip()):
             raise ValueError(f"holds {prompt!r}; a prompt is text or a list of chat messages")
         listed = not isinstance(prompt, str) or is_listed(prompt)
@@ -241,6 +241,11 @@ class PromptRenderer:
         if not messages or messages[-1]["role"] == "system":
             raise ValueError("holds nothing before the assistant's answer, which data.final_answer: drop takes out; correct the row")
         notes.append("ended with the assistant's answer, which is taken out (data.final_answer: drop); no reward sees it")
+
+
+def given_beside(beside: Mapping[str, object]) -> dict[str, object]:
+    """The columns beside a prompt that hold something."""
+    return {name: value for name, value in beside.items() if (value.strip() if isinstance(value, str) else value)}
 
 
 def tools_beside(beside: Mapping[str, object]) -> list[Tool] | None:

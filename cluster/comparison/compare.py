@@ -31,10 +31,12 @@ from cluster.evaluation.serving import serving
 from cluster.evaluation.sets import open_sets
 from cluster.evaluation.table import remarks
 from cluster.files.whole_files import write_whole
+from cluster.fitting.positions import require_positions
 from cluster.models.adapter_base import Base, FoundBase, find_base
 from cluster.models.base import base_of_settings
 from cluster.models.peft_folders import able_to_serve
 from cluster.models.tokenizers import chat_template_of, has_tokenizer, refuse_other_tokenizer
+from cluster.models.trainable import settings_here, warnings_of_fit
 from cluster.output.completions import table_of
 from cluster.session import RaySession
 from cluster.stopping import run_until_stopped
@@ -106,6 +108,10 @@ def run_comparison(
         offered = base_of_settings(config, run or folder, logs)
         engines = list(_engines(config, offered, asked.models, console))
         tokenizer = _shared_tokenizer(config, engines)
+        for engine in engines:
+            require_positions(engine.config, settings_here(engine.base.path, "config.json", engine.base.revision))
+            for sentence in warnings_of_fit(engine.config, tokenizer, engine.base.path):
+                say(console, f"WARNING: {sentence}")
         sets = open_sets(with_base(config, offered.base), tokenizer, folder / "data")
     said = _ask_all(engines, sets, plan, logs, console)
     by_set = [{one.name: said[one.name][number] for one in asked.models} for number in range(len(sets))]

@@ -33,6 +33,7 @@ from cluster.loop.sampling import sample_and_score
 from cluster.models.adapter_base import Base, adapter_digest
 from cluster.models.base import base_to_serve, require_servable
 from cluster.models.peft_folders import able_to_serve
+from cluster.models.trainable import warnings_of_fit
 from cluster.output.completions import table_of
 from cluster.output.counting import counting
 from cluster.session import RaySession
@@ -185,6 +186,8 @@ def measure_pass_rates(config: RunConfig, plan: PassRatePlan, console: Console) 
         served = able_to_serve(with_base(config, found.base), [plan.adapter])
         model = served.model
         tokenizer = load_tokenizer(model.path, model.chat_template, model.trust_remote_code, model.revision, model.eos_token)
+        for sentence in warnings_of_fit(served, tokenizer, model.path):
+            say(console, f"WARNING: {sentence}")
         prompts = open_prompts(config.data, tokenizer, seed=config.seed, folder=logs)
         require_columns(needs, prompts.canary_prompt().columns)
         _require_rewards(config, prompts)

@@ -63,8 +63,8 @@ class Prompt:
     """The other columns of its row, JSON values, handed to the rewards."""
     conversational: bool = True
     """True where rewards receive completions as chat messages, False where as plain text."""
-    messages: tuple[Mapping[str, str], ...] = ()
-    """The chat messages it was rendered from, empty for a plain-text prompt."""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    """The chat messages it was rendered from, empty for a plain-text prompt: texts, and the calls of tools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ class RolloutGroup:
         self.attempt: int = facts["attempt"]
         self.prompt_text: str = facts["prompt_text"]
         self.conversational: bool = facts["conversational"]
-        self.messages: list[dict[str, str]] = facts["messages"]
+        self.messages: list[dict[str, Any]] = facts["messages"]
         self.columns: dict[str, Any] = facts["columns"]
         self.prompt_token_ids: np.ndarray = np.frombuffer(metadata[b"prompt_token_ids"], dtype=np.int32)
 

@@ -73,9 +73,9 @@ def test_messages_as_text_and_sharegpt_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["system", "system_prompt"])
 def test_a_rows_own_system_message_is_used(name: str, tmp_path: Path) -> None:
-    rows = [{"prompt": "Hi", name: "Be brief."}, {"prompt": "Hi", name: None}]
+    rows = [{"prompt": "Hi", name: "Be brief."}, {"prompt": "Hi", name: None}, {"prompt": "Hi", name: " "}]
     prompts, _ = opened(tmp_path, rows, system_prompt="Be kind.")
-    assert [prompt.messages[0]["content"] for prompt in prompts] == ["Be brief.", "Be kind."]
+    assert [prompt.messages[0]["content"] for prompt in prompts] == ["Be brief.", "Be kind.", "Be kind."]
     assert prompts[0].columns[name] == "Be brief.", "rewards see it, too"
     own = {"prompt": [{"role": "system", "content": "Be quick."}, *ASKED], name: "Be brief."}
     [prompt], warnings = opened(tmp_path, [own])
