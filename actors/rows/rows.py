@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from actors.rows.files import JsonValue, Row, is_data_file, kind_of, records, stripped_names
 from actors.rows.folders import folder_notices, listed_files, split_files, unread_splits
 from actors.rows.hub import load_with_datasets
-from actors.rows.tables import TABLES, read_tables
+from actors.rows.tables import TABLES, one_value_a_key, read_tables, reading_of_maps
 from configs.contracts.errors import DataError
 from configs.schema.sources import DataFiles, MixturePart
 
@@ -84,6 +85,10 @@ class TableRows:
     table: pa.Table
     notices: tuple[str, ...] = ()
 
+    @cached_property
+    def _maps(self) -> Literal["strict"] | None:
+        return reading_of_maps(self.table.schema)
+
     @property
     def columns(self) -> tuple[str, ...]:
         return tuple(self.table.column_names)
@@ -92,11 +97,13 @@ class TableRows:
         return self.table.num_rows
 
     def row(self, index: int) -> Row:
-        return json_row(self.table.slice(index, 1).to_pylist(maps_as_pydicts="strict")[0])
+        with one_value_a_key(self.location(index)):
+            return json_row(self.table.slice(index, 1).to_pylist(maps_as_pydicts=self._maps)[0])
 
     def values(self, column: str, indices: Sequence[int]) -> list[JsonValue]:
         values = self.table.column(column)  # `take` does not know every type
-        return [json_value(values[index].as_py(maps_as_pydicts="strict")) for index in indices]
+        with one_value_a_key(self.name):
+            return [json_value(values[index].as_py(maps_as_pydicts=self._maps)) for index in indices]
 
     def location(self, index: int) -> str:
         return f"{self.name}, row {index}"

@@ -6,8 +6,9 @@ Every type that Arrow has is read: dictionaries, large and view strings and run-
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from configs.contracts.errors import DataError
 
@@ -40,6 +41,24 @@ def read_tables(files: Sequence[Path]) -> tuple[pa.Table, tuple[str, ...]]:
         for column, without in lacking.items()
         if without
     )
+
+
+def reading_of_maps(schema: pa.Schema) -> Literal["strict"] | None:
+    """The argument `maps_as_pydicts` of `to_pylist`: a map becomes an object, or an error if it has a key twice. Without maps it only costs time."""
+    return "strict" if any("map<" in str(field.type) for field in schema) else None
+
+
+@contextmanager
+def one_value_a_key(name: str) -> Iterator[None]:
+    """Refuse maps in which a key is there twice, as a JSON object with one is refused.
+
+    Raises:
+        DataError: there is such a map; `name` is where.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise DataError(f"{name}: a map has a key twice, with two values ({error}); rename or remove one") from None
 
 
 def _misfit(files: Sequence[Path], tables: Sequence[pa.Table], columns: Sequence[str]) -> str:
@@ -106,15 +125,18 @@ def table_records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if file.suffix.lower() == ".parquet":
             opened = pq.ParquetFile(file)
             require_one_name_each(file, opened.schema_arrow.names)
-            batches = opened.iter_batches(_BATCH_ROWS)
+            batches, maps = opened.iter_batches(_BATCH_ROWS), reading_of_maps(opened.schema_arrow)
         else:
             reader = _opened_arrow(file)
             require_one_name_each(file, reader.schema.names)
+            maps = reading_of_maps(reader.schema)
             has_footer = isinstance(reader, pa.ipc.RecordBatchFileReader)
             batches = (reader.get_batch(n) for n in range(reader.num_record_batches)) if has_footer else reader
         number = 0
         for batch in batches:
-            for record in batch.to_pylist(maps_as_pydicts="strict"):
+            with one_value_a_key(str(file)):
+                rows = batch.to_pylist(maps_as_pydicts=maps)
+            for record in rows:
                 yield f"{file}, row {number}", record
                 number += 1
     except (pa.ArrowException, OSError) as error:

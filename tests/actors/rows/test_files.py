@@ -18,6 +18,7 @@ import pytest
 from actors.rows.rows import load_rows
 from actors.rows.sources import notices, open_rows
 from actors.rows.stream import open_stream
+from configs.contracts.errors import DataError
 from configs.schema.data import DataSection
 from configs.schema.sources import SourceSection
 from tests.actors.rows.test_rows import all_rows, file_with, refusal, write_parquet
@@ -257,3 +258,15 @@ def test_a_column_that_is_hidden_by_a_renamed_one_is_told(tmp_path: Path):
     rows, _ = open_rows(data, tmp_path, 0)
     assert rows.row(0)["solution"] == "4"
     assert notices(data, rows) == ("data.columns: the data's own column 'solution' is hidden by 'info.answer', which gets its name",)
+
+
+def test_a_map_with_a_key_twice_is_refused(tmp_path: Path):
+    path = write_parquet(tmp_path / "a.parquet", {"m": pa.array([[("a", "1"), ("a", "2")]], pa.map_(pa.string(), pa.string()))})
+    rows = load_rows(str(path))
+    for read in (
+        lambda: rows.row(0),
+        lambda: rows.values("m", [0]),
+        lambda: open_stream(SourceSection(path=str(path), streaming=True), tmp_path, 0),
+    ):
+        with pytest.raises(DataError, match="a.parquet.*: a map has a key twice"):
+            read()

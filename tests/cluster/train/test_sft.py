@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,25 @@ def test_answers_that_end_with_another_token_than_engines_stop_at_are_warned_abo
         prepare_sft(config, directory, RunDisplay())
     warning = "the chat template makes answers end with '<|im_end|>', and the end token is '<think>': the model will not learn to stop"
     assert (warning in capsys.readouterr().out) == told
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_a_fine_tuning_does_not_use_is_told(tmp_path: Path, streaming: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows").mkdir()
+    row = {"prompt": "1+1?", "demonstration": "2", "id": 7, "images": ["a.png"]}
+    (tmp_path / "rows/a.jsonl").write_text("".join(json.dumps({**row, "prompt": f"{n}+1?"}) + "\n" for n in range(8)))
+    (tmp_path / "rows/more.txt").write_text("left out")
+    settings = [
+        f"out_dir={tmp_path / 'run'}",
+        f"data.path={tmp_path}/rows",
+        "data.eval_samples=0",
+        f"data.streaming={streaming}",
+        "learner.max_steps=2",
+    ]
+    config = load_sft_config(Path("configs/quickstart_sft.yaml"), settings)
+    with RunDirectory.open(config.out_dir, "none") as directory:
+        prepare_sft(config, directory, RunDisplay())
+    said = capsys.readouterr().out
+    assert f"WARNING: not read, in folder {tmp_path}/rows: more.txt" in said
+    assert "WARNING: column 'images' (first [\"a.png\"]) is used by nothing; rows with them cannot be trained on here" in said
+    assert said.count("columns that nothing uses, with their first value: id (7)\n") == 1
