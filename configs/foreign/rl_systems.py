@@ -16,7 +16,7 @@ VERL = System(
     ),
     objectives=("algorithm.adv_estimator",),
     commands=((r"sft_trainer", "SFT"),),
-    remedy="The columns of its rows are those of docs/data.md.",
+    remedy="Its rows are read with data.columns={reward_model.ground_truth: solution}; docs/data.md has their other shapes.",
     table="""
         actor_rollout_ref.model.path = model.path
         model.partial_pretrain = model.path
@@ -114,7 +114,7 @@ OPENRLHF = System(
         (r"train_rm\b", "reward modelling"),
         (r"train_ppo", "PPO"),
     ),
-    remedy="The columns of its rows are those of docs/data.md.",
+    remedy="docs/data.md has the settings that read the shapes of its rows.",
     table="""
         pretrain = model.path
         prompt_data = data.path
