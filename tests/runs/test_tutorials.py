@@ -89,6 +89,13 @@ def open_r1(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Guide:
     return followed
 
 
+@pytest.fixture(scope="module")
+def own_reward(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Guide:
+    followed = guide(tmp_path_factory.mktemp("own-reward"), hub)
+    followed.follow(TUTORIALS / "own_reward.md")
+    return followed
+
+
 def read(file: Path) -> dict:
     return json.loads(file.read_text(encoding="utf-8"))
 
@@ -98,7 +105,7 @@ def test_both_languages_give_the_same_commands() -> None:
         assert commands(TUTORIALS / "medical.md", kind) == commands(TUTORIALS / "medical.zh.md", kind)
 
 
-@pytest.mark.parametrize("page", ["medical.md", "medical.zh.md", "open_r1.md"])
+@pytest.mark.parametrize("page", ["medical.md", "medical.zh.md", "open_r1.md", "own_reward.md"])
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", (TUTORIALS / page).read_text(encoding="utf-8")):
         assert (TUTORIALS / target).exists(), target
@@ -195,3 +202,25 @@ def test_what_needs_gpus_can_at_least_be_planned(request: pytest.FixtureRequest,
     assert len(trained) == 2
     for command in trained:
         assert "placement" in followed.run(f"{command} --dry-run")
+
+
+def test_a_task_of_reasoning_gym_is_shown_and_learned(own_reward: Guide) -> None:
+    said = own_reward.said_by("data examples/reasoning_gym.yaml")
+    assert (
+        "reasoning_gym reads the gold answer in reasoning_gym: all of the first 1,000 can be read" in said
+        and "Spell this word backward" in said
+    )
+    lines = [json.loads(line) for line in (own_reward.folder / "runs/own_reward/metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "rewards/whole_word/mean" in line]
+    first, last = (math.fsum(line["rewards/reasoning_gym/mean"] for line in part) / 60 for part in (steps[:60], steps[-60:]))
+    # Measured: 0.04 more, of which 5,000 graded completions on each side leave 0.005 to chance. Held out, an untrained model has under 0.1.
+    summary = read(own_reward.folder / "runs/own_reward/summary.json")
+    assert last > first + 0.01 and summary["reward_after"] > 0.4, (first, last, summary["reward_after"])
+    assert all(
+        0 <= line["rewards/whole_word/mean"] <= line["rewards/reasoning_gym/mean"] + 1e-6 and "right_length" in line for line in steps
+    )
+
+
+def test_a_reward_of_ones_own_scores_the_completions_of_a_run(own_reward: Guide) -> None:
+    assert "whole_word" in own_reward.said_by("score examples/whole_word.py")
+    assert "reasoning_gym" in own_reward.said_by("score reasoning_gym")
