@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from actors.chat.messages import Message
+from actors.chat.messages import Message, messages_of
 from actors.chat.templates import end_warning
-from actors.demonstrations.conversation import imitations, tokenise
+from actors.chat.tool_calls import tools_of
+from actors.demonstrations.conversation import NotRenderedError, imitations, tokenise
 from actors.prompts.asking import Asked, PromptRenderer
 from actors.prompts.rendering import load_tokenizer
 from configs.contracts.errors import DataError
@@ -164,3 +165,29 @@ def test_a_template_of_medicalgpt_fits_or_is_refused(name: str, folder: Path, te
     (sample,) = tokenise(fitted, imitations(fitted, TALK))
     assert fitted.decode(sample.token_ids_T[sample.trained_T]) == f"{TALK[2]['content']}{end}{TALK[4]['content']}{end}"
     assert fitted("").input_ids == [] or sample.token_ids_T[:2].tolist().count(fitted.bos_token_id) == 1
+
+
+def test_a_prompt_that_is_rendered_already_is_known_and_not_wrapped_again(tokenizer: Any) -> None:
+    renderer = PromptRenderer(tokenizer)
+    text = renderer.rendered(renderer.asked("1+1?"))
+    again = renderer.asked(text)
+    assert again.plain == text and renderer.rendered(again) == text
+    with pytest.raises(ValueError, match="would be wrapped a second time"):
+        renderer.asked(f"{text}2{tokenizer.eos_token}")
+
+
+def test_calls_of_tools_are_rendered_or_named(name: str, tokenizer: Any) -> None:
+    call = {"id": "call12345", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    talk = [
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call12345", "name": "add", "content": "2"},
+        {"role": "assistant", "content": "It is 2."},
+    ]
+    messages, tools = messages_of(talk), tools_of([{"name": "add", "description": "adds"}])
+    if name != "qwen3":  # the packages have templates that offer no tools
+        with pytest.raises(NotRenderedError, match="has tools"):
+            imitations(tokenizer, messages, tools=tools)
+        return
+    imitated = "".join(text.text[start:end] for text in imitations(tokenizer, messages, tools=tools) for start, end in text.spans)
+    assert '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>' in imitated and "It is 2.<|im_end|>" in imitated
