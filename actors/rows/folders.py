@@ -85,7 +85,7 @@ def folder_notices(folder: Path, split: str, files: Sequence[Path]) -> list[str]
     left = [file for file in other if is_data_file(file) or file in _visible(folder)]
     if left:
         found.append(
-            f"not read, in folder {folder}: {_names(folder, left)} (read are {', '.join(SUFFIXES)} files whose names begin with a letter)"
+            f"not read, in folder {folder}: {_names(folder, left)} (read are {', '.join(SUFFIXES)} files that do not begin with . or __)"
         )
     return found
 
