@@ -10,7 +10,7 @@ from rewards.answers import expressions, places
 from rewards.answers.expressions import Parsed, is_expression
 from rewards.answers.numbers import PlainNumber, read_number
 from rewards.answers.options import Option, gold_option
-from rewards.answers.spelling import folded, latex_of, plain, typed
+from rewards.answers.spelling import braced, folded, latex_of, plain, typed
 
 GoldKind = Literal["auto", "latex", "number", "list", "option", "text"]
 """The kinds that a gold can be told to be; `auto` decides by its text."""
@@ -108,7 +108,7 @@ def _unboxed(text: str) -> str:
 def _read(text: str, in_latex: bool = False) -> Reading:
     text = text.strip()
     in_latex = in_latex or _COMMAND.search(text) is not None
-    latex = latex_of(text)
+    latex = latex_of(text) if in_latex else braced(latex_of(text))
     spelled = plain(latex)
     if not folded(text).strip("$"):
         return Reading("unreadable", text)
@@ -211,7 +211,7 @@ def _is_algebra(latex: str, in_latex: bool) -> bool:
         return False
     runs = [run for run in _LETTERS.findall(outside) if len(run) > 1]
     calculates = any(sign in outside for sign in "0123456789=^")
-    if any(len(run) > 2 for run in runs) or (runs and not calculates) or re.search(r"[A-Za-z]\d", outside):
+    if any(len(run) > 2 for run in runs) or (runs and not calculates) or re.search(r"[A-Za-z]\d|[A-Z]_\{?\d+\}?[A-Z]", outside):
         return False
     return calculates or len(outside.strip()) == 1 or any(sign in outside for sign in "+-*/<>=")
 

@@ -26,6 +26,13 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
+_SCALES = {
+    "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "百": 100, "千": 10**3, "万": 10**4, "百万": 10**6,
+    "千万": 10**7, "亿": 10**8,
+}  # fmt: skip
+_SCALE = re.compile(r"(hundred|thousand|million|billion|trillion)(?![A-Za-z])|([百千]?万|[百千亿])", re.IGNORECASE)
+_REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\\(?:overline|bar)\s*\{(\d+)\}")
+_EUROPEAN = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d+(?![\d.,])")
 _PERCENT = re.compile(r"\\?%|percent(?:age)?(?: points?)?|pct|per cent", re.IGNORECASE)
 
 ROUNDED_TO = 6
@@ -61,11 +68,15 @@ def read_number(text: str) -> PlainNumber | None:
 
     Example: `read_number("$1,250.50") == PlainNumber(Fraction(2501, 2), exact=False, unit="$")`.
     """
-    found = _NUMBER.fullmatch(text)
+    if repeating := _REPEATING.fullmatch(text):
+        return _repeating(*repeating.groups())
+    found = _NUMBER.fullmatch(_EUROPEAN.sub(lambda each: each[0].replace(".", "").replace(",", "."), text))
     if found is None:
         return None
     value = _value(found)
     rest = (found["rest"] or "").strip()
+    if value is not None and (scale := _SCALE.match(rest)):
+        value, rest = value * _SCALES[scale[0].lower()], rest[scale.end() :].strip()
     percent = _PERCENT.fullmatch(rest.rstrip(".")) is not None
     unit = found["currency"] or ""
     if rest and not percent:
@@ -77,6 +88,13 @@ def read_number(text: str) -> PlainNumber | None:
     negative = "-" in (found["sign"], found["inner_sign"])
     exact = not (found["decimals"] or found["exponent"] or found["power"])
     return PlainNumber(-value if negative else value, exact, percent, unit.strip(), int(found["base"] or 10))
+
+
+def _repeating(sign: str, whole: str, before: str, period: str) -> PlainNumber:
+    """Read a decimal that repeats: `0.1\\overline{6}` is 1/6."""
+    nines = (10 ** len(period) - 1) * 10 ** len(before)
+    value = Fraction(int(whole or 0)) + Fraction(int(before or 0), 10 ** len(before)) + Fraction(int(period), nines)
+    return PlainNumber(-value if sign == "-" else value, exact=True)
 
 
 def _value(found: re.Match[str]) -> Fraction | None:

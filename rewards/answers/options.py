@@ -42,13 +42,13 @@ def gold_option(text: str, in_latex: bool, told: bool = False) -> Option | None:
         return Option(text.upper())
     if alone := _ALONE.fullmatch(text):
         return Option(next(letter for letter in alone.groups() if letter).upper())
-    if found := _WITH_TEXT.fullmatch(text):
-        *letters, label = found.groups()
-        return Option(next(letter for letter in letters if letter).upper(), folded(label))
     if not in_latex and _SEVERAL.fullmatch(text):
         letters = re.findall(r"[A-H](?![a-z])", text)
         if sorted(set(letters)) == letters:
             return Option("".join(letters))
+    if found := _WITH_TEXT.fullmatch(text):
+        *letters, label = found.groups()
+        return Option(next(letter for letter in letters if letter).upper(), folded(label))
     return None
 
 

@@ -30,6 +30,9 @@ _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?")
 _ENCLOSING = (("(", ")"), ("[", "]"), ("{", "}"), ("<", ">"))
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
 _SPACE_BESIDE_CJK = re.compile(rf"(?<=[{_CJK}])\s+|\s+(?=[{_CJK}])")
+_EXPONENT = re.compile(r"\^(-\d+|\d{2,})")
+_BOLD = re.compile(r"(?<![\w*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w*])")
+_INDEX = re.compile(r"[_^]\{?(\w+)\}?")
 _QUOTES = str.maketrans("“”„‘’‚′`‐‑‒–—―−", "\"\"\"'''''-------")
 _KEPT = frozenset("%#@&/\\+-°$€£¥")
 """Punctuation that is a part of what it stands beside: `C#`, `50%`, `$5`."""
@@ -53,6 +56,16 @@ def latex_of(text: str) -> str:
     return text.translate(_TABLE)
 
 
+def braced(text: str) -> str:
+    """Put the exponents of a text that is no LaTeX in braces: `10^-3` and `2^10` mean 10^{-3} and 2^{10}."""
+    return _EXPONENT.sub(r"^{\1}", text)
+
+
+def without_bold(text: str) -> str:
+    """Take the marks of bold type in Markdown away: `**72**` becomes 72, and `2**3` stays."""
+    return _BOLD.sub(r"\1", text)
+
+
 def _fraction(found: re.Match[str]) -> str:
     above, _, below = unicodedata.normalize("NFKC", found[0]).partition("⁄")
     return rf"\frac{{{above}}}{{{below}}}" if above and below else found[0]
@@ -70,11 +83,11 @@ def plain(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """Fold a text for comparison: Unicode NFKC, case, white space, LaTeX's text commands, and the punctuation around it.
+    """Fold a text for comparison: Unicode NFKC, case, white space, indices (`H_2O`), LaTeX's text commands, and the punctuation around it.
 
     Example: `folded("**孕期 营养指导**。") == folded("孕期营养指导")`.
     """
-    text = unicodedata.normalize("NFKC", plain(text)).translate(_QUOTES).casefold()
+    text = _INDEX.sub(r"\1", unicodedata.normalize("NFKC", plain(text)).translate(_QUOTES).casefold())
     text = _SPACE_BESIDE_CJK.sub("", " ".join(text.split()))
     if not any(letter.isalpha() for letter in text):
         text = text.replace(" ", "")

@@ -26,12 +26,14 @@ _SYMBOLS = frozenset([
     "kilometres", "centimeter", "centimeters", "centimetre", "centimetres", "millimeter", "millimeters", "millimetre", "millimetres",
 ])  # fmt: skip
 _WORDS_OF_UNITS = frozenset(["per", "square", "cubic", "sq", "cu"])
+_BESIDE = re.compile(r"\s+(?:old|long|tall|wide|high|deep|thick|away|apart|each|(?:in )?total|in all)$")
+"""Words behind a unit that do not change it."""
 _NO_UNITS = frozenset(["am", "pm", "a.m", "p.m", "st", "nd", "rd", "th", "and", "or", "to", "x", "of", "is"])
 _TOKENS = re.compile(r"[\s/*·^.()-]+|\\cdot|\d+")
 _POWER = re.compile(r"\^\{?(-?\d)\}?")
 _CJK_UNIT = re.compile("[\u3400-\u9fff]{1,4}")
 _CURRENCIES = {
-    "$": "usd", "us$": "usd", "usd": "usd", "dollar": "usd", "美元": "usd", "€": "eur", "eur": "eur", "euro": "eur", "欧元": "eur",
+    "¢": "cent", "cent": "cent", "$": "usd", "us$": "usd", "usd": "usd", "dollar": "usd", "美元": "usd", "€": "eur", "eur": "eur", "euro": "eur", "欧元": "eur",
     "£": "gbp", "gbp": "gbp", "pounds sterling": "gbp", "¥": "cny", "cny": "cny", "rmb": "cny", "yuan": "cny", "元": "cny", "块": "cny",
     "人民币": "cny", "jpy": "jpy", "yen": "jpy", "日元": "jpy", "₹": "inr", "inr": "inr", "rupee": "inr", "₩": "krw", "₽": "rub", "฿": "thb",
 }  # fmt: skip
@@ -65,7 +67,7 @@ def is_unit(text: str, attached: bool) -> bool:
     Args:
         attached: no space is between the number and the text. Then `2x` and `3ab` are products, and `3rd` and `2nd` are ordinals.
     """
-    text = text.strip().rstrip(".")
+    text = _POWER.sub(r"^\1", _BESIDE.sub("", text.strip().rstrip(".")))
     tokens = [token for token in _TOKENS.split(text) if token]
     if not tokens or text.lower() in _NO_UNITS or any(token.lower() in _NO_UNITS for token in tokens):
         return False
@@ -93,7 +95,7 @@ def converted(value: float, unit: str, other: str) -> float | None:
 
 def _spelled(unit: str) -> str:
     """One spelling of a unit: singular, without a full stop, and long names in lower case. Symbols keep theirs: mg is not Mg."""
-    unit = _POWER.sub(r"^\1", unit.strip().rstrip("."))
+    unit = _POWER.sub(r"^\1", _BESIDE.sub("", unit.strip().rstrip(".")))
     unit = _CHINESE.get(unit, unit)
     if len(unit) > 4 and unit.isalpha():
         unit = folded(unit)

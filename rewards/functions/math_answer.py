@@ -22,7 +22,7 @@ from rewards.answers.golds import GoldKind, Reading, is_code, read_gold, read_wh
 from rewards.answers.numbers import equal_numbers, read_number
 from rewards.answers.options import said_option
 from rewards.answers.quantities import states
-from rewards.answers.spelling import latex_of, plain, typed
+from rewards.answers.spelling import latex_of, plain, typed, without_bold
 from rewards.functions.group_input import Columns
 from rewards.functions.parameters import one_of
 from rewards.functions.per_completion import Grade, TextReward
@@ -261,7 +261,8 @@ def _verify_mathematics(gold: Reading, answer: str) -> Grade:
     number = read_number(spelled)
     if gold.number is not None and number is not None and answer.startswith("\\boxed{"):
         return _graded(equal_numbers(gold.number, number))
-    parsed = expressions.parse(answer, latex_only=True)
+    readable = answer if answer.isascii() or not answer.startswith("\\boxed{") else latex_of(answer)
+    parsed = expressions.parse(readable, latex_only=True)
     if not parsed:
         return NO_ANSWER
     if gold.number is not None and number is not None:
@@ -297,7 +298,7 @@ def _verify_said(gold: Reading, answer: str) -> Grade:
         said = read_whole(place) if len(place) <= LONGEST_ALONE else None
         if said is not None and (said.mathematical or is_code(said.text)):
             return _graded(same(gold, said))
-    parsed = expressions.parse(answer)
+    parsed = expressions.parse(without_bold(answer))
     if not is_expression(parsed):
         return NO_ANSWER
     stated = states(answer, gold)
