@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from rewards.answers.expressions import equal_expressions, is_expression, value_of
+from rewards.answers.expressions import Parsed, beyond_writing, equal_expressions, is_expression, value_of
 from rewards.answers.golds import Reading
-from rewards.answers.numbers import PlainNumber, equal_numbers
+from rewards.answers.numbers import PlainNumber, close, equal_numbers
 from rewards.answers.options import Option
 from rewards.answers.spelling import folded
 from rewards.answers.units import converted
@@ -28,7 +28,17 @@ def same(gold: Reading, answer: Reading) -> bool:
         return _same_elements(gold.elements, answer.elements)
     if not answer.mathematical or not is_expression(answer.parsed):
         return False
-    return units_agree(gold, answer) and equal_expressions(gold.parsed, answer.parsed)
+    if gold.elements and answer.text.strip().startswith(("(", "[")):
+        return False  # a point or an interval is no list
+    return units_agree(gold, answer) and equal_values(gold, answer.parsed)
+
+
+def equal_values(gold: Reading, parsed: Parsed) -> bool:
+    """Compare a mathematical gold with an expression, also where math-verify rounds small numbers away."""
+    if equal_expressions(gold.parsed, parsed):
+        return True
+    value = value_of(parsed) if gold.number is not None and not gold.number.exact and not beyond_writing(parsed[0]) else None
+    return value is not None and gold.number is not None and close(gold.number.value, Fraction(value), exact=False) and value != 0
 
 
 def same_text(gold: str, answer: str) -> bool:
@@ -47,15 +57,13 @@ def same_option(gold: Option, answer: Reading) -> bool:
 def units_agree(gold: Reading, answer: Reading) -> bool:
     """Tell whether two values with units are the same quantity; True if one of them has no unit, or both have the same."""
     golds, answers = _unit(gold), _unit(answer)
-    factor = converted(1.0, answers, golds)
-    if factor is None:
-        return False
-    if factor == 1.0:
+    if not golds or not answers or golds == answers or converted(1.0, answers, golds) == 1.0:
         return True
-    values = value_of(gold.parsed), value_of(answer.parsed)
-    if values[0] is None or values[1] is None:
+    theirs, value = value_of(answer.parsed), value_of(gold.parsed)
+    if theirs is None or value is None:
         return False
-    return equal_numbers(PlainNumber(Fraction(values[0]), False, unit=golds), PlainNumber(Fraction(values[1]), False, unit=answers))
+    number = PlainNumber(Fraction(value), False, unit=golds)
+    return equal_numbers(number, PlainNumber(Fraction(theirs), False, unit=answers))
 
 
 def _unit(read: Reading) -> str:

@@ -107,9 +107,10 @@ def value_of(parsed: Parsed) -> float | None:
     if not parsed or not _is_constant(parsed[0]):
         return None
     try:
-        return float(parsed[0].evalf(15))  # type: ignore[attr-defined]
+        value = float(parsed[0].evalf(15))  # type: ignore[attr-defined]
     except (TypeError, ValueError, ArithmeticError):
         return None
+    return value if math.isfinite(value) else None
 
 
 def _is_constant(value: object) -> bool:

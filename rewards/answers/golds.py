@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Literal
 
 from rewards.answers import expressions, places
 from rewards.answers.expressions import Parsed, is_expression
 from rewards.answers.numbers import PlainNumber, read_number
+from rewards.answers.option_letters import read_option
 from rewards.answers.options import Option, gold_option
-from rewards.answers.spelling import braced, folded, latex_of, plain, typed
+from rewards.answers.spelling import braced, folded, latex_of, plain, typed, without_markdown
 
 GoldKind = Literal["auto", "latex", "number", "list", "option", "text"]
 """The kinds that a gold can be told to be; `auto` decides by its text."""
@@ -18,15 +20,18 @@ GoldKind = Literal["auto", "latex", "number", "list", "option", "text"]
 Kind = Literal["latex", "number", "list", "option", "text", "unreadable"]
 
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
+_NAMES_AN_OPTION = re.compile(r"答案|选|[Aa]nswer|^\W*[A-J]\s*\n")
 _SAID_TO_BE = re.compile(r"\W*(?:the\s+)?(?:(?:final|correct)\s+)?answer\b|\W*(?:最终|正确)?答案", re.IGNORECASE)
 _ALGEBRA = re.compile(r"[\dA-Za-z\s+\-*/^=<>().,|!\[\]{}_']+")
 _LETTERS = re.compile(r"[A-Za-z]+")
 _WORD = re.compile(r"[^\W\d_]{3,}")
-_CODE = re.compile(r"\d+(?:[-./:]\d+){2,}|\d{1,2}:\d{2}|\d+\s*-\s*\d+(?:\s*-\s*\d+)*")
-"""Dates, versions, addresses, times, telephone numbers and ranges: digits that are no arithmetic."""
+_CODE = re.compile(r"\d+(?:[-./:]\d+){2,}|\d{1,2}:\d{2}|\d+\s*[-~]\s*\d+(?:\s*-\s*\d+)*|(?:8\d|9\d|1\d\d|2\d\d)/(?:[4-9]\d|1[0-4]\d)")
+"""Dates, versions, addresses, times, telephone numbers, ranges and blood pressures: digits that are no arithmetic."""
+_ABOUT = re.compile(r"^(?:≈|≃|\\approx|\\simeq|\\sim)\s*")
 _ORDINAL = re.compile(r"\d(?:st|nd|rd|th)\b")
 _SEPARATOR = re.compile(r"\s*(?:,\s+and\s+|,\s+or\s+|\s+and\s+|\s+or\s+|\s*[和或及、;]\s*|,\s+)\s*")
 _BRACKETED = re.compile(r"(\\?\{|\(|\[)(.*?)(\\?\}|\)|\])", re.DOTALL)
+_SMALL_WORDS = frozenset("to of by in at on is or am pm no if as an be do go he it me my so up us we st nd rd th".split())  # noqa: SIM905
 _UNIT_COMMAND = re.compile(r"\\(?:text|mathrm|mbox)\s*\{\s*([^{}]*?)\s*\}\s*(\^\s*\{?\s*\d\s*\}?)?\s*$")
 
 
@@ -67,15 +72,16 @@ class Reading:
 def read_gold(text: str, kind: GoldKind = "auto", prose_latex: bool = False) -> Reading:
     """Decide what a gold is.
 
-    Only the text after the first `####` counts, if there is one (GSM8K); otherwise what boxes hold; otherwise what follows "the answer is", if that
-    is no prose; otherwise all of it. A number is never picked out of other text.
+    Of a gold with an `<answer>` tag only its content counts; of one with `####` what follows the first one (GSM8K); otherwise what boxes hold;
+    otherwise what follows "the answer is", if that is no prose; otherwise all of it. A number is never picked out of other text.
 
     Args:
         kind: the kind that it is told to be. What cannot be read so is unreadable.
         prose_latex: prose with LaTeX in it, and without any of these marks, is what math-verify reads in it (Open-R1).
     """
+    text = places.in_tag(text) or text
     before, mark, after = text.partition("####")
-    text = typed(after if mark else before).strip()
+    text = without_markdown(typed(after if mark else before).strip()).strip()
     if kind != "auto":
         return _forced(_unboxed(text), kind)
     if held := places.boxes(text):
@@ -89,6 +95,8 @@ def read_gold(text: str, kind: GoldKind = "auto", prose_latex: bool = False) -> 
         answer = read_whole(said)
         if answer.mathematical or answer.kind == "option" or _SAID_TO_BE.match(text):
             return answer
+    if (named := read_option(text)) is not None and len(named) >= 1 and _NAMES_AN_OPTION.search(text):
+        return Reading("option", text, option=Option(named))
     if prose_latex and places.delimited(text) and is_expression(parsed := expressions.parse(text)):
         return Reading("latex", str(parsed[-1]), parsed=parsed, as_mathematics=True)
     return read
@@ -96,6 +104,7 @@ def read_gold(text: str, kind: GoldKind = "auto", prose_latex: bool = False) -> 
 
 def read_whole(text: str) -> Reading:
     """Read a text that stands for itself: an answer, or a gold without its marks."""
+    text = without_markdown(text).strip().strip('"“”')
     content = places.whole_delimited(text)
     return _read(text) if content is None or read_number(plain(text)) is not None else _read(content, in_latex=True)
 
@@ -112,9 +121,9 @@ def _read(text: str, in_latex: bool = False) -> Reading:
     spelled = plain(latex)
     if not folded(text).strip("$"):
         return Reading("unreadable", text)
-    if (number := _number(spelled)) is not None:
+    if (number := _number(spelled)) is not None and not (is_code(spelled) and not in_latex):
         return _of_number(text, number)
-    if (option := gold_option(plain(text), in_latex)) is not None:
+    if (option := gold_option(plain(text), in_latex and without_text(text).strip() != "")) is not None:
         return Reading("option", text, option=option, as_mathematics=in_latex)
     if (listed := _list(text, latex)) is not None:
         return listed
@@ -142,7 +151,7 @@ def _forced(text: str, kind: GoldKind) -> Reading:
 
 
 def _number(spelled: str) -> PlainNumber | None:
-    return read_number(spelled.rstrip(".,;"))
+    return read_number(_ABOUT.sub("", spelled.rstrip(".,;")))
 
 
 def _of_number(text: str, number: PlainNumber) -> Reading:
@@ -152,9 +161,8 @@ def _of_number(text: str, number: PlainNumber) -> Reading:
 def _latex_of(number: PlainNumber) -> str:
     value = number.value
     if not number.exact:
-        return _percented(
-            f"{float(value):.15f}".rstrip("0").rstrip(".") if abs(value) >= 1e-6 else f"{float(value):.300f}".rstrip("0"), number
-        )
+        digits = f"{Decimal(value.numerator) / Decimal(value.denominator):f}"
+        return _percented(digits.rstrip("0").rstrip(".") if "." in digits else digits, number)
     sign, above = ("-" if value < 0 else ""), abs(value.numerator)
     return _percented(f"{sign}{above}" if value.denominator == 1 else rf"{sign}\frac{{{above}}}{{{value.denominator}}}", number)
 
@@ -167,7 +175,7 @@ def _list(text: str, latex: str) -> Reading | None:
     """Read numbers and intervals with commas between. A comma before a group of three digits is none of these, unless a space follows one."""
     bracketed = _BRACKETED.fullmatch(latex.strip())
     inner = bracketed[2] if bracketed else latex
-    parts = [part for part in _split(plain(inner)) if part]
+    parts = [part for part in _split(plain(inner.strip().replace("\n", ", "))) if part]
     if len(parts) < 2:
         return None
     numbers = [read_number(part) for part in parts]
@@ -211,7 +219,11 @@ def _is_algebra(latex: str, in_latex: bool) -> bool:
         return False
     runs = [run for run in _LETTERS.findall(outside) if len(run) > 1]
     calculates = any(sign in outside for sign in "0123456789=^")
-    if any(len(run) > 2 for run in runs) or (runs and not calculates) or re.search(r"[A-Za-z]\d|[A-Z]_\{?\d+\}?[A-Z]", outside):
+    if (
+        any(len(run) > 2 or run.lower() in _SMALL_WORDS for run in runs)
+        or (runs and not calculates)
+        or re.search(r"[A-Za-z]\d|[A-Z]_\{?\d+\}?[A-Z]", outside)
+    ):
         return False
     return calculates or len(outside.strip()) == 1 or any(sign in outside for sign in "+-*/<>=")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 
 from rewards.answers.units import converted, currency, is_unit
@@ -14,7 +15,7 @@ _NUMBER = re.compile(
     (?P<currency>US\$|[$€£¥₹₩₽฿]|(?:USD|EUR|GBP|CNY|RMB|JPY|INR)(?=[\s\d.]))?\s*
     (?P<inner_sign>-?)
     (?:
-        (?:(?P<whole>\d+)\s+)?(?P<above>\d+)\s*/\s*(?P<below>\d+)
+        (?:(?P<whole>\d+)\s+)?(?P<above>\d+)\s*/\s*(?P<below>\d+)(?!\s*mm\s*[Hh]g)
         |
         (?P<latex_whole>\d+)?\s*\\[dtc]?frac\s*\{\s*(?P<latex_above>-?\d+)\s*\}\s*\{\s*(?P<latex_below>\d+)\s*\}
         |
@@ -27,13 +28,16 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 _SCALES = {
-    "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "百": 100, "千": 10**3, "万": 10**4, "百万": 10**6,
+    "dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "百": 100, "千": 10**3, "万": 10**4, "百万": 10**6,
     "千万": 10**7, "亿": 10**8,
 }  # fmt: skip
-_SCALE = re.compile(r"(hundred|thousand|million|billion|trillion)(?![A-Za-z])|([百千]?万|[百千亿])", re.IGNORECASE)
+_SCALE = re.compile(r"(dozen|hundred|thousand|million|billion|trillion)(?![A-Za-z])|([百千]?万|[百千亿])", re.IGNORECASE)
 _REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\\(?:overline|bar)\s*\{(\d+)\}")
 _EUROPEAN = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d+(?![\d.,])")
 _PERCENT = re.compile(r"\\?%|percent(?:age)?(?: points?)?|pct|per cent", re.IGNORECASE)
+
+MOST_CHARACTERS = 300
+"""Longer texts are no number that anybody means: a model that repeats a digit writes thousands."""
 
 ROUNDED_TO = 6
 """Decimals to which a decimal number is compared, as math-verify does: 0.333333 is 1/3."""
@@ -56,8 +60,13 @@ class PlainNumber:
     """The base written as an index: 2 of `1011_2`. The value is that of the same digits in base ten."""
 
     def __str__(self) -> str:
-        value = str(self.value) if self.exact else f"{float(self.value):.12g}"
+        value = str(self.value) if self.exact else decimal_of(self.value)
         return value + (f"_{self.base}" if self.base != 10 else "") + ("%" if self.percent else "") + (f" {self.unit}" if self.unit else "")
+
+
+def decimal_of(value: Fraction) -> str:
+    """Write a value with twelve digits; it may be larger than a float can be."""
+    return f"{Decimal(value.numerator) / Decimal(value.denominator):.12g}"
 
 
 def read_number(text: str) -> PlainNumber | None:
@@ -68,6 +77,8 @@ def read_number(text: str) -> PlainNumber | None:
 
     Example: `read_number("$1,250.50") == PlainNumber(Fraction(2501, 2), exact=False, unit="$")`.
     """
+    if len(text) > MOST_CHARACTERS:
+        return None
     if repeating := _REPEATING.fullmatch(text):
         return _repeating(*repeating.groups())
     found = _NUMBER.fullmatch(_EUROPEAN.sub(lambda each: each[0].replace(".", "").replace(",", "."), text))
@@ -115,21 +126,31 @@ def equal_numbers(gold: PlainNumber, answer: PlainNumber) -> bool:
     """Tell whether two numbers are the same, by math-verify's rules, and more strictly where it is lax.
 
     Units must agree or convert, if both have one; of two that are written with a base, digits and base must agree. Percent: 50% is 0.5, and
-    of whole numbers 9% is also 9. A number with decimals equals what rounds to the same six decimals and differs by less than one in 100,000.
+    9% is also 9. A number with decimals equals what rounds to the same six decimals and differs by less than one in 100,000.
     """
     if gold.base != answer.base:
-        return 10 in (gold.base, answer.base) and gold.value == answer.value
-    if gold.percent != answer.percent:
-        whole = gold.value.denominator == answer.value.denominator == 1 and gold.exact and answer.exact
-        if whole and gold.value == answer.value:
-            return True
-    value = float(answer.value)
-    in_golds_unit = converted(value, answer.unit, gold.unit)
-    if in_golds_unit is None:
-        return False
-    theirs = answer.value if in_golds_unit == value else Fraction(in_golds_unit)
-    exact = gold.exact and answer.exact and in_golds_unit == value
+        return answer.base == 10 and gold.value == answer.value
+    if gold.percent != answer.percent and close(gold.value, answer.value, gold.exact and answer.exact):
+        return True
+    theirs, exact = answer.value, gold.exact and answer.exact
+    if answer.unit != gold.unit:
+        converts = in_unit(answer, gold.unit)
+        if converts is None:
+            return False
+        exact, theirs = exact and converts == theirs, converts
     return close(gold.value / (100 if gold.percent else 1), theirs / (100 if answer.percent else 1), exact)
+
+
+def in_unit(number: PlainNumber, unit: str) -> Fraction | None:
+    """Convert a number to another unit; None if it has one of another kind. Without a unit on one side it stays as it is."""
+    same = converted(1.0, number.unit, unit)
+    if same == 1.0:
+        return number.value
+    try:
+        value = converted(float(number.value), number.unit, unit)
+        return None if value is None else Fraction(round(value, 12))
+    except (OverflowError, ValueError):
+        return None
 
 
 def close(a: Fraction, b: Fraction, exact: bool) -> bool:

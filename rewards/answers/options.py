@@ -11,10 +11,10 @@ from rewards.answers.spelling import folded, plain
 _NAMED = r"(?:(?i:option|choice|answer)|选项?)\s*[:：]?\s*"
 _ALONE = re.compile(rf"\**(?:{_NAMED})?(?:[(\[（【]\s*([A-Za-z])\s*[)\]）】]|([A-J])\s*[)）]?|([a-j])[)）])\s*[.:：、。,]?\**")
 _WITH_TEXT = re.compile(
-    r"\**(?:[(\[（【]\s*([A-Za-z])\s*[)\]）】]\s*[.:：、]?|([A-Ja-j])\s*[)）:：、．]|([A-J])\s*\.(?=\s*[^a-z\s.])|([A-J])\.(?=\s+[a-z]+\s+[a-z]))\**\s*(\S.*)",
+    r"\**(?:[(\[（【]\s*([A-Za-z])\s*[)\]）】]\s*[.:：、]?|([A-Ja-j])\s*[)）:：、．]|([A-J])\s*\.(?=\s*[^a-z\s.])(?!\s*[A-Z]\.)|([A-J])(?=\s+[\u3400-\u9fff])|([A-J])\.(?=\s+[a-z]+\s+[a-z]))\**\s*(\S.*)",
     re.DOTALL,
 )
-_SEVERAL = re.compile(r"[A-H](?:\s*[,、和&]?\s*(?:and\s+)?[A-H]){1,7}")
+_SEVERAL = re.compile(r"[(\[]?[A-H][)\]]?(?:\s*[,、和与及&;/]?\s*(?:and\s+)?[(\[]?[A-H][)\]]?){1,7}\.?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Option:
 
 
 def gold_option(text: str, in_latex: bool, told: bool = False) -> Option | None:
-    """Read a text that is an option and nothing else: `B`, `(b)`, `B.`, `option B`, `B. Pneumonia`, or letters in order: `AC`, `A, C`.
+    """Read a text that is an option and nothing else: `B`, `(b)`, `B.`, `option B`, `B. Pneumonia`, or several: `AC`, `C, A`.
 
     Args:
         in_latex: several letters in LaTeX are variables.
@@ -44,8 +44,9 @@ def gold_option(text: str, in_latex: bool, told: bool = False) -> Option | None:
         return Option(next(letter for letter in alone.groups() if letter).upper())
     if not in_latex and _SEVERAL.fullmatch(text):
         letters = re.findall(r"[A-H](?![a-z])", text)
-        if sorted(set(letters)) == letters:
-            return Option("".join(letters))
+        apart = any(sign in text for sign in ",、和与及&;/ ")
+        if len(set(letters)) == len(letters) and (apart or sorted(letters) == letters):
+            return Option("".join(sorted(letters)))
     if found := _WITH_TEXT.fullmatch(text):
         *letters, label = found.groups()
         return Option(next(letter for letter in letters if letter).upper(), folded(label))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _DELIMITED = re.compile(
     r"(?<!\\)\$\$((?:\\.|[^$\\])+?)\$\$|(?<!\\)\$((?:\\.|[^$\\\n])+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]",
@@ -13,10 +13,12 @@ _DELIMITED = re.compile(
 _MARKED = re.compile(r"####[ \t]*([^\n]*)")
 _ANCHOR = re.compile(
     r"(?:final\s+answer|correct\s+answer|answer)(?:\s+(?:is|should\s+be)\b\s*:?|\s*[:=：])|"
-    r"(?:最终|正确|最后)?(?:答案|选项|结论)\s*(?:应该|应|就)?(?:是|为|选|[:：])",
+    r"(?:最终|正确|最后)?(?:答案|选项|结论|结果)\s*(?:应该|应|就)?(?:是|为|选|[:：])|(?:^|(?<=[\s。，,]))答\s*[:：]",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[。！？\n]|[.!?](?=\s|$)")
+_DENIAL = re.compile(r"\b(?:not|cannot|never)\b|n['’]t\b|不是|不等于|并非", re.IGNORECASE)
+_CORRECTED = re.compile(r"\bnot\s+\S+,?\s+but\b|不是\s*\S+?[,，]?\s*而是", re.IGNORECASE)
 _REASONING_END = "</think>"
 
 
@@ -62,8 +64,8 @@ def in_latex(text: str) -> str | None:
 
 
 def in_tag(text: str) -> str | None:
-    """Take what stands in the first `<answer>` tag."""
-    found = _TAG.search(text)
+    """Take what stands in the first `<answer>` tag behind the reasoning, or, if there is none, in the first of all."""
+    found = _TAG.search(after_reasoning(text)) or _TAG.search(text)
     return found[1].strip() if found else None
 
 
@@ -77,9 +79,15 @@ def anchored(text: str) -> str | None:
     found = list(_ANCHOR.finditer(text))
     if not found:
         return None
-    rest = text[found[-1].end() :].lstrip(" \t*_:：\n")
+    rest = text[found[-1].end() :].lstrip(" \t*_:：\n\"'“`")
     end = _SENTENCE_END.search(rest)
-    return (rest[: end.start()] if end else rest).strip() or None
+    return (rest[: end.start()] if end else rest).strip(" \t*_\"'”`") or None
+
+
+def denied(text: str) -> bool:
+    """Tell whether the last sentence with a digit says what the answer is not; of "not 43 but 42" only 42 counts."""
+    sentences = [sentence for sentence in re.split(r"(?<=[。！？\n])|(?<=[.!?])\s", text) if any(letter.isdigit() for letter in sentence)]
+    return bool(sentences) and _DENIAL.search(_CORRECTED.sub("", sentences[-1])) is not None
 
 
 def after_reasoning(text: str) -> str:

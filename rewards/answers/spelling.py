@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_FULL_WIDTH = str.maketrans({code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, ord("−"): "-", ord("﹣"): "-"})
+_FULL_WIDTH = str.maketrans(
+    {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+    | {0x3000: 0x20, ord("−"): "-", ord("﹣"): "-", ord("℃"): "°C", ord("℉"): "°F", ord("μ"): "µ"}
+)
 _SIGNS = {
     "×": r"\times", "÷": r"\div", "·": r"\cdot", "⋅": r"\cdot", "≤": r"\le", "≥": r"\ge", "≠": r"\ne", "∞": r"\infty", "°": r"^\circ",
     "∪": r"\cup", "∩": r"\cap", "∅": r"\emptyset", "∈": r"\in", "±": r"\pm", "α": r"\alpha", "β": r"\beta", "γ": r"\gamma", "δ": r"\delta",
-    "ε": r"\epsilon", "θ": r"\theta", "λ": r"\lambda", "μ": r"\mu", "π": r"\pi", "ρ": r"\rho", "σ": r"\sigma", "τ": r"\tau", "φ": r"\phi",
+    "ε": r"\epsilon", "θ": r"\theta", "λ": r"\lambda", "π": r"\pi", "ρ": r"\rho", "σ": r"\sigma", "τ": r"\tau", "φ": r"\phi",
     "ω": r"\omega", "Δ": r"\Delta", "Ω": r"\Omega",
 }  # fmt: skip
 _TABLE = str.maketrans({sign: f"{latex} " for sign, latex in _SIGNS.items()} | {"⁄": "/"})
@@ -24,14 +27,18 @@ _EN_DASH = re.compile(r"(?<![\w)}\]])\s*[–—]\s*(?=[\d.\\√])")
 """A dash that stands for minus: before a number, and not between two things."""
 
 _TEXT_COMMAND = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal|md|up)?|mbox|mathrm|mathbf|mathit|operatorname|mathsf|emph)\s*\{([^{}]*)\}")
-_SPACING = re.compile(r"\\[,;:!> ]|~|\\q?quad(?![a-zA-Z])")
+_NO_SPACE = re.compile(r"\\!\s*")
+_SPACING = re.compile(r"\\[,;:> ]|~|\\q?quad(?![a-zA-Z])")
 _LAYOUT = re.compile(r"\\(?:left|right|displaystyle|bigl?|bigr|Bigl?|Bigr)(?![a-zA-Z])\s?")
+_OHM = re.compile(r"(?<=\d)\s*([kM]?)\\Omega(?![a-zA-Z])")
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?")
 _ENCLOSING = (("(", ")"), ("[", "]"), ("{", "}"), ("<", ">"))
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
+_DIGIT_BESIDE_CJK = re.compile(rf"(?<=[{_CJK}])(?=[\d$])|(?<=\d)(?=[{_CJK}])")
 _SPACE_BESIDE_CJK = re.compile(rf"(?<=[{_CJK}])\s+|\s+(?=[{_CJK}])")
 _EXPONENT = re.compile(r"\^(-\d+|\d{2,})")
-_BOLD = re.compile(r"(?<![\w*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w*])")
+_BOLD = re.compile(r"(?<![\w*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w*])|(?<!\w)__(?=\S)([^_\n]+?)(?<=\S)__(?!\w)|(?<!`)`([^`\n]+)`(?!`)")
+_LINE_MARK = re.compile(r"^[ \t]*(?:#{1,3}[ \t]+|[-*•][ \t]+|>[ \t]+)", re.MULTILINE)
 _INDEX = re.compile(r"[_^]\{?(\w+)\}?")
 _QUOTES = str.maketrans("“”„‘’‚′`‐‑‒–—―−", "\"\"\"'''''-------")
 _KEPT = frozenset("%#@&/\\+-°$€£¥")
@@ -61,9 +68,14 @@ def braced(text: str) -> str:
     return _EXPONENT.sub(r"^{\1}", text)
 
 
-def without_bold(text: str) -> str:
-    """Take the marks of bold type in Markdown away: `**72**` becomes 72, and `2**3` stays."""
-    return _BOLD.sub(r"\1", text)
+def spaced(text: str) -> str:
+    """Put spaces between Chinese, Japanese or Korean and digits, which math-verify needs to find a number."""
+    return text if text.isascii() else _DIGIT_BESIDE_CJK.sub(" ", text)
+
+
+def without_markdown(text: str) -> str:
+    """Take the marks of Markdown away: bold type, code, headings and bullets. `2**3` and `#### 42` stay."""
+    return _LINE_MARK.sub("", _BOLD.sub(lambda found: found[1] or found[2] or found[3], text))
 
 
 def _fraction(found: re.Match[str]) -> str:
@@ -73,10 +85,10 @@ def _fraction(found: re.Match[str]) -> str:
 
 def plain(text: str) -> str:
     """Take LaTeX's commands for text, space and layout out of an answer: `3\\,\\text{cm}` becomes `3 cm`, and `\\$5` becomes `$5`."""
-    text = _SPACING.sub(" ", _LAYOUT.sub("", text)).replace("{,}", ",")
+    text = _SPACING.sub(" ", _LAYOUT.sub("", _NO_SPACE.sub("", text))).replace("{,}", ",")
     while (unwrapped := _TEXT_COMMAND.sub(r" \1", text)) != text:
         text = unwrapped
-    text = _DEGREES.sub("°", text)
+    text = _OHM.sub(r" \1Ω", _DEGREES.sub("°", text))
     for sign in "$%#&":
         text = text.replace(f"\\{sign}", sign)
     return " ".join(text.split())

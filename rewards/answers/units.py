@@ -28,8 +28,43 @@ _SYMBOLS = frozenset([
 _WORDS_OF_UNITS = frozenset(["per", "square", "cubic", "sq", "cu"])
 _BESIDE = re.compile(r"\s+(?:old|long|tall|wide|high|deep|thick|away|apart|each|(?:in )?total|in all)$")
 """Words behind a unit that do not change it."""
-_NO_UNITS = frozenset(["am", "pm", "a.m", "p.m", "st", "nd", "rd", "th", "and", "or", "to", "x", "of", "is"])
+_NO_UNITS = frozenset(
+    [
+        "january",
+        "february",
+        "march",
+        "april",
+        "may",
+        "june",
+        "july",
+        "august",
+        "september",
+        "october",
+        "november",
+        "december",
+        "out",
+        "by",
+        "from",
+        "until",
+        "am",
+        "pm",
+        "a.m",
+        "p.m",
+        "st",
+        "nd",
+        "rd",
+        "th",
+        "and",
+        "or",
+        "to",
+        "x",
+        "of",
+        "is",
+    ]
+)
 _TOKENS = re.compile(r"[\s/*·^.()-]+|\\cdot|\d+")
+_OTHER_NUMBER = re.compile(r"(?<![\^\w-])\d|\d{2}|\*\*|\d\s+\d")
+"""A number that is no power: `3 hours 30 minutes` and `3 in 10` are no numbers with a unit."""
 _POWER = re.compile(r"\^\{?(-?\d)\}?")
 _CJK_UNIT = re.compile("[\u3400-\u9fff]{1,4}")
 _CURRENCIES = {
@@ -68,6 +103,8 @@ def is_unit(text: str, attached: bool) -> bool:
         attached: no space is between the number and the text. Then `2x` and `3ab` are products, and `3rd` and `2nd` are ordinals.
     """
     text = _POWER.sub(r"^\1", _BESIDE.sub("", text.strip().rstrip(".")))
+    if _OTHER_NUMBER.search(text):
+        return False
     tokens = [token for token in _TOKENS.split(text) if token]
     if not tokens or text.lower() in _NO_UNITS or any(token.lower() in _NO_UNITS for token in tokens):
         return False
@@ -87,6 +124,8 @@ def converted(value: float, unit: str, other: str) -> float | None:
         return value
     if currency(unit) or currency(other):
         return value if currency(unit) == currency(other) else None
+    if not is_unit(a, attached=False) or not is_unit(b, attached=False):
+        return None
     try:
         return float(_registry().Quantity(value, _for_pint(a)).to(_for_pint(b)).magnitude)
     except Exception:  # pint raises a dozen types for words that are no units, and for units of another dimension

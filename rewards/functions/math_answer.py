@@ -16,13 +16,13 @@ from typing import Literal, Protocol, get_args
 
 from configs.contracts.errors import ConfigError, RewardError
 from rewards.answers import expressions, places
-from rewards.answers.comparison import same, same_option, same_text, units_agree
+from rewards.answers.comparison import equal_values, same, same_option, same_text, units_agree
 from rewards.answers.expressions import equal_expressions, is_expression
 from rewards.answers.golds import GoldKind, Reading, is_code, read_gold, read_whole, unit_behind
 from rewards.answers.numbers import equal_numbers, read_number
 from rewards.answers.options import said_option
 from rewards.answers.quantities import states
-from rewards.answers.spelling import latex_of, plain, typed, without_bold
+from rewards.answers.spelling import latex_of, plain, spaced, typed, without_markdown
 from rewards.functions.group_input import Columns
 from rewards.functions.parameters import one_of
 from rewards.functions.per_completion import Grade, TextReward
@@ -38,6 +38,9 @@ CACHED_CHARACTERS = 1024
 
 _INTEGER = re.compile(r"-?[1-9][0-9]{0,14}|0")
 _BOXED_INTEGER = re.compile(rf"\\boxed\{{({_INTEGER.pattern})\}}")
+
+_MALFORMED = re.compile(r"\\(?:[dtc]?frac|sqrt)\s*[^{\[\s\\a-zA-Z]|\\[dtc]?frac\s*\{[^{}]*\}\s*[^{\s]")
+"""LaTeX that TeX reads and Open-R1's rule does not: `\\frac12`, `\\sqrt2`."""
 
 LONGEST_ALONE = 400
 """Longer texts are prose: they are not tried as an answer that stands alone."""
@@ -105,7 +108,8 @@ class Accuracy(TextReward):
         grade = NO_ANSWER
         if self._style == "latex" or (self._style == "auto" and self._reading(gold).mathematical):
             grade = _grade_latex(gold, self._gold_kind, text)
-        if self._style == "answer_tag" or (self._style == "auto" and grade in (NO_ANSWER, UNPARSABLE_GOLD)):
+        malformed = grade == WRONG and _MALFORMED.search(text) is not None
+        if self._style == "answer_tag" or (self._style == "auto" and (malformed or grade in (NO_ANSWER, UNPARSABLE_GOLD))):
             grade = _grade_tagged(gold, self._gold_kind, text)
         return self._no_answer if grade == NO_ANSWER else grade
 
@@ -247,7 +251,11 @@ def _verify_latex(gold: str, kind: GoldKind, answer: str) -> Grade:
     place = places.in_latex(answer)
     if place is None or not expressions.parse(answer, latex_only=True):  # it stands in no box, nor behind "answer"
         return NO_ANSWER
-    return _graded(same(reading, read_whole(place)))
+    if same(reading, read_whole(place)):
+        return RIGHT
+    if kind != "auto" or not any(letter.isalpha() for letter in reading.text):
+        return WRONG
+    return _graded(equal_expressions(expressions.parse(f"${reading.text}$"), expressions.parse(answer, latex_only=True)))
 
 
 def _verify_mathematics(gold: Reading, answer: str) -> Grade:
@@ -271,7 +279,7 @@ def _verify_mathematics(gold: Reading, answer: str) -> Grade:
         return WRONG
     if place is not None and not units_agree(gold, Reading("latex", place, parsed=parsed, unit=unit_behind(place))):
         return WRONG
-    return _graded(equal_expressions(gold.parsed, parsed))
+    return _graded(equal_values(gold, parsed))
 
 
 @lru_cache(maxsize=16_384)
@@ -298,11 +306,13 @@ def _verify_said(gold: Reading, answer: str) -> Grade:
         said = read_whole(place) if len(place) <= LONGEST_ALONE else None
         if said is not None and (said.mathematical or is_code(said.text)):
             return _graded(same(gold, said))
-    parsed = expressions.parse(without_bold(answer))
+    parsed = expressions.parse(spaced(without_markdown(answer)))
     if not is_expression(parsed):
         return NO_ANSWER
+    if places.denied(answer):
+        return WRONG
     stated = states(answer, gold)
-    return _graded(equal_expressions(gold.parsed, parsed) if stated is None else stated)
+    return _graded(equal_values(gold, parsed) if stated is None else stated)
 
 
 def _verify_option(gold: Reading, answer: str) -> Grade:
