@@ -33,7 +33,7 @@ def fit_warnings(
     """
     warnings = [
         _beyond_embedding(tokenizer, settings, config.model.path),
-        _end(tokenizer, generation),
+        _end(tokenizer, {} if config.model.eos_token else generation),
         _no_template(tokenizer, config),
         position_warning(config, settings) if isinstance(config, SftConfig) else None,
     ]
@@ -74,7 +74,11 @@ def _always_written(tokenizer: PreTrainedTokenizerBase) -> Iterator[int]:
 
 
 def _end(tokenizer: PreTrainedTokenizerBase, generation: Mapping[str, object]) -> str | None:
-    """Compare the end of answers in the chat template with the tokens at which engines stop."""
+    """Compare the end of answers in the chat template with the tokens at which engines stop.
+
+    Args:
+        generation: the content of generation_config.json; empty where `model.eos_token` overrules it.
+    """
     if not tokenizer.chat_template:
         return None
     named = generation.get("eos_token_id")

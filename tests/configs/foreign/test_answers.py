@@ -217,11 +217,11 @@ def test_a_line_that_starts_another_system_is_answered(line: str, system: str, p
 
 
 def test_variables_of_a_script_are_filled_in_and_secrets_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/users/me")
     head = "MODEL=org/m\nDATA=${DATA:-$HOME/data}\n"
     line = "python3 -m openrlhf.cli.train_sft --pretrain $MODEL --dataset $DATA/a.jsonl --use_wandb abc123 --wandb_key abc123 --eos_token '<s>'\n"
     told = refusal(written("run.sh", head + line), "sft")
-    assert "model.path: org/m" in told and "data.path: /home/me/data/a.jsonl" in told
+    assert "model.path: org/m" in told and "data.path: /users/me/data/a.jsonl" in told
     assert "abc123" not in told and "use_wandb: …" in told
 
 
