@@ -31,7 +31,7 @@ from rich.table import Table
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder has a file of the same name as the package
 
-from rewards.functions.group_input import GroupInput  # noqa: E402
+from rewards.convention.group_input import GroupInput  # noqa: E402
 from rewards.grading.graders import Graders  # noqa: E402
 
 GROUP_SIZE = 16

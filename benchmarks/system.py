@@ -71,7 +71,7 @@ def _arguments() -> argparse.Namespace:
 
 def make_workload(name: str, folder: Path, steps: int | None) -> Workload:
     """Write the model and the data of a workload."""
-    from actors.rows.addition import write_addition
+    from actors.generated.addition import write_addition
     from learner.model.tiny_model import TinyShape, create_tiny_model
 
     data = write_addition(folder / "data", seed=0)

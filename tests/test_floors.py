@@ -24,7 +24,7 @@ from tests import REPOSITORY
 FLOORS = (
     ("configs/contracts", "configs/schema"),
     (
-        "actors/rows",
+        "actors/generated",
         "actors/chat",
         "actors/engine",
         "rewards/answers",
@@ -36,7 +36,9 @@ FLOORS = (
         "cluster/loop",
         "cluster/files",
     ),
-    ("actors/prompts", "rewards/functions", "learner/model", "configs/foreign", "cluster/output", "cluster/fitting"),
+    ("actors/rows", "rewards/convention"),
+    ("actors/prompts", "rewards/programs", "learner/model", "configs/foreign", "cluster/output", "cluster/fitting"),
+    ("rewards/functions",),
     ("actors", "actors/demonstrations", "configs/recipes", "rewards/grading", "learner/engine", "cluster/models"),
     ("rewards", "learner/sft"),
     ("learner/grpo", "cluster/evaluation"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
-from actors.rows.generated import is_generated, require_generated, write_generated
+from actors.generated.sources import is_generated, require_generated, write_generated
 from actors.rows.rows import Rows, load_rows, local_files
 from actors.rows.views import renamed, with_parts
 from configs.contracts.errors import DataError

@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from actors.generated.sources import is_generated, require_generated, write_generated
 from actors.rows.files import is_compressed
-from actors.rows.generated import is_generated, require_generated, write_generated
 from actors.rows.named_sets import NAMED_SETS, is_named, load_named_or_path, require_named_or_path
 from actors.rows.permutation import permutation
 from actors.rows.rows import Rows, load_part, local_files, split_name

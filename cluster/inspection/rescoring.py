@@ -29,7 +29,7 @@ from configs.overrides import value_of
 from configs.schema.rewards import RewardsSection
 from configs.schema.run import RunConfig
 from rewards import validate
-from rewards.functions.group_input import GroupInput
+from rewards.convention.group_input import GroupInput
 from rewards.grading.calling import EVERY_COLUMN, GradeReport
 from rewards.grading.graders import Graders
 from rewards.grading.scoring import grades_of, weighted_rewards

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from typing import Literal
 
 from configs.contracts.errors import ConfigError, RewardError
-from rewards.functions.group_input import Columns
-from rewards.functions.parameters import one_of
-from rewards.functions.per_completion import Grade, TextReward
+from rewards.convention.group_input import Columns
+from rewards.convention.parameters import one_of
+from rewards.convention.per_completion import Grade, TextReward
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 

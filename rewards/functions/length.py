@@ -9,10 +9,10 @@ from typing import Literal, get_args
 
 from configs.contracts.errors import ConfigError
 from rewards.answers.golds import GoldKind, Reading
-from rewards.functions.group_input import Columns, GroupInput
+from rewards.convention.group_input import Columns, GroupInput
+from rewards.convention.parameters import finite_number, one_of, whole_number
+from rewards.convention.per_completion import Grade, PerCompletionReward
 from rewards.functions.math_answer import Accuracy, AnswerStyle
-from rewards.functions.parameters import finite_number, one_of, whole_number
-from rewards.functions.per_completion import Grade, PerCompletionReward
 
 Unit = Literal["characters", "tokens"]
 

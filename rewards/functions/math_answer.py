@@ -23,9 +23,9 @@ from rewards.answers.numbers import equal_numbers, read_number
 from rewards.answers.options import said_option
 from rewards.answers.quantities import states
 from rewards.answers.spelling import latex_of, plain, spaced, typed, without_markdown
-from rewards.functions.group_input import Columns
-from rewards.functions.parameters import one_of
-from rewards.functions.per_completion import Grade, TextReward
+from rewards.convention.group_input import Columns
+from rewards.convention.parameters import one_of
+from rewards.convention.per_completion import Grade, TextReward
 
 AnswerStyle = Literal["latex", "answer_tag", "auto"]
 OnUnparsableAnswer = Literal["zero", "skip"]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from configs.contracts.errors import ConfigError, RewardError
 from configs.contracts.reasoning_entry import ENTRY_COLUMN, ReasoningEntry, read_entry
-from rewards.functions.group_input import Columns
-from rewards.functions.parameters import one_of
-from rewards.functions.per_completion import Grade, TextReward
+from rewards.convention.group_input import Columns
+from rewards.convention.parameters import one_of
+from rewards.convention.per_completion import Grade, TextReward
 from rewards.functions.text_answer import NO_ANSWER, UNREADABLE_GOLD, TextStyle, answers_of
 
 if TYPE_CHECKING:

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, TypeAlias
 from configs.contracts.column_paths import ColumnNames
 from configs.contracts.errors import ConfigError, DataError, RewardError
 from configs.schema.reward_names import other_reward
+from rewards.convention.parameters import nearest, require_arguments
+from rewards.convention.per_completion import PerCompletionReward
 from rewards.functions.answer_format import CodeFormat, Format, ReasoningSteps, TagCount, ThinkFormat
-from rewards.functions.code import BinaryCode, Code
-from rewards.functions.contest import CodeforcesCode, IOICode
 from rewards.functions.length import Cosine, Length, SoftOverlongPunishment
 from rewards.functions.math_answer import Accuracy, ReasoningAccuracy
-from rewards.functions.parameters import nearest, require_arguments
-from rewards.functions.per_completion import PerCompletionReward
 from rewards.functions.pickled import SUFFIX, Reward, name_of, read_reward, require_file
 from rewards.functions.reasoning_task import ReasoningGym
 from rewards.functions.repetition import Fluency, RepetitionPenalty
 from rewards.functions.text_answer import Choice, ContainsGold, RougeL, TextF1
+from rewards.programs.code import BinaryCode, Code
+from rewards.programs.contest import CodeforcesCode, IOICode
 
 if TYPE_CHECKING:
     from configs.schema.rewards import RewardSpec, RewardsSection

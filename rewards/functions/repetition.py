@@ -6,9 +6,9 @@ from collections.abc import Hashable, Sequence
 from typing import Literal, get_args
 
 from configs.contracts.errors import ConfigError
-from rewards.functions.group_input import GroupInput
-from rewards.functions.parameters import finite_number, one_of, whole_number
-from rewards.functions.per_completion import Grade, PerCompletionReward
+from rewards.convention.group_input import GroupInput
+from rewards.convention.parameters import finite_number, one_of, whole_number
+from rewards.convention.per_completion import Grade, PerCompletionReward
 from rewards.functions.segmenter import require_jieba, segmenter
 
 Language = Literal["en", "zh", "tokens"]

@@ -10,10 +10,10 @@ from typing import Literal, get_args
 from configs.contracts.errors import RewardError
 from rewards.answers.golds import Kind, Reading
 from rewards.answers.option_letters import LETTERS, read_option
-from rewards.functions.group_input import Columns
+from rewards.convention.group_input import Columns
+from rewards.convention.parameters import one_of
+from rewards.convention.per_completion import Grade, TextReward
 from rewards.functions.overlap import Language, contains, folded, rouge_l, rouge_tokens, squad_tokens, token_f1
-from rewards.functions.parameters import one_of
-from rewards.functions.per_completion import Grade, TextReward
 from rewards.functions.segmenter import require_jieba, segmenter
 
 TextStyle = Literal["answer_tag", "text"]

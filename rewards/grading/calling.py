@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, SupportsFloat, TypeAlias, TypeVar
 
 from configs.contracts.errors import RewardError
-from rewards.functions.group_input import GroupInput
-from rewards.functions.parameters import GATHERING, called_signature
-from rewards.functions.per_completion import ARGUMENTS, PerCompletionReward
+from rewards.convention.group_input import GroupInput
+from rewards.convention.parameters import GATHERING, called_signature
+from rewards.convention.per_completion import ARGUMENTS, PerCompletionReward
 
 if TYPE_CHECKING:
     from configs.contracts.records import Outcome

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
 
 from configs.contracts.errors import ConfigError, RollcastError
+from rewards.convention.group_input import Columns, GroupInput
+from rewards.convention.per_completion import Grade, PerCompletionReward, TextReward
 from rewards.functions import registry
-from rewards.functions.group_input import Columns, GroupInput
-from rewards.functions.per_completion import Grade, PerCompletionReward, TextReward
 from rewards.grading.loading import why_not_loaded
 
 if TYPE_CHECKING:

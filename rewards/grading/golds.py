@@ -20,8 +20,8 @@ from configs.contracts.tasks import gather_or_cancel
 from configs.schema.rewards import RewardSpec, RewardsSection
 from rewards.answers.golds import Reading
 from rewards.answers.numbers import equal_numbers
-from rewards.functions.group_input import Columns, GroupInput
-from rewards.functions.per_completion import PerCompletionReward
+from rewards.convention.group_input import Columns, GroupInput
+from rewards.convention.per_completion import PerCompletionReward
 from rewards.functions.registry import load
 from rewards.grading.calling import GradeReport
 from rewards.grading.graders import Graders

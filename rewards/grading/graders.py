@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from configs.contracts.errors import RewardError
-from rewards.functions.group_input import Columns, GroupInput
-from rewards.functions.per_completion import PerCompletionReward
+from rewards.convention.group_input import Columns, GroupInput
+from rewards.convention.per_completion import PerCompletionReward
 from rewards.functions.registry import NameAndParams, load
 from rewards.grading.calling import GradeReport
 from rewards.grading.frames import Forged

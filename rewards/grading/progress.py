@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from configs.contracts.records import Outcome
-from rewards.functions.group_input import GroupInput
+from rewards.convention.group_input import GroupInput
 from rewards.grading.calling import GradeReport
 from rewards.grading.messages import Graded
 

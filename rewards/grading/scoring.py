@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 from configs.contracts.records import FAILED_OUTCOMES, Grades, RolloutGroup, Scores
 from configs.schema.rewards import RewardsSection
-from rewards.functions.group_input import GroupInput
+from rewards.convention.group_input import GroupInput
 from rewards.grading.calling import GradeReport
 
 STD_EPSILON = 1e-4

@@ -12,8 +12,8 @@ from typing import TypeAlias
 from configs.contracts.column_paths import RowColumns
 from configs.contracts.errors import DataError, RewardError
 from configs.schema.rewards import RewardsSection
-from rewards.functions.group_input import Columns
-from rewards.functions.per_completion import ARGUMENTS, PerCompletionReward
+from rewards.convention.group_input import Columns
+from rewards.convention.per_completion import ARGUMENTS, PerCompletionReward
 from rewards.functions.registry import load
 from rewards.grading.calling import EVERY_COLUMN
 from rewards.grading.graders import Graders

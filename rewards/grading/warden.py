@@ -36,8 +36,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from rewards.functions.group_input import GroupInput
-from rewards.functions.per_completion import PerCompletionReward
+from rewards.convention.group_input import GroupInput
+from rewards.convention.per_completion import PerCompletionReward
 from rewards.functions.registry import NameAndParams, Reward, load
 from rewards.grading.calling import GradeReport, grade_completion, grade_group, named_columns, needed_columns
 from rewards.grading.loading import why_not_loaded

@@ -14,7 +14,7 @@ from cluster.inspection.unused import unused_by_fine_tuning, unused_by_run
 from configs.contracts.column_paths import RowColumns
 from configs.loading import config_of, sft_config_of
 from learner.model.tiny_model import build_tokenizer
-from rewards.functions.per_completion import PerCompletionReward
+from rewards.convention.per_completion import PerCompletionReward
 from rewards.functions.registry import load, validate
 from rewards.grading.golds import check_golds
 from tests import REPOSITORY

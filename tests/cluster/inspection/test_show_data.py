@@ -28,7 +28,7 @@ from cluster.train.grpo import run_training
 from configs.contracts.errors import DataError
 from configs.recipes.command_line import load_run
 from learner.model.tiny_model import create_tiny_model
-from rewards.functions.per_completion import ARGUMENTS
+from rewards.convention.per_completion import ARGUMENTS
 from tests import REPOSITORY
 
 ROWS = [{"question": f"What is {n}+{n}?", "answer": str(2 * n), "level": 9 - n, "rate": n / 10} for n in range(10)]

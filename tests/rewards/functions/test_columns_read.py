@@ -8,8 +8,8 @@ import pytest
 
 from configs.contracts.errors import DataError
 from configs.schema.rewards import RewardsSection
-from rewards.functions.group_input import GroupInput
-from rewards.functions.per_completion import PerCompletionReward
+from rewards.convention.group_input import GroupInput
+from rewards.convention.per_completion import PerCompletionReward
 from rewards.functions.registry import BUILTINS, load, validate
 from rewards.grading.golds import check_golds
 from rewards.grading.trial import columns_read

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from configs.contracts.errors import ConfigError, RewardError
 from rewards import load
-from rewards.functions.group_input import GroupInput
+from rewards.convention.group_input import GroupInput
+from rewards.convention.per_completion import Grade
 from rewards.functions.length import Cosine, Length
-from rewards.functions.per_completion import Grade
 
 RIGHT, WRONG = "\\boxed{4}", "\\boxed{5}"
 BOX = len(RIGHT)

@@ -16,7 +16,7 @@ import pytest
 from configs.contracts.errors import ConfigError
 from configs.schema.rewards import RewardsSection
 from rewards import load, validate
-from rewards.functions.group_input import GroupInput
+from rewards.convention.group_input import GroupInput
 from rewards.functions.pickled import name_of, write_reward
 from rewards.grading.graders import Graders
 from tests import REPOSITORY

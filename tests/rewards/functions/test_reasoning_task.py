@@ -14,7 +14,7 @@ from configs.contracts.errors import ConfigError, RewardError
 from configs.contracts.reasoning_entry import entry_text
 from configs.schema.rewards import RewardsSection
 from rewards import load
-from rewards.functions.group_input import GroupInput
+from rewards.convention.group_input import GroupInput
 from rewards.functions.reasoning_task import EVALUATED, PARSED_BY_SYMPY, ReasoningGym
 from rewards.grading.golds import check_golds
 from tests import REPOSITORY

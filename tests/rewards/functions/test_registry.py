@@ -15,7 +15,7 @@ from configs.contracts.errors import ConfigError, DataError
 from configs.schema.reward_names import _NEAREST, other_reward
 from configs.schema.rewards import RewardsSection
 from rewards import load, validate
-from rewards.functions.per_completion import PerCompletionReward
+from rewards.convention.per_completion import PerCompletionReward
 from rewards.functions.registry import BUILTINS
 from tests import REPOSITORY
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from configs.contracts.errors import ConfigError, RewardError
 from configs.schema.rewards import RewardsSection
 from rewards import load
-from rewards.functions.group_input import GroupInput
-from rewards.functions.per_completion import PerCompletionReward
+from rewards.convention.group_input import GroupInput
+from rewards.convention.per_completion import PerCompletionReward
 from rewards.functions.registry import load as load_in_this_process
 from rewards.functions.text_answer import answers_of
 from rewards.grading.golds import check_golds

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from configs.contracts.errors import RewardError
-from rewards.functions.group_input import GroupInput
-from rewards.functions.per_completion import ARGUMENTS
+from rewards.convention.group_input import GroupInput
+from rewards.convention.per_completion import ARGUMENTS
 from rewards.functions.registry import load
 from rewards.grading.calling import GradeReport, grade_group, needed_columns
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from configs.contracts.errors import RewardError
-from rewards.functions.group_input import GroupInput
+from rewards.convention.group_input import GroupInput
 from rewards.grading.calling import GradeReport
 from rewards.grading.graders import Graders
 from tests import REPOSITORY
@@ -310,7 +310,7 @@ def test_a_killed_warden_is_an_error_and_no_crash_of_the_rewards() -> None:
 ORPHANING = """
 import asyncio, sys
 from pathlib import Path
-from rewards.functions.group_input import GroupInput
+from rewards.convention.group_input import GroupInput
 from rewards.grading.graders import Graders
 async def main():
     graders = await Graders.start([(sys.argv[1], {})], count=2, timeout_s=600, memory_limit_bytes=4 << 30, cwd=Path.cwd())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs.contracts.errors import RewardError
-from rewards.functions.group_input import GroupInput
+from rewards.convention.group_input import GroupInput
 from rewards.grading.graders import Graders
 
 

@@ -26,7 +26,7 @@ from rewards.sandbox.piston import PistonRunner
 from rewards.sandbox.providers import make_runner
 from rewards.sandbox.rented import Machine, RemoteRunner
 from rewards.sandbox.runner import CompilationError, Program, Runner
-from tests.rewards.programs import SUM, fenced
+from tests.rewards.sample_programs import SUM, fenced
 from tests.rewards.services import E2B, Morph, OldPiston, Piston, PistonWithoutCpp, Service
 
 LIMITS = Limits(wall_s=2.0)

@@ -17,14 +17,14 @@ import pytest
 from configs.contracts.errors import ConfigError, DataError, RewardError
 from configs.schema.rewards import RewardsSection
 from rewards import load, validate
-from rewards.functions.code import Code, extract_code
-from rewards.functions.group_input import GroupInput
+from rewards.convention.group_input import GroupInput
 from rewards.grading.graders import Graders
+from rewards.programs.code import Code, extract_code
 from rewards.sandbox.jail import Sandbox
 from rewards.sandbox.jail_process import ENVIRONMENT
 from rewards.sandbox.local import LocalRunner
 from tests import REPOSITORY
-from tests.rewards.programs import SUM, fenced
+from tests.rewards.sample_programs import SUM, fenced
 
 ADDITIONS = [("1 2\n", "3\n"), ("4 5\n", "9\n"), ("-1 1\n", "0\n"), ("10 20\n", "30\n")]
 

@@ -16,9 +16,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from configs.contracts.errors import RewardError
-from rewards.functions.checker import CHECKER_LIMITS, Checker, first_number
-from rewards.functions.code import Case, from_json, numeric, output_bytes
-from rewards.functions.group_input import Columns
+from rewards.convention.group_input import Columns
+from rewards.programs.checker import CHECKER_LIMITS, Checker, first_number
+from rewards.programs.code import Case, from_json, numeric, output_bytes
 from rewards.sandbox.interactive import converse
 from rewards.sandbox.jail import Limits
 from rewards.sandbox.local import LocalRunner

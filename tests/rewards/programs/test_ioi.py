@@ -15,9 +15,9 @@ import pytest
 from configs.contracts.errors import DataError, RewardError
 from configs.schema.rewards import RewardsSection
 from rewards import load, validate
-from rewards.functions.ioi_task import with_includes
+from rewards.programs.ioi_task import with_includes
 from rewards.sandbox.jail import Sandbox
-from tests.rewards.programs import fenced, grade
+from tests.rewards.sample_programs import fenced, grade
 
 # ------------------------------------------------------------------------------------------------------------ IOI: Batch
 

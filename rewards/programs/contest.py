@@ -13,8 +13,10 @@ from contextlib import ExitStack
 from typing import Literal, NamedTuple, get_args
 
 from configs.contracts.errors import ConfigError
-from rewards.functions.checker import CHECKER_LIMITS, Checker
-from rewards.functions.code import (
+from rewards.convention.group_input import Columns
+from rewards.convention.per_completion import Grade, TextReward
+from rewards.programs.checker import CHECKER_LIMITS, Checker
+from rewards.programs.code import (
     SCRIPT_NAME,
     UNPARSABLE_GOLD,
     Case,
@@ -25,9 +27,7 @@ from rewards.functions.code import (
     read_cases,
     require_columns,
 )
-from rewards.functions.group_input import Columns
-from rewards.functions.ioi_task import TASK_COLUMNS, Task, read_task
-from rewards.functions.per_completion import Grade, TextReward
+from rewards.programs.ioi_task import TASK_COLUMNS, Task, read_task
 from rewards.sandbox.jail import Limits
 from rewards.sandbox.providers import make_runner
 from rewards.sandbox.runner import CompilationError, Language, Prepared, Program

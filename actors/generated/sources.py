@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from actors.rows.addition import write_addition
-from actors.rows.reasoning_tasks import require_task, write_task
+from actors.generated.addition import write_addition
+from actors.generated.reasoning_tasks import require_task, write_task
 from configs.contracts.errors import DataError
 from configs.schema.model import BUILTIN
 from configs.schema.sources import REASONING_GYM, TaskSection

@@ -14,7 +14,7 @@ from configs.contracts.errors import ConfigError, DataError, RewardError
 from configs.schema.rewards import RewardsSection
 from rewards import load, validate
 from rewards.sandbox.jail import Sandbox
-from tests.rewards.programs import SUM, fenced, grade
+from tests.rewards.sample_programs import SUM, fenced, grade
 
 SUMS = [
     {"input": "1 2\n", "output": "3\n"},

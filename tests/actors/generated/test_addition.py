@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.rows.addition import DAMAGED_LAYOUT_SHARE, DROPPED_CARRY_SHARE, SLIP_SHARE, write_addition
+from actors.generated.addition import DAMAGED_LAYOUT_SHARE, DROPPED_CARRY_SHARE, SLIP_SHARE, write_addition
 
 WHOLE = re.compile(r"<think>\n\d\+\d=\d+ \d\+\d\+[01]=\d+\n</think>\n<answer>\n(\d+)\n</answer>")
 

@@ -1,6 +1,6 @@
 """Rewards for code: how many of the row's tests the completion's program passes. Programs run through rewards/sandbox/runner.py.
 
-The rewards for contest problems are in rewards/functions/contest.py.
+The rewards for contest problems are in rewards/programs/contest.py.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from configs.contracts.errors import ConfigError, RewardError
-from rewards.functions.group_input import Columns
-from rewards.functions.per_completion import Grade, TextReward
+from rewards.convention.group_input import Columns
+from rewards.convention.per_completion import Grade, TextReward
 from rewards.sandbox.jail import Limits, Result
 from rewards.sandbox.providers import make_runner
 from rewards.sandbox.runner import CompilationError, Language, Prepared, Program

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rewards import load
-from rewards.functions.group_input import GroupInput
+from rewards.convention.group_input import GroupInput
 
 SUM = {
     "python": "print(sum(map(int, input().split())))",

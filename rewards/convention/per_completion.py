@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.contracts.errors import RewardError
-from rewards.functions.group_input import Columns, Completion, GroupInput, completion_text
+from rewards.convention.group_input import Columns, Completion, GroupInput, completion_text
 
 if TYPE_CHECKING:
     from configs.contracts.records import Outcome

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from configs.contracts.errors import RewardError
-from rewards.functions.code import Case
+from rewards.programs.code import Case
 from rewards.sandbox.jail import Limits
 from rewards.sandbox.runner import CompilationError, Prepared, Program, Runner
 

@@ -1,0 +1,1 @@
+"""Rows that a program makes: sums, and the tasks of reasoning-gym."""
