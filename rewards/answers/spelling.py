@@ -38,7 +38,7 @@ _DIGIT_BESIDE_CJK = re.compile(rf"(?<=[{_CJK}])(?=[\d$])|(?<=\d)(?=[{_CJK}])")
 _SPACE_BESIDE_CJK = re.compile(rf"(?<=[{_CJK}])\s+|\s+(?=[{_CJK}])")
 _EXPONENT = re.compile(r"\^(-\d+|\d{2,})")
 _BOLD = re.compile(r"(?<![\w*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w*])|(?<!\w)__(?=\S)([^_\n]+?)(?<=\S)__(?!\w)|(?<!`)`([^`\n]+)`(?!`)")
-_LINE_MARK = re.compile(r"^[ \t]*(?:#{1,3}[ \t]+|[-*•][ \t]+|>[ \t]+)", re.MULTILINE)
+_LINE_MARK = re.compile(r"^[ \t]*(?:#{1,3}[ \t]+|[*•][ \t]+|-[ \t]+(?![\d.\\$]))", re.MULTILINE)
 _INDEX = re.compile(r"[_^]\{?(\w+)\}?")
 _QUOTES = str.maketrans("“”„‘’‚′`‐‑‒–—―−", "\"\"\"'''''-------")
 _KEPT = frozenset("%#@&/\\+-°$€£¥")
@@ -74,7 +74,7 @@ def spaced(text: str) -> str:
 
 
 def without_markdown(text: str) -> str:
-    """Take the marks of Markdown away: bold type, code, headings and bullets. `2**3` and `#### 42` stay."""
+    """Take the marks of Markdown away: bold type, code, headings and bullets. `2**3`, `#### 42` and `- 5` stay."""
     return _LINE_MARK.sub("", _BOLD.sub(lambda found: found[1] or found[2] or found[3], text))
 
 

@@ -255,7 +255,8 @@ def _verify_latex(gold: str, kind: GoldKind, answer: str) -> Grade:
         return RIGHT
     if kind != "auto" or not any(letter.isalpha() for letter in reading.text):
         return WRONG
-    return _graded(equal_expressions(expressions.parse(f"${reading.text}$"), expressions.parse(answer, latex_only=True)))
+    written = expressions.parse(f"${reading.text}$")
+    return _graded(bool(written) and equal_expressions(written, expressions.parse(answer, latex_only=True)))
 
 
 def _verify_mathematics(gold: Reading, answer: str) -> Grade:
