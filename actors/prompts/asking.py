@@ -216,8 +216,12 @@ class PromptRenderer:
         if messages[0]["role"] == "system":
             if own and own.strip() != str(messages[0]["content"]).strip():
                 notes.append(f"have a system message among their messages and another in column {name!r}, which is not used")
+            if self.system_prompt and self.system_prompt.strip() != str(messages[0]["content"]).strip():
+                notes.append("have a system message among their messages, which takes the place of data.system_prompt")
             return
         content = own or self.system_prompt
+        if own and self.system_prompt and own.strip() != self.system_prompt.strip():
+            notes.append(f"have a system message in column {name!r}, which takes the place of data.system_prompt")
         if own:
             self._bare([{"role": "system", "content": own}], notes)
         if content is not None:

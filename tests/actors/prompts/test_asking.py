@@ -143,3 +143,18 @@ def test_evaluation_sets_are_read_by_the_same_rules(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["What is 2+2?", ASKED, SHAREGPT, json.dumps(ANSWERED)])
 def test_words_of_prompts_are_compared_in_every_layout(value: object) -> None:
     assert prompt_text(value) == "What is 2+2?"
+
+
+@pytest.mark.parametrize(
+    ("row", "where"),
+    [
+        ({"prompt": ASKED, "system_prompt": "Be brief."}, "in column 'system_prompt'"),
+        ({"prompt": [{"role": "system", "content": "Be brief."}, *ASKED]}, "among their messages"),
+    ],
+)
+def test_a_row_that_overrules_the_system_prompt_of_the_settings_is_told(row: dict[str, Any], where: str, tmp_path: Path) -> None:
+    [prompt], warnings = opened(tmp_path, [row], system_prompt="Be kind.")
+    assert prompt.text.count("<|im_start|>system") == 1 and "Be brief." in prompt.text and "Be kind." not in prompt.text
+    assert any(f"have a system message {where}, which takes the place of data.system_prompt" in sentence for sentence in warnings)
+    _, quiet = opened(tmp_path, [row], system_prompt="Be brief.")
+    assert not any("takes the place" in sentence for sentence in quiet)
