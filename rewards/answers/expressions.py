@@ -22,6 +22,7 @@ CLOSE = 1e-6
 """Relative difference above which two numbers are different, whatever math-verify says. It compares absolute differences: 1/2^99 with 1/2^98."""
 
 MOST_DIGITS = 100_000
+"""Digits of the largest number that is computed."""
 
 
 def is_expression(parsed: Parsed) -> bool:
@@ -64,11 +65,11 @@ def beyond_writing(value: object) -> bool:
 
 def _digits(value: Basic) -> float:
     """Estimate, from above, the decimal digits of the largest number in an expression, without computing it."""
-    from sympy import Mul, Number, Pow, binomial, factorial
+    from sympy import Basic, Mul, Number, Pow, binomial, factorial
 
     if isinstance(value, Number):
         return _digits_of_number(value)
-    of_args = [_digits(arg) for arg in value.args if hasattr(arg, "args")]
+    of_args = [_digits(arg) for arg in value.args if isinstance(arg, Basic)]
     if isinstance(value, Pow) and len(value.exp.args) + value.exp.is_Number > 0:
         exponent = 10.0 ** min(of_args[1], 300.0)
         return max(of_args[0], 0.31) * exponent if value.base not in (0, 1, -1) else 1.0

@@ -48,12 +48,17 @@ class Reading:
     """Of a list of numbers without brackets, or in braces."""
     option: Option | None = None
     """Of an option."""
-    parsed: Parsed = ()
-    """For math-verify: of a number, a list or an expression."""
+    expression: Parsed = ()
+    """Of a list or an expression, as math-verify parsed it."""
     unit: str = ""
     """The unit behind an expression."""
     as_mathematics: bool = False
     """True if it was written in LaTeX, or consists of digits and signs only."""
+
+    @property
+    def parsed(self) -> Parsed:
+        """The value for math-verify. That of a number is made when it is asked for: numbers are mostly compared without a parser."""
+        return self.expression if self.number is None else expressions.parse_latex(_latex_of(self.number))
 
     @property
     def mathematical(self) -> bool:
@@ -95,10 +100,10 @@ def read_gold(text: str, kind: GoldKind = "auto", prose_latex: bool = False) -> 
         answer = read_whole(said)
         if answer.mathematical or answer.kind == "option" or _SAID_TO_BE.match(text):
             return answer
-    if (named := read_option(text)) is not None and len(named) >= 1 and _NAMES_AN_OPTION.search(text):
+    if (named := read_option(text)) is not None and _NAMES_AN_OPTION.search(text):
         return Reading("option", text, option=Option(named))
     if prose_latex and places.delimited(text) and is_expression(parsed := expressions.parse(text)):
-        return Reading("latex", str(parsed[-1]), parsed=parsed, as_mathematics=True)
+        return Reading("latex", str(parsed[-1]), expression=parsed, as_mathematics=True)
     return read
 
 
@@ -130,7 +135,7 @@ def _read(text: str, in_latex: bool = False) -> Reading:
     if in_latex and _unbalanced(text):
         return Reading("unreadable", text)
     if _is_algebra(latex, in_latex) and is_expression(parsed := expressions.parse_latex(latex)):
-        return Reading("latex", text, parsed=parsed, unit=unit_behind(latex), as_mathematics=True)
+        return Reading("latex", text, expression=parsed, unit=unit_behind(latex), as_mathematics=True)
     return Reading("text", text, as_mathematics=in_latex or not any(letter.isalpha() for letter in text))
 
 
@@ -146,7 +151,7 @@ def _forced(text: str, kind: GoldKind) -> Reading:
     elif kind == "option" and (option := gold_option(plain(text), in_latex=False, told=True)) is not None:
         read = Reading("option", text, option=option)
     elif kind == "latex" and text and is_expression(parsed := expressions.parse_latex(latex)):
-        read = Reading("latex", text, parsed=parsed, unit=unit_behind(latex))
+        read = Reading("latex", text, expression=parsed, unit=unit_behind(latex))
     return replace(read, as_mathematics=True)
 
 
@@ -155,7 +160,7 @@ def _number(spelled: str) -> PlainNumber | None:
 
 
 def _of_number(text: str, number: PlainNumber) -> Reading:
-    return Reading("number", text, number=number, parsed=expressions.parse_latex(_latex_of(number)), as_mathematics=True)
+    return Reading("number", text, number=number, as_mathematics=True)
 
 
 def _latex_of(number: PlainNumber) -> str:
@@ -188,7 +193,7 @@ def _list(text: str, latex: str) -> Reading | None:
         return None
     plainly = [number for number in numbers if number is not None]
     elements = tuple(plainly) if opening in ("", "\\{", "{") and len(plainly) == len(parts) else ()
-    return Reading("list", text, elements=elements, parsed=parsed, as_mathematics=True)
+    return Reading("list", text, elements=elements, expression=parsed, as_mathematics=True)
 
 
 def _split(text: str) -> list[str]:

@@ -33,9 +33,10 @@ _LAYOUT = re.compile(r"\\(?:left|right|displaystyle|bigl?|bigr|Bigl?|Bigr)(?![a-
 _OHM = re.compile(r"(?<=\d)\s*([kM]?)\\Omega(?![a-zA-Z])")
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?")
 _ENCLOSING = (("(", ")"), ("[", "]"), ("{", "}"), ("<", ">"))
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
-_DIGIT_BESIDE_CJK = re.compile(rf"(?<=[{_CJK}])(?=[\d$])|(?<=\d)(?=[{_CJK}])")
-_SPACE_BESIDE_CJK = re.compile(rf"(?<=[{_CJK}])\s+|\s+(?=[{_CJK}])")
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
+"""Ranges of characters that are written without spaces between words: Japanese kana, Chinese and Korean."""
+_DIGIT_BESIDE_CJK = re.compile(rf"(?<=[{CJK}])(?=[\d$])|(?<=\d)(?=[{CJK}])")
+SPACE_BESIDE_CJK = re.compile(rf"(?<=[{CJK}])\s+|\s+(?=[{CJK}])")
 _EXPONENT = re.compile(r"\^(-\d+|\d{2,})")
 _BOLD = re.compile(r"(?<![\w*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w*])|(?<!\w)__(?=\S)([^_\n]+?)(?<=\S)__(?!\w)|(?<!`)`([^`\n]+)`(?!`)")
 _LINE_MARK = re.compile(r"^[ \t]*(?:#{1,3}[ \t]+|[*•][ \t]+|-[ \t]+(?![\d.\\$]))", re.MULTILINE)
@@ -100,7 +101,7 @@ def folded(text: str) -> str:
     Example: `folded("**孕期 营养指导**。") == folded("孕期营养指导")`.
     """
     text = _INDEX.sub(r"\1", unicodedata.normalize("NFKC", plain(text)).translate(_QUOTES).casefold())
-    text = _SPACE_BESIDE_CJK.sub("", " ".join(text.split()))
+    text = SPACE_BESIDE_CJK.sub("", " ".join(text.split()))
     if not any(letter.isalpha() for letter in text):
         text = text.replace(" ", "")
     while (stripped := _without_edges(text)) != text:

@@ -28,40 +28,10 @@ _SYMBOLS = frozenset([
 _WORDS_OF_UNITS = frozenset(["per", "square", "cubic", "sq", "cu"])
 _BESIDE = re.compile(r"\s+(?:old|long|tall|wide|high|deep|thick|away|apart|each|(?:in )?total|in all)$")
 """Words behind a unit that do not change it."""
-_NO_UNITS = frozenset(
-    [
-        "january",
-        "february",
-        "march",
-        "april",
-        "may",
-        "june",
-        "july",
-        "august",
-        "september",
-        "october",
-        "november",
-        "december",
-        "out",
-        "by",
-        "from",
-        "until",
-        "am",
-        "pm",
-        "a.m",
-        "p.m",
-        "st",
-        "nd",
-        "rd",
-        "th",
-        "and",
-        "or",
-        "to",
-        "x",
-        "of",
-        "is",
-    ]
-)
+_NO_UNITS = frozenset([
+    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december", "am", "pm", "a.m", "p.m",
+    "st", "nd", "rd", "th", "and", "or", "to", "x", "of", "is", "out", "by", "from", "until",
+])  # fmt: skip
 _TOKENS = re.compile(r"[\s/*·^.()-]+|\\cdot|\d+")
 _OTHER_NUMBER = re.compile(r"(?<![\^\w-])\d|\d{2}|\*\*|\d\s+\d")
 """A number that is no power: `3 hours 30 minutes` and `3 in 10` are no numbers with a unit."""

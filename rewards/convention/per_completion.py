@@ -28,6 +28,22 @@ class Grade(NamedTuple):
     outcome: Outcome
 
 
+def choose_gold_column(reward: str, named: str | None, columns: Collection[str]) -> str:
+    """Choose the one of these columns that holds the gold answer: the one that is named, or else `solution` or `answer`.
+
+    Raises:
+        RewardError: the data lacks it.
+    """
+    candidates = (named,) if named else ("solution", "answer")
+    for name in candidates:
+        if name in columns:
+            return name
+    raise RewardError(
+        f"{reward} needs the column {' or '.join(candidates)}, but the data has {', '.join(sorted(columns)) or 'no columns'}; "
+        f"set gold_column in its params"
+    )
+
+
 class PerCompletionReward(ABC):
     """A reward that judges one completion. It may look at the text, the tokens, the row of the data, and the group's other completions."""
 

@@ -25,7 +25,7 @@ from rewards.answers.quantities import states
 from rewards.answers.spelling import latex_of, plain, spaced, typed, without_markdown
 from rewards.convention.group_input import Columns
 from rewards.convention.parameters import one_of
-from rewards.convention.per_completion import Grade, TextReward
+from rewards.convention.per_completion import Grade, TextReward, choose_gold_column
 
 AnswerStyle = Literal["latex", "answer_tag", "auto"]
 OnUnparsableAnswer = Literal["zero", "skip"]
@@ -85,14 +85,7 @@ class Accuracy(TextReward):
 
     def gold_column(self, columns: Collection[str]) -> str:
         """The one of these columns that holds the gold answer."""
-        candidates = (self._gold_column,) if self._gold_column else ("solution", "answer")
-        for name in candidates:
-            if name in columns:
-                return name
-        raise RewardError(
-            f"{self.__name__} needs the column {' or '.join(candidates)}, but the data has {', '.join(sorted(columns)) or 'no columns'}; "
-            f"set gold_column in its params"
-        )
+        return choose_gold_column(self.__name__, self._gold_column, columns)
 
     def gold_columns(self, columns: Columns) -> tuple[str, ...]:
         return (self.gold_column(columns),)
@@ -278,7 +271,7 @@ def _verify_mathematics(gold: Reading, answer: str) -> Grade:
         return _graded(equal_numbers(gold.number, number))
     if gold.number is not None and is_code(spelled):
         return WRONG
-    if place is not None and not units_agree(gold, Reading("latex", place, parsed=parsed, unit=unit_behind(place))):
+    if place is not None and not units_agree(gold, Reading("latex", place, expression=parsed, unit=unit_behind(place))):
         return WRONG
     return _graded(equal_values(gold, parsed))
 

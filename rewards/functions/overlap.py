@@ -9,12 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+from rewards.answers.spelling import CJK, SPACE_BESIDE_CJK
 from rewards.functions.segmenter import segmenter
 
 Language = Literal["auto", "en", "zh", "characters"]
-
-CJK = "぀-ヿ㐀-䶿一-鿿豈-﫿가-힯"
-"""Ranges of characters that are written without spaces between words: Japanese kana, Chinese and Korean."""
 
 _CJK = re.compile(f"[{CJK}]")
 _TOKEN = re.compile(rf"[{CJK}]|[^{CJK}\s]+")
@@ -22,7 +20,6 @@ _ALPHANUMERIC = re.compile(rf"[{CJK}]|[^\W_{CJK}]+")
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _NUMBER_SIGN = re.compile(r"(?<=\d)\.(?=\d)|(?<![\w.,)])[-−](?=\.?\d)")
 """The point in 1.5 and the sign of -5: without them these would be the numbers 15 and 5."""
-_SPACE_BESIDE_CJK = re.compile(rf"(?<=[{CJK}])\s+|\s+(?=[{CJK}])")
 
 
 def has_cjk(text: str) -> bool:
@@ -91,7 +88,7 @@ def _f1(common: int, of_answer: int, of_gold: int) -> float:
 def folded(text: str) -> str:
     """Write a text for comparison: NFKC, case folded, one space between words and none beside CJK characters, no punctuation around it."""
     text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    text = _SPACE_BESIDE_CJK.sub("", text)
+    text = SPACE_BESIDE_CJK.sub("", text)
     return text.strip(" .,;:!?。、·\"'“”‘’「」『』《》【】")
 
 

@@ -12,7 +12,7 @@ from rewards.answers.golds import Kind, Reading
 from rewards.answers.option_letters import LETTERS, read_option
 from rewards.convention.group_input import Columns
 from rewards.convention.parameters import one_of
-from rewards.convention.per_completion import Grade, TextReward
+from rewards.convention.per_completion import Grade, TextReward, choose_gold_column
 from rewards.functions.overlap import Language, contains, folded, rouge_l, rouge_tokens, squad_tokens, token_f1
 from rewards.functions.segmenter import require_jieba, segmenter
 
@@ -57,14 +57,7 @@ class _GoldText(TextReward):
 
     def gold_column(self, columns: Collection[str]) -> str:
         """The one of these columns that holds the gold."""
-        candidates = (self._gold_column,) if self._gold_column else ("solution", "answer")
-        for name in candidates:
-            if name in columns:
-                return name
-        raise RewardError(
-            f"{self.__name__} needs the column {' or '.join(candidates)}, but the data has {', '.join(sorted(columns)) or 'no columns'}; "
-            f"set gold_column in its params"
-        )
+        return choose_gold_column(self.__name__, self._gold_column, columns)
 
     def gold_columns(self, columns: Columns) -> tuple[str, ...]:
         return (self.gold_column(columns),)

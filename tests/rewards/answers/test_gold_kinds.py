@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import get_args
 
 import pytest
 
 from rewards.answers.golds import GoldKind, read_gold
 from rewards.functions.math_answer import Accuracy, AnswerStyle
+from tests import REPOSITORY
 
 STYLES: tuple[AnswerStyle, ...] = get_args(AnswerStyle)
 TAGGED: tuple[AnswerStyle, ...] = ("answer_tag", "auto")
@@ -277,3 +280,13 @@ def test_a_kind_that_is_given_overrules(kind: GoldKind, gold: str, right: str, w
 def test_a_gold_that_is_not_of_the_kind_that_is_given_cannot_be_read(kind: GoldKind, gold: str) -> None:
     for style in STYLES:
         assert Accuracy(style, gold_kind=kind).grade_text(boxed(gold), {"solution": gold}) == (None, "unparsable_gold")
+
+
+def test_plain_numbers_text_and_options_are_read_without_a_parser() -> None:
+    """The driver reads golds before a run; importing math-verify and SymPy would cost it a second."""
+    code = (
+        "import sys; from rewards.answers.golds import read_gold; [read_gold(gold) for gold in sys.argv[1:]]; print('sympy' in sys.modules)"
+    )
+    for golds, loaded in ((["42", "1,000", "3/4", "1.5 cm", "Paris", "A"], "False"), (["x+1"], "True")):
+        done = subprocess.run([sys.executable, "-c", code, *golds], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == loaded
